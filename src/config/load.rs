@@ -1,0 +1,125 @@
+//! From a file and `--set` overrides to a checked [`Config`].
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::Config;
+
+/// A configuration that cannot be used: the user has to change something. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}", location(.file, .key), .message)]
+pub struct ConfigError {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Dotted path of the key at fault; empty where the whole file is.
+    pub key: String,
+    /// What was found and what was expected.
+    pub message: String,
+}
+
+fn location(file: &Path, key: &str) -> String {
+    let mut place = String::new();
+    if !file.as_os_str().is_empty() {
+        place += &format!("{}: ", file.display());
+    }
+    if !key.is_empty() {
+        place += &format!("{key}: ");
+    }
+    place
+}
+
+impl Config {
+    /// Reads `file`, applies `overrides` of the form `data.batch_size=32`, and validates.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not TOML, a key is unknown or of the wrong type, or two
+    /// values contradict each other.
+    pub fn load(file: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let fail = |key: &str, message: String| ConfigError {
+            file: file.to_path_buf(),
+            key: key.to_string(),
+            message,
+        };
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| fail("", format!("cannot read the config: {error}")))?;
+        let mut table: Table =
+            text.parse().map_err(|error| fail("", format!("not valid TOML\n{error}")))?;
+        for text in overrides {
+            set(&mut table, text).map_err(|message| ConfigError {
+                file: PathBuf::new(),
+                key: format!("--set {text}"),
+                message,
+            })?;
+        }
+        let config: Config = serde_path_to_error::deserialize(Value::Table(table))
+            .map_err(|error| fail(&key_of(error.path()), explain(&error.inner().to_string())))?;
+        config.validate().map_err(|(key, message)| fail(&key, message))?;
+        Ok(config)
+    }
+
+    /// The whole configuration as TOML, defaults included.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every config value has a TOML form")
+    }
+}
+
+fn key_of(path: &serde_path_to_error::Path) -> String {
+    let path = path.to_string();
+    if path == "." { String::new() } else { path }
+}
+
+/// Applies one `a.b=c`; `students.0.model=...` reaches into lists. What does not parse as a TOML
+/// value is taken as a string, so that paths need no quotes.
+fn set(table: &mut Table, text: &str) -> Result<(), String> {
+    let (path, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    let value = format!("v = {value}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut table| table.remove("v"))
+        .unwrap_or_else(|| Value::String(value.to_string()));
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().filter(|key| !key.is_empty()).ok_or("the key is empty")?;
+    let mut at = table;
+    let mut keys = keys.into_iter().peekable();
+    while let Some(key) = keys.next() {
+        let next = at.entry(key).or_insert_with(|| Value::Table(Table::new()));
+        at = match next {
+            Value::Table(table) => table,
+            Value::Array(items) => {
+                let index = keys.next().unwrap_or(last);
+                let count = items.len();
+                index
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|index| items.get_mut(index))
+                    .and_then(Value::as_table_mut)
+                    .ok_or_else(|| {
+                        format!("`{key}` is a list of {count}; `{index}` is none of its tables")
+                    })?
+            }
+            other => return Err(format!("`{key}` is a {}, not a table", other.type_str())),
+        };
+    }
+    at.insert(last.to_string(), value);
+    Ok(())
+}
+
+/// Adds the nearest known word to serde's list of what was expected.
+fn explain(message: &str) -> String {
+    let message = message.trim_end();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let Some((found, expected)) = quoted.split_first() else { return message.to_string() };
+    if !message.contains("unknown") {
+        return message.to_string();
+    }
+    let nearest = expected
+        .iter()
+        .map(|word| (strsim::damerau_levenshtein(found, word), word))
+        .filter(|(distance, _)| *distance <= found.len().div_ceil(2))
+        .min();
+    match nearest {
+        Some((_, word)) => format!("{message}; did you mean `{word}`?"),
+        None => message.to_string(),
+    }
+}

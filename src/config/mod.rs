@@ -1,0 +1,390 @@
+//! The TOML configuration: its schema, how it is read, and the checks that need no files.
+//!
+//! [`Config::load`] reads a file, applies `--set` overrides and validates the result. Every error
+//! names the file, the key, what was found and what was expected. `configs/reference.toml`
+//! comments every key.
+
+mod load;
+mod model;
+mod validate;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use load::ConfigError;
+pub use model::{EncoderSize, SIZES};
+
+/// A whole run: what is taught, to whom, with which pictures, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Seed of every random draw: initial weights, order, crops, masks, drop path.
+    #[serde(default)]
+    pub seed: u64,
+    pub run: RunConfig,
+    pub teacher: TeacherConfig,
+    pub students: Vec<StudentConfig>,
+    pub data: DataConfig,
+    #[serde(default)]
+    pub loss: LossConfig,
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    pub schedule: ScheduleConfig,
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    #[serde(default)]
+    pub log: LogConfig,
+    #[serde(default)]
+    pub export: ExportConfig,
+}
+
+/// Where a run lives and on what it computes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Directory of the run: `config.toml`, `metrics.jsonl`, `checkpoints/`, `exports/`, ...
+    pub dir: PathBuf,
+    #[serde(default)]
+    pub device: DeviceChoice,
+    #[serde(default)]
+    pub precision: Precision,
+    /// CPU threads of the model's computation; 0 leaves it to libtorch (one per core).
+    #[serde(default)]
+    pub threads: usize,
+}
+
+/// Where the model computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// The first GPU where there is one, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+/// The number format of matrix products. Master weights, losses and AdamW are always float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    Fp32,
+    Bf16,
+}
+
+/// The frozen encoder that gives the targets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    pub model: EncoderSize,
+    /// `random`, a Hugging Face folder, a `.safetensors` file, or a `.pth`/`.pt` state dict.
+    pub weights: String,
+}
+
+/// One encoder to be trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StudentConfig {
+    /// Name in metrics, checkpoints and exports.
+    pub name: String,
+    pub model: EncoderSize,
+    /// `random`, or weights to start from (same forms as the teacher's).
+    #[serde(default = "random_weights")]
+    pub weights: String,
+    /// Share of mask cells that this student does not see, in `[0, 1)`.
+    #[serde(default)]
+    pub mask_ratio: f64,
+    /// Side of a mask cell, in patches.
+    #[serde(default = "four")]
+    pub mask_grid: usize,
+    /// Drop path probability of the last block; it rises linearly from 0 at the first.
+    #[serde(default)]
+    pub drop_path: f64,
+}
+
+/// Pictures: where they are, which are kept, how they are cropped, how many at a time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Tar shards: paths with `*` wildcards and `{000..127}` brace ranges.
+    pub shards: Vec<String>,
+    /// Side of the square crop that teacher and students see, in pixels.
+    #[serde(default = "input_size")]
+    pub input_size: usize,
+    /// Pictures in one forward pass of one process.
+    #[serde(default = "batch_size")]
+    pub batch_size: usize,
+    /// Pictures in one optimizer step over all processes and accumulation steps. Left out: the
+    /// batch size times the number of processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub global_batch_size: Option<usize>,
+    /// Crop area as a share of the picture, `[least, most]`.
+    #[serde(default = "crop_scale")]
+    pub crop_scale: [f64; 2],
+    /// Crop width over height, `[least, most]`.
+    #[serde(default = "crop_ratio")]
+    pub crop_ratio: [f64; 2],
+    /// Per channel mean of pixels in `[0, 1]`, subtracted.
+    #[serde(default = "imagenet_mean")]
+    pub mean: [f64; 3],
+    /// Per channel standard deviation of pixels in `[0, 1]`, divided by.
+    #[serde(default = "imagenet_std")]
+    pub std: [f64; 3],
+    /// Decoding workers of one process; 0 takes one per core.
+    #[serde(default)]
+    pub workers: usize,
+    /// Batches held ready ahead of the trainer.
+    #[serde(default = "prefetch_batches")]
+    pub prefetch_batches: usize,
+    /// Most share of pictures that may fail to decode before the run stops.
+    #[serde(default = "max_failed_share")]
+    pub max_failed_share: f64,
+    /// Largest picture that is decoded, in pixels (width × height).
+    #[serde(default = "max_pixels")]
+    pub max_pixels: u64,
+    /// Where shard indexes are kept; left out: beside the shards, or in the user's cache folder
+    /// where that place is read-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curation: Option<CurationConfig>,
+}
+
+/// Selection of web pictures by the JSON file that stands for each shard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CurationConfig {
+    /// `JSON_ROOT/<shard's folder>/<shard>.json`: member name to scores.
+    pub json_root: PathBuf,
+    /// Keep pictures whose colour-histogram score is above this.
+    #[serde(default = "min_histogram_score")]
+    pub min_histogram_score: f64,
+    /// Keep pictures whose width and height are both at least this, in pixels.
+    #[serde(default = "min_side")]
+    pub min_side: u64,
+    /// Keep a drawn picture with probability `mae_loss` (hard pictures are seen more often).
+    #[serde(default = "yes")]
+    pub sample_by_hardness: bool,
+}
+
+/// How student tokens are compared with the teacher's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// Distance over class tokens, or `none`.
+    #[serde(default)]
+    pub class: Distance,
+    /// Distance over the patch tokens that the student sees.
+    #[serde(default)]
+    pub patch: Distance,
+    #[serde(default)]
+    pub fuse: Fuse,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self { class: Distance::Cosine, patch: Distance::Cosine, fuse: Fuse::Avg }
+    }
+}
+
+/// A distance between student and teacher tokens, averaged over everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Distance {
+    None,
+    /// One minus the cosine similarity over the width.
+    #[default]
+    Cosine,
+    L1,
+    Mse,
+}
+
+/// How the class token and patch token losses become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fuse {
+    /// `(class + patch) / 2`.
+    #[default]
+    Avg,
+    /// Weighted by each kind's share of the tokens.
+    Sum,
+}
+
+/// AdamW, one per student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Peak learning rate. Give this or `base_learning_rate`, not both; 1e-3 if neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Peak learning rate for a global batch of 256; scaled linearly with the global batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_learning_rate: Option<f64>,
+    /// Learning rate at the end of the schedule.
+    #[serde(default)]
+    pub min_learning_rate: f64,
+    #[serde(default = "betas")]
+    pub betas: [f64; 2],
+    #[serde(default = "adam_eps")]
+    pub eps: f64,
+    /// Weight decay of tensors with two or more dimensions; the others have none.
+    #[serde(default = "weight_decay")]
+    pub weight_decay: f64,
+    /// Clip each student's gradient to this norm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_grad_norm: Option<f64>,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: None,
+            base_learning_rate: None,
+            min_learning_rate: 0.0,
+            betas: betas(),
+            eps: adam_eps(),
+            weight_decay: weight_decay(),
+            clip_grad_norm: None,
+        }
+    }
+}
+
+/// Length of training and shape of the learning rate, in epochs of `steps_per_epoch` steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Epochs in all; a half cosine ends there.
+    pub epochs: f64,
+    /// Epochs of linear warm-up from zero.
+    #[serde(default)]
+    pub warmup_epochs: f64,
+    /// Optimizer steps in an epoch. Left out: one pass over the data set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps_per_epoch: Option<u64>,
+}
+
+/// When the run's state is saved and how much of it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between checkpoints; one is always written at the end.
+    #[serde(default = "checkpoint_every")]
+    pub every: u64,
+    /// How many of the newest checkpoints stay.
+    #[serde(default = "checkpoint_keep")]
+    pub keep: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: checkpoint_every(), keep: checkpoint_keep() }
+    }
+}
+
+/// What is written down while training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// Steps between lines of `metrics.jsonl` and TensorBoard points.
+    #[serde(default = "log_every")]
+    pub every: u64,
+    #[serde(default = "yes")]
+    pub tensorboard: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { every: log_every(), tensorboard: true }
+    }
+}
+
+/// What is exported when training ends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportConfig {
+    /// Layouts written to `exports/NAME/` at the end; an empty list writes none.
+    #[serde(default = "export_formats")]
+    pub formats: Vec<ExportFormat>,
+}
+
+impl Default for ExportConfig {
+    fn default() -> Self {
+        Self { formats: export_formats() }
+    }
+}
+
+/// A layout of exported weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportFormat {
+    /// `config.json`, `model.safetensors`, `preprocessor_config.json` for `transformers`.
+    Hf,
+    /// One safetensors file under the names of the original Pixio checkpoints.
+    Pixio,
+}
+
+fn random_weights() -> String {
+    "random".into()
+}
+fn four() -> usize {
+    4
+}
+fn input_size() -> usize {
+    256
+}
+fn batch_size() -> usize {
+    64
+}
+fn crop_scale() -> [f64; 2] {
+    [0.2, 1.0]
+}
+fn crop_ratio() -> [f64; 2] {
+    [3.0 / 4.0, 4.0 / 3.0]
+}
+fn imagenet_mean() -> [f64; 3] {
+    [0.485, 0.456, 0.406]
+}
+fn imagenet_std() -> [f64; 3] {
+    [0.229, 0.224, 0.225]
+}
+fn prefetch_batches() -> usize {
+    4
+}
+fn max_failed_share() -> f64 {
+    0.01
+}
+fn max_pixels() -> u64 {
+    200_000_000
+}
+fn min_histogram_score() -> f64 {
+    4.5
+}
+fn min_side() -> u64 {
+    320
+}
+fn yes() -> bool {
+    true
+}
+fn betas() -> [f64; 2] {
+    [0.9, 0.95]
+}
+fn adam_eps() -> f64 {
+    1e-8
+}
+fn weight_decay() -> f64 {
+    0.05
+}
+fn checkpoint_every() -> u64 {
+    1000
+}
+fn checkpoint_keep() -> usize {
+    3
+}
+fn log_every() -> u64 {
+    10
+}
+fn export_formats() -> Vec<ExportFormat> {
+    vec![ExportFormat::Hf]
+}

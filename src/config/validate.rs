@@ -1,0 +1,210 @@
+//! Checks between values, before any file or device is touched.
+
+use super::{Config, EncoderSize};
+
+type Check = Result<(), (String, String)>;
+
+fn require(holds: bool, key: impl Into<String>, message: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err((key.into(), message())) }
+}
+
+impl Config {
+    /// The first contradiction as (key, what was found and what was expected).
+    pub(super) fn validate(&self) -> Check {
+        self.check_data()?;
+        self.check_curation()?;
+        self.check_encoder("teacher.model", &self.teacher.model)?;
+        require(!self.students.is_empty(), "students", || {
+            "found no student, expected at least one [[students]] table".into()
+        })?;
+        for index in 0..self.students.len() {
+            self.check_student(index)?;
+        }
+        self.check_optimizer()?;
+        self.check_schedule()?;
+        require(self.checkpoint.every > 0, "checkpoint.every", || {
+            "found 0, expected at least one step".into()
+        })?;
+        require(self.checkpoint.keep > 0, "checkpoint.keep", || {
+            "found 0, expected at least one checkpoint".into()
+        })?;
+        require(self.log.every > 0, "log.every", || "found 0, expected at least one step".into())
+    }
+
+    fn check_data(&self) -> Check {
+        let data = &self.data;
+        require(!data.shards.is_empty(), "data.shards", || {
+            "found an empty list, expected at least one path or pattern".into()
+        })?;
+        require(data.batch_size > 0, "data.batch_size", || {
+            "found 0, expected at least one picture".into()
+        })?;
+        require(data.prefetch_batches > 0, "data.prefetch_batches", || {
+            "found 0, expected at least one batch".into()
+        })?;
+        if let Some(global) = data.global_batch_size {
+            require(
+                global > 0 && global.is_multiple_of(data.batch_size),
+                "data.global_batch_size",
+                || {
+                    format!(
+                        "found {global}, expected a multiple of data.batch_size ({})",
+                        data.batch_size
+                    )
+                },
+            )?;
+        }
+        let [least, most] = data.crop_scale;
+        require(0.0 < least && least <= most && most <= 1.0, "data.crop_scale", || {
+            format!("found [{least}, {most}], expected 0 < least <= most <= 1")
+        })?;
+        let [least, most] = data.crop_ratio;
+        require(0.0 < least && least <= most && most.is_finite(), "data.crop_ratio", || {
+            format!("found [{least}, {most}], expected 0 < least <= most")
+        })?;
+        require(data.std.iter().all(|&s| s > 0.0), "data.std", || {
+            format!("found {:?}, expected three numbers above 0", data.std)
+        })?;
+        require((0.0..=1.0).contains(&data.max_failed_share), "data.max_failed_share", || {
+            format!("found {}, expected a share between 0 and 1", data.max_failed_share)
+        })
+    }
+
+    fn check_curation(&self) -> Check {
+        let Some(curation) = &self.data.curation else { return Ok(()) };
+        require(
+            curation.min_histogram_score.is_finite(),
+            "data.curation.min_histogram_score",
+            || format!("found {}, expected a finite number", curation.min_histogram_score),
+        )
+    }
+
+    fn check_encoder(&self, key: &str, size: &EncoderSize) -> Check {
+        let EncoderSize { dim, depth, heads, patch_size, class_tokens, mlp_ratio } = *size;
+        for (name, value) in [
+            ("dim", dim),
+            ("depth", depth),
+            ("heads", heads),
+            ("patch_size", patch_size),
+            ("class_tokens", class_tokens),
+            ("mlp_ratio", mlp_ratio),
+        ] {
+            require(value > 0, format!("{key}.{name}"), || "found 0, expected at least 1".into())?;
+        }
+        require(dim.is_multiple_of(heads), format!("{key}.heads"), || {
+            format!("found {heads}, expected a divisor of the width {dim}")
+        })?;
+        let side = self.data.input_size;
+        require(side > 0 && side.is_multiple_of(patch_size), "data.input_size", || {
+            format!("found {side}, expected a multiple of {key}'s patch size {patch_size}")
+        })
+    }
+
+    fn check_student(&self, index: usize) -> Check {
+        let student = &self.students[index];
+        let teacher = &self.teacher.model;
+        let key = |name: &str| format!("students.{index}.{name}");
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        require(
+            !student.name.is_empty()
+                && !student.name.starts_with('.')
+                && student.name.chars().all(plain),
+            key("name"),
+            || format!("found `{}`, expected letters, digits, `-`, `_`, `.`", student.name),
+        )?;
+        require(
+            self.students[..index].iter().all(|other| other.name != student.name),
+            key("name"),
+            || format!("found `{}` a second time, expected a name of its own", student.name),
+        )?;
+        self.check_encoder(&key("model"), &student.model)?;
+        for (name, own, teachers) in [
+            ("patch_size", student.model.patch_size, teacher.patch_size),
+            ("class_tokens", student.model.class_tokens, teacher.class_tokens),
+        ] {
+            require(own == teachers, key(&format!("model.{name}")), || {
+                format!(
+                    "found {own}, expected the teacher's {teachers}: tokens are matched one by one"
+                )
+            })?;
+        }
+        require((0.0..1.0).contains(&student.mask_ratio), key("mask_ratio"), || {
+            format!("found {}, expected a share in [0, 1)", student.mask_ratio)
+        })?;
+        require((0.0..1.0).contains(&student.drop_path), key("drop_path"), || {
+            format!("found {}, expected a probability in [0, 1)", student.drop_path)
+        })?;
+        self.check_mask(index)
+    }
+
+    fn check_mask(&self, index: usize) -> Check {
+        let student = &self.students[index];
+        if student.mask_ratio == 0.0 {
+            return Ok(());
+        }
+        let side = self.data.input_size / student.model.patch_size;
+        let grid = student.mask_grid;
+        require(
+            grid > 0 && side.is_multiple_of(grid),
+            format!("students.{index}.mask_grid"),
+            || format!("found {grid}, expected a divisor of the {side}×{side} patch grid"),
+        )?;
+        let cells = (side / grid).pow(2);
+        require(
+            (cells as f64 * (1.0 - student.mask_ratio)).floor() >= 1.0,
+            format!("students.{index}.mask_ratio"),
+            || format!("found {}, which keeps none of {cells} cells", student.mask_ratio),
+        )
+    }
+
+    fn check_optimizer(&self) -> Check {
+        let optimizer = &self.optimizer;
+        require(
+            optimizer.learning_rate.is_none() || optimizer.base_learning_rate.is_none(),
+            "optimizer.base_learning_rate",
+            || "found beside learning_rate, expected one of the two".into(),
+        )?;
+        let rates = [
+            ("learning_rate", optimizer.learning_rate.unwrap_or(0.0)),
+            ("base_learning_rate", optimizer.base_learning_rate.unwrap_or(0.0)),
+            ("min_learning_rate", optimizer.min_learning_rate),
+            ("weight_decay", optimizer.weight_decay),
+        ];
+        for (name, value) in rates {
+            require(value >= 0.0 && value.is_finite(), format!("optimizer.{name}"), || {
+                format!("found {value}, expected a finite number of at least 0")
+            })?;
+        }
+        require(optimizer.betas.iter().all(|b| (0.0..1.0).contains(b)), "optimizer.betas", || {
+            format!("found {:?}, expected two numbers in [0, 1)", optimizer.betas)
+        })?;
+        require(optimizer.eps > 0.0, "optimizer.eps", || {
+            format!("found {}, expected a number above 0", optimizer.eps)
+        })?;
+        require(
+            optimizer.clip_grad_norm.is_none_or(|norm| norm > 0.0),
+            "optimizer.clip_grad_norm",
+            || "expected a number above 0; leave the key out for no clipping".into(),
+        )
+    }
+
+    fn check_schedule(&self) -> Check {
+        let schedule = &self.schedule;
+        require(schedule.epochs > 0.0 && schedule.epochs.is_finite(), "schedule.epochs", || {
+            format!("found {}, expected a number above 0", schedule.epochs)
+        })?;
+        require(
+            (0.0..=schedule.epochs).contains(&schedule.warmup_epochs),
+            "schedule.warmup_epochs",
+            || {
+                format!(
+                    "found {}, expected 0 to schedule.epochs ({})",
+                    schedule.warmup_epochs, schedule.epochs
+                )
+            },
+        )?;
+        require(schedule.steps_per_epoch != Some(0), "schedule.steps_per_epoch", || {
+            "found 0, expected at least one step".into()
+        })
+    }
+}

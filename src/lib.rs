@@ -1,0 +1,15 @@
+//! `distill` trains several student vision encoders at once from one frozen Pixio teacher.
+//!
+//! The crate is the `distill` program and the library behind it. Imports between its modules
+//! point one way, from the command line down to the configuration; `docs/ARCHITECTURE.md` has
+//! the map.
+
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod draws;
+pub mod model;
+pub mod native;
+pub mod objective;
+pub mod train;
+pub mod weights;
