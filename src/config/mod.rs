@@ -39,6 +39,32 @@ pub struct Config {
     pub export: ExportConfig,
 }
 
+impl Config {
+    /// A configuration with one student-less teacher of random weights and every default; tests
+    /// and benchmarks fill in the rest.
+    pub fn minimal(dir: impl Into<PathBuf>, teacher: EncoderSize) -> Self {
+        let dir = dir.into();
+        Self {
+            seed: 0,
+            run: RunConfig {
+                dir,
+                device: DeviceChoice::Auto,
+                precision: Precision::Fp32,
+                threads: 0,
+            },
+            teacher: TeacherConfig { model: teacher, weights: random_weights() },
+            students: Vec::new(),
+            data: DataConfig::minimal(Vec::new()),
+            loss: LossConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig { epochs: 1.0, warmup_epochs: 0.0, steps_per_epoch: None },
+            checkpoint: CheckpointConfig::default(),
+            log: LogConfig::default(),
+            export: ExportConfig::default(),
+        }
+    }
+}
+
 /// Where a run lives and on what it computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,6 +130,20 @@ pub struct StudentConfig {
     pub drop_path: f64,
 }
 
+impl StudentConfig {
+    /// A student of random weights that sees every patch.
+    pub fn minimal(name: &str, model: EncoderSize) -> Self {
+        Self {
+            name: name.to_string(),
+            model,
+            weights: random_weights(),
+            mask_ratio: 0.0,
+            mask_grid: four(),
+            drop_path: 0.0,
+        }
+    }
+}
+
 /// Pictures: where they are, which are kept, how they are cropped, how many at a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +190,28 @@ pub struct DataConfig {
     pub index_dir: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curation: Option<CurationConfig>,
+}
+
+impl DataConfig {
+    /// These shards with every default.
+    pub fn minimal(shards: Vec<String>) -> Self {
+        Self {
+            shards,
+            input_size: input_size(),
+            batch_size: batch_size(),
+            global_batch_size: None,
+            crop_scale: crop_scale(),
+            crop_ratio: crop_ratio(),
+            mean: imagenet_mean(),
+            std: imagenet_std(),
+            workers: 0,
+            prefetch_batches: prefetch_batches(),
+            max_failed_share: max_failed_share(),
+            max_pixels: max_pixels(),
+            index_dir: None,
+            curation: None,
+        }
+    }
 }
 
 /// Selection of web pictures by the JSON file that stands for each shard.

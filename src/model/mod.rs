@@ -1,1 +1,21 @@
-//! (skeleton)
+//! The Pixio vision transformer and what distillation adds to it.
+//!
+//! Parameters carry the names of the published checkpoints. A model is built through
+//! [`Parameters`], which can also only count: the five billion parameters of the largest encoder
+//! need no memory to be listed.
+
+mod drop_path;
+mod mask;
+mod parameters;
+mod patches;
+mod position;
+mod projector;
+mod vit;
+
+pub use drop_path::drop_path_scales;
+pub use mask::{Mask, gather_tokens};
+pub use parameters::{Init, Parameters, Storage};
+pub use patches::{normalise, patchify};
+pub use position::resize_positions;
+pub use projector::Projector;
+pub use vit::{Vit, VitInput};

@@ -1,1 +1,10 @@
-//! (skeleton)
+//! The only module with `unsafe`: what `tch` does not bind of libtorch, with a safe face.
+//!
+//! C++ exceptions arrive as [`anyhow::Error`] with libtorch's message; [`guard`] does the same
+//! for the panics of `tch`'s infallible methods.
+
+mod guard;
+mod optimizer;
+
+pub use guard::{guard, install_panic_hook};
+pub use optimizer::{AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients};

@@ -1,0 +1,87 @@
+//! Which patches a student sees.
+
+use tch::Tensor;
+
+use crate::draws::Draws;
+
+/// Random masking in square cells of patches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mask {
+    /// Patches along a side of the picture.
+    pub side: usize,
+    /// Patches along a side of a cell.
+    pub grid: usize,
+    /// Share of cells that is dropped.
+    pub ratio: f64,
+}
+
+impl Mask {
+    /// Number of patches that stay.
+    pub fn kept(&self) -> usize {
+        let cells = (self.side / self.grid).pow(2);
+        (cells as f64 * (1.0 - self.ratio)) as usize * self.grid.pow(2)
+    }
+
+    /// Draws the patches that stay, ascending, as indices into the row-by-row grid.
+    pub fn draw(&self, draws: &mut Draws) -> Vec<i64> {
+        let per_side = self.side / self.grid;
+        let cells = draws.choose(per_side * per_side, self.kept() / self.grid.pow(2));
+        let mut patches: Vec<i64> = cells
+            .into_iter()
+            .flat_map(|cell| {
+                let (top, left) = (cell / per_side * self.grid, cell % per_side * self.grid);
+                (0..self.grid * self.grid).map(move |patch| {
+                    let (row, column) = (top + patch / self.grid, left + patch % self.grid);
+                    (row * self.side + column) as i64
+                })
+            })
+            .collect();
+        patches.sort_unstable();
+        patches
+    }
+}
+
+/// Picks rows `[B, K, D]` out of `tokens` `[B, N, D]` by `ids` `[B, K]`.
+pub fn gather_tokens(tokens: &Tensor, ids: &Tensor) -> Tensor {
+    let dim = tokens.size()[2];
+    tokens.gather(1, &ids.unsqueeze(-1).expand([-1, -1, dim], false), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draws::Purpose;
+
+    #[test]
+    fn whole_cells_stay() {
+        let mask = Mask { side: 16, grid: 4, ratio: 0.5 };
+        for position in 0..100 {
+            let kept = mask.draw(&mut Draws::new(0, Purpose::Mask, 0, position));
+            assert_eq!(kept.len(), 128);
+            assert!(kept.windows(2).all(|pair| pair[0] < pair[1]));
+            let mut cells = [0; 16];
+            for patch in kept {
+                cells[(patch / 64 * 4 + patch % 16 / 4) as usize] += 1;
+            }
+            assert!(cells.iter().all(|&count| count == 0 || count == 16), "{cells:?}");
+        }
+    }
+
+    #[test]
+    fn the_count_is_rounded_down() {
+        // 9 cells, half of them: 4 stay.
+        assert_eq!(Mask { side: 12, grid: 4, ratio: 0.5 }.kept(), 4 * 16);
+    }
+
+    #[test]
+    fn every_cell_stays_equally_often() {
+        let mask = Mask { side: 4, grid: 1, ratio: 0.75 };
+        let mut counts = [0u32; 16];
+        for position in 0..8_000 {
+            for patch in mask.draw(&mut Draws::new(1, Purpose::Mask, 0, position)) {
+                counts[patch as usize] += 1;
+            }
+        }
+        assert!(counts.iter().all(|count| (1_800..2_200).contains(count)), "{counts:?}");
+    }
+}

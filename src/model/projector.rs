@@ -1,0 +1,30 @@
+//! From a student's width to the teacher's.
+
+use tch::Tensor;
+
+use super::parameters::Parameters;
+use super::vit::{LayerNorm, Linear};
+
+/// Linear(d→D), LayerNorm(D), GELU, Linear(D→D), under the names of the published recipe.
+pub struct Projector {
+    widen: Linear,
+    norm: LayerNorm,
+    mix: Linear,
+}
+
+impl Projector {
+    /// A projector from width `from` to width `to`, its parameters under `last_proj`.
+    pub fn new(parameters: &mut Parameters, from: i64, to: i64) -> Self {
+        parameters.scoped("last_proj", |parameters| Self {
+            widen: Linear::new(parameters, "0", from, to),
+            norm: LayerNorm::new(parameters, "1", to, 1e-5),
+            mix: Linear::new(parameters, "3", to, to),
+        })
+    }
+
+    /// `[B, T, d]` to `[B, T, D]`.
+    pub fn forward(&self, tokens: &Tensor) -> Tensor {
+        let hidden = self.norm.forward(&self.widen.forward(tokens)).gelu("none");
+        self.mix.forward(&hidden)
+    }
+}

@@ -1,0 +1,60 @@
+//! Panics of `tch`'s infallible methods, and our own, as errors instead of backtraces.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Result, anyhow};
+
+thread_local! {
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps panic messages off the screen: [`guard`] reports them. A panic outside of a guard still
+/// prints one line.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("unknown panic");
+        let place = panic.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
+        tracing::debug!("panic: {text}{}", place.clone().unwrap_or_default());
+        let message = match text.contains("Torch(") || text.contains("torch") {
+            true => first_line(text),
+            false => format!("internal error: {}{}", first_line(text), place.unwrap_or_default()),
+        };
+        LAST_PANIC.with(|last| *last.borrow_mut() = Some(message));
+    }));
+}
+
+/// Runs `body`; a panic in it becomes an error with libtorch's own first line.
+///
+/// The model's code uses `tch`'s plain operators, which panic: that keeps the mathematics
+/// readable. Everything that computes is therefore called through here.
+///
+/// # Errors
+/// The error of `body`, or its panic's message.
+pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(result) => result,
+        Err(payload) => {
+            let recorded = LAST_PANIC.with(|last| last.borrow_mut().take());
+            let message = recorded.unwrap_or_else(|| {
+                let text = payload
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or_else(|| payload.downcast_ref::<&str>().copied());
+                first_line(text.unwrap_or("unknown panic"))
+            });
+            Err(anyhow!(message))
+        }
+    }
+}
+
+/// What libtorch says, without the C++ stack that follows it.
+pub(super) fn first_line(text: &str) -> String {
+    let text = match text.find("Torch(\"") {
+        Some(at) => text[at + 7..].replace("\\n", "\n"),
+        None => text.to_string(),
+    };
+    let end = text.find("\nException raised from").unwrap_or(text.len());
+    let line = text[..end].lines().next().unwrap_or("").trim();
+    line.trim_end_matches("\")").to_string()
+}

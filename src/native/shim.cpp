@@ -1,0 +1,82 @@
+#include "shim.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+#include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <vector>
+
+namespace {
+
+std::vector<at::Tensor> list(const distill_tensor *tensors, size_t count) {
+  std::vector<at::Tensor> out;
+  out.reserve(count);
+  for (size_t i = 0; i < count; ++i)
+    out.push_back(*static_cast<const at::Tensor *>(tensors[i]));
+  return out;
+}
+
+// Runs `body`; an exception becomes its message without the C++ stack.
+template <typename Body> char *guarded(Body body) {
+  try {
+    c10::AutoGradMode without_gradients(false);
+    body();
+    return nullptr;
+  } catch (const c10::Error &error) {
+    return strdup(error.what_without_backtrace());
+  } catch (const std::exception &error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("an exception of unknown type");
+  }
+}
+
+} // namespace
+
+void distill_free_message(char *message) { std::free(message); }
+
+char *distill_fused_adamw(const distill_tensor *parameters, const distill_tensor *gradients,
+                          const distill_tensor *first_moments,
+                          const distill_tensor *second_moments, size_t count,
+                          distill_tensor step, double learning_rate, double beta1, double beta2,
+                          double weight_decay, double eps) {
+  return guarded([&] {
+    auto weights = list(parameters, count);
+    auto grads = list(gradients, count);
+    auto first = list(first_moments, count);
+    auto second = list(second_moments, count);
+    std::vector<at::Tensor> steps(count, *static_cast<const at::Tensor *>(step));
+    at::_fused_adamw_(weights, grads, first, second, /*max_exp_avg_sqs=*/{}, steps, learning_rate,
+                      beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+char *distill_gradient_norm(const distill_tensor *gradients, size_t count, distill_tensor *norm) {
+  return guarded([&] {
+    auto norms = at::_foreach_norm(list(gradients, count));
+    *norm = new at::Tensor(at::linalg_vector_norm(at::stack(norms)));
+  });
+}
+
+char *distill_scale_gradients(const distill_tensor *gradients, size_t count,
+                              distill_tensor factor) {
+  return guarded([&] {
+    auto grads = list(gradients, count);
+    at::_foreach_mul_(grads, *static_cast<const at::Tensor *>(factor));
+  });
+}
+
+char *distill_clear_gradients(const distill_tensor *parameters, size_t count) {
+  return guarded([&] {
+    for (auto &parameter : list(parameters, count))
+      parameter.mutable_grad() = at::Tensor();
+  });
+}

@@ -1,0 +1,205 @@
+//! Distillation: students learn to give the tokens that a frozen teacher gives.
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use super::{Losses, MicroBatch, Objective, Trainee, feature_losses};
+use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
+use crate::draws::{Draws, Purpose};
+use crate::model::{
+    Mask, Parameters, Projector, Storage, Vit, VitInput, drop_path_scales, gather_tokens, patchify,
+};
+use crate::native::guard;
+
+/// Draw lane of the teacher's random weights; students have their place in the config.
+const TEACHER_LANE: u64 = u32::MAX as u64;
+
+/// The frozen encoder that gives the targets.
+pub struct Teacher {
+    pub vit: Vit,
+    pub parameters: Parameters,
+}
+
+impl Teacher {
+    /// A teacher whose positions fit a `grid` × `grid` patch grid.
+    pub fn new(storage: Storage, size: EncoderSize, grid: usize) -> Self {
+        let mut parameters = Parameters::new(storage);
+        let vit = Vit::new(&mut parameters, size, grid);
+        Self { vit, parameters }
+    }
+
+    /// Storage of a randomly drawn teacher.
+    pub fn drawn(device: Device, matrices: Kind, seed: u64) -> Storage {
+        Storage::Drawn { device, matrices, seed, lane: TEACHER_LANE }
+    }
+
+    /// All tokens of whole pictures after the last block, without the final LayerNorm:
+    /// `[B, C+N, D]` float32, no gradient.
+    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
+        tch::no_grad(|| self.vit.forward(input, compute))
+    }
+}
+
+/// An encoder with the projector to the teacher's width.
+pub struct Student {
+    vit: Vit,
+    projector: Projector,
+    mask: Option<Mask>,
+    drop_path: f64,
+    /// Tells this student's draws from the other students'.
+    lane: u64,
+}
+
+impl Student {
+    /// Builds the student and its parameters (encoder first, then projector).
+    pub fn new(
+        storage: Storage,
+        config: &StudentConfig,
+        teacher_dim: usize,
+        side: usize,
+        lane: u64,
+    ) -> (Self, Parameters) {
+        let mut parameters = Parameters::new(storage);
+        let vit = Vit::new(&mut parameters, config.model, side);
+        let projector =
+            Projector::new(&mut parameters, config.model.dim as i64, teacher_dim as i64);
+        let mask = (config.mask_ratio > 0.0).then_some(Mask {
+            side,
+            grid: config.mask_grid,
+            ratio: config.mask_ratio,
+        });
+        (Self { vit, projector, mask, drop_path: config.drop_path, lane }, parameters)
+    }
+
+    /// Tokens in the teacher's width, class tokens first: `[B, C+K, D]`.
+    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
+        let tokens = self.vit.normalise(&self.vit.forward(input, compute));
+        self.projector.forward(&tokens.to_kind(compute))
+    }
+
+    /// The mask `[B, K]` and drop path factors for the pictures at these positions.
+    fn draw(&self, seed: u64, batch: &MicroBatch) -> (Option<Tensor>, Option<Tensor>) {
+        let device = batch.images.device();
+        let pictures = (batch.positions.end - batch.positions.start) as i64;
+        let keep = self.mask.map(|mask| {
+            let ids: Vec<i64> = batch
+                .positions
+                .clone()
+                .flat_map(|p| mask.draw(&mut Draws::new(seed, Purpose::Mask, self.lane, p)))
+                .collect();
+            Tensor::from_slice(&ids).view([pictures, -1]).to_device(device)
+        });
+        let depth = self.vit.size().depth;
+        let positions = batch.positions.clone();
+        let scales = drop_path_scales(self.drop_path, depth, seed, self.lane, positions)
+            .map(|s| Tensor::from_slice(&s).view([depth as i64, 2, pictures]).to_device(device));
+        (keep, scales)
+    }
+}
+
+/// One teacher, its students, and how they are compared.
+pub struct Distillation {
+    pub teacher: Teacher,
+    students: Vec<Student>,
+    trainees: Vec<Trainee>,
+    loss: LossConfig,
+    compute: Kind,
+    seed: u64,
+}
+
+impl Distillation {
+    /// Students as `config` has them, with initial weights in float32 on `device`, drawn under
+    /// the config's seed; matrix products run in `compute`.
+    pub fn new(config: &Config, teacher: Teacher, device: Device, compute: Kind) -> Self {
+        let storage =
+            |lane| Storage::Drawn { device, matrices: Kind::Float, seed: config.seed, lane };
+        let mut distillation = Self::build(config, teacher, storage);
+        distillation.compute = compute;
+        for trainee in &distillation.trainees {
+            trainee.parameters.train();
+        }
+        distillation
+    }
+
+    /// The models of `config` with their full shapes and no memory, for counting.
+    pub fn shapes_only(config: &Config) -> Self {
+        let side = config.data.input_size / config.teacher.model.patch_size;
+        let teacher = Teacher::new(Storage::Shapes, config.teacher.model, side);
+        Self::build(config, teacher, |_| Storage::Shapes)
+    }
+
+    fn build(config: &Config, teacher: Teacher, storage: impl Fn(u64) -> Storage) -> Self {
+        let side = config.data.input_size / config.teacher.model.patch_size;
+        let dim = config.teacher.model.dim;
+        let (mut students, mut trainees) = (Vec::new(), Vec::new());
+        for (lane, student) in config.students.iter().enumerate() {
+            let lane = lane as u64;
+            let (built, parameters) = Student::new(storage(lane), student, dim, side, lane);
+            students.push(built);
+            trainees.push(Trainee { name: student.name.clone(), parameters });
+        }
+        let (loss, seed) = (config.loss.clone(), config.seed);
+        Self { teacher, students, trainees, loss, compute: Kind::Float, seed }
+    }
+
+    /// The students, in the order of their trainees.
+    pub fn students(&self) -> &[Student] {
+        &self.students
+    }
+
+    /// Losses of one student for given teacher tokens `[B, C+N, D]`.
+    pub fn compare(&self, student: &Tensor, teacher: &Tensor, keep: Option<&Tensor>) -> Losses {
+        let class = self.teacher.vit.size().class_tokens as i64;
+        let patches = teacher.size()[1] - class;
+        let matching = match keep {
+            Some(keep) => {
+                let seen = gather_tokens(&teacher.narrow(1, class, patches), keep);
+                Tensor::cat(&[teacher.narrow(1, 0, class), seen], 1)
+            }
+            None => teacher.shallow_clone(),
+        };
+        feature_losses(student, &matching, class, &self.loss)
+    }
+}
+
+impl Objective for Distillation {
+    fn trainees(&self) -> &[Trainee] {
+        &self.trainees
+    }
+
+    fn accumulate(&self, batch: &MicroBatch, scale: f64) -> Result<Vec<Losses>> {
+        guard(|| {
+            let masks = self.students.iter().map(|student| student.draw(self.seed, batch));
+            Ok(self.accumulate_masked(&batch.images, masks.collect(), scale))
+        })
+    }
+}
+
+impl Distillation {
+    /// [`Objective::accumulate`] with given masks `[B, K]` and drop path factors.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn accumulate_masked(
+        &self,
+        images: &Tensor,
+        draws: Vec<(Option<Tensor>, Option<Tensor>)>,
+        scale: f64,
+    ) -> Vec<Losses> {
+        let patch = self.teacher.vit.size().patch_size as i64;
+        let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
+        let (rows, columns) = (height / patch, width / patch);
+        let patches = patchify(images, patch);
+        let whole = VitInput::whole(patches.shallow_clone(), rows, columns);
+        let targets = self.teacher.tokens(&whole, self.compute);
+        let step = |(student, (keep, drop_path)): (&Student, (Option<Tensor>, Option<Tensor>))| {
+            let patches = patches.shallow_clone();
+            let input = VitInput { patches, rows, columns, keep, drop_path };
+            let tokens = student.tokens(&input, self.compute);
+            let losses = self.compare(&tokens, &targets, input.keep.as_ref());
+            (&losses.total * scale).backward();
+            losses.detach()
+        };
+        self.students.iter().zip(draws).map(step).collect()
+    }
+}

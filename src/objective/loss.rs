@@ -1,0 +1,93 @@
+//! Feature matching between student and teacher tokens.
+
+use tch::{Kind, Reduction, Tensor};
+
+use crate::config::{Distance, Fuse, LossConfig};
+
+/// The loss of one student on one batch: scalars on the device.
+pub struct Losses {
+    /// What is minimised.
+    pub total: Tensor,
+    /// Its part over class tokens, before fusing.
+    pub class: Tensor,
+    /// Its part over patch tokens, before fusing.
+    pub patch: Tensor,
+}
+
+impl Losses {
+    /// The same values without their history.
+    pub fn detach(&self) -> Self {
+        Self { total: self.total.detach(), class: self.class.detach(), patch: self.patch.detach() }
+    }
+}
+
+/// Compares `student` with `teacher`, both `[B, C+K, D]` with `class_tokens` = C, in float32.
+///
+/// A distance of `none` counts as zero and leaves the other as the whole loss.
+pub fn feature_losses(
+    student: &Tensor,
+    teacher: &Tensor,
+    class_tokens: i64,
+    config: &LossConfig,
+) -> Losses {
+    let tokens = student.size()[1];
+    let (student, teacher) = (student.to_kind(Kind::Float), teacher.to_kind(Kind::Float));
+    let part = |tensor: &Tensor, start, length| tensor.narrow(1, start, length);
+    let compare = |kind, start, length| {
+        distance(kind, &part(&student, start, length), &part(&teacher, start, length))
+    };
+    let class = compare(config.class, 0, class_tokens);
+    let patch = compare(config.patch, class_tokens, tokens - class_tokens);
+    let total = match (config.class, config.patch, config.fuse) {
+        (Distance::None, _, _) => patch.shallow_clone(),
+        (_, Distance::None, _) => class.shallow_clone(),
+        (_, _, Fuse::Avg) => (&class + &patch) / 2.0,
+        (_, _, Fuse::Sum) => {
+            let share = class_tokens as f64 / tokens as f64;
+            &class * share + &patch * (1.0 - share)
+        }
+    };
+    Losses { total, class, patch }
+}
+
+/// A scalar distance between `[B, T, D]` tensors, averaged over everything.
+fn distance(kind: Distance, student: &Tensor, teacher: &Tensor) -> Tensor {
+    match kind {
+        Distance::None => Tensor::zeros([], (Kind::Float, student.device())),
+        Distance::Cosine => {
+            1.0 - Tensor::cosine_similarity(student, teacher, -1, 1e-8).mean(Kind::Float)
+        }
+        Distance::L1 => student.l1_loss(teacher, Reduction::Mean),
+        Distance::Mse => student.mse_loss(teacher, Reduction::Mean),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn losses(class: Distance, patch: Distance, fuse: Fuse) -> [f64; 3] {
+        // One class token off by 1 in each of 2 numbers, three patch tokens off by 3.
+        let teacher = Tensor::ones([1, 4, 2], (Kind::Float, Device::Cpu));
+        let student = &teacher + Tensor::from_slice(&[1f32, 3., 3., 3.]).view([1, 4, 1]);
+        let config = LossConfig { class, patch, fuse };
+        let Losses { total, class, patch } = feature_losses(&student, &teacher, 1, &config);
+        [total, class, patch].map(|value| value.double_value(&[]))
+    }
+
+    #[test]
+    fn fuses_by_average_or_by_share_of_tokens() {
+        assert_eq!(losses(Distance::L1, Distance::L1, Fuse::Avg), [2.0, 1.0, 3.0]);
+        assert_eq!(losses(Distance::L1, Distance::Mse, Fuse::Sum), [7.0, 1.0, 9.0]);
+        let parallel = losses(Distance::Cosine, Distance::L1, Fuse::Avg);
+        assert!(parallel[1].abs() < 1e-6, "tokens that point the same way: {parallel:?}");
+    }
+
+    #[test]
+    fn no_class_loss_leaves_the_patch_loss_whole() {
+        for fuse in [Fuse::Avg, Fuse::Sum] {
+            assert_eq!(losses(Distance::None, Distance::Mse, fuse), [9.0, 0.0, 9.0]);
+        }
+    }
+}

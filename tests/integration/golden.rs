@@ -1,0 +1,331 @@
+//! Golden cases: whole distillation steps and encoder outputs, made by public libraries alone.
+//!
+//! Cases are found in `GOLDEN_DIR` (default: `tests/golden`) by what is in them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use distill::config::{
+    Config, Distance, EncoderSize, Fuse, LossConfig, OptimizerConfig, Precision, StudentConfig,
+};
+use distill::model::{Parameters, Storage, Vit, VitInput, patchify};
+use distill::objective::distill::{Distillation, Teacher};
+use distill::objective::{Losses, Objective};
+use distill::train::optimizer::AdamW;
+use distill::train::schedule::Schedule;
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+/// Tolerances of `tests/golden/README.md`, float32 on a CPU.
+const VALUES: f64 = 1e-4;
+const WEIGHTS: f64 = 1e-2;
+
+/// Golden folders that hold all of these files.
+pub fn cases(files: &[&str]) -> Vec<PathBuf> {
+    let root = std::env::var_os("GOLDEN_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), PathBuf::from);
+    let entries = std::fs::read_dir(&root).unwrap_or_else(|e| panic!("{}: {e}", root.display()));
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|folder| files.iter().all(|file| folder.join(file).exists()))
+        .collect();
+    found.sort();
+    found
+}
+
+pub type Tensors = HashMap<String, Tensor>;
+
+pub fn read(path: PathBuf) -> Tensors {
+    let found = Tensor::read_safetensors(&path);
+    found.unwrap_or_else(|e| panic!("{}: {e}", path.display())).into_iter().collect()
+}
+
+/// ‖found − expected‖ / ‖expected‖.
+pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
+    let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
+    let norm = expected.norm().double_value(&[]);
+    (found - expected).norm().double_value(&[]) / norm.max(f64::MIN_POSITIVE)
+}
+
+#[track_caller]
+pub fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
+    assert_eq!(found.size(), expected.size(), "{what}");
+    let error = relative_error(&found.detach(), expected);
+    assert!(error <= tolerance, "{what}: relative error {error:.2e} > {tolerance:.0e}");
+}
+
+fn fill(parameters: &Parameters, from: &Tensors) {
+    assert_eq!(parameters.named().len(), from.len());
+    tch::no_grad(|| {
+        for (name, tensor) in parameters.named() {
+            tensor.shallow_clone().copy_(&from[name]);
+        }
+    });
+}
+
+const CPU: Storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
+
+#[derive(Deserialize)]
+struct DistillCase {
+    input_size: usize,
+    patch_size: usize,
+    n_cls_tokens: usize,
+    batch_size: usize,
+    steps: usize,
+    accum_iter: usize,
+    lr: f64,
+    min_lr: f64,
+    weight_decay: f64,
+    betas: [f64; 2],
+    warmup_epochs: f64,
+    epochs: f64,
+    iters_per_epoch: f64,
+    teacher: [usize; 3],
+    students: Vec<[usize; 3]>,
+    loss_fn_cls: Distance,
+    loss_fn_patch: Distance,
+    loss_fuse: Fuse,
+    mask_ratio: f64,
+    mask_grid: usize,
+}
+
+impl DistillCase {
+    fn size(&self, [dim, depth, heads]: [usize; 3]) -> EncoderSize {
+        EncoderSize {
+            patch_size: self.patch_size,
+            class_tokens: self.n_cls_tokens,
+            ..EncoderSize::new(dim, depth, heads)
+        }
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::minimal("runs/golden", self.size(self.teacher));
+        config.data.input_size = self.input_size;
+        config.data.batch_size = self.batch_size;
+        config.students = self
+            .students
+            .iter()
+            .enumerate()
+            .map(|(index, &student)| StudentConfig {
+                mask_ratio: self.mask_ratio,
+                mask_grid: self.mask_grid,
+                ..StudentConfig::minimal(&index.to_string(), self.size(student))
+            })
+            .collect();
+        config.loss =
+            LossConfig { class: self.loss_fn_cls, patch: self.loss_fn_patch, fuse: self.loss_fuse };
+        config.optimizer = OptimizerConfig {
+            weight_decay: self.weight_decay,
+            betas: self.betas,
+            ..OptimizerConfig::default()
+        };
+        config
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            peak: self.lr,
+            min: self.min_lr,
+            warmup_epochs: self.warmup_epochs,
+            epochs: self.epochs,
+            steps_per_epoch: self.iters_per_epoch / self.accum_iter as f64,
+        }
+    }
+}
+
+/// A golden case, its objective with the initial weights, and its optimizers.
+struct Replay {
+    name: String,
+    case: DistillCase,
+    batch: Tensors,
+    expected: Tensors,
+    objective: Distillation,
+    optimizers: Vec<AdamW>,
+}
+
+impl Replay {
+    fn open(folder: &Path, precision: Precision) -> Self {
+        let text = std::fs::read_to_string(folder.join("case.json")).unwrap();
+        let case: DistillCase = serde_json::from_str(&text).unwrap();
+        let config = case.config();
+        let compute = match precision {
+            Precision::Fp32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        };
+        let storage = Storage::Empty { device: Device::Cpu, matrices: compute };
+        let side = case.input_size / case.patch_size;
+        let teacher = Teacher::new(storage, config.teacher.model, side);
+        fill(&teacher.parameters, &read(folder.join("teacher.safetensors")));
+        let objective = Distillation::new(&config, teacher, Device::Cpu, compute);
+        let mut optimizers = Vec::new();
+        for (index, trainee) in objective.trainees().iter().enumerate() {
+            let init = read(folder.join(format!("student{index}.init.safetensors")));
+            fill(&trainee.parameters, &init);
+            optimizers.push(AdamW::new(&trainee.parameters, &config.optimizer));
+        }
+        Self {
+            name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+            case,
+            batch: read(folder.join("batch.safetensors")),
+            expected: read(folder.join("expected.safetensors")),
+            objective,
+            optimizers,
+        }
+    }
+
+    /// Replays micro-step `micro`; gives each student's losses.
+    fn accumulate(&self, micro: usize) -> Vec<Losses> {
+        let masks = (0..self.case.students.len()).map(|student| {
+            let keep = self.batch.get(&format!("ids_keep.{student}.{micro}"));
+            (keep.map(Tensor::shallow_clone), None)
+        });
+        let images = &self.batch[&format!("images.{micro}")];
+        let scale = 1.0 / self.case.accum_iter as f64;
+        self.objective.accumulate_masked(images, masks.collect(), scale)
+    }
+
+    #[track_caller]
+    fn check(&self, key: &str, found: &Tensor, tolerance: f64) {
+        let expected = &self.expected[key];
+        assert_close(found, expected, tolerance, &format!("{}: {key}", self.name));
+    }
+
+    fn check_losses(&self, micro: usize, losses: &[Losses], tolerance: f64) {
+        for (student, losses) in losses.iter().enumerate() {
+            self.check(&format!("loss.{student}.{micro}"), &losses.total, tolerance);
+            self.check(&format!("loss_cls.{student}.{micro}"), &losses.class, tolerance);
+            self.check(&format!("loss_patch.{student}.{micro}"), &losses.patch, tolerance);
+        }
+    }
+
+    fn check_first_tokens(&self) {
+        let images = &self.batch["images.0"];
+        let patch = self.case.patch_size as i64;
+        let side = self.case.input_size as i64 / patch;
+        let patches = patchify(images, patch);
+        let whole = VitInput::whole(patches.shallow_clone(), side, side);
+        let tokens = self.objective.teacher.tokens(&whole, Kind::Float);
+        self.check("teacher_tokens.0", &tokens, VALUES);
+        for (student, model) in self.objective.students().iter().enumerate() {
+            let keep = self.batch.get(&format!("ids_keep.{student}.0")).map(Tensor::shallow_clone);
+            let whole = VitInput::whole(patches.shallow_clone(), side, side);
+            let tokens = model.tokens(&VitInput { keep, ..whole }, Kind::Float);
+            self.check(&format!("student_tokens.{student}.0"), &tokens, VALUES);
+        }
+    }
+
+    fn check_first_gradients(&self) {
+        for (student, trainee) in self.objective.trainees().iter().enumerate() {
+            for (name, tensor) in trainee.parameters.named() {
+                let key = format!("grad.{student}.0.{name}");
+                if self.expected.contains_key(&key) {
+                    self.check(&key, &tensor.grad(), VALUES);
+                }
+            }
+        }
+    }
+
+    fn update(&mut self, micro: usize, tolerance: f64) {
+        let accumulation = self.case.accum_iter;
+        let rate = self.case.schedule().learning_rate((micro / accumulation) as u64);
+        for student in 0..self.optimizers.len() {
+            let key = format!("lr.{student}.{micro}");
+            self.check(&key, &Tensor::from(rate), tolerance);
+            let norm = self.optimizers[student].gradient_norm().unwrap();
+            self.check(&format!("grad_norm.{student}.{micro}"), &norm, tolerance);
+            self.optimizers[student].update(rate, &norm).unwrap();
+        }
+    }
+
+    fn check_final_weights(&self, folder: &Path) {
+        for (student, trainee) in self.objective.trainees().iter().enumerate() {
+            let weights = read(folder.join(format!("student{student}.final.safetensors")));
+            for (name, tensor) in trainee.parameters.named() {
+                let what = format!("{}: student {student}: {name}", self.name);
+                assert_close(tensor, &weights[name], WEIGHTS, &what);
+            }
+        }
+    }
+}
+
+fn distill_cases() -> Vec<PathBuf> {
+    let found = cases(&["case.json", "teacher.safetensors", "student0.init.safetensors"]);
+    assert!(!found.is_empty(), "no distillation case in the golden folder");
+    found
+}
+
+/// The mathematics of a whole distillation step: tokens, losses, gradients, schedule, AdamW.
+#[test]
+fn golden_distillation_steps() {
+    for folder in distill_cases() {
+        let mut replay = Replay::open(&folder, Precision::Fp32);
+        replay.check_first_tokens();
+        for micro in 0..replay.case.steps {
+            let losses = replay.accumulate(micro);
+            replay.check_losses(micro, &losses, VALUES);
+            if micro == 0 {
+                replay.check_first_gradients();
+            }
+            if (micro + 1) % replay.case.accum_iter == 0 {
+                replay.update(micro, VALUES);
+            }
+        }
+        replay.check_final_weights(&folder);
+    }
+}
+
+/// bf16 products with float32 master weights stay near the float32 losses.
+#[test]
+fn golden_losses_in_bf16() {
+    for folder in distill_cases() {
+        let mut replay = Replay::open(&folder, Precision::Bf16);
+        for micro in 0..replay.case.steps {
+            let losses = replay.accumulate(micro);
+            replay.check_losses(micro, &losses, 2e-2);
+            if (micro + 1) % replay.case.accum_iter == 0 {
+                replay.update(micro, 0.1);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct HuggingFaceSize {
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    image_size: usize,
+    patch_size: usize,
+    n_cls_tokens: usize,
+}
+
+/// Encoder output block by block, at the native size and with interpolated positions.
+#[test]
+fn golden_inference() {
+    let folders = cases(&["config.json", "pixio.safetensors", "expected.safetensors"]);
+    assert!(!folders.is_empty(), "no inference case in the golden folder");
+    for folder in folders {
+        let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        let size: HuggingFaceSize = serde_json::from_str(&text).unwrap();
+        let expected = read(folder.join("expected.safetensors"));
+        let mut parameters = Parameters::new(CPU);
+        let encoder = EncoderSize {
+            patch_size: size.patch_size,
+            class_tokens: size.n_cls_tokens,
+            ..EncoderSize::new(size.hidden_size, size.num_hidden_layers, size.num_attention_heads)
+        };
+        let vit = Vit::new(&mut parameters, encoder, size.image_size / size.patch_size);
+        fill(&parameters, &read(folder.join("pixio.safetensors")));
+        let images = &expected["images"];
+        let patch = size.patch_size as i64;
+        let (rows, columns) = (images.size()[2] / patch, images.size()[3] / patch);
+        let input = VitInput::whole(patchify(images, patch), rows, columns);
+        let what = |part: &str| format!("{}: {part}", folder.display());
+        let tokens = vit.blocks(&input, Kind::Float, |index, tokens| {
+            let key = format!("block.{index}");
+            assert_close(tokens, &expected[&key], VALUES, &what(&key));
+        });
+        let normalised = vit.normalise(&tokens);
+        assert_close(&normalised, &expected["last_hidden_state"], VALUES, &what("last"));
+    }
+}

@@ -1,0 +1,3 @@
+//! Integration tests: golden numbers, the public command line, and real peers.
+
+mod golden;
