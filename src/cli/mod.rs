@@ -1,8 +1,88 @@
-//! Arguments in, exit codes out.
+//! Arguments in, exit codes out: one file a command.
+
+mod data;
+mod distill;
+mod export;
+mod logging;
+mod summary;
 
 use std::process::ExitCode;
 
-/// Runs the program.
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+use crate::native;
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+/// "Try again later" of BSD's sysexits: the state is saved, the same command continues.
+const RESUME_ME: u8 = 75;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   failed; the message says what and what to do
+  2   wrong usage or configuration
+  75  stopped by SIGINT or SIGTERM with the state saved: run the same command again to continue";
+
+const EXAMPLES: &str = "\
+Examples:
+  distill --config configs/quickstart.toml
+  distill --config configs/5b_to_1b_h.toml --set data.batch_size=32
+  distill data pack PHOTOS --out data/photos
+  distill export --run runs/quickstart --student small --out exported";
+
+/// Distil a frozen Pixio vision encoder into several smaller ones at once.
+///
+/// `distill --config FILE` trains the students of that file and exports them; run again, it
+/// continues where it stopped. configs/reference.toml comments every key.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}")
+)]
+struct Arguments {
+    #[command(flatten)]
+    train: distill::TrainArgs,
+    #[command(flatten)]
+    log: logging::LogArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a student's encoder, or any encoder weights, for other software to load
+    Export(export::ExportArgs),
+    /// Pack pictures into tar shards, index shards, check them
+    Data(data::DataArgs),
+}
+
+/// Runs the program on its command line.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let arguments = Arguments::parse();
+    native::install_panic_hook();
+    let result = native::guard(|| run(arguments));
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let usage = error.chain().any(|cause| cause.is::<ConfigError>());
+            ExitCode::from(if usage { WRONG_USAGE } else { FAILED })
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<u8> {
+    logging::start(&arguments.log)?;
+    match arguments.command {
+        Some(Command::Export(args)) => export::run(args).map(|()| DONE),
+        Some(Command::Data(args)) => data::run(args).map(|()| DONE),
+        None => distill::run(&arguments.train),
+    }
 }

@@ -212,6 +212,11 @@ impl DataConfig {
             curation: None,
         }
     }
+
+    /// Pictures of one optimizer step: the configured number, or one batch.
+    pub fn images_per_step(&self) -> usize {
+        self.global_batch_size.unwrap_or(self.batch_size)
+    }
 }
 
 /// Selection of web pictures by the JSON file that stands for each shard.

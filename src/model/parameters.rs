@@ -85,9 +85,9 @@ impl Parameters {
         &self.entries
     }
 
-    /// The tensors alone, in the same order.
-    pub fn tensors(&self) -> Vec<Tensor> {
-        self.entries.iter().map(|(_, tensor)| tensor.shallow_clone()).collect()
+    /// The same list, sharing memory with the parameters.
+    pub fn shared(&self) -> Vec<(String, Tensor)> {
+        self.entries.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 
     /// How many numbers there are.

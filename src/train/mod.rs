@@ -1,5 +1,15 @@
 //! The training loop that every objective shares, and what it needs: schedule, optimizer,
 //! checkpoints, metrics, progress, signals.
 
+pub mod checkpoint;
+pub mod feed;
+pub mod metrics;
 pub mod optimizer;
+pub mod progress;
+pub mod run_directory;
 pub mod schedule;
+pub mod screen;
+pub mod signals;
+mod trainer;
+
+pub use trainer::{Outcome, State, batch_ranges, train};

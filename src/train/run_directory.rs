@@ -1,0 +1,94 @@
+//! The folder of a run: one process at a time, nothing in it ever overwritten by another run.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tracing::info;
+
+use super::checkpoint::{self, Checkpoint};
+use crate::config::Config;
+use crate::weights::write_durably;
+
+/// Where training starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// The newest whole checkpoint of the run, if there is one.
+    Auto,
+    /// Nothing: an earlier run in the same folder is moved aside.
+    Never,
+    /// This checkpoint.
+    From(PathBuf),
+}
+
+impl std::str::FromStr for Resume {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "never" => Self::Never,
+            path => Self::From(path.into()),
+        })
+    }
+}
+
+/// A run's folder, held against other processes until dropped.
+pub struct RunDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunDirectory {
+    /// Creates or takes over the folder of a run and finds the checkpoint to start from.
+    ///
+    /// # Errors
+    /// Another process trains there, the folder cannot be written, or the checkpoint asked for
+    /// is damaged.
+    pub fn open(config: &Config, resume: &Resume) -> Result<(Self, Option<Checkpoint>)> {
+        let path = config.run.dir.clone();
+        if *resume == Resume::Never && path.join("checkpoints").exists() {
+            drop(Self::lock(&path)?);
+            move_aside(&path)?;
+        }
+        let run = Self::lock(&path)?;
+        checkpoint::remove_partial(&path)?;
+        let start = match resume {
+            Resume::Auto => checkpoint::newest(&path)?,
+            Resume::Never => None,
+            Resume::From(folder) => Some(Checkpoint::open(folder)?),
+        };
+        write_durably(&path.join("config.toml"), config.to_toml().as_bytes())?;
+        Ok((run, start))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn lock(path: &Path) -> Result<Self> {
+        let fail = || format!("cannot write to the run directory {}", path.display());
+        fs::create_dir_all(path.join("checkpoints")).with_context(fail)?;
+        let lock = File::create(path.join(".lock")).with_context(fail)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another process is training in {}; wait for it or choose another run.dir",
+                path.display()
+            ),
+            Err(TryLockError::Error(error)) => Err(error).with_context(fail),
+        }
+    }
+}
+
+fn move_aside(path: &Path) -> Result<()> {
+    let aside = (1..)
+        .map(|number| path.with_added_extension(format!("old-{number}")))
+        .find(|aside| !aside.exists())
+        .expect("numbers do not end");
+    fs::rename(path, &aside)
+        .with_context(|| format!("cannot move {} to {}", path.display(), aside.display()))?;
+    info!("the earlier run was moved to {}", aside.display());
+    Ok(())
+}

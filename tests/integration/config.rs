@@ -1,0 +1,204 @@
+//! Configuration: every mistake gets one clear error that names file and key; the published
+//! recipes hold their published numbers.
+
+use std::path::{Path, PathBuf};
+
+use distill::config::{Config, ConfigError, Precision};
+use distill::objective::Objective;
+use distill::objective::distill::Distillation;
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name)
+}
+
+fn load(name: &str, overrides: &[&str]) -> Result<Config, ConfigError> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    Config::load(&shipped(name), &overrides)
+}
+
+/// The error of the reference config with these overrides.
+fn error(overrides: &[&str]) -> String {
+    load("reference.toml", overrides).expect_err("must be refused").to_string()
+}
+
+#[track_caller]
+fn assert_says(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "`{part}` is not in: {error}");
+    }
+}
+
+/// All shipped configs can be read, and writing one out and reading it again changes nothing:
+/// that is what resuming from a run directory's `config.toml` relies on.
+#[test]
+fn shipped_configs_survive_a_round_trip() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(shipped("")).unwrap() {
+        let path = entry.unwrap().path();
+        let config = Config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let copy = folder.path().join("config.toml");
+        std::fs::write(&copy, config.to_toml()).unwrap();
+        assert_eq!(Config::load(&copy, &[]).unwrap(), config, "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 5, "only {seen} configs found");
+}
+
+/// Every key of the schema stands in the reference config, so that the page is complete.
+#[test]
+fn the_reference_comments_every_key() {
+    let text = std::fs::read_to_string(shipped("reference.toml")).unwrap();
+    let mut config = load("reference.toml", &[]).unwrap();
+    config.optimizer.base_learning_rate = Some(1e-4);
+    let written: toml::Table = config.to_toml().parse().unwrap();
+    fn keys(table: &toml::Table, found: &mut Vec<String>) {
+        for (key, value) in table {
+            found.push(key.clone());
+            match value {
+                toml::Value::Table(table) => keys(table, found),
+                toml::Value::Array(items) => {
+                    items.iter().filter_map(toml::Value::as_table).for_each(|t| keys(t, found));
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut found = Vec::new();
+    keys(&written, &mut found);
+    assert!(found.len() > 50, "{found:?}");
+    for key in found {
+        assert!(text.contains(&key), "`{key}` is not in configs/reference.toml");
+    }
+}
+
+/// The published recipes, number by number.
+#[test]
+fn recipes_hold_the_published_numbers() {
+    for (name, students, ratio, drop_path) in [
+        ("5b_to_1b_h.toml", ["pixio_vit1b16", "pixio_vith16"], 0.5, 0.4),
+        ("5b_to_1b_h_webdata.toml", ["pixio_vit1b16", "pixio_vith16"], 0.5, 0.4),
+        ("5b_to_l_b.toml", ["pixio_vitl16", "pixio_vitb16"], 0.0, 0.1),
+    ] {
+        let config = load(name, &[]).unwrap();
+        assert_eq!(config.teacher.model.name(), Some("pixio_vit5b16"));
+        for (student, expected) in config.students.iter().zip(students) {
+            assert_eq!(student.model.name(), Some(expected), "{name}");
+            assert_eq!((student.mask_ratio, student.drop_path), (ratio, drop_path), "{name}");
+            assert_eq!(student.mask_grid, 4);
+        }
+        let (data, optimizer) = (&config.data, &config.optimizer);
+        assert_eq!((data.input_size, data.batch_size), (256, 64));
+        assert_eq!(data.images_per_step(), 8192);
+        assert_eq!((data.crop_scale, data.crop_ratio), ([0.2, 1.0], [0.75, 4.0 / 3.0]));
+        assert_eq!(optimizer.learning_rate, Some(1e-3));
+        assert_eq!((optimizer.betas, optimizer.weight_decay), ([0.9, 0.95], 0.05));
+        let schedule = &config.schedule;
+        assert_eq!((schedule.epochs, schedule.warmup_epochs), (400.0, 40.0));
+        assert_eq!(schedule.steps_per_epoch, Some(1605));
+        assert_eq!(config.run.precision, Precision::Bf16);
+        assert_eq!(data.curation.is_some(), name.contains("webdata"));
+    }
+}
+
+/// The largest models can be built and counted on a laptop: no parameter is allocated.
+#[test]
+fn published_encoders_have_the_published_sizes() {
+    let config = load("5b_to_1b_h.toml", &[]).unwrap();
+    let models = Distillation::shapes_only(&config);
+    let expect = |found: u64, millions: f64, what: &str| {
+        let off = (found as f64 / 1e6 / millions - 1.0).abs();
+        assert!(off < 0.005, "{what}: {found} parameters, expected {millions} M");
+    };
+    let encoder = |parameters: &distill::model::Parameters| -> u64 {
+        let own = parameters.named().iter().filter(|(name, _)| !name.starts_with("last_proj"));
+        own.map(|(_, tensor)| tensor.numel() as u64).sum()
+    };
+    expect(encoder(&models.teacher.parameters), 5441.0, "5B");
+    expect(encoder(&models.trainees()[0].parameters), 1362.0, "1B");
+    expect(encoder(&models.trainees()[1].parameters), 631.0, "H");
+    let smaller = Distillation::shapes_only(&load("5b_to_l_b.toml", &[]).unwrap());
+    expect(encoder(&smaller.trainees()[0].parameters), 303.0, "L");
+    expect(encoder(&smaller.trainees()[1].parameters), 86.0, "B");
+}
+
+/// A mistyped key is answered with the nearest known one.
+#[test]
+fn an_unknown_key_names_the_nearest() {
+    let found = error(&["data.batch_sise=3"]);
+    assert_says(&found, &["reference.toml", "data.batch_sise", "did you mean `batch_size`?"]);
+    let found = error(&["students.0.drop_paths=0.1"]);
+    assert_says(&found, &["students", "did you mean `drop_path`?"]);
+    let found = error(&["loss.patch=cosin"]);
+    assert_says(&found, &["loss.patch", "cosin", "did you mean `cosine`?"]);
+    let found = error(&["teacher.model=pixio_vit1b"]);
+    assert_says(&found, &["teacher.model", "pixio_vit1b16"]);
+}
+
+#[test]
+fn a_value_of_the_wrong_type_names_both() {
+    assert_says(&error(&["data.batch_size=many"]), &["data.batch_size", "many", "usize"]);
+    assert_says(&error(&["seed.x=1"]), &["--set seed.x=1", "`seed` is a integer"]);
+    assert_says(&error(&["nonsense"]), &["--set nonsense", "KEY=VALUE"]);
+}
+
+#[test]
+fn contradictions_are_found_before_anything_is_touched() {
+    for (overrides, parts) in [
+        (&["data.input_size=250"][..], &["data.input_size", "250", "multiple", "16"][..]),
+        (
+            &["students.0.mask_ratio=0.5", "students.0.mask_grid=3"],
+            &["students.0.mask_grid", "3", "16×16"],
+        ),
+        (&["students.0.mask_ratio=0.99"], &["students.0.mask_ratio", "keeps none of 16 cells"]),
+        (&["students.0.mask_ratio=1.0"], &["students.0.mask_ratio", "[0, 1)"]),
+        (&["data.global_batch_size=100"], &["data.global_batch_size", "100", "multiple", "64"]),
+        (&["optimizer.base_learning_rate=1e-4"], &["optimizer.base_learning_rate", "one of the two"]),
+        (&["schedule.warmup_epochs=200"], &["schedule.warmup_epochs", "200"]),
+        (&["students.0.name=../x"], &["students.0.name", "../x"]),
+        (
+            &["students.0.model={dim=30, depth=2, heads=4}"],
+            &["students.0.model.heads", "divisor", "30"],
+        ),
+        (
+            &["students.0.model={dim=32, depth=2, heads=4, patch_size=8}"],
+            &["students.0.model.patch_size", "8", "16"],
+        ),
+        (&["students=[]"], &["students", "at least one"]),
+        (&["data.shards=[]"], &["data.shards", "at least one"]),
+    ] {
+        assert_says(&error(overrides), parts);
+    }
+}
+
+/// Overrides reach tables, lists and strings without quotes.
+#[test]
+fn overrides_reach_everywhere() {
+    let config = load(
+        "reference.toml",
+        &[
+            "data.batch_size=32",
+            "students.0.name=mine",
+            "teacher.weights=some/path=x.pth",
+            "data.shards=[\"a.tar\", \"b.tar\"]",
+            "data.curation.min_side=64",
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.data.batch_size, 32);
+    assert_eq!(config.students[0].name, "mine");
+    assert_eq!(config.teacher.weights, "some/path=x.pth");
+    assert_eq!(config.data.shards, ["a.tar", "b.tar"]);
+    assert_eq!(config.data.curation.unwrap().min_side, 64);
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let found = Config::load(Path::new("no/such.toml"), &[]).unwrap_err().to_string();
+    assert_says(&found, &["no/such.toml", "cannot read"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broken.toml");
+    std::fs::write(&path, "[run\ndir = 3").unwrap();
+    let found = Config::load(&path, &[]).unwrap_err().to_string();
+    assert_says(&found, &["broken.toml", "not valid TOML", "line 1"]);
+}

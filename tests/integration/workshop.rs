@@ -1,0 +1,178 @@
+//! A small training run in a temporary folder, and the program that works on it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A folder with shards, a config, and whatever a test does to them.
+pub struct Workshop {
+    folder: TempDir,
+}
+
+/// Two students of a random teacher on 32-pixel crops: eight steps of four pictures.
+const CONFIG: &str = r#"
+[run]
+dir = "run"
+device = "cpu"
+[teacher]
+model = { dim = 48, depth = 2, heads = 4, patch_size = 8 }
+weights = "random"
+[[students]]
+name = "one"
+model = { dim = 32, depth = 2, heads = 2, patch_size = 8 }
+mask_ratio = 0.5
+mask_grid = 2
+drop_path = 0.2
+[[students]]
+name = "two"
+model = { dim = 16, depth = 1, heads = 2, patch_size = 8 }
+[data]
+shards = ["shards/*.tar"]
+input_size = 32
+batch_size = 2
+global_batch_size = 4
+workers = 2
+[optimizer]
+learning_rate = 1e-2
+[schedule]
+epochs = 4
+warmup_epochs = 1
+steps_per_epoch = 2
+[checkpoint]
+every = 2
+[log]
+every = 1
+"#;
+
+impl Workshop {
+    /// A fresh folder with the standard config and two shards of ten pictures each.
+    pub fn new() -> Self {
+        let workshop = Self { folder: tempfile::tempdir().unwrap() };
+        fs::write(workshop.path("config.toml"), CONFIG).unwrap();
+        fs::create_dir(workshop.path("shards")).unwrap();
+        for shard in 0..2 {
+            let pictures: Vec<_> =
+                (0..10).map(|i| (format!("{shard}{i}.jpg"), picture(shard * 10 + i))).collect();
+            workshop.shard(&format!("shards/{shard}.tar"), &pictures);
+        }
+        workshop
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a tar of these members.
+    pub fn shard(&self, name: &str, members: &[(String, Vec<u8>)]) {
+        let mut tar = tar::Builder::new(File::create(self.path(name)).unwrap());
+        for (member, bytes) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, member, &bytes[..]).unwrap();
+        }
+        tar.finish().unwrap();
+    }
+
+    /// The program in this folder, with these arguments.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_distill"));
+        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1");
+        command
+    }
+
+    /// `distill --config config.toml` with these `--set` overrides.
+    pub fn train(&self, overrides: &[&str]) -> Finished {
+        Finished::of(self.training(overrides).output().unwrap())
+    }
+
+    /// The command behind [`Self::train`].
+    pub fn training(&self, overrides: &[&str]) -> Command {
+        let mut command = self.command(&["--config", "config.toml"]);
+        for text in overrides {
+            command.args(["--set", text]);
+        }
+        command
+    }
+
+    /// Bytes of every tensor file of a checkpoint, by name.
+    pub fn checkpoint(&self, run: &str, step: u64) -> Vec<(String, Vec<u8>)> {
+        let folder = self.path(run).join(format!("checkpoints/step-{step}"));
+        let mut files: Vec<_> = fs::read_dir(&folder)
+            .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+            .map(|path| (file_name(&path), fs::read(&path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// Steps of the checkpoints that a run has, ascending; leftovers of broken saves included.
+    pub fn checkpoints(&self, run: &str) -> Vec<String> {
+        let folder = self.path(run).join("checkpoints");
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| file_name(&entry.unwrap().path())).collect();
+        names.sort();
+        names
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+/// A 48×40 JPEG with a pattern of its own.
+pub fn picture(seed: u32) -> Vec<u8> {
+    let image = image::RgbImage::from_fn(48, 40, |x, y| {
+        let wave = |phase: u32| ((x * (seed % 5 + 1) + y * (seed % 7) + phase * 50) % 256) as u8;
+        image::Rgb([wave(0), wave(seed), wave(2 * seed + 1)])
+    });
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
+    bytes.into_inner()
+}
+
+/// What a command left behind.
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Finished {
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// It ended well.
+    #[track_caller]
+    pub fn succeeds(self) -> Self {
+        assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    /// It ended with `code` and one error line that holds all of `parts`, and nothing that only
+    /// a programmer understands.
+    #[track_caller]
+    pub fn fails(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        let errors: Vec<_> =
+            self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "one error line in: {}", self.stderr);
+        for part in parts {
+            assert!(errors[0].contains(part), "`{part}` is not in: {}", errors[0]);
+        }
+        for noise in ["panicked", "backtrace", "what()", "Exception raised", "src/"] {
+            assert!(!self.stderr.contains(noise), "`{noise}` is in: {}", self.stderr);
+        }
+        self
+    }
+}
