@@ -3,23 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use tch::{Cuda, Device, Kind};
+use anyhow::{Context, Result, ensure};
+use tch::{Cuda, Device, Kind, Tensor};
 use tracing::{info, warn};
 
 use super::{DONE, RESUME_ME, summary};
-use crate::config::{Config, ConfigError, DeviceChoice, Precision};
+use crate::config::{Config, ConfigError, DeviceChoice, EncoderSize, Precision};
 use crate::data::{Dataset, Loader};
 use crate::model::{Storage, resize_positions};
 use crate::native::guard;
 use crate::objective::distill::{Distillation, Teacher};
 use crate::objective::{Objective, Trainee};
-use crate::train::checkpoint::Stream;
+use crate::train::checkpoint::{self, Stream};
 use crate::train::feed::Feed;
 use crate::train::run_directory::{Resume, RunDirectory};
 use crate::train::schedule::Schedule;
 use crate::train::{Outcome, State, batch_ranges, signals, train};
-use crate::weights::{self, WeightFile};
+use crate::weights::{self, Preprocessing, WeightFile, beside_encoder};
 
 /// `weights = "random"` draws the weights instead of loading them.
 const RANDOM: &str = "random";
@@ -72,7 +72,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let mut feed = Feed::new(loader, &config.data, device);
     match train(&config, run.path(), &objective, &schedule, &mut state, &mut feed)? {
         Outcome::Finished => {
-            export(&config, run.path(), &objective)?;
+            export(&config, run.path())?;
             summary::print(&config, run.path(), state.step)?;
             Ok(DONE)
         }
@@ -87,15 +87,23 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
 fn dry_run(config: &Config) -> Result<u8> {
     summary::print_models(&Distillation::shapes_only(config), config);
     choose_device(config)?;
+    for (key, weights, size) in weights_of(config).filter(|(_, weights, _)| *weights != RANDOM) {
+        let stored = StoredWeights::open(&key, weights, size)?;
+        stored.build(Storage::Shapes, |file, encoder| file.check_fit(encoder, beside_encoder))?;
+    }
     let dataset = open_dataset(config)?;
     summary::print_plan(config, &dataset, &schedule(config, &dataset));
-    for weights in std::iter::once((&config.teacher.weights, config.teacher.model))
-        .chain(config.students.iter().map(|student| (&student.weights, student.model)))
-        .filter(|(weights, _)| *weights != RANDOM)
-    {
-        WeightFile::open(Path::new(weights.0))?.require_size(&weights.1)?;
-    }
     Ok(DONE)
+}
+
+/// Key, place and expected size of all weights that a config names.
+fn weights_of(config: &Config) -> impl Iterator<Item = (String, &str, EncoderSize)> {
+    let teacher = &config.teacher;
+    let students = config.students.iter().enumerate().map(|(index, student)| {
+        (format!("students.{index}.weights"), student.weights.as_str(), student.model)
+    });
+    std::iter::once(("teacher.weights".to_string(), teacher.weights.as_str(), teacher.model))
+        .chain(students)
 }
 
 fn choose_device(config: &Config) -> Result<Device, ConfigError> {
@@ -140,6 +148,43 @@ fn stream(config: &Config, dataset: &Dataset) -> Stream {
     }
 }
 
+/// Encoder weights that a config names.
+struct StoredWeights {
+    file: WeightFile,
+    context: String,
+    size: EncoderSize,
+    /// Side of the patch grid that the stored positions are for.
+    grid: usize,
+}
+
+impl StoredWeights {
+    fn open(key: &str, weights: &str, size: EncoderSize) -> Result<Self> {
+        let context = format!("{key} = \"{weights}\"");
+        let file = WeightFile::open(Path::new(weights)).with_context(|| context.clone())?;
+        let tokens = file.shapes().get("pos_embed").and_then(|shape| shape.get(1).copied());
+        let patches = (tokens.unwrap_or(0) as usize).saturating_sub(size.class_tokens);
+        Ok(Self { file, context, size, grid: patches.isqrt() })
+    }
+
+    /// Builds the encoder with the file's own grid and has it filled or checked by `visit`.
+    fn build(
+        &self,
+        storage: Storage,
+        visit: impl Fn(&WeightFile, &[(String, Tensor)]) -> Result<()>,
+    ) -> Result<Teacher> {
+        let encoder = Teacher::new(storage, self.size, self.grid);
+        visit(&self.file, encoder.parameters.named()).with_context(|| self.context.clone())?;
+        let heads = self.file.declared_size().map_or(self.size.heads, |size| size.heads);
+        ensure!(
+            heads == self.size.heads,
+            "{}: the weights have {heads} attention heads, the config says {}",
+            self.context,
+            self.size.heads
+        );
+        Ok(encoder)
+    }
+}
+
 /// The teacher on `device`, its matrices kept in the number format that they are used in.
 fn load_teacher(config: &Config, device: Device) -> Result<Teacher> {
     let size = config.teacher.model;
@@ -152,13 +197,13 @@ fn load_teacher(config: &Config, device: Device) -> Result<Teacher> {
         let side = config.data.input_size / size.patch_size;
         return Ok(Teacher::new(Teacher::drawn(device, matrices, config.seed), size, side));
     }
-    let file = WeightFile::open(Path::new(&config.teacher.weights))?;
-    let teacher = Teacher::new(Storage::Empty { device, matrices }, size, file.grid(&size)?);
-    file.load_into(teacher.parameters.named())
-        .with_context(|| format!("teacher.weights = \"{}\"", config.teacher.weights))?;
+    let stored = StoredWeights::open("teacher.weights", &config.teacher.weights, size)?;
+    let teacher = stored.build(Storage::Empty { device, matrices }, |file, encoder| {
+        file.load_into(encoder, beside_encoder)
+    })?;
     info!(
         parameters = teacher.parameters.count(),
-        layout = %file.layout(),
+        layout = %stored.file.layout(),
         "teacher loaded from {}",
         config.teacher.weights
     );
@@ -173,23 +218,50 @@ fn students(
     starts_anew: bool,
 ) -> Result<Distillation> {
     let objective = Distillation::new(config, teacher, device, compute_kind(config));
-    for (student, trainee) in config.students.iter().zip(objective.trainees()) {
-        info!(parameters = trainee.parameters.count(), "student `{}`: {}", student.name, student.model);
-        if starts_anew && student.weights != RANDOM {
-            start_from(&student.weights, &student.model, trainee).with_context(|| {
-                format!("weights of student `{}` = \"{}\"", student.name, student.weights)
-            })?;
+    let named = weights_of(config).skip(1);
+    for ((key, weights, size), trainee) in named.zip(objective.trainees()) {
+        let parameters = trainee.parameters.count();
+        info!(parameters, "student `{}`: {size}", trainee.name);
+        if starts_anew && weights != RANDOM {
+            let side = config.data.input_size / size.patch_size;
+            start_from(&StoredWeights::open(&key, weights, size)?, side, trainee)?;
         }
     }
     Ok(objective)
 }
 
-fn export(config: &Config, run: &Path, objective: &dyn Objective) -> Result<()> {
-    for (student, trainee) in config.students.iter().zip(objective.trainees()) {
-        let folder = run.join("exports").join(&student.name);
-        for &format in &config.export.formats {
-            todo!()
-        }
+/// Copies a stored encoder into a student, with positions resized to the student's `side` ×
+/// `side` patch grid.
+fn start_from(stored: &StoredWeights, side: usize, trainee: &Trainee) -> Result<()> {
+    let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
+    let encoder =
+        stored.build(storage, |file, encoder| file.load_into(encoder, beside_encoder))?;
+    let class_tokens = stored.size.class_tokens as i64;
+    for ((name, source), (_, target)) in
+        encoder.parameters.named().iter().zip(trainee.parameters.named())
+    {
+        let source = match name.as_str() {
+            "pos_embed" => resize_positions(source, class_tokens, side as i64, side as i64),
+            _ => source.shallow_clone(),
+        };
+        tch::no_grad(|| target.shallow_clone().f_copy_(&source))?;
+    }
+    Ok(())
+}
+
+/// Writes every student of the newest checkpoint, which is the state just trained.
+fn export(config: &Config, run: &Path) -> Result<()> {
+    if config.export.formats.is_empty() {
+        return Ok(());
+    }
+    let checkpoint = checkpoint::newest(run)?.context("the run has no checkpoint to export")?;
+    let preprocessing = Preprocessing { mean: config.data.mean, std: config.data.std };
+    for student in &config.students {
+        let file = WeightFile::open(&checkpoint.weights(&student.name)?)?;
+        let encoder = file.encoder(Some(student.model.heads))?;
+        let out = run.join("exports").join(&student.name);
+        weights::export(&file, &encoder, preprocessing, &config.export.formats, false, &out)
+            .with_context(|| format!("cannot export student `{}`", student.name))?;
     }
     Ok(())
 }

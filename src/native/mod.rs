@@ -4,7 +4,11 @@
 //! for the panics of `tch`'s infallible methods.
 
 mod guard;
+mod mapped_file;
+mod memory;
 mod optimizer;
 
 pub use guard::{guard, install_panic_hook};
+pub use mapped_file::MappedFile;
+pub use memory::peak_memory;
 pub use optimizer::{AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients};

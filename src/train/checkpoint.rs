@@ -6,6 +6,7 @@
 //! so a folder with the final name is complete unless something damaged it later; that is what
 //! the checksums find.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -117,7 +118,7 @@ fn write_all(partial: &Path, snapshot: &Snapshot) -> Result<()> {
             (weights_file(&trainee.name), trainee.parameters.shared()),
             (optimizer_file(&trainee.name), optimizer.state()),
         ] {
-            let written = weights::write_safetensors(&partial.join(&name), &tensors, &[])?;
+            let written = weights::write_safetensors(&partial.join(&name), &tensors, &BTreeMap::new())?;
             files.push(FileEntry { name, bytes: written.bytes, blake3: written.blake3 });
         }
     }

@@ -1,0 +1,108 @@
+//! `distill export`: a trained student, or weights in another layout.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::config::{Config, ConfigError, ExportFormat};
+use crate::train::checkpoint::{self, Checkpoint};
+use crate::weights::{self, Preprocessing, StoredEncoder, WeightFile};
+
+/// Write a student's encoder, or other weights, so that transformers or the original Pixio code
+/// load them.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["run", "weights"])))]
+pub struct ExportArgs {
+    /// Directory of a run; its newest checkpoint is exported
+    #[arg(long, value_name = "DIR", requires = "student")]
+    run: Option<PathBuf>,
+    /// Name of the student in the run's config
+    #[arg(long, value_name = "NAME", requires = "run")]
+    student: Option<String>,
+    /// Export the checkpoint of this step instead of the newest
+    #[arg(long, value_name = "STEP", requires = "run")]
+    checkpoint: Option<u64>,
+    /// Convert these weights: a Hugging Face folder, a .safetensors file, or a .pth state dict
+    #[arg(long, value_name = "PATH")]
+    weights: Option<PathBuf>,
+    /// Attention heads of the weights, where nothing beside them tells
+    #[arg(long, value_name = "N", requires = "weights")]
+    heads: Option<usize>,
+    /// Folder to write; an earlier export there is replaced
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// hf: for transformers.AutoModel; pixio: original names, in one safetensors file
+    #[arg(long, value_enum, default_value = "hf")]
+    format: ExportFormat,
+    /// Keep the student's projector to the teacher's width (pixio format only)
+    #[arg(long)]
+    projector: bool,
+}
+
+/// Runs the command and says what it wrote.
+///
+/// # Errors
+/// Wrong arguments, unreadable weights, or a full disk.
+pub fn run(args: &ExportArgs) -> Result<()> {
+    if args.projector && args.format == ExportFormat::Hf {
+        return Err(wrong("--projector", "the hf format has no projector; use --format pixio"));
+    }
+    let (file, encoder, preprocessing) = match (&args.run, &args.student) {
+        (Some(run), Some(student)) => student_of_run(run, student, args.checkpoint)?,
+        _ => foreign(args)?,
+    };
+    let formats = [args.format];
+    let written =
+        weights::export(&file, &encoder, preprocessing, &formats, args.projector, &args.out)?;
+    println!("{} ({}, {}) →", file.path().display(), file.layout(), encoder.size);
+    for path in written {
+        println!("  {} ({})", path.display(), indicatif::HumanBytes(path.metadata()?.len()));
+    }
+    Ok(())
+}
+
+type Source = (WeightFile, StoredEncoder, Preprocessing);
+
+/// The weights of a student, with what the run's config says of it.
+fn student_of_run(run: &Path, name: &str, step: Option<u64>) -> Result<Source> {
+    let config = Config::load(&run.join("config.toml"), &[])?;
+    let Some(student) = config.students.iter().find(|student| student.name == name) else {
+        let known: Vec<&str> =
+            config.students.iter().map(|student| student.name.as_str()).collect();
+        let message = format!("the run has no student `{name}`; it has {}", known.join(", "));
+        return Err(wrong("--student", &message));
+    };
+    let checkpoint = match step {
+        Some(step) => Checkpoint::open(&run.join(format!("checkpoints/step-{step}")))?,
+        None => checkpoint::newest(run)?
+            .with_context(|| format!("{} holds no checkpoint yet", run.display()))?,
+    };
+    let file = WeightFile::open(&checkpoint.weights(name)?)?;
+    let encoder = file.encoder(Some(student.model.heads))?;
+    ensure!(
+        encoder.size == student.model,
+        "{} holds an encoder of {}, but the run's config says {}",
+        file.path().display(),
+        encoder.size,
+        student.model
+    );
+    let preprocessing = Preprocessing { mean: config.data.mean, std: config.data.std };
+    Ok((file, encoder, preprocessing))
+}
+
+/// Weights from elsewhere, with what stands beside them.
+fn foreign(args: &ExportArgs) -> Result<Source> {
+    let path = args.weights.as_deref().context("--run or --weights is needed")?;
+    let file = WeightFile::open(path)?;
+    let encoder = file.encoder(args.heads)?;
+    let beside = path.join("preprocessor_config.json");
+    let preprocessing = match beside.is_file() {
+        true => Preprocessing::read(&beside)?,
+        false => Preprocessing::IMAGENET,
+    };
+    Ok((file, encoder, preprocessing))
+}
+
+fn wrong(argument: &str, message: &str) -> anyhow::Error {
+    ConfigError { file: PathBuf::new(), key: argument.into(), message: message.into() }.into()
+}
