@@ -1,7 +1,7 @@
 //! `distill --config FILE`: one teacher, its students, from shards to exported weights.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, ensure};
 use tch::{Cuda, Device, Kind, Tensor};
@@ -18,6 +18,7 @@ use crate::train::checkpoint::{self, Stream};
 use crate::train::feed::Feed;
 use crate::train::run_directory::{Resume, RunDirectory};
 use crate::train::schedule::Schedule;
+use crate::train::screen::Phase;
 use crate::train::{Outcome, State, batch_ranges, signals, train};
 use crate::weights::{self, Preprocessing, WeightFile, beside_encoder};
 
@@ -68,7 +69,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         + (schedule.total_steps().saturating_sub(state.step))
             * config.data.images_per_step() as u64;
     let ranges = batch_ranges(state.position, config.data.batch_size, end);
-    let loader = Loader::start(dataset, &config.data, config.seed, ranges)?;
+    let loader = Loader::start(dataset, &config.data, ranges)?;
     let mut feed = Feed::new(loader, &config.data, device);
     match train(&config, run.path(), &objective, &schedule, &mut state, &mut feed)? {
         Outcome::Finished => {
@@ -132,18 +133,25 @@ fn compute_kind(config: &Config) -> Kind {
 }
 
 fn open_dataset(config: &Config) -> Result<Dataset> {
-    Dataset::open(&config.data)
+    let phase = OnceLock::new();
+    let dataset = Dataset::open(&config.data, config.seed, &|_, shards| {
+        phase.get_or_init(|| Phase::begin("opening shards", Some(shards as u64))).advance(1);
+    })?;
+    if let Some(phase) = phase.into_inner() {
+        phase.finish();
+    }
+    Ok(dataset)
 }
 
 fn schedule(config: &Config, dataset: &Dataset) -> Schedule {
     let global_batch = config.data.images_per_step();
-    Schedule::new(&config.optimizer, &config.schedule, global_batch, dataset.len())
+    Schedule::new(&config.optimizer, &config.schedule, global_batch, dataset.sample_count())
 }
 
 fn stream(config: &Config, dataset: &Dataset) -> Stream {
     Stream {
         seed: config.seed,
-        dataset: dataset.fingerprint(),
+        dataset: dataset.fingerprint().to_string(),
         global_batch_size: config.data.images_per_step(),
     }
 }

@@ -27,13 +27,13 @@ pub fn print_models(models: &Distillation, config: &Config) {
 /// Data and schedule.
 pub fn print_plan(config: &Config, dataset: &Dataset, schedule: &Schedule) {
     let global = config.data.images_per_step();
-    println!("{:<24} {} samples in {} shards", "data", dataset.len(), dataset.shard_count());
+    println!("{:<24} {} samples in {} shards", "data", dataset.sample_count(), dataset.shard_count());
     println!(
         "{:<24} {} of {global} pictures ({} at a time), {:.1} passes over the data",
         "steps",
         schedule.total_steps(),
         config.data.batch_size,
-        schedule.total_steps() as f64 * global as f64 / dataset.len() as f64
+        schedule.total_steps() as f64 * global as f64 / dataset.sample_count() as f64
     );
     println!("{:<24} up to {:e}", "learning rate", schedule.peak);
 }

@@ -41,9 +41,9 @@ impl Feed {
     /// The data set cannot be read, or too many pictures fail to decode.
     pub fn next(&mut self) -> Result<MicroBatch> {
         let started = Instant::now();
-        let batch = self.loader.next()?.context("the stream of batches ended early")?;
+        let batch = self.loader.next_batch()?.context("the stream of batches ended early")?;
         self.waited += started.elapsed();
-        self.failed = batch.failed;
+        self.failed = batch.failures.failed;
         guard(|| {
             let shape = [-1, self.side, self.side, 3];
             let bytes = Tensor::from_slice(&batch.images).view(shape).to_device(self.device);
