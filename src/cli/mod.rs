@@ -1,5 +1,7 @@
 //! Arguments in, exit codes out.
 
+pub mod logging;
+
 use std::process::ExitCode;
 
 /// Runs the program.
