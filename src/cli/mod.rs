@@ -3,7 +3,7 @@
 mod data;
 mod distill;
 mod export;
-mod logging;
+pub mod logging;
 mod summary;
 
 use std::process::ExitCode;

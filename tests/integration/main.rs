@@ -1,3 +1,7 @@
-//! Integration tests: golden numbers, the public command line, and real peers.
+//! Integration tests: golden numbers, the public command line, and real peers. One module an area.
 
+mod config;
 mod golden;
+mod run;
+mod seen;
+mod workshop;

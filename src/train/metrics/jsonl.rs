@@ -1,0 +1,94 @@
+//! `metrics.jsonl`: one JSON object a line, each step once.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::StepMetrics;
+
+/// The file, open for appending.
+#[derive(Debug)]
+pub(super) struct Lines {
+    path: PathBuf,
+    file: File,
+}
+
+/// A line as it is written.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Seconds since 1970 (UTC).
+    time: f64,
+    #[serde(flatten)]
+    metrics: &'a StepMetrics,
+}
+
+/// The part of a line that resuming looks at.
+#[derive(Deserialize)]
+struct LineStep {
+    step: u64,
+}
+
+impl Lines {
+    /// Opens `path` and takes back lines after `resume_step` and lines that a crash tore.
+    pub(super) fn open(path: &Path, resume_step: u64) -> Result<Self> {
+        take_back(path, resume_step)
+            .with_context(|| format!("cannot bring {} to step {resume_step}", path.display()))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("cannot open {} for appending", path.display()))?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Appends one line with a single write, so that a crash can tear only the last one.
+    pub(super) fn append(&mut self, time: f64, metrics: &StepMetrics) -> Result<()> {
+        let mut line = serde_json::to_vec(&Line { time, metrics })?;
+        line.push(b'\n');
+        self.file
+            .write_all(&line)
+            .with_context(|| format!("cannot append to {}", self.path.display()))
+    }
+}
+
+/// Rewrites the file, in one atomic step, if it holds anything but whole lines up to `last_step`.
+fn take_back(path: &Path, last_step: u64) -> Result<()> {
+    let old = match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let kept = whole_lines(&old, last_step);
+    if kept == old {
+        return Ok(());
+    }
+    let folder = path.parent().context("it has no folder")?;
+    // Readable for whoever may read the run folder (the umask still applies), not only for its
+    // owner, which is tempfile's choice.
+    let mut file = tempfile::Builder::new()
+        .prefix(".metrics-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)?;
+    file.write_all(&kept)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(File::open(folder)?.sync_all()?)
+}
+
+/// The lines of `text` that can be read and whose step is at most `last_step`, by step; the later
+/// one where a step stands twice.
+fn whole_lines(text: &[u8], last_step: u64) -> Vec<u8> {
+    let mut by_step = BTreeMap::new();
+    for line in text.split(|&byte| byte == b'\n') {
+        match serde_json::from_slice::<LineStep>(line) {
+            Ok(LineStep { step }) if step <= last_step => by_step.insert(step, line),
+            _ => continue,
+        };
+    }
+    let ended = by_step.values().flat_map(|line| [*line, b"\n".as_slice()]);
+    ended.flatten().copied().collect()
+}

@@ -1,0 +1,31 @@
+//! What one sees of a run: its metrics files, its log lines, its display, its answer to signals.
+
+mod child;
+mod display;
+mod metrics;
+mod signals;
+
+use distill::train::metrics::{StepMetrics, StudentMetrics};
+
+/// Metrics of a made-up run, a function of the step alone.
+fn metrics_of(step: u64) -> StepMetrics {
+    let student = |name: &str, offset: f64| StudentMetrics {
+        name: name.into(),
+        loss: offset + 1.0 / step as f64,
+        loss_class: Some(offset + 0.5 / step as f64),
+        loss_patch: None,
+        grad_norm: 0.25 * step as f64,
+    };
+    StepMetrics {
+        step,
+        epoch: step as f64 / 10.0,
+        learning_rate: 1e-3 / step as f64,
+        images_seen: 64 * step,
+        images_per_second: 800.0,
+        data_wait_seconds: 0.002,
+        step_seconds: 0.08,
+        students: vec![student("vith16", 0.25), student("vit1b16", 0.125)],
+        peak_memory_bytes: None,
+        failed_pictures: 0,
+    }
+}
