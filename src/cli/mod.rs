@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<u8> {
     logging::start(&arguments.log)?;
     match arguments.command {
-        Some(Command::Export(args)) => export::run(args).map(|()| DONE),
+        Some(Command::Export(args)) => export::run(&args).map(|()| DONE),
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
         None => distill::run(&arguments.train),
     }

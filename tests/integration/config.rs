@@ -153,7 +153,10 @@ fn contradictions_are_found_before_anything_is_touched() {
         (&["students.0.mask_ratio=0.99"], &["students.0.mask_ratio", "keeps none of 16 cells"]),
         (&["students.0.mask_ratio=1.0"], &["students.0.mask_ratio", "[0, 1)"]),
         (&["data.global_batch_size=100"], &["data.global_batch_size", "100", "multiple", "64"]),
-        (&["optimizer.base_learning_rate=1e-4"], &["optimizer.base_learning_rate", "one of the two"]),
+        (
+            &["optimizer.base_learning_rate=1e-4"],
+            &["optimizer.base_learning_rate", "one of the two"],
+        ),
         (&["schedule.warmup_epochs=200"], &["schedule.warmup_epochs", "200"]),
         (&["students.0.name=../x"], &["students.0.name", "../x"]),
         (

@@ -74,7 +74,8 @@ fn a_stopped_run_resumes_bit_for_bit() {
             .unwrap();
         wait_for(|| {
             let rows = fs::read_to_string(workshop.path("stopped/metrics.jsonl"));
-            rows.is_ok_and(|rows| rows.lines().count() > stops) || child.try_wait().unwrap().is_some()
+            rows.is_ok_and(|rows| rows.lines().count() > stops)
+                || child.try_wait().unwrap().is_some()
         });
         send("TERM", child.id());
         match child.wait().unwrap().code() {
@@ -107,7 +108,8 @@ fn a_killed_run_resumes_bit_for_bit() {
     child.wait().unwrap();
     workshop.train(&["run.dir=killed"]).succeeds();
     assert_eq!(workshop.checkpoint("killed", 8), workshop.checkpoint("whole", 8));
-    let steps: Vec<_> = metrics(&workshop, "killed").iter().map(|row| row["step"].clone()).collect();
+    let steps: Vec<_> =
+        metrics(&workshop, "killed").iter().map(|row| row["step"].clone()).collect();
     assert_eq!(steps, (1..=8).map(Value::from).collect::<Vec<_>>(), "each step once");
 }
 
@@ -197,8 +199,10 @@ fn a_full_disk_leaves_the_previous_checkpoint() {
         .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" --config config.toml"])
         .arg(env!("CARGO_BIN_EXE_distill"))
         .current_dir(workshop.path(""));
-    Finished::of(limited.output().unwrap())
-        .fails(1, &["cannot save the checkpoint", "step-6", "the one of step 4 stays", "free space"]);
+    Finished::of(limited.output().unwrap()).fails(
+        1,
+        &["cannot save the checkpoint", "step-6", "the one of step 4 stays", "free space"],
+    );
     assert_eq!(workshop.checkpoints("run"), ["step-2", "step-4"], "no leftovers");
     assert_eq!(workshop.checkpoint("run", 4), before);
     workshop.train(&[]).succeeds();
@@ -295,7 +299,11 @@ fn broken_pictures_are_counted() {
     workshop.shard("broken.tar", &members);
     let shards = "data.shards=[\"broken.tar\"]";
     let done = workshop.train(&[shards, "data.max_failed_share=0.5"]).succeeds();
-    assert!(done.stderr.contains("broken.tar") && done.stderr.contains("99.jpg"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("broken.tar") && done.stderr.contains("99.jpg"),
+        "{}",
+        done.stderr
+    );
     let rows = metrics(&workshop, "run");
     assert!(rows.last().unwrap()["failed_pictures"].as_u64().unwrap() > 0);
 
