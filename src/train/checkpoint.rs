@@ -259,7 +259,7 @@ impl Checkpoint {
             weights.copy_into(trainee.parameters.named())?;
             let state = optimizer.state();
             TensorFile::open(&self.folder.join(optimizer_file(&trainee.name)))?.copy_into(&state)?;
-            optimizer.set_updates(state[0].1.int64_value(&[]) as u64);
+            optimizer.set_updates(state[0].1.double_value(&[]) as u64);
         }
         Ok(())
     }
