@@ -1,0 +1,3 @@
+//! Tests of the whole, area by area.
+
+mod weights;
