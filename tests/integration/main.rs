@@ -4,4 +4,5 @@ mod config;
 mod golden;
 mod run;
 mod seen;
+mod weights;
 mod workshop;
