@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use distill::config::{EncoderSize, ExportFormat};
-use distill::weights::{Preprocessing, WeightFile, export, peak_memory};
+use distill::native::peak_memory;
+use distill::weights::{Preprocessing, WeightFile, export};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
