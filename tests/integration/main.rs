@@ -4,6 +4,7 @@ mod config;
 mod crops;
 mod data;
 mod golden;
+mod peer;
 mod run;
 mod seen;
 mod weights;
