@@ -2,3 +2,4 @@
 
 mod crops;
 mod data;
+mod data_cli;
