@@ -3,6 +3,7 @@
 mod config;
 mod crops;
 mod data;
+mod data_cli;
 mod golden;
 mod peer;
 mod run;
