@@ -39,7 +39,7 @@ impl Feed {
     ///
     /// # Errors
     /// The data set cannot be read, or too many pictures fail to decode.
-    pub fn next(&mut self) -> Result<MicroBatch> {
+    pub fn next_batch(&mut self) -> Result<MicroBatch> {
         let started = Instant::now();
         let batch = self.loader.next_batch()?.context("the stream of batches ended early")?;
         self.waited += started.elapsed();

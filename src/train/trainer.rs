@@ -104,7 +104,7 @@ pub fn train(
         let learning_rate = schedule.learning_rate(state.step);
         let mut losses = Vec::new();
         for _ in 0..accumulation {
-            let batch = feed.next()?;
+            let batch = feed.next_batch()?;
             let found = objective.accumulate(&batch, 1.0 / accumulation as f64);
             losses.push(found.map_err(|error| explain_memory(error, config))?);
         }

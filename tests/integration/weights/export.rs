@@ -4,8 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use distill::config::{EncoderSize, ExportFormat};
-use distill::weights::{Preprocessing, WeightFile, export};
+use distill::config::{Config, EncoderSize, ExportFormat};
+use distill::objective::Objective;
+use distill::objective::distill::{Distillation, Teacher};
+use distill::train::checkpoint::{self, Snapshot, Stream};
+use distill::train::optimizer::AdamW;
+use distill::weights::{Preprocessing, TensorFile, WeightFile, export};
+use tch::{Device, Kind};
 use tempfile::TempDir;
 
 use super::{assert_same, golden, python, read_all, read_independently, run};
@@ -154,13 +159,23 @@ fn run_directory() -> (TempDir, PathBuf) {
         [schedule]
         epochs = 1.0
     "#;
-    for (step, weights) in [(2, "init"), (10, "final")] {
-        let checkpoint = run.join(format!("checkpoints/step-{step}"));
-        fs::create_dir_all(&checkpoint).unwrap();
-        let weights = golden(&format!("distill_mask/student0.{weights}.safetensors"));
-        fs::copy(weights, checkpoint.join("small.safetensors")).unwrap();
-    }
+    fs::create_dir(&run).unwrap();
     fs::write(run.join("config.toml"), config).unwrap();
+    let config = Config::load(&run.join("config.toml"), &[]).unwrap();
+    let drawn = Teacher::drawn(Device::Cpu, Kind::Float, 0);
+    let teacher = Teacher::new(drawn, config.teacher.model, 8);
+    let objective = Distillation::new(&config, teacher, Device::Cpu, Kind::Float);
+    let trainees = objective.trainees();
+    let optimizers = [AdamW::new(&trainees[0].parameters, &config.optimizer)];
+    let stream = Stream { seed: 0, dataset: String::new(), global_batch_size: 64 };
+    for (step, weights) in [(2, "init"), (10, "final")] {
+        let weights = golden(&format!("distill_mask/student0.{weights}.safetensors"));
+        let stored = TensorFile::open(&weights).unwrap();
+        stored.copy_into(trainees[0].parameters.named()).unwrap();
+        let (stream, optimizers) = (&stream, &optimizers[..]);
+        let snapshot = Snapshot { step, position: step * 64, stream, trainees, optimizers };
+        checkpoint::save(&run, 2, &snapshot).unwrap();
+    }
     (folder, run)
 }
 
