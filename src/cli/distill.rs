@@ -242,8 +242,7 @@ fn students(
 /// `side` patch grid.
 fn start_from(stored: &StoredWeights, side: usize, trainee: &Trainee) -> Result<()> {
     let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
-    let encoder =
-        stored.build(storage, |file, encoder| file.load_into(encoder, beside_encoder))?;
+    let encoder = stored.build(storage, |file, encoder| file.load_into(encoder, beside_encoder))?;
     let class_tokens = stored.size.class_tokens as i64;
     for ((name, source), (_, target)) in
         encoder.parameters.named().iter().zip(trainee.parameters.named())

@@ -27,7 +27,12 @@ pub fn print_models(models: &Distillation, config: &Config) {
 /// Data and schedule.
 pub fn print_plan(config: &Config, dataset: &Dataset, schedule: &Schedule) {
     let global = config.data.images_per_step();
-    println!("{:<24} {} samples in {} shards", "data", dataset.sample_count(), dataset.shard_count());
+    println!(
+        "{:<24} {} samples in {} shards",
+        "data",
+        dataset.sample_count(),
+        dataset.shard_count()
+    );
     println!(
         "{:<24} {} of {global} pictures ({} at a time), {:.1} passes over the data",
         "steps",
@@ -71,7 +76,9 @@ pub fn print(config: &Config, run: &Path, steps: u64) -> Result<()> {
     println!("    --set 'data.shards=[\"data/mine/*.tar\"]' --set run.dir=runs/mine");
     if config.teacher.weights == "random" {
         println!("  a real teacher: its teacher.weights was random, so the students learned only");
-        println!("    to imitate noise; --set teacher.weights=PATH --set teacher.model=pixio_vitb16");
+        println!(
+            "    to imitate noise; --set teacher.weights=PATH --set teacher.model=pixio_vitb16"
+        );
     }
     Ok(())
 }
@@ -79,7 +86,8 @@ pub fn print(config: &Config, run: &Path, steps: u64) -> Result<()> {
 /// Each student's first and last logged loss.
 fn losses(run: &Path) -> Result<Vec<(String, f64, f64)>> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl"))?;
-    let rows: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let rows: Vec<Value> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
     let students = |row: &Value| row["students"].as_array().cloned().unwrap_or_default();
     Ok(students(first)

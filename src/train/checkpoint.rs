@@ -118,7 +118,8 @@ fn write_all(partial: &Path, snapshot: &Snapshot) -> Result<()> {
             (weights_file(&trainee.name), trainee.parameters.shared()),
             (optimizer_file(&trainee.name), optimizer.state()),
         ] {
-            let written = weights::write_safetensors(&partial.join(&name), &tensors, &BTreeMap::new())?;
+            let written =
+                weights::write_safetensors(&partial.join(&name), &tensors, &BTreeMap::new())?;
             files.push(FileEntry { name, bytes: written.bytes, blake3: written.blake3 });
         }
     }
@@ -218,8 +219,9 @@ impl Checkpoint {
     /// A file is missing, has another size, or another checksum.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
-        let text = fs::read(&path)
-            .with_context(|| format!("{} is no checkpoint: cannot read its manifest", folder.display()))?;
+        let text = fs::read(&path).with_context(|| {
+            format!("{} is no checkpoint: cannot read its manifest", folder.display())
+        })?;
         let manifest: Manifest = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged", path.display()))?;
         if manifest.format != FORMAT {
@@ -246,7 +248,10 @@ impl Checkpoint {
 
     /// Names of the trainees.
     pub fn trainees(&self) -> impl Iterator<Item = &str> {
-        self.manifest.files.iter().filter_map(|entry| entry.name.strip_suffix(".optimizer.safetensors"))
+        self.manifest
+            .files
+            .iter()
+            .filter_map(|entry| entry.name.strip_suffix(".optimizer.safetensors"))
     }
 
     /// Overwrites weights and optimizer states with the saved ones.
@@ -258,8 +263,9 @@ impl Checkpoint {
             let weights = TensorFile::open(&self.weights(&trainee.name)?)?;
             weights.copy_into(trainee.parameters.named())?;
             let state = optimizer.state();
-            TensorFile::open(&self.folder.join(optimizer_file(&trainee.name)))?.copy_into(&state)?;
-            optimizer.set_updates(state[0].1.int64_value(&[]) as u64);
+            TensorFile::open(&self.folder.join(optimizer_file(&trainee.name)))?
+                .copy_into(&state)?;
+            optimizer.set_updates(state[0].1.double_value(&[]) as u64);
         }
         Ok(())
     }
@@ -268,9 +274,8 @@ impl Checkpoint {
 impl FileEntry {
     fn check(&self, folder: &Path) -> Result<()> {
         let path = folder.join(&self.name);
-        let bytes = fs::metadata(&path)
-            .with_context(|| format!("{} is missing", path.display()))?
-            .len();
+        let bytes =
+            fs::metadata(&path).with_context(|| format!("{} is missing", path.display()))?.len();
         ensure!(
             bytes == self.bytes,
             "{} is damaged: it has {bytes} bytes, its manifest says {}",

@@ -93,7 +93,7 @@ impl AdamW {
     /// What a checkpoint must hold beside the weights: both moments of every parameter and the
     /// number of updates, by name. The tensors share memory with the optimizer's own.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let mut state = vec![("updates".to_string(), Tensor::from(self.updates as i64))];
+        let mut state = vec![("updates".to_string(), Tensor::from(self.updates as f64))];
         for (group, names) in self.groups.iter().zip(&self.names) {
             for (index, name) in names.iter().enumerate() {
                 for (kind, moments) in

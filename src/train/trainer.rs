@@ -112,9 +112,7 @@ pub fn train(
         let students = read(&names, &losses, norms, config)?;
         require_finite(state.step + 1, &students.metrics)?;
         for (optimizer, norm) in state.optimizers.iter_mut().zip(&students.norms) {
-            optimizer
-                .update(learning_rate, norm)
-                .map_err(|error| explain_memory(error, config))?;
+            optimizer.update(learning_rate, norm).map_err(|error| explain_memory(error, config))?;
         }
         state.step += 1;
         state.position += global_batch as u64;

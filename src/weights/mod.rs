@@ -4,7 +4,7 @@
 //! back, so that loading or converting a model needs little more memory than what it fills.
 //!
 //! Parameters go by their original Pixio names (`blocks.0.attn.qkv.weight`) wherever this module
-//! meets the rest of the program; [`names`] knows the other family.
+//! meets the rest of the program; `names.rs` knows the other family.
 
 mod container;
 mod export;

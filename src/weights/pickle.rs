@@ -303,3 +303,62 @@ impl<'a> Machine<'a> {
 fn pairs(items: &[Id]) -> Vec<(Id, Id)> {
     items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Nesting as deep as a file is long costs no recursion, neither to build nor to drop.
+    #[test]
+    fn deep_nesting_is_harmless() {
+        let mut bytes = vec![b')'];
+        bytes.extend([0x85; 1_000_000]);
+        bytes.push(b'.');
+        let pickle = Pickle::read(&bytes).unwrap();
+        assert_eq!(pickle.tuple(pickle.root).unwrap().len(), 1);
+    }
+
+    /// Doubling a tuple again and again doubles no memory: parts are shared, not copied.
+    #[test]
+    fn shared_parts_are_not_copied() {
+        let mut bytes = vec![b')'];
+        bytes.extend([b'2', 0x86].repeat(100_000));
+        bytes.push(b'.');
+        assert_eq!(Pickle::read(&bytes).unwrap().nodes.len(), 100_001);
+    }
+
+    /// Integers of every width, signed and not.
+    #[test]
+    fn integers_are_read() {
+        for (bytes, expected) in [
+            (&b"K\xff."[..], 255),
+            (b"M\xff\xff.", 65535),
+            (b"J\xff\xff\xff\xff.", -1),
+            (b"\x8a\x00.", 0),
+            (b"\x8a\x02\x00\x80.", -32768),
+            (b"\x8a\x05\x00\x00\x00\x00\x01.", 1 << 32),
+            (b"\x8b\x01\x00\x00\x00\x7f.", 127),
+        ] {
+            let pickle = Pickle::read(bytes).unwrap();
+            assert_eq!(pickle.int(pickle.root), Some(expected), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        /// Any sequence of instructions and arguments is an error or a value, never a panic.
+        #[test]
+        fn anything_can_be_read(bytes in vec(prop_oneof![
+            3 => proptest::sample::select(
+                b"(.012NJKMG]aeltds}ubcRQqrhjXTUBC)\n\x00\x01\x02\x80\x81\x85\x86\x87\x88\x8a\
+                  \x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96".to_vec()),
+            1 => any::<u8>(),
+        ], 0..200)) {
+            if let Ok(pickle) = Pickle::read(&bytes) {
+                prop_assert!(pickle.root < pickle.nodes.len());
+            }
+        }
+    }
+}

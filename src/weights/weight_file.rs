@@ -7,8 +7,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use tch::{Kind, Tensor};
 
 use super::container::{CONFIG, Container, Piece};
-use super::names::{self, Layout, Place};
 use super::hugging_face;
+use super::names::{self, Layout, Place};
 use crate::config::EncoderSize;
 use crate::native::{self, MappedFile};
 

@@ -263,7 +263,7 @@ fn golden_distillation_steps() {
         for micro in 0..replay.case.steps {
             let losses = replay.accumulate(micro);
             replay.check_losses(micro, &losses, VALUES);
-            if micro == 0 {
+            if micro + 1 == replay.case.accum_iter {
                 replay.check_first_gradients();
             }
             if (micro + 1) % replay.case.accum_iter == 0 {

@@ -64,19 +64,20 @@ fn a_finished_run_stays_finished() {
 fn a_stopped_run_resumes_bit_for_bit() {
     let workshop = Workshop::new();
     workshop.train(&["run.dir=whole"]).succeeds();
+    let steps = || {
+        let rows = fs::read_to_string(workshop.path("stopped/metrics.jsonl"));
+        rows.map_or(0, |rows| rows.lines().count())
+    };
     let mut stops = 0;
     for attempt in 0.. {
+        let before = steps();
         let mut child = workshop
             .training(&["run.dir=stopped"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        wait_for(|| {
-            let rows = fs::read_to_string(workshop.path("stopped/metrics.jsonl"));
-            rows.is_ok_and(|rows| rows.lines().count() > stops)
-                || child.try_wait().unwrap().is_some()
-        });
+        wait_for(|| steps() > before || child.try_wait().unwrap().is_some());
         send("TERM", child.id());
         match child.wait().unwrap().code() {
             Some(75) => stops += 1,

@@ -1,0 +1,292 @@
+//! `distill data`: shards made, indexed and checked.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+use crate::config::{Config, DataConfig};
+use crate::data::Dataset;
+use crate::data::index_cache::IndexCache;
+use crate::data::pack::{self, Encoding, PackOptions};
+use crate::data::shards::expand_patterns;
+
+const PATTERN_HELP: &str = "Patterns are paths with `*` and `?` wildcards and brace ranges, quoted \
+so that the shell leaves them alone: 'shards/train-{000000..000127}.tar', 'shards/*.tar'.";
+
+/// Make, index and check WebDataset shards (tar files of pictures)
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    command: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DataCommand {
+    Pack(PackArgs),
+    Index(IndexArgs),
+    Check(CheckArgs),
+}
+
+/// Pack a folder of pictures into shards
+///
+/// SOURCE is a folder of pictures (.jpg, .jpeg, .png, .webp); or a folder of class folders, which
+/// become labels 0, 1, ... in sorted order, listed in OUT/classes.json; or a folder of MNIST-style
+/// files (NAME-images-idx3-ubyte and NAME-labels-idx1-ubyte, plain or .gz), one set of shards for
+/// each NAME. Samples are shuffled, always in the same way. Pictures that cannot be read are
+/// named, counted and left out.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: distill data pack ~/Pictures --out shards --shorter-side 512\n\
+                        then in the config: shards = [\"shards/*.tar\"]")]
+struct PackArgs {
+    /// Folder of pictures, of class folders, or of MNIST-style files
+    source: PathBuf,
+    /// Folder for the shards; made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Samples in a shard
+    #[arg(long, value_name = "N", default_value_t = 5000,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    shard_samples: u64,
+    /// Shards are called NAME-000000.tar, ... [default: shard; for MNIST-style files their names]
+    #[arg(long, value_name = "NAME")]
+    prefix: Option<String>,
+    /// Shrink pictures whose shorter side is larger, and store them as JPEG of quality 92
+    /// [default: keep every file as it is]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
+    shorter_side: Option<u32>,
+    /// Cut each picture into tiles of about this side (after shrinking): many samples from few
+    /// large photographs
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
+    tile: Option<u32>,
+    /// Largest picture that is read, in pixels (width × height) [default: as data.max_pixels]
+    #[arg(long, value_name = "N")]
+    max_pixels: Option<u64>,
+}
+
+/// Index shards ahead of a run, and show what is in them
+///
+/// An index lists where each picture lies. A run makes those that are missing, so this is only
+/// to save time at its start, or to look. An index is made again when its shard changes.
+#[derive(Debug, Args)]
+#[command(after_help = PATTERN_HELP)]
+struct IndexArgs {
+    /// Shards
+    #[arg(required = true, value_name = "PATTERN")]
+    patterns: Vec<String>,
+    /// Where indexes are kept [default: beside the shards, or in the user's cache folder where
+    /// that place is read-only]
+    #[arg(long, value_name = "DIR")]
+    index_dir: Option<PathBuf>,
+}
+
+/// Decode every picture of a data set, and list what is bad
+///
+/// Give shards, or a run's config, whose data section (curation included) is then checked. Lists
+/// bad pictures by shard and member. Exits with 1 if anything is bad.
+#[derive(Debug, Args)]
+#[command(after_help = PATTERN_HELP)]
+struct CheckArgs {
+    /// Shards
+    #[arg(required_unless_present = "config", conflicts_with = "config", value_name = "PATTERN")]
+    patterns: Vec<String>,
+    /// Config of a run
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Change a key of the config, such as data.max_pixels=1000000
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    set: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the user has to know, in a line.
+pub fn run(args: DataArgs) -> Result<()> {
+    match args.command {
+        DataCommand::Pack(args) => run_pack(args),
+        DataCommand::Index(args) => run_index(&args),
+        DataCommand::Check(args) => run_check(args),
+    }
+}
+
+fn run_pack(args: PackArgs) -> Result<()> {
+    let options = PackOptions {
+        source: args.source,
+        out: args.out,
+        prefix: args.prefix,
+        shard_samples: args.shard_samples as usize,
+        encoding: Encoding {
+            shorter_side: args.shorter_side.map(|side| side as usize),
+            tile: args.tile.map(|side| side as usize),
+            max_pixels: args
+                .max_pixels
+                .map_or_else(|| Ok(defaults(vec![])?.max_pixels), Ok::<_, anyhow::Error>)?,
+        },
+    };
+    let bar = progress_bar("packing");
+    let packed = pack::pack(&options, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let packed = packed?;
+    let mut text = format!(
+        "packed {} samples into {} shards, {}, in {}",
+        packed.samples,
+        packed.shards.len(),
+        HumanBytes(packed.bytes),
+        options.out.display()
+    );
+    if !packed.classes.is_empty() {
+        text += &format!("; {} classes, listed in classes.json", packed.classes.len());
+    }
+    if packed.skipped > 0 {
+        text += &format!("; {} pictures could not be read and were left out", packed.skipped);
+    }
+    print(&(text + "\n"))
+}
+
+fn run_index(args: &IndexArgs) -> Result<()> {
+    let shards = expand_patterns(&args.patterns, "PATTERN")?;
+    let bar = progress_bar("indexing");
+    let indexes = IndexCache::new(args.index_dir.as_deref()).open_all(&shards, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let mut table =
+        format!("{:>9} {:>9} {:>12}  {:<6} shard\n", "samples", "labels", "bytes", "index");
+    let mut errors = Vec::new();
+    let (mut samples, mut labels, mut bytes) = (0, 0, 0);
+    for (shard, index) in shards.iter().zip(indexes) {
+        match index {
+            Ok(cached) => {
+                let index = cached.index;
+                let state = if cached.reused { "found" } else { "made" };
+                table +=
+                    &row(index.rows(), index.labelled(), index.bytes(), state, &shard.display());
+                samples += index.rows();
+                labels += index.labelled();
+                bytes += index.bytes();
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    table += &row(samples, labels, bytes, "", &format!("total of {} shards", shards.len()));
+    print(&table)?;
+    fail_with(&errors, shards.len(), "shards cannot be indexed")
+}
+
+fn row(
+    samples: usize,
+    labels: usize,
+    bytes: u64,
+    state: &str,
+    name: &dyn std::fmt::Display,
+) -> String {
+    format!("{samples:>9} {labels:>9} {bytes:>12}  {state:<6} {name}\n")
+}
+
+fn run_check(args: CheckArgs) -> Result<()> {
+    let config = match &args.config {
+        Some(file) => Config::load(file, &args.set)?.data,
+        None => defaults(args.patterns)?,
+    };
+    let key = if args.config.is_some() { "data.shards" } else { "PATTERN" };
+    let shards = expand_patterns(&config.shards, key)?;
+    let bar = progress_bar("indexing");
+    let cache = IndexCache::new(config.index_dir.as_deref());
+    let indexes = cache.open_all(&shards, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    let mut errors = Vec::new();
+    let mut whole = Vec::new();
+    let shard_count = shards.len();
+    for (shard, index) in shards.into_iter().zip(indexes) {
+        match index {
+            Ok(cached) => whole.push((shard, cached.index)),
+            Err(error) => errors.push(error),
+        }
+    }
+    bar.finish_and_clear();
+    let mut bad = 0;
+    if !whole.is_empty() {
+        let dataset = Dataset::new(&config, 0, cache, whole)?;
+        bad = check_pictures(&dataset, config.curation.is_some())?;
+    }
+    fail_with(&errors, shard_count, "shards are bad")?;
+    if bad > 0 {
+        bail!("{bad} pictures are bad");
+    }
+    Ok(())
+}
+
+/// The data section of a config that says nothing but where the shards are.
+fn defaults(shards: Vec<String>) -> Result<DataConfig> {
+    let shards = toml::Value::try_from(shards)?;
+    Ok(toml::Table::from_iter([("shards".to_string(), shards)]).try_into()?)
+}
+
+fn check_pictures(dataset: &Dataset, curated: bool) -> Result<usize> {
+    let selection = *dataset.selection();
+    if curated {
+        print(&format!(
+            "curation keeps {} of {} pictures\n  without scores: {}\n  histogram_score too low: {}\n  \
+             too small: {}\n  mae_loss of 0: {}\n",
+            selection.kept,
+            selection.pictures(),
+            selection.without_scores,
+            selection.low_histogram_score,
+            selection.small,
+            selection.never_drawn
+        ))?;
+    }
+    let bar = progress_bar("decoding");
+    bar.set_length(selection.kept);
+    let bad = dataset.check(&|| bar.inc(1));
+    bar.finish_and_clear();
+    let mut text = String::new();
+    for (place, error) in &bad {
+        text += &format!("{place}: {error:#}\n");
+    }
+    text += &format!(
+        "decoded {} pictures of {} shards: {} good, {} bad\n",
+        selection.kept,
+        dataset.shard_count(),
+        selection.kept - bad.len() as u64,
+        bad.len()
+    );
+    print(&text)?;
+    Ok(bad.len())
+}
+
+/// Prints all of `errors`, and fails if there are any.
+fn fail_with(errors: &[anyhow::Error], total: usize, what: &str) -> Result<()> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let lines: String = errors.iter().map(|error| format!("{error:#}\n")).collect();
+    print(&lines)?;
+    bail!("{} of {total} {what}", errors.len())
+}
+
+fn progress_bar(verb: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} [{bar:30}] {human_pos}/{human_len} ({eta})");
+    let bar = ProgressBar::new(0).with_message(verb);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Writes to standard output; a reader that has gone, as `head` does, is no error.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

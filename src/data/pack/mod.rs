@@ -1,0 +1,149 @@
+//! From a folder of pictures, or MNIST-style files, to shards.
+//!
+//! Samples are shuffled with a fixed seed, so that every shard holds a mix of the classes and the
+//! same source gives the same shards. Pictures are read, checked and re-encoded in parallel;
+//! shards are written one after the other.
+
+mod encode;
+mod folder;
+mod idx;
+mod writer;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use rayon::prelude::*;
+
+use crate::draws::{Draws, Purpose};
+
+pub use encode::Encoding;
+
+use writer::ShardWriter;
+
+/// Samples that are in memory at a time while packing.
+const CHUNK: usize = 256;
+
+/// What to pack and how.
+#[derive(Debug, Clone)]
+pub struct PackOptions {
+    /// Folder of pictures, of class folders of pictures, or of IDX files.
+    pub source: PathBuf,
+    /// Folder for the shards; made if it does not exist.
+    pub out: PathBuf,
+    /// Shards are `PREFIX-000000.tar`, ...
+    pub prefix: Option<String>,
+    /// Samples in a shard; the last one has what is left.
+    pub shard_samples: usize,
+    pub encoding: Encoding,
+}
+
+/// What came out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packed {
+    pub shards: Vec<PathBuf>,
+    pub samples: u64,
+    /// Bytes of all shards.
+    pub bytes: u64,
+    /// Pictures that could not be read.
+    pub skipped: u64,
+    /// Names of the classes in the order of their labels; empty without class folders.
+    pub classes: Vec<String>,
+}
+
+/// One sample to be written: encoded bytes, their extension, and what its key ends with.
+struct Sample {
+    bytes: Vec<u8>,
+    extension: &'static str,
+    name: String,
+    label: Option<u32>,
+}
+
+/// A part of the source whose shards have a name of their own.
+trait Source: Sync {
+    /// Number of pictures.
+    fn pictures(&self) -> usize;
+
+    /// The samples that picture `index` becomes: one, or several tiles.
+    fn samples(&self, index: usize) -> Result<Vec<Sample>>;
+}
+
+/// Packs as `options` say. `progress` is told how many pictures of how many are done.
+///
+/// # Errors
+/// The source has no readable picture, the shards exist already, or writing fails. What was
+/// written until then is removed.
+pub fn pack(options: &PackOptions, progress: &dyn Fn(usize, usize)) -> Result<Packed> {
+    ensure!(options.shard_samples > 0, "found 0 samples in a shard, expected at least 1");
+    ensure!(options.source.is_dir(), "{}: is not a folder", options.source.display());
+    let mut packed = Packed::default();
+    let splits = idx::splits(&options.source)?;
+    let sources: Vec<(String, Box<dyn Source>)> = if splits.is_empty() {
+        let pictures = folder::Pictures::find(&options.source, options.encoding)?;
+        packed.classes = pictures.classes().to_vec();
+        vec![(options.prefix.clone().unwrap_or_else(|| "shard".into()), Box::new(pictures))]
+    } else {
+        let prefix = options.prefix.as_ref().map_or(String::new(), |prefix| format!("{prefix}-"));
+        let named = splits.into_iter().map(|split| (format!("{prefix}{}", split.name()), split));
+        named.map(|(name, split)| (name, Box::new(split) as Box<dyn Source>)).collect()
+    };
+    let total = sources.iter().map(|(_, source)| source.pictures()).sum();
+    let mut done = 0;
+    for (name, source) in &sources {
+        let step = |pictures| {
+            done += pictures;
+            progress(done, total);
+        };
+        pack_source(options, name, source.as_ref(), &mut packed, step)?;
+    }
+    if !packed.classes.is_empty() {
+        let path = options.out.join("classes.json");
+        let names = serde_json::to_string_pretty(&packed.classes)?;
+        std::fs::write(&path, names + "\n").with_context(|| path.display().to_string())?;
+    }
+    Ok(packed)
+}
+
+fn pack_source(
+    options: &PackOptions,
+    prefix: &str,
+    source: &dyn Source,
+    packed: &mut Packed,
+    mut step: impl FnMut(usize),
+) -> Result<()> {
+    let mut writer = ShardWriter::create(&options.out, prefix, options.shard_samples)?;
+    let pictures = source.pictures();
+    let order = Draws::new(0, Purpose::Order, 0, 0).choose(pictures, pictures);
+    for chunk in order.chunks(CHUNK) {
+        let made: Vec<_> = chunk.par_iter().map(|&index| source.samples(index)).collect();
+        for samples in made {
+            match samples {
+                Ok(samples) => samples.iter().try_for_each(|sample| writer.add(sample))?,
+                Err(error) => {
+                    tracing::warn!("skipped: {error:#}");
+                    packed.skipped += 1;
+                }
+            }
+        }
+        step(chunk.len());
+    }
+    if writer.samples() == 0 {
+        bail!("{}: none of its {pictures} pictures can be read", options.source.display());
+    }
+    packed.samples += writer.samples();
+    let (shards, bytes) = writer.finish()?;
+    packed.shards.extend(shards);
+    packed.bytes += bytes;
+    Ok(())
+}
+
+/// The entries of a folder, sorted by name; hidden ones are left out.
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let mut paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    let hidden = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    };
+    paths.retain(|path| !hidden(path));
+    paths.sort();
+    Ok(paths)
+}

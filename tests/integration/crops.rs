@@ -1,0 +1,153 @@
+//! Decoding, cropping and resizing against Pillow (`tests/golden/crops`).
+
+use std::path::{Path, PathBuf};
+
+use distill::data::crop::{CropBox, CropResizer};
+use distill::data::picture::{self, Picture};
+
+const MAX_PIXELS: u64 = 100_000_000;
+
+fn folder() -> PathBuf {
+    let golden = std::env::var_os("GOLDEN_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), PathBuf::from);
+    golden.join("crops")
+}
+
+/// A case: name, encoded bytes, source size, box, result size, Pillow's result.
+struct Case {
+    name: String,
+    bytes: Vec<u8>,
+    source: [usize; 2],
+    crop: CropBox,
+    size: [usize; 2],
+    expected: Vec<u8>,
+}
+
+fn cases() -> Vec<Case> {
+    let folder = folder();
+    let text = std::fs::read(folder.join("crops.json")).expect("crops.json can be read");
+    let cases: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text).unwrap();
+    assert!(!cases.is_empty(), "crops.json holds no case");
+    let numbers = |value: &serde_json::Value| -> Vec<usize> {
+        value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
+    };
+    let case = |(name, case): (String, serde_json::Value)| {
+        let [left, top, width, height] = numbers(&case["box_xywh"])[..] else { panic!("{name}") };
+        let expected = folder.join(format!("{name}.expected.png"));
+        Case {
+            bytes: std::fs::read(folder.join(&name)).unwrap(),
+            source: numbers(&case["source_wh"]).try_into().unwrap(),
+            crop: CropBox { left, top, width, height },
+            size: numbers(&case["size"]).try_into().unwrap(),
+            expected: image::open(expected).unwrap().to_rgb8().into_raw(),
+            name,
+        }
+    };
+    cases.into_iter().map(case).collect()
+}
+
+fn resized(picture: &Picture, case: &Case) -> Vec<u8> {
+    let [width, height] = case.size;
+    let mut out = vec![0; width * height * 3];
+    CropResizer::default().resize(picture, case.crop, [height, width], &mut out).unwrap();
+    out
+}
+
+/// Mean and largest absolute difference, and PSNR in dB.
+fn compare(found: &[u8], expected: &[u8]) -> (f64, u8, f64) {
+    assert_eq!(found.len(), expected.len());
+    let differences = || found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b));
+    let count = found.len() as f64;
+    let mean = differences().map(f64::from).sum::<f64>() / count;
+    let square = differences().map(|d| f64::from(d).powi(2)).sum::<f64>() / count;
+    (mean, differences().max().unwrap(), 10.0 * (255.0f64.powi(2) / square).log10())
+}
+
+/// Every encoding of the cases gives Pillow's crop, up to what decoders may differ by.
+#[test]
+fn crops_are_pillows() {
+    for case in cases() {
+        let mut picture = Picture::default();
+        picture::decode(&case.bytes, MAX_PIXELS, &mut picture).unwrap();
+        assert_eq!([picture.width, picture.height], case.source, "{}", case.name);
+        let (mean, most, psnr) = compare(&resized(&picture, &case), &case.expected);
+        println!("{}: mean {mean:.3}, most {most}, PSNR {psnr:.1} dB", case.name);
+        assert!(mean <= 1.0, "{}: mean difference {mean}", case.name);
+        assert!(psnr >= 40.0, "{}: PSNR {psnr} dB", case.name);
+    }
+}
+
+/// From the same pixels (lossless cases), the resize is Pillow's to within a level everywhere.
+#[test]
+fn resizing_the_same_pixels_is_within_one_level_of_pillow() {
+    let lossless = cases().into_iter().filter(|case| case.name.ends_with(".png"));
+    let mut checked = 0;
+    for case in lossless {
+        let mut picture = Picture::default();
+        picture::decode(&case.bytes, MAX_PIXELS, &mut picture).unwrap();
+        let (_, most, _) = compare(&resized(&picture, &case), &case.expected);
+        assert!(most <= 1, "{}: a difference of {most} levels", case.name);
+        checked += 1;
+    }
+    assert!(checked > 0, "no lossless case to check");
+}
+
+/// A crop sees no pixel outside its box: what lies around it must not bleed in at the edges.
+#[test]
+fn pixels_outside_the_box_do_not_matter() {
+    let crop = CropBox { left: 7, top: 5, width: 40, height: 30 };
+    let inside = |x, y| (7..47).contains(&x) && (5..35).contains(&y);
+    let picture = |around: u8| {
+        let value = |x: usize, y: usize| if inside(x, y) { (x * 5 + y * 3) as u8 } else { around };
+        let pixels = (0..50).flat_map(|y| (0..60).flat_map(move |x| [value(x, y); 3])).collect();
+        Picture { width: 60, height: 50, pixels }
+    };
+    let results = [0, 255].map(|around| {
+        let mut out = vec![0; 64 * 64 * 3];
+        CropResizer::default().resize(&picture(around), crop, [64, 64], &mut out).unwrap();
+        out
+    });
+    assert!(results[0] == results[1]);
+}
+
+/// Whatever happens to a file's bytes, decoding ends in pixels or in an error, never in a panic,
+/// and a file that is cut short is an error, as in Pillow.
+#[test]
+fn damaged_pictures_are_errors_not_panics() {
+    let mut picture = Picture::default();
+    for case in cases() {
+        let length = case.bytes.len();
+        if length > 100_000 {
+            continue;
+        }
+        for cut in [0, 1, 2, 11, 20, 100, length / 3, length / 2, length - 20] {
+            let result = picture::decode(&case.bytes[..cut], MAX_PIXELS, &mut picture);
+            assert!(result.is_err(), "{} cut to {cut} of {length} bytes", case.name);
+        }
+        for place in (0..length.min(700)).chain((700..length).step_by(997)) {
+            let mut damaged = case.bytes.clone();
+            damaged[place] ^= 0x5b;
+            let _ = picture::decode(&damaged, MAX_PIXELS, &mut picture);
+        }
+    }
+}
+
+/// A header that claims a huge picture is refused by its numbers, before memory is taken.
+#[test]
+fn pictures_above_the_pixel_limit_are_refused() {
+    let mut picture = Picture::default();
+    for case in cases() {
+        let pixels = (case.source[0] * case.source[1]) as u64;
+        picture::decode(&case.bytes, pixels, &mut picture).unwrap();
+        let error = picture::decode(&case.bytes, pixels - 1, &mut picture).unwrap_err();
+        assert!(error.to_string().contains("data.max_pixels"), "{}: {error:#}", case.name);
+    }
+    let mut jpeg = cases().into_iter().find(|c| c.name.ends_with(".jpg")).unwrap().bytes;
+    let frame =
+        jpeg.windows(2).position(|w| w[0] == 0xff && (0xc0..=0xc2).contains(&w[1])).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]); // 65,500 × 65,500
+    let mut fresh = Picture::default();
+    let error = picture::decode(&jpeg, 200_000_000, &mut fresh).unwrap_err();
+    assert!(error.to_string().contains("data.max_pixels"), "{error:#}");
+    assert_eq!(fresh.pixels.capacity(), 0);
+}

@@ -1,0 +1,668 @@
+//! Shards → index → order → curation → batches, and the `distill data` commands.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use assert_cmd::Command;
+use distill::config::{ConfigError, CurationConfig, DataConfig};
+use distill::data::index::ShardIndex;
+use distill::data::index_cache::IndexCache;
+use distill::data::{Batch, Dataset, Loader, Scratch};
+use tempfile::TempDir;
+
+const SIDE: usize = 32;
+
+/// A member of a shard under construction.
+type Member<'a> = (&'a str, Vec<u8>);
+
+/// A JPEG of one colour, which tells pictures apart after decoding.
+fn jpeg(red: u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let pixels = [red, 100, 50].repeat(48 * 40);
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 95)
+        .encode(&pixels, 48, 40, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    bytes
+}
+
+fn corrupt_jpeg() -> Vec<u8> {
+    let mut bytes = jpeg(0);
+    bytes.truncate(bytes.len() - 30);
+    bytes
+}
+
+fn write_tar(path: &Path, members: &[Member<'_>]) {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes.as_slice()).unwrap();
+    }
+    std::fs::write(path, tar.into_inner().unwrap()).unwrap();
+}
+
+/// `shards` shards of `samples` pictures with labels; red is 10 × the number of the picture.
+fn plain_shards(folder: &Path, shards: usize, samples: usize) {
+    for shard in 0..shards {
+        let named: Vec<(String, Vec<u8>)> = (0..samples)
+            .flat_map(|sample| {
+                let number = shard * samples + sample;
+                [
+                    (format!("{sample:04}.jpg"), jpeg((number * 10) as u8)),
+                    (format!("{sample:04}.cls"), number.to_string().into_bytes()),
+                ]
+            })
+            .collect();
+        let members: Vec<Member<'_>> =
+            named.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+        write_tar(&folder.join(format!("train-{shard:03}.tar")), &members);
+    }
+}
+
+fn config(shards: &[&Path]) -> DataConfig {
+    let shards: Vec<String> = shards.iter().map(|p| p.to_str().unwrap().to_string()).collect();
+    let mut config: DataConfig =
+        toml::from_str(&format!("shards = {shards:?}\ninput_size = {SIDE}\nworkers = 2")).unwrap();
+    config.max_failed_share = 1.0;
+    config
+}
+
+fn open(config: &DataConfig, seed: u64) -> Result<Dataset> {
+    Dataset::open(config, seed, &|_, _| {})
+}
+
+fn ranges(batch: u64, batches: u64) -> impl Iterator<Item = Range<u64>> + Send + 'static {
+    (0..batches).map(move |number| number * batch..(number + 1) * batch)
+}
+
+fn load(dataset: Dataset, config: &DataConfig, batch: u64, batches: u64) -> Vec<Batch> {
+    let mut loader = Loader::start(Arc::new(dataset), config, ranges(batch, batches)).unwrap();
+    std::iter::from_fn(|| loader.next_batch().unwrap()).collect()
+}
+
+fn fill(dataset: &Dataset, position: u64) -> Result<(Vec<u8>, Option<u32>)> {
+    let mut out = vec![0; dataset.sample_bytes()];
+    let label = dataset.fill(&mut Scratch::default(), position, &mut out)?;
+    Ok((out, label))
+}
+
+fn distill(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_distill"));
+    command.arg("data").args(arguments);
+    command
+}
+
+fn stdout(command: &mut Command) -> String {
+    String::from_utf8(command.assert().get_output().stdout.clone()).unwrap()
+}
+
+fn stderr(command: &mut Command) -> String {
+    String::from_utf8(command.assert().get_output().stderr.clone()).unwrap()
+}
+
+/// Members in any order within a sample, long names, extensions in any case, other members and
+/// folders: each sample is found with its own picture and label.
+#[test]
+fn an_index_finds_every_sample() {
+    let folder = TempDir::new().unwrap();
+    let shard = folder.path().join("a.tar");
+    let long = format!("{}/{}", "folder.with.dots".repeat(8), "name".repeat(20));
+    let long_picture = format!("{long}.webp");
+    let long_label = format!("{long}.cls");
+    write_tar(
+        &shard,
+        &[
+            ("first.cls", b"7\n".to_vec()),
+            ("first.JPG", jpeg(1)),
+            ("first.json", b"{}".to_vec()),
+            (&long_picture, jpeg(2)),
+            (&long_label, b"12".to_vec()),
+            ("only_text.txt", b"no picture".to_vec()),
+            ("sub/third.Jpeg", jpeg(3)),
+            ("sub/third.seg.png", jpeg(4)),
+            ("sub/third.cls", b"cat".to_vec()),
+            ("._hidden.jpg", b"left by a file manager".to_vec()),
+            ("fourth.png", jpeg(5)),
+        ],
+    );
+    let index = ShardIndex::scan(&shard).unwrap();
+    let names: Vec<&str> = (0..index.rows()).map(|row| index.name(row)).collect();
+    assert_eq!(names, ["first.JPG", &long_picture, "sub/third.Jpeg", "fourth.png"]);
+    assert_eq!(index.labels[..2], [7, 12]);
+    assert_eq!(index.labelled(), 2, "a .cls that is no number is no label");
+    let file = std::fs::read(&shard).unwrap();
+    for (row, red) in [(0, 1), (1, 2), (2, 3), (3, 5)] {
+        let start = index.offsets[row] as usize;
+        assert_eq!(file[start..][..index.sizes[row] as usize], jpeg(red), "picture of row {row}");
+    }
+}
+
+/// Names in pax headers, as Python's tarfile writes them, are read.
+#[test]
+fn pax_names_are_read() {
+    let folder = TempDir::new().unwrap();
+    let shard = folder.path().join("a.tar");
+    let name = format!("{}.jpg", "ü".repeat(90));
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_pax_extensions([("path", name.as_bytes())]).unwrap();
+    let mut header = tar::Header::new_ustar();
+    let bytes = jpeg(9);
+    header.set_size(bytes.len() as u64);
+    tar.append_data(&mut header, "short.jpg", bytes.as_slice()).unwrap();
+    std::fs::write(&shard, tar.into_inner().unwrap()).unwrap();
+    let index = ShardIndex::scan(&shard).unwrap();
+    assert_eq!((index.rows(), index.name(0)), (1, name.as_str()));
+}
+
+/// A shard that is cut anywhere is refused by name, and so is one without pictures or one that is
+/// no tar file.
+#[test]
+fn damaged_shards_are_named() {
+    let folder = TempDir::new().unwrap();
+    let shard = folder.path().join("train-000.tar");
+    plain_shards(folder.path(), 1, 3);
+    let whole = std::fs::read(&shard).unwrap();
+    let index = ShardIndex::scan(&shard).unwrap();
+    let last = (index.offsets[2] + u64::from(index.sizes[2])).div_ceil(512) * 512 + 1024;
+    for cut in (1..last as usize).step_by(101).chain([512, 1024, last as usize]) {
+        std::fs::write(&shard, &whole[..cut]).unwrap();
+        let error = format!("{:#}", ShardIndex::scan(&shard).unwrap_err());
+        assert!(error.contains("train-000.tar") && error.contains("truncated"), "{cut}: {error}");
+    }
+    write_tar(&shard, &[("a.txt", b"text".to_vec()), ("b.one.jpg", jpeg(0))]);
+    let error = format!("{:#}", open(&config(&[&shard]), 0).err().unwrap());
+    assert!(error.contains("train-000.tar") && error.contains("no picture"), "{error}");
+    assert!(error.contains("b.one.jpg"), "the likely reason is told: {error}");
+    std::fs::write(&shard, [b'x'; 2000]).unwrap();
+    let error = format!("{:#}", open(&config(&[&shard]), 0).err().unwrap());
+    assert!(error.contains("train-000.tar") && error.contains("tar"), "{error}");
+}
+
+/// A pattern without a match is the user's to fix (exit code 2) and is named.
+#[test]
+fn a_pattern_without_a_match_is_a_config_error() {
+    let folder = TempDir::new().unwrap();
+    let error = open(&config(&[&folder.path().join("none-*.tar")]), 0).err().unwrap();
+    assert!(error.is::<ConfigError>() && error.to_string().contains("none-*.tar"), "{error}");
+}
+
+/// Several patterns, and every sample of every shard exactly once a pass, with its own label.
+#[test]
+fn a_pass_gives_each_sample_once() {
+    let folder = TempDir::new().unwrap();
+    plain_shards(folder.path(), 3, 8);
+    let [first, others] = ["train-000.tar", "train-{001..002}.tar"].map(|p| folder.path().join(p));
+    let config = config(&[&first, &others]);
+    let dataset = open(&config, 5).unwrap();
+    assert_eq!((dataset.sample_count(), dataset.shard_count()), (24, 3));
+    let batches = load(dataset, &config, 8, 6);
+    let mut orders = Vec::new();
+    for pass in batches.chunks(3) {
+        let mut labels: Vec<u32> =
+            pass.iter().flat_map(|b| &b.labels).map(|l| l.unwrap()).collect();
+        orders.push(labels.clone());
+        labels.sort_unstable();
+        assert_eq!(labels, (0..24).collect::<Vec<_>>());
+        for batch in pass {
+            for (image, label) in batch.images.chunks(SIDE * SIDE * 3).zip(&batch.labels) {
+                let red = (label.unwrap() * 10) as u8;
+                assert!(image.chunks(3).all(|pixel| pixel[0].abs_diff(red) <= 3), "{label:?}");
+            }
+        }
+    }
+    assert_ne!(orders[0], orders[1], "the second pass has an order of its own");
+}
+
+/// What a batch holds depends on its positions alone: not on the number of workers, on what was
+/// loaded before, or on batches held ahead.
+#[test]
+fn batches_are_the_same_for_any_number_of_workers() {
+    let folder = TempDir::new().unwrap();
+    plain_shards(folder.path(), 2, 9);
+    write_tar(
+        &folder.path().join("train-002.tar"),
+        &[("bad0.jpg", corrupt_jpeg()), ("good.jpg", jpeg(250)), ("bad1.jpg", vec![])],
+    );
+    let mut config = config(&[&folder.path().join("*.tar")]);
+    let mut run = |workers, prefetch, batches| {
+        (config.workers, config.prefetch_batches) = (workers, prefetch);
+        load(open(&config, 1).unwrap(), &config, 5, batches)
+    };
+    let expected = run(1, 1, 12);
+    assert_eq!(expected.len(), 12);
+    for (workers, prefetch) in [(2, 1), (3, 4), (16, 7)] {
+        let found = run(workers, prefetch, 12);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!(found.positions, expected.positions);
+            assert_eq!(found.labels, expected.labels, "{:?}", found.positions);
+            assert!(found.images == expected.images, "{:?}", found.positions);
+        }
+    }
+    let dataset = open(&config, 1).unwrap();
+    let (pixels, label) = fill(&dataset, 33).unwrap();
+    assert_eq!(label, expected[6].labels[3]);
+    assert_eq!(pixels, expected[6].images[3 * pixels.len()..][..pixels.len()]);
+}
+
+/// A corrupt picture is skipped and counted, and what stands in for it is always the same.
+#[test]
+fn a_bad_picture_is_replaced_the_same_way_each_time() {
+    let folder = TempDir::new().unwrap();
+    plain_shards(folder.path(), 1, 10);
+    let bad = folder.path().join("bad.tar");
+    write_tar(&bad, &[("x.jpg", corrupt_jpeg()), ("x.cls", b"99".to_vec())]);
+    let config = config(&[&folder.path().join("*.tar")]);
+    let first = open(&config, 3).unwrap();
+    let one: Vec<_> = (0..55).map(|position| fill(&first, position).unwrap()).collect();
+    let counts = first.failure_counts();
+    assert_eq!(counts.tried, 55 + counts.failed);
+    assert!((5..=10).contains(&counts.failed), "once a pass, and by chance: {counts:?}");
+    assert!(one.iter().all(|(_, label)| label.is_some_and(|label| label < 10)));
+    let second = open(&config, 3).unwrap();
+    for position in (0..55).rev() {
+        assert_eq!(fill(&second, position).unwrap(), one[position as usize]);
+    }
+}
+
+/// More bad pictures than data.max_failed_share stop the run, and the message has all that is
+/// needed to go on.
+#[test]
+fn too_many_bad_pictures_stop_the_loader() {
+    let folder = TempDir::new().unwrap();
+    plain_shards(folder.path(), 1, 10);
+    write_tar(&folder.path().join("bad.tar"), &[("x.jpg", corrupt_jpeg()), ("y.jpg", vec![1; 9])]);
+    let mut config = config(&[&folder.path().join("*.tar")]);
+    for (share, stops) in [(0.0, true), (0.01, true), (0.5, false)] {
+        config.max_failed_share = share;
+        let dataset = Arc::new(open(&config, 0).unwrap());
+        let mut loader = Loader::start(dataset, &config, ranges(8, 25)).unwrap();
+        let error = loop {
+            match loader.next_batch() {
+                Ok(Some(_)) => {}
+                Ok(None) => break None,
+                Err(error) => break Some(format!("{error:#}")),
+            }
+        };
+        assert_eq!(error.is_some(), stops, "share {share}: {error:?}");
+        if let Some(error) = error {
+            for part in ["bad.tar", ".jpg`", "data.max_failed_share", "data check"] {
+                assert!(error.contains(part), "{part} is missing in: {error}");
+            }
+            assert!(loader.next_batch().is_err(), "a loader that stopped stays so");
+        }
+    }
+    let only_bad = folder.path().join("bad.tar");
+    let mut config = self::config(&[&only_bad]);
+    config.max_failed_share = 0.2;
+    let error = fill(&open(&config, 0).unwrap(), 0).unwrap_err().to_string();
+    assert!(error.contains("data.max_failed_share"), "{error}");
+}
+
+/// Dropping a loader ends its threads soon, whatever is still under way.
+#[test]
+fn dropping_a_loader_does_not_hang() {
+    let folder = TempDir::new().unwrap();
+    plain_shards(folder.path(), 1, 4);
+    let mut config = config(&[&folder.path().join("*.tar")]);
+    (config.workers, config.prefetch_batches, config.input_size) = (4, 50, 512);
+    let dataset = Arc::new(open(&config, 0).unwrap());
+    for taken in 0..3 {
+        let endless = (0u64..).map(|number| number * 64..(number + 1) * 64);
+        let mut loader = Loader::start(dataset.clone(), &config, endless).unwrap();
+        let kept: Vec<Batch> = (0..taken).map(|_| loader.next_batch().unwrap().unwrap()).collect();
+        let start = Instant::now();
+        drop(loader);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        drop(kept);
+    }
+    assert_eq!(Arc::strong_count(&dataset), 1, "every worker is gone");
+}
+
+/// An index is kept, found again, and made anew when the shard or the kept file changes.
+#[test]
+fn indexes_are_kept_and_renewed() {
+    let folder = TempDir::new().unwrap();
+    let kept = TempDir::new().unwrap();
+    plain_shards(folder.path(), 1, 3);
+    let shard = folder.path().join("train-000.tar");
+    let cache = IndexCache::new(Some(kept.path()));
+    let first = cache.open(&shard).unwrap();
+    assert!(!first.reused);
+    let again = cache.open(&shard).unwrap();
+    assert!(again.reused);
+    assert_eq!(again.index, first.index);
+    let files: Vec<PathBuf> =
+        std::fs::read_dir(kept.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "one file a shard, nothing temporary left: {files:?}");
+
+    let mut damaged = std::fs::read(&files[0]).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(&files[0], damaged).unwrap();
+    let renewed = cache.open(&shard).unwrap();
+    assert!(!renewed.reused && renewed.index == first.index, "a damaged file is not believed");
+
+    write_tar(&shard, &[("new.jpg", jpeg(1))]);
+    let changed = cache.open(&shard).unwrap();
+    assert!(!changed.reused);
+    assert_eq!(changed.index.name(0), "new.jpg");
+
+    assert!(!IndexCache::new(None).open(&shard).unwrap().reused);
+    assert!(IndexCache::new(None).open(&shard).unwrap().reused, "kept beside the shard");
+}
+
+/// The scores of `pictures` pictures in one shard: name and (histogram, side, mae_loss).
+fn curated(folder: &Path, pictures: &[(&str, f64, u64, f64)], without: &[&str]) -> DataConfig {
+    let shards = folder.join("web");
+    std::fs::create_dir_all(folder.join("json/web")).unwrap();
+    std::fs::create_dir_all(&shards).unwrap();
+    let names = pictures.iter().map(|picture| picture.0).chain(without.iter().copied());
+    let members: Vec<Member<'_>> = names.map(|name| (name, jpeg(0))).collect();
+    let labelled: Vec<(String, Vec<u8>)> = members
+        .iter()
+        .enumerate()
+        .flat_map(|(number, (name, bytes))| {
+            let key = name.split('.').next().unwrap();
+            [(name.to_string(), bytes.clone()), (format!("{key}.cls"), number.to_string().into())]
+        })
+        .collect();
+    let members: Vec<Member<'_>> =
+        labelled.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    write_tar(&shards.join("0.tar"), &members);
+    let scores: HashMap<&str, serde_json::Value> = pictures
+        .iter()
+        .map(|&(name, histogram, side, loss)| {
+            let scores = serde_json::json!({
+                "histogram_score": histogram, "height": side, "width": side + 1, "mae_loss": loss
+            });
+            (name, scores)
+        })
+        .collect();
+    std::fs::write(folder.join("json/web/0.json"), serde_json::to_vec(&scores).unwrap()).unwrap();
+    let mut config = config(&[&shards.join("*.tar")]);
+    config.curation = Some(CurationConfig {
+        json_root: folder.join("json"),
+        min_histogram_score: 4.5,
+        min_side: 320,
+        sample_by_hardness: true,
+    });
+    config
+}
+
+/// Thresholds decide what is in the data set, and each picture left out has its reason counted.
+#[test]
+fn curation_counts_what_it_keeps_and_why_not_the_rest() {
+    let folder = TempDir::new().unwrap();
+    let mut config = curated(
+        folder.path(),
+        &[
+            ("a.jpeg", 5.0, 400, 0.5),
+            ("b.jpeg", 4.5, 400, 0.5),
+            ("c.jpeg", 5.0, 319, 0.5),
+            ("d.jpeg", 5.0, 320, 0.9),
+            ("e.jpeg", 5.0, 400, 0.0),
+        ],
+        &["f.jpeg", "g.jpeg"],
+    );
+    let selection = *open(&config, 0).unwrap().selection();
+    assert_eq!((selection.kept, selection.pictures()), (2, 7));
+    assert_eq!((selection.without_scores, selection.low_histogram_score), (2, 1));
+    assert_eq!((selection.small, selection.never_drawn), (1, 1));
+    let dataset = open(&config, 0).unwrap();
+    let labels: std::collections::HashSet<_> =
+        (0..50).map(|position| fill(&dataset, position).unwrap().1.unwrap()).collect();
+    assert_eq!(labels, [0, 3].into(), "labels stay with their pictures");
+
+    config.curation.as_mut().unwrap().sample_by_hardness = false;
+    assert_eq!(open(&config, 0).unwrap().selection().kept, 3);
+    config.curation.as_mut().unwrap().min_side = 10_000;
+    let error = open(&config, 0).err().unwrap().to_string();
+    assert!(error.contains("keeps none of 7"), "{error}");
+
+    std::fs::remove_file(folder.path().join("json/web/0.json")).unwrap();
+    let error = format!("{:#}", open(&config, 0).err().unwrap());
+    assert!(error.contains("0.json"), "{error}");
+    std::fs::write(folder.path().join("json/web/0.json"), "{\"a.jpeg\": 3}").unwrap();
+    let error = format!("{:#}", open(&config, 0).err().unwrap());
+    assert!(error.contains("0.json"), "{error}");
+}
+
+/// Soft sampling: pictures are seen in proportion to their mae_loss, and which one stands at a
+/// position is a pure function of it.
+#[test]
+fn hard_pictures_are_seen_more_often() {
+    let folder = TempDir::new().unwrap();
+    let losses = [0.1, 0.2, 0.4, 0.8, 1.0];
+    let names: Vec<String> = (0..losses.len()).map(|number| format!("{number}.jpeg")).collect();
+    let pictures: Vec<(&str, f64, u64, f64)> =
+        names.iter().zip(losses).map(|(name, loss)| (name.as_str(), 9.0, 400, loss)).collect();
+    let config = curated(folder.path(), &pictures, &[]);
+    let dataset = open(&config, 11).unwrap();
+    let draws = 50_000;
+    let mut counts = [0u32; 5];
+    let drawn: Vec<u64> = (0..draws).map(|position| dataset.sample_at(position)).collect();
+    drawn.iter().for_each(|&sample| counts[sample as usize] += 1);
+    for (count, loss) in counts.iter().zip(losses) {
+        let expected = draws as f64 * loss / losses.iter().sum::<f64>();
+        let deviation = (f64::from(*count) - expected).abs();
+        assert!(deviation < 5.0 * expected.sqrt(), "{counts:?}: expected {expected} for {loss}");
+    }
+    let again = open(&config, 11).unwrap();
+    assert!((0..draws).rev().all(|p| again.sample_at(p) == drawn[p as usize]));
+}
+
+/// The name of a data set follows its content: a resumed run can tell that it is another one.
+#[test]
+fn the_fingerprint_follows_the_content() {
+    let folder = TempDir::new().unwrap();
+    plain_shards(folder.path(), 2, 3);
+    let config = config(&[&folder.path().join("*.tar")]);
+    let fingerprint = |config: &DataConfig| open(config, 0).unwrap().fingerprint().to_string();
+    let both = fingerprint(&config);
+    assert_eq!(both, fingerprint(&config));
+    let one = self::config(&[&folder.path().join("*1.tar")]);
+    assert_ne!(both, fingerprint(&one));
+}
+
+fn write_pictures(folder: &Path, count: usize) {
+    std::fs::create_dir_all(folder).unwrap();
+    for number in 0..count {
+        std::fs::write(folder.join(format!("p.{number}.JPG")), jpeg(number as u8 * 20)).unwrap();
+    }
+}
+
+/// Class folders → shards → index → check, on the command line, with a bad picture on the way.
+#[test]
+fn pack_index_and_check_work_together() {
+    let folder = TempDir::new().unwrap();
+    let source = folder.path().join("source");
+    write_pictures(&source.join("dog"), 7);
+    write_pictures(&source.join("cat/deeper"), 5);
+    std::fs::write(source.join("dog/broken.jpg"), corrupt_jpeg()).unwrap();
+    let out = folder.path().join("out");
+    let (source, out_name) = (source.to_str().unwrap(), out.to_str().unwrap());
+    let mut pack =
+        distill(&["pack", source, "--out", out_name, "--shard-samples", "5", "--prefix", "pets"]);
+    let output = pack.assert().success().get_output().clone();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("12 samples") && text.contains("3 shards"), "{text}");
+    assert!(text.contains("1 pictures could not be read"), "{text}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("broken.jpg"));
+    let classes = std::fs::read_to_string(out.join("classes.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<String>>(&classes).unwrap(), ["cat", "dog"]);
+
+    let pattern = format!("{out_name}/pets-*.tar");
+    let dataset = open(&config(&[Path::new(&pattern)]), 0).unwrap();
+    let labels: Vec<u32> = (0..12).map(|p| fill(&dataset, p).unwrap().1.unwrap()).collect();
+    assert_eq!(labels.iter().filter(|&&label| label == 0).count(), 5, "cats");
+    let first = ShardIndex::scan(&out.join("pets-000000.tar")).unwrap();
+    assert!(first.labels.contains(&0) && first.labels.contains(&1), "classes are mixed");
+
+    let index = distill(&["index", &pattern]).assert().success().get_output().stdout.clone();
+    let index = String::from_utf8(index).unwrap();
+    let total = index.lines().last().unwrap();
+    assert!(total.split_whitespace().next() == Some("12") && total.contains("3 shards"), "{index}");
+    let check = distill(&["check", &pattern]).assert().success().get_output().stdout.clone();
+    assert!(String::from_utf8(check).unwrap().contains("12 good, 0 bad"));
+
+    write_tar(&out.join("pets-000003.tar"), &[("bad.jpg", corrupt_jpeg()), ("ok.jpg", jpeg(3))]);
+    std::fs::write(out.join("pets-000004.tar"), [0; 100]).unwrap();
+    let mut check = distill(&["check", &pattern]);
+    let check = check.assert().code(1).get_output().clone();
+    let text = String::from_utf8(check.stdout).unwrap();
+    assert!(text.contains("pets-000003.tar: member `bad.jpg`: truncated JPEG"), "{text}");
+    assert!(text.contains("13 good, 1 bad") && text.contains("pets-000004.tar"), "{text}");
+
+    let refused = stderr(&mut distill(&["pack", source, "--out", out_name, "--prefix", "pets"]));
+    assert!(refused.contains("already"), "shards are not overwritten: {refused}");
+}
+
+/// The same source gives the same shards byte for byte, and nothing else is left in the folder.
+#[test]
+fn packing_is_deterministic() {
+    let folder = TempDir::new().unwrap();
+    let source = folder.path().join("source");
+    write_pictures(&source, 9);
+    let outs = ["one", "two"].map(|name| folder.path().join(name));
+    for out in &outs {
+        let arguments = ["pack", source.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        distill(&arguments).args(["--shard-samples", "4"]).assert().success();
+        let mut names: Vec<_> =
+            std::fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]);
+    }
+    for name in ["shard-000000.tar", "shard-000002.tar"] {
+        let [one, two] = [0, 1].map(|index: usize| std::fs::read(outs[index].join(name)).unwrap());
+        assert!(one == two, "{name} differs");
+    }
+    let index = ShardIndex::scan(&outs[0].join("shard-000000.tar")).unwrap();
+    assert_eq!(index.labelled(), 0, "pictures without class folders have no label");
+}
+
+/// Large pictures are shrunk, and cut into tiles where that is asked for.
+#[test]
+fn packing_shrinks_and_tiles() {
+    let folder = TempDir::new().unwrap();
+    let source = folder.path().join("source");
+    std::fs::create_dir_all(&source).unwrap();
+    image::RgbImage::from_fn(640, 200, |x, y| image::Rgb([x as u8, y as u8, 9]))
+        .save(source.join("wide.png"))
+        .unwrap();
+    let sizes = |name: &str, arguments: &[&str]| {
+        let out = folder.path().join(name);
+        let base = ["pack", source.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        distill(&base).args(arguments).assert().success();
+        let shard = out.join("shard-000000.tar");
+        let index = ShardIndex::scan(&shard).unwrap();
+        let file = std::fs::read(&shard).unwrap();
+        (0..index.rows())
+            .map(|row| {
+                let bytes = &file[index.offsets[row] as usize..][..index.sizes[row] as usize];
+                let picture = image::load_from_memory(bytes).unwrap();
+                let extension = index.name(row).rsplit('.').next().unwrap();
+                (extension.to_string(), picture.width(), picture.height())
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(sizes("kept", &[]), [("png".to_string(), 640, 200)]);
+    assert_eq!(sizes("large", &["--shorter-side", "300"]), [("png".to_string(), 640, 200)]);
+    assert_eq!(sizes("small", &["--shorter-side", "100"]), [("jpg".to_string(), 320, 100)]);
+    let tiles = sizes("tiles", &["--shorter-side", "100", "--tile", "100"]);
+    assert_eq!(tiles, vec![("jpg".to_string(), 106, 100); 3]);
+}
+
+fn idx(dimensions: &[u32], values: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, dimensions.len() as u8];
+    bytes.extend(dimensions.iter().flat_map(|dimension| dimension.to_be_bytes()));
+    bytes.extend(values);
+    bytes
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// MNIST-style files become one set of shards a split, losslessly, with their labels.
+#[test]
+fn idx_files_are_packed() {
+    let folder = TempDir::new().unwrap();
+    let source = folder.path().join("source");
+    std::fs::create_dir_all(&source).unwrap();
+    let pixels: Vec<u8> = (0..6 * 28 * 28).map(|i| (i / (28 * 28) * 40) as u8).collect();
+    let labels = [5, 4, 3, 2, 1, 0];
+    let write = |name: &str, bytes: Vec<u8>| std::fs::write(source.join(name), bytes).unwrap();
+    write("train-images-idx3-ubyte.gz", gzip(&idx(&[6, 28, 28], &pixels)));
+    write("train-labels-idx1-ubyte.gz", gzip(&idx(&[6], &labels)));
+    write("t10k-images-idx3-ubyte", idx(&[2, 28, 28], &pixels[..2 * 28 * 28]));
+    write("t10k-labels-idx1-ubyte", idx(&[2], &labels[..2]));
+    let out = folder.path().join("out");
+    let arguments = ["pack", source.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    distill(&arguments).assert().success();
+    for (name, samples) in [("train", 6), ("t10k", 2)] {
+        let dataset = open(&config(&[&out.join(format!("{name}-*.tar"))]), 0).unwrap();
+        assert_eq!(dataset.sample_count(), samples);
+        for position in 0..samples {
+            let (image, label) = fill(&dataset, position).unwrap();
+            let grey = (5 - label.unwrap()) as u8 * 40;
+            assert!(image.iter().all(|&value| value == grey), "label {label:?}");
+        }
+    }
+    write("train-labels-idx1-ubyte.gz", gzip(&idx(&[5], &labels[..5])));
+    let mut again = distill(&arguments);
+    again.args(["--prefix", "again"]);
+    assert!(stderr(&mut again).contains("5 labels for 6 pictures"));
+    write("train-images-idx3-ubyte.gz", gzip(&idx(&[6, 28, 28], &pixels[..9])));
+    assert!(stderr(&mut again).contains("train-images-idx3-ubyte.gz"));
+}
+
+/// A config's curation is part of what is checked, and its counts are shown.
+#[test]
+fn check_reports_curation() {
+    let folder = TempDir::new().unwrap();
+    let pictures = [("a.jpeg", 5.0, 400, 0.5), ("b.jpeg", 1.0, 400, 0.5)];
+    let config = curated(folder.path(), &pictures, &["c.jpeg"]);
+    let file = folder.path().join("run.toml");
+    let text = format!(
+        "[run]\ndir = \"run\"\n[teacher]\nweights = \"random\"\nmodel = \"pixio_vitb16\"\n\
+         [[students]]\nname = \"s\"\nmodel = \"pixio_vitb16\"\n[schedule]\nepochs = 1\n\
+         [data]\nshards = {:?}\n[data.curation]\njson_root = {:?}\n",
+        config.shards,
+        folder.path().join("json")
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut check = distill(&["check", "--config", file.to_str().unwrap()]);
+    check.assert().success();
+    let text = stdout(&mut check);
+    assert!(text.contains("keeps 1 of 3"), "{text}");
+    assert!(text.contains("without scores: 1") && text.contains("too low: 1"), "{text}");
+}
+
+/// Wrong usage exits with 2, and help can be read.
+#[test]
+fn wrong_usage_exits_with_2() {
+    let nothing = "/nonexistent/*.tar";
+    assert!(stderr(distill(&["index", nothing]).assert_code(2)).contains(nothing));
+    assert!(stderr(distill(&["check", nothing]).assert_code(2)).contains(nothing));
+    distill(&["check"]).assert().code(2);
+    assert!(stdout(&mut distill(&["pack", "--help"])).contains("classes.json"));
+}
+
+trait AssertCode {
+    fn assert_code(&mut self, code: i32) -> &mut Self;
+}
+
+impl AssertCode for Command {
+    fn assert_code(&mut self, code: i32) -> &mut Self {
+        self.assert().code(code);
+        self
+    }
+}

@@ -1,0 +1,143 @@
+//! State dicts that the real torch saved: what is read from them, and what is not executed.
+
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use distill::weights::WeightFile;
+use tch::Kind;
+use tempfile::TempDir;
+
+use super::{Tensors, assert_same, golden, load_error, python, read_all, read_independently, run};
+
+/// The files that `make_pth.py` writes, made once.
+static SAVED: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let source = golden("infer_native/pixio.safetensors");
+    run(python("make_pth.py").arg(source).arg(folder.path()));
+    folder
+});
+
+fn saved(name: &str) -> std::path::PathBuf {
+    SAVED.path().join(format!("{name}.pth"))
+}
+
+fn original() -> Tensors {
+    read_independently(&golden("infer_native/pixio.safetensors"))
+}
+
+/// Asserts that no pickle has been executed: the hostile ones leave a file behind.
+fn assert_nothing_was_executed() {
+    assert!(!SAVED.path().join("executed").exists(), "a pickle was executed");
+}
+
+/// Plain state dicts, those under a key beside optimizer and arguments, wrapped names, newer
+/// pickles, and tensors that share a storage or do not lie densely in theirs.
+#[test]
+fn every_form_of_state_dict_loads() {
+    for name in [
+        "plain",
+        "under_model",
+        "under_state_dict",
+        "training",
+        "wrapped",
+        "protocol4",
+        "shared",
+        "transposed",
+        "spread",
+    ] {
+        assert_same(&read_all(&saved(name)), &original());
+    }
+}
+
+/// bf16, f16 and f64 state dicts.
+#[test]
+fn number_formats_of_state_dicts_load() {
+    for (name, kind) in
+        [("bfloat16", Kind::BFloat16), ("float16", Kind::Half), ("float64", Kind::Double)]
+    {
+        let expected = original().iter().map(|(k, v)| (k.clone(), v.to_kind(kind))).collect();
+        assert_same(&read_all(&saved(name)), &expected);
+    }
+}
+
+/// A pickle that would run a command does not, whether it stands beside the weights (which then
+/// load), among them, or alone.
+#[test]
+fn hostile_pickles_are_not_executed() {
+    assert_same(&read_all(&saved("evil_beside")), &original());
+    for (name, says) in [
+        ("evil_within", "norm.weight: the entry is a call of posix.system, which is not done here"),
+        ("evil_whole", "the file holds a call of posix.system"),
+        ("pickle_only", "torch.save"),
+    ] {
+        let error = load_error(&saved(name), &original());
+        assert!(error.contains(says), "`{says}` is not in: {error}");
+        assert!(error.contains(&saved(name).display().to_string()), "no path in: {error}");
+    }
+    assert_nothing_was_executed();
+}
+
+/// Files of torch.save that hold something else than dense weights are named with the way out.
+#[test]
+fn other_files_of_torch_are_refused() {
+    for (name, says) in [
+        ("legacy", "torch.save(torch.load(OLD, weights_only=True), NEW)"),
+        ("module", "save `model.state_dict()`"),
+        ("list", "something else than a state dict"),
+        ("integers", "norm.weight (stored as torch.LongStorage, which is not a format of weights)"),
+        ("sparse", "norm.weight: the entry is a call of torch._utils._rebuild_sparse_tensor"),
+    ] {
+        let error = load_error(&saved(name), &original());
+        assert!(error.contains(says), "`{says}` is not in: {error}");
+    }
+}
+
+/// An archive that is cut short is refused.
+#[test]
+fn cut_archives_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.pth");
+    let whole = fs::read(saved("training")).unwrap();
+    for length in [4, 1000, whole.len() / 2, whole.len() - 30] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let error = load_error(&path, &original());
+        assert!(error.contains("not a whole zip archive"), "{error}");
+    }
+}
+
+/// Opens a damaged file and reads all that it claims to hold. Errors are welcome; a panic or a
+/// crash fails the test.
+fn poke(path: &Path) {
+    let Ok(file) = WeightFile::open(path) else { return };
+    for (name, shape) in file.shapes() {
+        // A damaged stride can make a small storage look like a huge tensor, as a view.
+        assert!(file.read(name).is_ok_and(|tensor| tensor.size() == shape), "{name}");
+    }
+}
+
+/// Whatever byte of the pickle is wrong: an error or tensors, never a panic. The archive's pickle
+/// is not compressed, so its bytes can be changed where they stand.
+#[test]
+fn damaged_pickles_never_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.pth");
+    for name in ["few2", "few4"] {
+        let whole = fs::read(saved(name)).unwrap();
+        assert_eq!(read_all(&saved(name)).len(), 3);
+        let find =
+            |needle: &[u8]| whole.windows(needle.len()).position(|part| part == needle).unwrap();
+        // The pickle lies between its own local header and that of the member after it.
+        let pickle = find(b"data.pkl")..find(b".format_version");
+        assert!(pickle.len() > 400, "the pickle was not found");
+        for position in pickle {
+            for value in [whole[position] ^ 1, 0xff, b'.', b'R', b'2'] {
+                let mut bytes = whole.clone();
+                bytes[position] = value;
+                fs::write(&path, bytes).unwrap();
+                poke(&path);
+            }
+        }
+    }
+    assert_nothing_was_executed();
+}
