@@ -75,10 +75,8 @@ pub fn print(config: &Config, run: &Path, steps: u64) -> Result<()> {
     println!("  your own pictures: distill data pack FOLDER --out data/mine, then");
     println!("    --set 'data.shards=[\"data/mine/*.tar\"]' --set run.dir=runs/mine");
     if config.teacher.weights == "random" {
-        println!("  a real teacher: its teacher.weights was random, so the students learned only");
-        println!(
-            "    to imitate noise; --set teacher.weights=PATH --set teacher.model=pixio_vitb16"
-        );
+        println!("  a real teacher: this one had random weights, so the students learned to");
+        println!("    imitate it and nothing else; configs/reference.toml shows how to name yours");
     }
     Ok(())
 }

@@ -1,14 +1,13 @@
-//! Crops: where they lie, and their resizing as Pillow does it.
+//! Crops: where they lie, at random for training and in the middle for evaluation.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::draws::Draws;
 
 use super::picture::{self, Picture};
+use super::resize::CropResizer;
 
 /// A box of whole pixels within a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,49 +59,6 @@ impl CropBox {
             width: crop_width,
             height: crop_height,
         }
-    }
-}
-
-/// Resizes crops with the bicubic filter, widened when shrinking (antialias): Pillow's
-/// `crop(...).resize(..., BICUBIC)` to within a level.
-///
-/// Pillow resizes rows, rounds to 8 bits, then resizes columns. `fast_image_resize` on its own
-/// takes the columns first, and at sharp edges the rounding then differs by several levels; so
-/// each direction is a resize of its own here.
-#[derive(Debug, Default)]
-pub struct CropResizer {
-    resizer: Resizer,
-    /// `[crop height, width, 3]`: rows resized, columns not yet.
-    rows: Vec<u8>,
-}
-
-impl CropResizer {
-    /// Resizes the pixels of `picture` inside `crop`, and none outside, to `out`
-    /// `[height, width, 3]`.
-    ///
-    /// # Errors
-    /// The box does not lie in the picture, or `out` has another size.
-    pub fn resize(
-        &mut self,
-        picture: &Picture,
-        crop: CropBox,
-        [height, width]: [usize; 2],
-        out: &mut [u8],
-    ) -> Result<()> {
-        const RGB: PixelType = PixelType::U8x3;
-        let bicubic =
-            ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-        let [left, top, crop_width, crop_height] =
-            [crop.left, crop.top, crop.width, crop.height].map(|number| number as u32);
-        let (height, width) = (height as u32, width as u32);
-        let (source_width, source_height) = (picture.width as u32, picture.height as u32);
-        let source = ImageRef::new(source_width, source_height, &picture.pixels, RGB)?;
-        let source = CroppedImage::new(&source, left, top, crop_width, crop_height)?;
-        self.rows.resize(crop.height * width as usize * 3, 0);
-        let mut rows = Image::from_slice_u8(width, crop_height, &mut self.rows, RGB)?;
-        self.resizer.resize(&source, &mut rows, &bicubic)?;
-        let mut target = Image::from_slice_u8(width, height, out, RGB)?;
-        Ok(self.resizer.resize(&rows, &mut target, &bicubic)?)
     }
 }
 

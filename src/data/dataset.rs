@@ -13,13 +13,14 @@ use crate::config::{CurationConfig, DataConfig};
 use crate::draws::{Draws, Purpose};
 
 use super::ShardProgress;
-use super::crop::{CropBox, CropRange, CropResizer};
+use super::crop::{CropBox, CropRange};
 use super::curation::{self, Selection};
 use super::failures::{FailureCounts, Failures};
 use super::index::{NO_LABEL, ShardIndex};
 use super::index_cache::IndexCache;
 use super::order::{Candidates, Order};
 use super::picture::{self, Picture};
+use super::resize::CropResizer;
 use super::shards::expand_patterns;
 
 /// Shards that are kept open at a time.

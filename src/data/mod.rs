@@ -18,6 +18,7 @@ pub mod loader;
 pub mod order;
 pub mod pack;
 pub mod picture;
+pub mod resize;
 pub mod shards;
 
 pub use dataset::{Dataset, Scratch};

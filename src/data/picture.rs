@@ -71,6 +71,9 @@ pub fn decode(bytes: &[u8], max_pixels: u64, picture: &mut Picture) -> Result<()
             decode_other(decoder, max_pixels, picture)
         }),
         Some(Encoding::WebP) => contain_panics(|| {
+            // The decoder does not look further than an animation's first picture.
+            let riff_size = bytes[4..8].try_into().map_or(0, u32::from_le_bytes);
+            ensure!(bytes.len() as u64 >= u64::from(riff_size) + 8, "truncated WebP");
             decode_other(WebPDecoder::new(Cursor::new(bytes))?, max_pixels, picture)
         }),
         None if bytes.is_empty() => bail!("empty file"),

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use distill::data::crop::{CropBox, CropResizer};
-use distill::data::picture::{self, Picture};
+use distill::data::crop::{CropBox, load_central};
+use distill::data::picture::{self, Encoding, Picture};
+use distill::data::resize::CropResizer;
 
 const MAX_PIXELS: u64 = 100_000_000;
 
@@ -80,7 +81,8 @@ fn crops_are_pillows() {
 /// From the same pixels (lossless cases), the resize is Pillow's to within a level everywhere.
 #[test]
 fn resizing_the_same_pixels_is_within_one_level_of_pillow() {
-    let lossless = cases().into_iter().filter(|case| case.name.ends_with(".png"));
+    let is_png = |case: &Case| Encoding::of(&case.bytes) == Some(Encoding::Png);
+    let lossless = cases().into_iter().filter(is_png);
     let mut checked = 0;
     for case in lossless {
         let mut picture = Picture::default();
@@ -120,7 +122,7 @@ fn damaged_pictures_are_errors_not_panics() {
         if length > 100_000 {
             continue;
         }
-        for cut in [0, 1, 2, 11, 20, 100, length / 3, length / 2, length - 20] {
+        for cut in [0, 1, 2, 11, 20, length / 10, length / 3] {
             let result = picture::decode(&case.bytes[..cut], MAX_PIXELS, &mut picture);
             assert!(result.is_err(), "{} cut to {cut} of {length} bytes", case.name);
         }
@@ -142,7 +144,10 @@ fn pictures_above_the_pixel_limit_are_refused() {
         let error = picture::decode(&case.bytes, pixels - 1, &mut picture).unwrap_err();
         assert!(error.to_string().contains("data.max_pixels"), "{}: {error:#}", case.name);
     }
-    let mut jpeg = cases().into_iter().find(|c| c.name.ends_with(".jpg")).unwrap().bytes;
+    let mut jpeg = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut jpeg)
+        .encode(&[9; 300], 10, 10, image::ExtendedColorType::Rgb8)
+        .unwrap();
     let frame =
         jpeg.windows(2).position(|w| w[0] == 0xff && (0xc0..=0xc2).contains(&w[1])).unwrap();
     jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]); // 65,500 × 65,500
@@ -150,4 +155,21 @@ fn pictures_above_the_pixel_limit_are_refused() {
     let error = picture::decode(&jpeg, 200_000_000, &mut fresh).unwrap_err();
     assert!(error.to_string().contains("data.max_pixels"), "{error:#}");
     assert_eq!(fresh.pixels.capacity(), 0);
+}
+
+/// The evaluation crop: the middle of the picture, resized by its shorter side.
+#[test]
+fn the_central_crop_is_the_middle() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wide.png");
+    let wide = image::RgbImage::from_fn(101, 64, |x, y| image::Rgb([x as u8, y as u8, 7]));
+    wide.save(&file).unwrap();
+    let crop = load_central(&file, 64, 60, MAX_PIXELS).unwrap();
+    // (101 - 60) / 2 = 20.5 goes to the even number, as torchvision's CenterCrop has it.
+    let expected = image::imageops::crop_imm(&wide, 20, 2, 60, 60).to_image().into_raw();
+    assert!(crop == expected, "the size is right already, so no pixel may change");
+    assert_eq!(load_central(&file, 32, 32, MAX_PIXELS).unwrap().len(), 32 * 32 * 3);
+    assert!(load_central(&file, 32, 33, MAX_PIXELS).is_err());
+    let error = load_central(&folder.path().join("none.png"), 8, 8, MAX_PIXELS).unwrap_err();
+    assert!(format!("{error:#}").contains("none.png"), "{error:#}");
 }

@@ -3,7 +3,9 @@
 mod config;
 mod crops;
 mod data;
+mod data_cli;
 mod golden;
+mod peer;
 mod run;
 mod seen;
 mod weights;

@@ -18,7 +18,7 @@ use tch::{Device, Kind, Tensor};
 type Tensors = BTreeMap<String, Tensor>;
 
 /// A file or folder of the golden cases.
-fn golden(name: &str) -> PathBuf {
+pub fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
@@ -68,7 +68,7 @@ fn save(path: &Path, tensors: &Tensors) {
 }
 
 /// A Python with torch and transformers, running one of `tests/python`.
-fn python(script: &str) -> Command {
+pub fn python(script: &str) -> Command {
     let python = std::env::var_os("DISTILL_TEST_PYTHON").expect(
         "DISTILL_TEST_PYTHON is not set: this test needs a Python that has torch and \
          transformers; scripts/test makes one and sets the variable",
@@ -80,7 +80,7 @@ fn python(script: &str) -> Command {
 }
 
 /// Runs a command that has to succeed.
-fn run(command: &mut Command) -> String {
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed: {errors}");

@@ -4,8 +4,9 @@ use anyhow::Result;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::data::crop::{CropBox, CropResizer, shrink};
+use crate::data::crop::{CropBox, shrink};
 use crate::data::picture::{self, Picture};
+use crate::data::resize::CropResizer;
 
 /// Quality of re-encoded JPEGs.
 const QUALITY: u8 = 92;
