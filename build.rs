@@ -7,9 +7,6 @@ fn main() {
     let lib =
         PathBuf::from(std::env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys names its lib"));
     println!("cargo:rerun-if-changed=build.rs");
-    // Clones that share a build folder are one package to cargo, which then goes by the age of
-    // files alone. The scripts set this, so that another clone's sources are compiled anew.
-    println!("cargo:rerun-if-env-changed=DISTILL_CLONE");
     compile_shim(&lib);
     link_libtorch(&lib);
 }

@@ -7,16 +7,16 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/distill
+cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/distill
+target=${CARGO_TARGET_DIR:-$root/target}
 torch_version=2.11.0
 torch=$cache/torch-$torch_version
 
-# Debian packages that the build needs, each with a command that shows it is there.
-debian_packages=(
-    'g++: command -v g++'
-    'python3: command -v python3'
-    'python3-pip: python3 -m pip --version'
-)
+# shellcheck source-path=SCRIPTDIR
+source "$root/scripts/lib/dependencies.sh"
+
+# Debian packages that the build needs, each with programs that come with it.
+build_packages=('g++ cc c++')
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -36,23 +36,57 @@ as_root() {
     fi
 }
 
-# Installs the missing ones of the Debian packages that the build needs, or says how to.
-ensure_debian_packages() {
-    local entry missing=()
-    for entry in "${debian_packages[@]}"; do
-        bash -c "${entry#*: }" >/dev/null 2>&1 || missing+=("${entry%%:*}")
-    done
-    [ ${#missing[@]} = 0 ] && return
+# Installs Debian packages, or says how to.
+install_packages() {
     command -v apt-get >/dev/null ||
-        die "missing: ${missing[*]}; install them with your system's package manager"
-    say "installing ${missing[*]} with apt-get"
-    { as_root apt-get update -qq && as_root apt-get install -qq -y "${missing[@]}"; } >&2 ||
-        die "missing: ${missing[*]}; install them: sudo apt-get install ${missing[*]}"
+        die "missing: $*; install what your system has for these Debian packages"
+    say "installing $* with apt-get"
+    {
+        as_root apt-get update -qq &&
+            as_root env DEBIAN_FRONTEND=noninteractive \
+                apt-get install -qq -y --no-install-recommends "$@"
+    } >&2 || die "missing: $*; install with: sudo apt-get update && sudo apt-get install $*"
 }
 
+ensure_build_packages() {
+    local entry package program programs missing=()
+    for entry in "${build_packages[@]}"; do
+        read -r package programs <<<"$entry"
+        for program in $programs; do
+            if ! command -v "$program" >/dev/null; then
+                missing+=("$package")
+                break
+            fi
+        done
+    done
+    [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+}
+
+# Sets `python` to a Python that has pip and that torch has wheels for.
+ensure_python() {
+    local tried
+    for tried in 1 2; do
+        for python in python3 /usr/bin/python3; do
+            "$python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+                continue
+            python=$("$python" -c 'import sys; print(sys.executable)')
+            return
+        done
+        [ "$tried" = 2 ] || install_packages python3 python3-pip
+    done
+    die "no Python of 3.10 or later with pip: install python3 and python3-pip"
+}
+
+# Sets `rust` to the version of the Rust that builds.
 ensure_cargo() {
-    command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
-    command -v cargo >/dev/null || die "cargo is missing; install Rust with rustup"
+    command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
+    command -v cargo >/dev/null || die "cargo is missing; install Rust with rustup, rustup.rs"
+    local needed
+    needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+    rust=$(cargo --version) || die "cargo does not run (above it says why)"
+    rust=$(cut -d' ' -f2 <<<"$rust")
+    printf '%s\n' "$needed" "$rust" | sort --check=quiet --version-sort ||
+        die "Rust $rust is too old: $needed or later is needed (rustup update)"
 }
 
 # install_once FOLDER COMMAND...: runs COMMAND with a new folder's name added, and gives the
@@ -63,7 +97,10 @@ install_once() {
     [ -d "$folder" ] && return
     mkdir -p "$cache"
     (
-        flock 9
+        flock --nonblock 9 || {
+            say "waiting for another process that brings $folder"
+            flock 9
+        }
         [ -d "$folder" ] && exit
         rm -rf "$folder.partial"
         mkdir "$folder.partial"
@@ -72,17 +109,27 @@ install_once() {
     ) 9>"$folder.lock"
 }
 
+# pip_install FOLDER ARGUMENT...: no virtual environment, and the system's Python is left alone.
 pip_install() {
-    local folder=${!#}
-    set -- "${@:1:$#-1}"
-    # --target needs no virtual environment and leaves the system's Python alone.
-    python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
-        --no-warn-conflicts --target "$folder" "$@" >&2
+    local folder=$1 loudness=--quiet
+    shift
+    [ ! -t 2 ] || loudness=
+    ensure_python
+    # pip unpacks in TMPDIR first, and /tmp is often memory, or too small for torch.
+    mkdir "$folder/tmp"
+    TMPDIR=$folder/tmp PIP_ROOT_USER_ACTION=ignore "$python" -m pip install $loudness \
+        --disable-pip-version-check --only-binary :all: --no-compile --target "$folder" "$@" >&2 ||
+        die "pip could not install $*"
+    rm -rf "$folder/tmp"
 }
 
 install_torch() {
-    say "installing torch $torch_version to $torch (about 5 GB, once for all clones)"
-    pip_install "torch==$torch_version" "$1"
+    local free
+    free=$(df --output=avail --block-size=1G "$1" | tail -n 1)
+    [ "$free" -ge 9 ] || die "torch needs 9 GB in $cache while it installs; $((free)) GB are free \
+(XDG_CACHE_HOME=FOLDER takes another place)"
+    say "installing torch $torch_version to $torch (5 GB, once for all clones)"
+    pip_install "$1" "torch==$torch_version"
 }
 
 # The libtorch that cargo builds against. A user's own choice stands.
@@ -93,19 +140,24 @@ ensure_libtorch() {
     fi
 }
 
-# Everything that `cargo build` needs.
+# Everything that cargo needs.
 ensure_build() {
-    ensure_debian_packages
+    ensure_build_packages
     ensure_cargo
     ensure_libtorch
-    # Compiled dependencies are shared by all clones; programs stay in each clone's target/. Cargo
-    # tells clones apart by this variable (see build.rs).
-    export CARGO_BUILD_BUILD_DIR=${CARGO_BUILD_BUILD_DIR:-$cache/build}
-    export DISTILL_CLONE=$root
+    take_dependencies
 }
 
+# Builds the program, and sets `program` to it.
 build() {
+    local quiet=()
     ensure_build
-    cargo build --release --manifest-path "$root/Cargo.toml"
-    program=${CARGO_TARGET_DIR:-$root/target}/release/distill
+    program=$target/release/distill
+    # Nothing to say where nothing is to do.
+    if [ -x "$program" ] &&
+        [ -z "$(find "$root"/{Cargo.*,build.rs,src} -newer "$program" -print -quit)" ]; then
+        quiet=(--quiet)
+    fi
+    cargo build --release "${quiet[@]}" --manifest-path "$root/Cargo.toml" --target-dir "$target"
+    give_dependencies
 }
