@@ -19,7 +19,7 @@ use crate::train::feed::Feed;
 use crate::train::run_directory::{Resume, RunDirectory};
 use crate::train::schedule::Schedule;
 use crate::train::screen::Phase;
-use crate::train::{Outcome, State, batch_ranges, signals, train};
+use crate::train::{Outcome, State, batch_ranges, explain_memory, signals, train};
 use crate::weights::{self, Preprocessing, WeightFile, beside_encoder};
 
 /// `weights = "random"` draws the weights instead of loading them.
@@ -50,14 +50,18 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         return dry_run(&config);
     }
     signals::install()?;
-    let device = choose_device(&config)?;
-    let (run, checkpoint) = RunDirectory::open(&config, &args.resume)?;
-    let dataset = Arc::new(open_dataset(&config)?);
-    let schedule = schedule(&config, &dataset);
+    train_and_export(&config, &args.resume).map_err(|error| explain_memory(error, &config))
+}
 
-    let teacher = guard(|| load_teacher(&config, device))?;
-    let objective = guard(|| students(&config, teacher, device, checkpoint.is_none()))?;
-    let mut state = State::new(&objective, &config, stream(&config, &dataset));
+fn train_and_export(config: &Config, resume: &Resume) -> Result<u8> {
+    let device = choose_device(config)?;
+    let (run, checkpoint) = RunDirectory::open(config, resume)?;
+    let dataset = Arc::new(open_dataset(config)?);
+    let schedule = schedule(config, &dataset);
+
+    let teacher = guard(|| load_teacher(config, device))?;
+    let objective = guard(|| students(config, teacher, device, checkpoint.is_none()))?;
+    let mut state = State::new(&objective, config, stream(config, &dataset));
     if let Some(checkpoint) = &checkpoint {
         state.restore(&objective, checkpoint)?;
     }
@@ -71,10 +75,10 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     let ranges = batch_ranges(state.position, config.data.batch_size, end);
     let loader = Loader::start(dataset, &config.data, ranges)?;
     let mut feed = Feed::new(loader, &config.data, device);
-    match train(&config, run.path(), &objective, &schedule, &mut state, &mut feed)? {
+    match train(config, run.path(), &objective, &schedule, &mut state, &mut feed)? {
         Outcome::Finished => {
-            export(&config, run.path())?;
-            summary::print(&config, run.path(), state.step)?;
+            export(config, run.path())?;
+            summary::print(config, run.path(), state.step)?;
             Ok(DONE)
         }
         Outcome::Stopped(signal) => {

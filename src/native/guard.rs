@@ -1,12 +1,14 @@
 //! Panics of `tch`'s infallible methods, and our own, as errors instead of backtraces.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Result, anyhow};
 
 thread_local! {
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Guards that this thread is in.
+    static GUARDS: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Keeps panic messages off the screen: [`guard`] reports them. A panic outside of a guard still
@@ -20,6 +22,9 @@ pub fn install_panic_hook() {
             true => first_line(text),
             false => format!("internal error: {}{}", first_line(text), place.unwrap_or_default()),
         };
+        if GUARDS.get() == 0 {
+            tracing::error!("{message}");
+        }
         LAST_PANIC.with(|last| *last.borrow_mut() = Some(message));
     }));
 }
@@ -32,7 +37,10 @@ pub fn install_panic_hook() {
 /// # Errors
 /// The error of `body`, or its panic's message.
 pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(body)) {
+    GUARDS.set(GUARDS.get() + 1);
+    let result = catch_unwind(AssertUnwindSafe(body));
+    GUARDS.set(GUARDS.get() - 1);
+    match result {
         Ok(result) => result,
         Err(payload) => {
             let recorded = LAST_PANIC.with(|last| last.borrow_mut().take());

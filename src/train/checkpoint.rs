@@ -193,6 +193,29 @@ pub fn newest(run: &Path) -> Result<Option<Checkpoint>> {
     Ok(None)
 }
 
+/// Renames the checkpoints of `run` that are later than `step`: training that goes on from there
+/// must neither be taken for theirs nor overwrite them.
+///
+/// # Errors
+/// A folder cannot be renamed.
+pub fn set_aside_after(run: &Path, step: u64) -> Result<()> {
+    for (_, folder) in list(run)?.into_iter().filter(|(later, _)| *later > step) {
+        let aside = free_name(&folder);
+        fs::rename(&folder, &aside)
+            .with_context(|| format!("cannot rename {}", folder.display()))?;
+        info!("the later checkpoint {} is now {}", folder.display(), aside.display());
+    }
+    Ok(())
+}
+
+/// `path` with `.old-1` or the first higher number that is not taken.
+pub fn free_name(path: &Path) -> PathBuf {
+    (1..)
+        .map(|number| path.with_added_extension(format!("old-{number}")))
+        .find(|aside| !aside.exists())
+        .expect("numbers do not end")
+}
+
 /// Removes what an interrupted save left behind.
 ///
 /// # Errors

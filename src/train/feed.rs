@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::config::DataConfig;
 use crate::data::Loader;
 use crate::model::normalise;
-use crate::native::guard;
+use crate::native::{guard, peak_memory};
 use crate::objective::MicroBatch;
 
 /// Takes batches from the loader, moves their bytes to the device and normalises them there.
@@ -56,6 +56,12 @@ impl Feed {
     /// Time spent waiting for batches since this was last asked.
     pub fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
+    }
+
+    /// Most memory that the training device gave this process so far, in bytes; on a GPU libtorch's
+    /// bindings do not tell.
+    pub fn peak_memory(&self) -> Option<u64> {
+        (self.device == Device::Cpu).then(peak_memory).flatten()
     }
 
     /// Pictures so far that did not decode and were replaced.

@@ -56,7 +56,11 @@ impl RunDirectory {
         let start = match resume {
             Resume::Auto => checkpoint::newest(&path)?,
             Resume::Never => None,
-            Resume::From(folder) => Some(Checkpoint::open(folder)?),
+            Resume::From(folder) => {
+                let start = Checkpoint::open(folder)?;
+                checkpoint::set_aside_after(&path, start.manifest.step)?;
+                Some(start)
+            }
         };
         write_durably(&path.join("config.toml"), config.to_toml().as_bytes())?;
         Ok((run, start))
@@ -83,10 +87,7 @@ impl RunDirectory {
 }
 
 fn move_aside(path: &Path) -> Result<()> {
-    let aside = (1..)
-        .map(|number| path.with_added_extension(format!("old-{number}")))
-        .find(|aside| !aside.exists())
-        .expect("numbers do not end");
+    let aside = checkpoint::free_name(path);
     fs::rename(path, &aside)
         .with_context(|| format!("cannot move {} to {}", path.display(), aside.display()))?;
     info!("the earlier run was moved to {}", aside.display());

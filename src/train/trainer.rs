@@ -105,14 +105,13 @@ pub fn train(
         let mut losses = Vec::new();
         for _ in 0..accumulation {
             let batch = feed.next_batch()?;
-            let found = objective.accumulate(&batch, 1.0 / accumulation as f64);
-            losses.push(found.map_err(|error| explain_memory(error, config))?);
+            losses.push(objective.accumulate(&batch, 1.0 / accumulation as f64)?);
         }
         let norms = state.optimizers.iter().map(AdamW::gradient_norm).collect::<Result<_>>()?;
         let students = read(&names, &losses, norms, config)?;
         require_finite(state.step + 1, &students.metrics)?;
         for (optimizer, norm) in state.optimizers.iter_mut().zip(&students.norms) {
-            optimizer.update(learning_rate, norm).map_err(|error| explain_memory(error, config))?;
+            optimizer.update(learning_rate, norm)?;
         }
         state.step += 1;
         state.position += global_batch as u64;
@@ -128,7 +127,7 @@ pub fn train(
             data_wait_seconds: waited,
             step_seconds: since_step.seconds(),
             students: students.metrics,
-            peak_memory_bytes: native::peak_memory(),
+            peak_memory_bytes: feed.peak_memory(),
             failed_pictures: feed.failed(),
         };
         progress.update(&metrics);
@@ -241,11 +240,11 @@ fn require_finite(step: u64, students: &[StudentMetrics]) -> Result<()> {
     Ok(())
 }
 
-/// Says what to lower when the device has no memory left.
-fn explain_memory(error: anyhow::Error, config: &Config) -> anyhow::Error {
+/// Says what to lower where `error` is that the device has no memory left.
+pub fn explain_memory(error: anyhow::Error, config: &Config) -> anyhow::Error {
     let text = format!("{error:#}");
     if !text.contains("out of memory") && !text.contains("can't allocate memory") {
-        return error.context("the training step failed");
+        return error;
     }
     let batch = config.data.batch_size;
     error.context(format!(

@@ -161,6 +161,23 @@ fn never_moves_the_earlier_run_aside() {
     assert_ne!(workshop.checkpoint("run", 8), earlier, "another seed gives another run");
 }
 
+/// Going back to an earlier checkpoint keeps the later ones under other names, and what is then
+/// trained is what counts.
+#[test]
+fn going_back_keeps_the_later_checkpoints() {
+    let workshop = Workshop::new();
+    workshop.train(&["checkpoint.keep=9"]).succeeds();
+    let before = workshop.checkpoint("run", 8);
+    let mut back = workshop.training(&["checkpoint.keep=9", "optimizer.learning_rate=1e-3"]);
+    back.args(["--resume", "run/checkpoints/step-4"]);
+    Finished::of(back.output().unwrap()).succeeds();
+    assert_eq!(workshop.checkpoint("run", 8).len(), before.len());
+    assert_ne!(workshop.checkpoint("run", 8), before, "another learning rate");
+    let set_aside = workshop.path("run/checkpoints/step-8.old-1/one.safetensors");
+    let kept = before.iter().find(|(name, _)| name == "one.safetensors").unwrap();
+    assert_eq!(fs::read(set_aside).unwrap(), kept.1);
+}
+
 /// Going on with another seed or data set is possible and said.
 #[test]
 fn another_stream_is_warned_about() {
@@ -272,6 +289,8 @@ fn bad_input_gets_one_clear_error() {
     workshop.shard("empty.tar", &[("notes.txt".into(), b"no picture".to_vec())]);
     let whole = fs::read(workshop.path("shards/0.tar")).unwrap();
     fs::write(workshop.path("cut.tar"), &whole[..whole.len() / 2 + 100]).unwrap();
+    let teacher = crate::weights::golden("infer_native");
+    let teacher = format!("teacher.weights={}", teacher.display());
     for (overrides, code, parts) in [
         (&["data.batch_sise=3"][..], 2, &["config.toml", "data.batch_sise", "`batch_size`"][..]),
         (&["data.shards=[\"none/*.tar\"]"], 2, &["data.shards", "none/*.tar"]),
@@ -280,6 +299,7 @@ fn bad_input_gets_one_clear_error() {
         (&["run.device=cuda"], 2, &["run.device", "no GPU"]),
         (&["teacher.weights=nowhere.pth"], 1, &["nowhere.pth"]),
         (&["teacher.weights=notes.txt"], 1, &["notes.txt"]),
+        (&[&teacher], 1, &["teacher.weights", "have width 64, the config says 48"]),
         (&["data.input_size=33"], 2, &["data.input_size", "33", "8"]),
         (&["students.0.mask_grid=3"], 2, &["students.0.mask_grid", "3", "4×4"]),
     ] {
@@ -339,6 +359,21 @@ fn help_and_usage() {
         let output = workshop.command(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
+}
+
+/// The program finds libtorch by itself, and its CUDA half where there is one: without that no
+/// GPU is ever seen.
+#[test]
+fn libtorch_is_found_with_its_cuda_half() {
+    let workshop = Workshop::new();
+    let mut program = workshop.command(&[]);
+    program.env("LD_TRACE_LOADED_OBJECTS", "1").env_remove("LD_LIBRARY_PATH");
+    let libraries = String::from_utf8(program.output().unwrap().stdout).unwrap();
+    assert!(!libraries.contains("not found"), "{libraries}");
+    let cpu = libraries.lines().find(|line| line.contains("libtorch_cpu.so")).unwrap();
+    let cpu = cpu.split("=> ").nth(1).unwrap().split(" (").next().unwrap();
+    let cuda = std::path::Path::new(cpu).with_file_name("libtorch_cuda.so");
+    assert_eq!(libraries.contains("libtorch_cuda.so"), cuda.exists(), "{libraries}");
 }
 
 /// Elsewhere than on a terminal, progress is plain lines with all that one wants to know.

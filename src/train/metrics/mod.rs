@@ -31,7 +31,7 @@ pub struct StepMetrics {
     pub step_seconds: f64,
     /// In the configuration's order.
     pub students: Vec<StudentMetrics>,
-    /// Most device memory held so far, in bytes.
+    /// Most memory of the training device held so far, in bytes; the process's own on a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
     /// Pictures that did not decode since the run began.
