@@ -44,7 +44,11 @@ pub struct TrainArgs {
 
 /// Trains, exports, and says what came out.
 pub fn run(args: &TrainArgs) -> Result<u8> {
-    let file = args.config.as_deref().context("--config FILE is missing")?;
+    let file = args.config.as_deref().ok_or_else(|| ConfigError {
+        file: PathBuf::new(),
+        key: "--config".into(),
+        message: "is missing; name a TOML file, such as configs/quickstart.toml".into(),
+    })?;
     let config = Config::load(file, &args.set)?;
     if args.dry_run {
         return dry_run(&config);

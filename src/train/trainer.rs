@@ -98,12 +98,19 @@ pub fn train(
     let mut progress = Progress::new(total, state.step + 1, &names, config.log.every);
     let mut since_log = Interval::begin();
     let mut saved = state.step;
+    let mut stopped = None;
 
-    while state.step < total {
+    'steps: while state.step < total {
         let since_step = Interval::begin();
         let learning_rate = schedule.learning_rate(state.step);
         let mut losses = Vec::new();
         for _ in 0..accumulation {
+            // Half a step is given up rather than finished: with many accumulation steps it could
+            // outlast the time that a scheduler grants.
+            stopped = signals::stop_requested();
+            if stopped.is_some() {
+                break 'steps;
+            }
             let batch = feed.next_batch()?;
             losses.push(objective.accumulate(&batch, 1.0 / accumulation as f64)?);
         }
@@ -136,21 +143,16 @@ pub fn train(
             log.write(&metrics)?;
             since_log = Interval::begin();
         }
-        let stop = signals::stop_requested().filter(|_| state.step < total);
-        if state.step.is_multiple_of(config.checkpoint.every) || stop.is_some() {
+        if state.step.is_multiple_of(config.checkpoint.every) {
             state.save(run, config.checkpoint.keep, objective)?;
             saved = state.step;
-        }
-        if let Some(signal) = stop {
-            progress.finish();
-            return Ok(Outcome::Stopped(signal));
         }
     }
     if saved < state.step {
         state.save(run, config.checkpoint.keep, objective)?;
     }
     progress.finish();
-    Ok(Outcome::Finished)
+    Ok(stopped.map_or(Outcome::Finished, Outcome::Stopped))
 }
 
 /// Wall time and data waiting over some steps.

@@ -355,7 +355,7 @@ fn help_and_usage() {
     for part in ["--config", "--set", "--resume", "export", "data", "Exit codes", "Examples"] {
         assert!(help.stdout.contains(part), "`{part}` is not in: {}", help.stdout);
     }
-    for arguments in [&["--confg", "x"][..], &["export"], &[]] {
+    for arguments in [&["--confg", "x"][..], &["export"], &[], &["--log-level", "debug"]] {
         let output = workshop.command(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
