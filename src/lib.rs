@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod draws;
+pub mod durable;
 pub mod model;
 pub mod native;
 pub mod objective;

@@ -12,6 +12,7 @@ use crate::data::Dataset;
 use crate::data::index_cache::IndexCache;
 use crate::data::pack::{self, Encoding, PackOptions};
 use crate::data::shards::expand_patterns;
+use crate::train::screen;
 
 const PATTERN_HELP: &str = "Patterns are paths with `*` and `?` wildcards and brace ranges, quoted \
 so that the shell leaves them alone: 'shards/train-{000000..000127}.tar', 'shards/*.tar'.";
@@ -276,7 +277,8 @@ fn fail_with(errors: &[anyhow::Error], total: usize, what: &str) -> Result<()> {
 
 fn progress_bar(verb: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} [{bar:30}] {human_pos}/{human_len} ({eta})");
-    let bar = ProgressBar::new(0).with_message(verb);
+    // On the shared screen, so that log lines do not tear it.
+    let bar = screen::bars().add(ProgressBar::new(0)).with_message(verb);
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

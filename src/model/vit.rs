@@ -43,7 +43,7 @@ impl Linear {
     }
 }
 
-/// LayerNorm, computed and returned in float32 whatever comes in.
+/// LayerNorm, computed in float32 whatever comes in.
 pub(super) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::optimizer::AdamW;
+use crate::durable;
 use crate::objective::Trainee;
 use crate::weights::{self, TensorFile};
 
@@ -134,7 +135,7 @@ fn write_all(partial: &Path, snapshot: &Snapshot) -> Result<()> {
     let path = partial.join(MANIFEST);
     let mut text = serde_json::to_vec_pretty(&manifest)?;
     text.push(b'\n');
-    weights::write_durably(&path, &text)
+    durable::write(&path, &text)
 }
 
 /// Gives a finished folder its final name, durably.

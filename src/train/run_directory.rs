@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::checkpoint::{self, Checkpoint};
 use crate::config::Config;
-use crate::weights::write_durably;
+use crate::durable;
 
 /// Where training starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl RunDirectory {
                 Some(start)
             }
         };
-        write_durably(&path.join("config.toml"), config.to_toml().as_bytes())?;
+        durable::write(&path.join("config.toml"), config.to_toml().as_bytes())?;
         Ok((run, start))
     }
 

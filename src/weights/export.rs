@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +16,7 @@ use super::stored_encoder::StoredEncoder;
 use super::weight_file::{ENCODER_KEY, WeightFile};
 use super::write::{SafetensorsWriter, TensorPlan};
 use crate::config::ExportFormat;
+use crate::durable;
 
 /// What `AutoImageProcessor` reads.
 const PREPROCESSOR: &str = "preprocessor_config.json";
@@ -159,12 +159,7 @@ fn part_of(tensor: &Tensor, part: usize, parts: usize) -> Result<Tensor> {
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let write = || -> Result<()> {
-        let mut file = File::create(path)?;
-        writeln!(file, "{value:#}")?;
-        Ok(file.sync_all()?)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    durable::write(path, format!("{value:#}\n").as_bytes())
 }
 
 /// The folder in which `out` is an entry.

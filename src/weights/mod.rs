@@ -25,4 +25,4 @@ pub use names::{Layout, beside_encoder};
 pub use stored_encoder::StoredEncoder;
 pub use tensor_file::TensorFile;
 pub use weight_file::WeightFile;
-pub use write::{SafetensorsWriter, TensorPlan, Written, write_durably, write_safetensors};
+pub use write::{SafetensorsWriter, TensorPlan, Written, write_safetensors};

@@ -4,9 +4,8 @@
 //! cannot report an error while a tensor is fetched, and neither hashes nor syncs what it writes.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -156,27 +155,6 @@ pub fn write_safetensors(
         writer.write(by_name[plan.name.as_str()])?;
     }
     writer.finish()
-}
-
-/// Replaces `path` by a file of these bytes: written under another name, brought to the disk,
-/// renamed. A reader sees the old file or the new one, never a part.
-///
-/// # Errors
-/// The disk is full or the folder cannot be written.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let write = || -> Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(".write.")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(File::open(folder)?.sync_all()?)
-    };
-    write().with_context(|| at(path))
 }
 
 fn at(path: &Path) -> String {

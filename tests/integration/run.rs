@@ -71,12 +71,7 @@ fn a_stopped_run_resumes_bit_for_bit() {
     let mut stops = 0;
     for attempt in 0.. {
         let before = steps();
-        let mut child = workshop
-            .training(&["run.dir=stopped"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = workshop.start(&["run.dir=stopped"]);
         wait_for(|| steps() > before || child.try_wait().unwrap().is_some());
         send("TERM", child.id());
         match child.wait().unwrap().code() {
@@ -98,12 +93,7 @@ fn a_stopped_run_resumes_bit_for_bit() {
 fn a_killed_run_resumes_bit_for_bit() {
     let workshop = Workshop::new();
     workshop.train(&["run.dir=whole"]).succeeds();
-    let mut child = workshop
-        .training(&["run.dir=killed"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = workshop.start(&["run.dir=killed"]);
     wait_for(|| workshop.path("killed/checkpoints/step-2").exists());
     child.kill().unwrap();
     child.wait().unwrap();
@@ -193,12 +183,7 @@ fn another_stream_is_warned_about() {
 #[test]
 fn one_process_a_run() {
     let workshop = Workshop::new();
-    let mut first = workshop
-        .training(&["schedule.epochs=1000"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut first = workshop.start(&["schedule.epochs=1000"]);
     wait_for(|| workshop.path("run/metrics.jsonl").exists());
     workshop.train(&[]).fails(1, &["another process is training in run"]);
     first.kill().unwrap();

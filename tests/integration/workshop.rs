@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -96,6 +96,12 @@ impl Workshop {
             command.args(["--set", text]);
         }
         command
+    }
+
+    /// The same in the background, unheard.
+    pub fn start(&self, overrides: &[&str]) -> Child {
+        let mut command = self.training(overrides);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     /// Bytes of every tensor file of a checkpoint, by name.

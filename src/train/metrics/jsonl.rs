@@ -1,15 +1,15 @@
 //! `metrics.jsonl`: one JSON object a line, each step once.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::StepMetrics;
+use crate::durable;
 
 /// The file, open for appending.
 #[derive(Debug)]
@@ -66,17 +66,7 @@ fn take_back(path: &Path, last_step: u64) -> Result<()> {
     if kept == old {
         return Ok(());
     }
-    let folder = path.parent().context("it has no folder")?;
-    // Readable for whoever may read the run folder (the umask still applies), not only for its
-    // owner, which is tempfile's choice.
-    let mut file = tempfile::Builder::new()
-        .prefix(".metrics-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)?;
-    file.write_all(&kept)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(File::open(folder)?.sync_all()?)
+    durable::write(path, &kept)
 }
 
 /// The lines of `text` that can be read and whose step is at most `last_step`, by step; the later
