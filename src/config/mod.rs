@@ -4,6 +4,7 @@
 //! names the file, the key, what was found and what was expected. `configs/reference.toml`
 //! comments every key.
 
+mod data;
 mod load;
 mod model;
 mod validate;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use data::{CurationConfig, DataConfig};
 pub use load::ConfigError;
 pub use model::{EncoderSize, SIZES};
 
@@ -142,98 +144,6 @@ impl StudentConfig {
             drop_path: 0.0,
         }
     }
-}
-
-/// Pictures: where they are, which are kept, how they are cropped, how many at a time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Tar shards: paths with `*` wildcards and `{000..127}` brace ranges.
-    pub shards: Vec<String>,
-    /// Side of the square crop that teacher and students see, in pixels.
-    #[serde(default = "input_size")]
-    pub input_size: usize,
-    /// Pictures in one forward pass of one process.
-    #[serde(default = "batch_size")]
-    pub batch_size: usize,
-    /// Pictures in one optimizer step over all processes and accumulation steps. Left out: the
-    /// batch size times the number of processes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub global_batch_size: Option<usize>,
-    /// Crop area as a share of the picture, `[least, most]`.
-    #[serde(default = "crop_scale")]
-    pub crop_scale: [f64; 2],
-    /// Crop width over height, `[least, most]`.
-    #[serde(default = "crop_ratio")]
-    pub crop_ratio: [f64; 2],
-    /// Per channel mean of pixels in `[0, 1]`, subtracted.
-    #[serde(default = "imagenet_mean")]
-    pub mean: [f64; 3],
-    /// Per channel standard deviation of pixels in `[0, 1]`, divided by.
-    #[serde(default = "imagenet_std")]
-    pub std: [f64; 3],
-    /// Decoding workers of one process; 0 takes one per core.
-    #[serde(default)]
-    pub workers: usize,
-    /// Batches held ready ahead of the trainer.
-    #[serde(default = "prefetch_batches")]
-    pub prefetch_batches: usize,
-    /// Most share of pictures that may fail to decode before the run stops.
-    #[serde(default = "max_failed_share")]
-    pub max_failed_share: f64,
-    /// Largest picture that is decoded, in pixels (width × height).
-    #[serde(default = "max_pixels")]
-    pub max_pixels: u64,
-    /// Where shard indexes are kept; left out: beside the shards, or in the user's cache folder
-    /// where that place is read-only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub index_dir: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub curation: Option<CurationConfig>,
-}
-
-impl DataConfig {
-    /// These shards with every default.
-    pub fn minimal(shards: Vec<String>) -> Self {
-        Self {
-            shards,
-            input_size: input_size(),
-            batch_size: batch_size(),
-            global_batch_size: None,
-            crop_scale: crop_scale(),
-            crop_ratio: crop_ratio(),
-            mean: imagenet_mean(),
-            std: imagenet_std(),
-            workers: 0,
-            prefetch_batches: prefetch_batches(),
-            max_failed_share: max_failed_share(),
-            max_pixels: max_pixels(),
-            index_dir: None,
-            curation: None,
-        }
-    }
-
-    /// Pictures of one optimizer step: the configured number, or one batch.
-    pub fn images_per_step(&self) -> usize {
-        self.global_batch_size.unwrap_or(self.batch_size)
-    }
-}
-
-/// Selection of web pictures by the JSON file that stands for each shard.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CurationConfig {
-    /// `JSON_ROOT/<shard's folder>/<shard>.json`: member name to scores.
-    pub json_root: PathBuf,
-    /// Keep pictures whose colour-histogram score is above this.
-    #[serde(default = "min_histogram_score")]
-    pub min_histogram_score: f64,
-    /// Keep pictures whose width and height are both at least this, in pixels.
-    #[serde(default = "min_side")]
-    pub min_side: u64,
-    /// Keep a drawn picture with probability `mae_loss` (hard pictures are seen more often).
-    #[serde(default = "yes")]
-    pub sample_by_hardness: bool,
 }
 
 /// How student tokens are compared with the teacher's.
@@ -397,39 +307,6 @@ fn random_weights() -> String {
 }
 fn four() -> usize {
     4
-}
-fn input_size() -> usize {
-    256
-}
-fn batch_size() -> usize {
-    64
-}
-fn crop_scale() -> [f64; 2] {
-    [0.2, 1.0]
-}
-fn crop_ratio() -> [f64; 2] {
-    [3.0 / 4.0, 4.0 / 3.0]
-}
-fn imagenet_mean() -> [f64; 3] {
-    [0.485, 0.456, 0.406]
-}
-fn imagenet_std() -> [f64; 3] {
-    [0.229, 0.224, 0.225]
-}
-fn prefetch_batches() -> usize {
-    4
-}
-fn max_failed_share() -> f64 {
-    0.01
-}
-fn max_pixels() -> u64 {
-    200_000_000
-}
-fn min_histogram_score() -> f64 {
-    4.5
-}
-fn min_side() -> u64 {
-    320
 }
 fn yes() -> bool {
     true
