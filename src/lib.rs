@@ -6,11 +6,11 @@
 
 pub mod cli;
 pub mod config;
-pub mod data;
-pub mod draws;
-pub mod durable;
 pub mod model;
 pub mod native;
 pub mod objective;
 pub mod train;
 pub mod weights;
+
+pub use distill_data as data;
+pub use distill_data::{draws, durable};

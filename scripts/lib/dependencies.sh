@@ -43,7 +43,7 @@ give_dependencies() {
         cp --archive --reflink=auto "$target/release"/{.fingerprint,build,deps} "$copy.partial"
         # Without this clone's own program and tests.
         rm -rf "$copy.partial"/{.fingerprint,build}/distill-* \
-            "$copy.partial"/deps/{distill,libdistill,integration}-*
+            "$copy.partial"/deps/{distill,distill_*,libdistill,libdistill_*,integration}-*
         rm -rf "$copy"
         mv "$copy.partial" "$copy"
         count_dependencies >"$given"

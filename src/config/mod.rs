@@ -4,7 +4,6 @@
 //! names the file, the key, what was found and what was expected. `configs/reference.toml`
 //! comments every key.
 
-mod data;
 mod load;
 mod model;
 mod validate;
@@ -13,8 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use data::{CurationConfig, DataConfig};
-pub use load::ConfigError;
+pub use distill_data::config::{ConfigError, CurationConfig, DataConfig};
 pub use model::{EncoderSize, SIZES};
 
 /// A whole run: what is taught, to whom, with which pictures, and how.

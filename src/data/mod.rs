@@ -8,9 +8,12 @@
 //! elsewhere) gets the same pixels for the same position. [`pack`] goes the other way, from a
 //! folder of pictures to shards.
 
+pub mod config;
 pub mod crop;
 pub mod curation;
 pub mod dataset;
+pub mod draws;
+pub mod durable;
 mod failures;
 pub mod index;
 pub mod index_cache;

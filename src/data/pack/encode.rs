@@ -4,9 +4,9 @@ use anyhow::Result;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::data::crop::{CropBox, shrink};
-use crate::data::picture::{self, Picture};
-use crate::data::resize::CropResizer;
+use crate::crop::{CropBox, shrink};
+use crate::picture::{self, Picture};
+use crate::resize::CropResizer;
 
 /// Quality of re-encoded JPEGs.
 const QUALITY: u8 = 92;

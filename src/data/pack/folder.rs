@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::data::index::is_picture_extension;
+use crate::index::is_picture_extension;
 
 use super::{Encoding, Sample, Source, list};
 
