@@ -14,13 +14,13 @@ use crate::draws::{Draws, Purpose};
 
 use super::ShardProgress;
 use super::crop::{CropBox, CropRange};
+use super::crop_decoder::{CropDecoder, CropOptions};
 use super::curation::{self, Selection};
 use super::failures::{FailureCounts, Failures};
 use super::index::{NO_LABEL, ShardIndex};
 use super::index_cache::IndexCache;
 use super::order::{Candidates, Order};
 use super::picture::{self, Picture};
-use super::resize::CropResizer;
 use super::shards::expand_patterns;
 
 /// Shards that are kept open at a time.
@@ -66,7 +66,7 @@ struct Shard {
 pub struct Scratch {
     encoded: Vec<u8>,
     picture: Picture,
-    resizer: CropResizer,
+    decoder: CropDecoder,
 }
 
 /// Where a picture's bytes are.
@@ -193,7 +193,7 @@ impl Dataset {
                 }
                 Err(error) => Err(error),
             };
-            if scratch.picture.pixels.capacity().max(scratch.encoded.capacity()) > KEPT_BYTES {
+            if scratch.decoder.held_bytes().max(scratch.encoded.capacity()) > KEPT_BYTES {
                 *scratch = Scratch::default();
             }
             match crop {
@@ -211,12 +211,15 @@ impl Dataset {
     }
 
     fn crop(&self, scratch: &mut Scratch, position: u64, out: &mut [u8]) -> Result<()> {
-        let Scratch { encoded, picture, resizer } = scratch;
-        picture::decode(encoded, self.config.max_pixels, picture)?;
+        let options = CropOptions {
+            side: self.config.input_size,
+            max_pixels: self.config.max_pixels,
+            reduced_decoding: false,
+        };
         let mut draws = Draws::new(self.seed, Purpose::Crop, 0, position);
         let range = CropRange { scale: self.config.crop_scale, ratio: self.config.crop_ratio };
-        let crop = CropBox::draw(&mut draws, picture.width, picture.height, &range);
-        resizer.resize(picture, crop, [self.config.input_size; 2], out)
+        let choose = |width, height| CropBox::draw(&mut draws, width, height, &range);
+        scratch.decoder.decode(&scratch.encoded, &options, choose, out)
     }
 
     /// Decodes every picture once, in parallel, and gives the bad ones in order with the reason.

@@ -98,6 +98,11 @@ impl CropResizer {
         }
         Ok(())
     }
+
+    /// Bytes of memory held for pixels between the passes.
+    pub fn held_bytes(&self) -> usize {
+        self.strips.capacity() * size_of::<Strip>() + self.halfway.capacity()
+    }
 }
 
 /// Whether Pillow resizes the height before the width: since version 13.0, if the height shrinks

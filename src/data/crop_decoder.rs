@@ -1,0 +1,53 @@
+//! From a picture's bytes to a resized crop, in memory that is reused from picture to picture.
+
+use anyhow::Result;
+
+use super::crop::CropBox;
+use super::picture::{self, Picture};
+use super::resize::CropResizer;
+
+/// Decodes encoded pictures to resized crops; holds the memory for it, reused from picture to
+/// picture.
+#[derive(Debug, Default)]
+pub struct CropDecoder {
+    picture: Picture,
+    resizer: CropResizer,
+}
+
+/// What is the same for every picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CropOptions {
+    /// Side of the resized square, in pixels.
+    pub side: usize,
+    /// A picture of more pixels is refused before memory is taken for it.
+    pub max_pixels: u64,
+    /// Whether a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the crop is at least
+    /// that much larger than the result: faster, and off from Pillow's pixels by a little more.
+    pub reduced_decoding: bool,
+}
+
+impl CropDecoder {
+    /// Fills `out` `[side, side, 3]` with a crop of the picture in `encoded`. `choose` gets the
+    /// picture's width and height, and gives the box to cut.
+    ///
+    /// # Errors
+    /// Unknown content, a damaged or truncated picture, one that is too large, a box that is not
+    /// in the picture, or an `out` of another size.
+    pub fn decode(
+        &mut self,
+        encoded: &[u8],
+        options: &CropOptions,
+        choose: impl FnOnce(usize, usize) -> CropBox,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let Self { picture, resizer } = self;
+        picture::decode(encoded, options.max_pixels, picture)?;
+        let crop = choose(picture.width, picture.height);
+        resizer.resize(picture, crop, [options.side; 2], out)
+    }
+
+    /// Bytes of memory held now; the caller drops a decoder that one huge picture has grown.
+    pub fn held_bytes(&self) -> usize {
+        self.picture.pixels.capacity() + self.resizer.held_bytes()
+    }
+}
