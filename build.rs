@@ -37,8 +37,8 @@ fn link_libtorch(lib: &Path) {
     // The linker would leave it out, and then no GPU is ever seen.
     let cuda = lib.join("libtorch_cuda.so");
     if cuda.exists() {
-        println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
-        println!("cargo:rustc-link-arg=-ltorch_cuda");
-        println!("cargo:rustc-link-arg=-Wl,--as-needed");
+        for argument in ["-Wl,--no-as-needed", "-ltorch_cuda", "-Wl,--as-needed"] {
+            println!("cargo:rustc-link-arg-bin=distill={argument}");
+        }
     }
 }

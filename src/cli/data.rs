@@ -2,19 +2,20 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use crate::config::{Config, DataConfig};
-use crate::data::Dataset;
 use crate::data::index_cache::IndexCache;
 use crate::data::pack::{self, Encoding, PackOptions};
-use crate::data::shards::expand_patterns;
+use crate::data::source::Sources;
+use crate::data::{Dataset, ShardProgress};
 use crate::train::screen;
 
-const PATTERN_HELP: &str = "Patterns are paths with `*` and `?` wildcards and brace ranges, quoted \
+pub(super) const PATTERN_HELP: &str = "Patterns are paths with `*` and `?` wildcards and brace ranges, quoted \
 so that the shell leaves them alone: 'shards/train-{000000..000127}.tar', 'shards/*.tar'.";
 
 /// Make, index and check WebDataset shards (tar files of pictures)
@@ -127,13 +128,7 @@ fn run_pack(args: PackArgs) -> Result<()> {
                 .map_or_else(|| Ok(defaults(vec![])?.max_pixels), Ok::<_, anyhow::Error>)?,
         },
     };
-    let bar = progress_bar("packing");
-    let packed = pack::pack(&options, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    let packed = packed?;
+    let packed = with_bar("packing", |progress| pack::pack(&options, progress))?;
     let mut text = format!(
         "packed {} samples into {} shards, {}, in {}",
         packed.samples,
@@ -151,13 +146,13 @@ fn run_pack(args: PackArgs) -> Result<()> {
 }
 
 fn run_index(args: &IndexArgs) -> Result<()> {
-    let shards = expand_patterns(&args.patterns, "PATTERN")?;
-    let bar = progress_bar("indexing");
-    let indexes = IndexCache::new(args.index_dir.as_deref()).open_all(&shards, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+    let config = DataConfig { index_dir: args.index_dir.clone(), ..defaults(vec![])? };
+    let sources = Arc::new(Sources::new(&config)?);
+    let shards = sources.expand(&args.patterns, "PATTERN")?;
+    let cache = IndexCache::new(sources, config.index_dir.as_deref());
+    let indexes = with_bar("indexing", |progress| {
+        IndexCache::visit(&shards, progress, |shard| cache.open(shard))
     });
-    bar.finish_and_clear();
     let mut table =
         format!("{:>9} {:>9} {:>12}  {:<6} shard\n", "samples", "labels", "bytes", "index");
     let mut errors = Vec::new();
@@ -167,8 +162,7 @@ fn run_index(args: &IndexArgs) -> Result<()> {
             Ok(cached) => {
                 let index = cached.index;
                 let state = if cached.reused { "found" } else { "made" };
-                table +=
-                    &row(index.rows(), index.labelled(), index.bytes(), state, &shard.display());
+                table += &row(index.rows(), index.labelled(), index.bytes(), state, shard);
                 samples += index.rows();
                 labels += index.labelled();
                 bytes += index.bytes();
@@ -197,26 +191,20 @@ fn run_check(args: CheckArgs) -> Result<()> {
         None => defaults(args.patterns)?,
     };
     let key = if args.config.is_some() { "data.shards" } else { "PATTERN" };
-    let shards = expand_patterns(&config.shards, key)?;
-    let bar = progress_bar("indexing");
-    let cache = IndexCache::new(config.index_dir.as_deref());
-    let indexes = cache.open_all(&shards, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+    let sources = Arc::new(Sources::new(&config)?);
+    let shards = sources.expand(&config.shards, key)?;
+    let cache = IndexCache::new(sources.clone(), config.index_dir.as_deref());
+    let indexes = with_bar("indexing", |progress| {
+        IndexCache::visit(&shards, progress, |shard| cache.head(shard).map(|_| shard.clone()))
     });
-    let mut errors = Vec::new();
-    let mut whole = Vec::new();
     let shard_count = shards.len();
-    for (shard, index) in shards.into_iter().zip(indexes) {
-        match index {
-            Ok(cached) => whole.push((shard, cached.index)),
-            Err(error) => errors.push(error),
-        }
+    let (mut whole, mut errors) = (Vec::new(), Vec::new());
+    for index in indexes {
+        index.map_or_else(|error| errors.push(error), |shard| whole.push(shard));
     }
-    bar.finish_and_clear();
     let mut bad = 0;
     if !whole.is_empty() {
-        let dataset = Dataset::new(&config, 0, cache, whole)?;
+        let dataset = Dataset::of_shards(&config, 0, sources, &whole, &|_, _| {})?;
         bad = check_pictures(&dataset, config.curation.is_some())?;
     }
     fail_with(&errors, shard_count, "shards are bad")?;
@@ -227,7 +215,7 @@ fn run_check(args: CheckArgs) -> Result<()> {
 }
 
 /// The data section of a config that says nothing but where the shards are.
-fn defaults(shards: Vec<String>) -> Result<DataConfig> {
+pub(super) fn defaults(shards: Vec<String>) -> Result<DataConfig> {
     let shards = toml::Value::try_from(shards)?;
     Ok(toml::Table::from_iter([("shards".to_string(), shards)]).try_into()?)
 }
@@ -275,6 +263,17 @@ fn fail_with(errors: &[anyhow::Error], total: usize, what: &str) -> Result<()> {
     bail!("{} of {total} {what}", errors.len())
 }
 
+/// Does `work` with a bar that shows how many of how many are done.
+pub(super) fn with_bar<T>(verb: &'static str, work: impl FnOnce(ShardProgress<'_>) -> T) -> T {
+    let bar = progress_bar(verb);
+    let result = work(&|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    result
+}
+
 fn progress_bar(verb: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} [{bar:30}] {human_pos}/{human_len} ({eta})");
     // On the shared screen, so that log lines do not tear it.
@@ -286,7 +285,7 @@ fn progress_bar(verb: &'static str) -> ProgressBar {
 }
 
 /// Writes to standard output; a reader that has gone, as `head` does, is no error.
-fn print(text: &str) -> Result<()> {
+pub(super) fn print(text: &str) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result?),

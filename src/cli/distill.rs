@@ -77,7 +77,7 @@ fn train_and_export(config: &Config, resume: &Resume) -> Result<u8> {
         + (schedule.total_steps().saturating_sub(state.step))
             * config.data.images_per_step() as u64;
     let ranges = batch_ranges(state.position, config.data.batch_size, end);
-    let loader = Loader::start(dataset, &config.data, ranges)?;
+    let loader = Loader::start(dataset, &config.data, &super::worker_program()?, ranges)?;
     let mut feed = Feed::new(loader, &config.data, device);
     match train(config, run.path(), &objective, &schedule, &mut state, &mut feed)? {
         Outcome::Finished => {
@@ -160,6 +160,7 @@ fn stream(config: &Config, dataset: &Dataset) -> Stream {
     Stream {
         seed: config.seed,
         dataset: dataset.fingerprint().to_string(),
+        shuffle: config.data.shuffle,
         global_batch_size: config.data.images_per_step(),
     }
 }

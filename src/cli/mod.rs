@@ -1,17 +1,20 @@
 //! Arguments in, exit codes out: one file a command.
 
+mod bench;
 mod data;
 mod distill;
 mod export;
 pub mod logging;
 mod summary;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
+use crate::data::worker;
 use crate::native;
 
 const DONE: u8 = 0;
@@ -61,6 +64,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Pack pictures into tar shards, index shards, check them
     Data(data::DataArgs),
+    /// Measure how fast this machine does a part of the work
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the program on its command line.
@@ -78,11 +83,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The program that decodes in processes of its own: beside this one.
+fn worker_program() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("cannot tell where this program lies")?;
+    let worker = program.with_file_name(worker::PROGRAM);
+    ensure!(
+        worker.is_file(),
+        "{} is missing: it belongs beside `distill`; `cargo build --release` makes both",
+        worker.display()
+    );
+    Ok(worker)
+}
+
 fn run(arguments: Arguments) -> Result<u8> {
     logging::start(&arguments.log)?;
     match arguments.command {
         Some(Command::Export(args)) => export::run(&args).map(|()| DONE),
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
+        Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
         None => distill::run(&arguments.train),
     }
 }

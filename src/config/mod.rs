@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use distill_data::config::{ConfigError, CurationConfig, DataConfig};
+pub use distill_data::config::{ConfigError, CurationConfig, DataConfig, ShuffleConfig};
 pub use model::{EncoderSize, SIZES};
 
 /// A whole run: what is taught, to whom, with which pictures, and how.

@@ -54,6 +54,7 @@ impl Config {
                 },
             )?;
         }
+        data.shuffle.check().map_err(|(key, message)| (format!("data.shuffle.{key}"), message))?;
         let [least, most] = data.crop_scale;
         require(0.0 < least && least <= most && most <= 1.0, "data.crop_scale", || {
             format!("found [{least}, {most}], expected 0 < least <= most <= 1")

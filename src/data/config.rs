@@ -45,12 +45,18 @@ pub struct DataConfig {
     /// Largest picture that is decoded, in pixels (width × height).
     #[serde(default = "max_pixels")]
     pub max_pixels: u64,
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where the crop is at least that much larger
+    /// than `input_size`: faster for large pictures, and a little off from Pillow's pixels.
+    #[serde(default)]
+    pub reduced_decoding: bool,
     /// Where shard indexes are kept; left out: beside the shards, or in the user's cache folder
     /// where that place is read-only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_dir: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curation: Option<CurationConfig>,
+    #[serde(default)]
+    pub shuffle: ShuffleConfig,
 }
 
 impl DataConfig {
@@ -69,14 +75,62 @@ impl DataConfig {
             prefetch_batches: prefetch_batches(),
             max_failed_share: max_failed_share(),
             max_pixels: max_pixels(),
+            reduced_decoding: false,
             index_dir: None,
             curation: None,
+            shuffle: ShuffleConfig::default(),
         }
     }
 
     /// Pictures of one optimizer step: the configured number, or one batch.
     pub fn images_per_step(&self) -> usize {
         self.global_batch_size.unwrap_or(self.batch_size)
+    }
+}
+
+/// How the samples of a pass are shuffled: chunks of neighbours over the whole data set, then all
+/// samples of a window of chunks. Part of a run's identity, as the seed is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShuffleConfig {
+    /// Neighbouring samples that are read together.
+    pub chunk_samples: u64,
+    /// Chunks whose samples are mixed, and which are being read at a time.
+    pub window_chunks: u64,
+    /// Windows that give samples in turn, for as many nodes that each read one.
+    pub lanes: u64,
+    /// Consecutive samples from one lane.
+    pub lane_run: u64,
+}
+
+impl Default for ShuffleConfig {
+    fn default() -> Self {
+        Self { chunk_samples: 256, window_chunks: 128, lanes: 1, lane_run: 64 }
+    }
+}
+
+impl ShuffleConfig {
+    /// Whether the numbers fit together.
+    ///
+    /// # Errors
+    /// The key at fault and what was expected of it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let Self { chunk_samples, window_chunks, lanes, lane_run } = *self;
+        for (key, number) in [
+            ("chunk_samples", chunk_samples),
+            ("window_chunks", window_chunks),
+            ("lanes", lanes),
+            ("lane_run", lane_run),
+        ] {
+            if !(1..=1 << 20).contains(&number) {
+                return Err((key, format!("found {number}, expected 1 to {}", 1 << 20)));
+            }
+        }
+        if (chunk_samples * window_chunks).is_multiple_of(lane_run) {
+            return Ok(());
+        }
+        let window = chunk_samples * window_chunks;
+        Err(("lane_run", format!("found {lane_run}, expected a divisor of the window's {window}")))
     }
 }
 

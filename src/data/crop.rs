@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
-use crate::draws::Draws;
+use crate::draws::{Draws, Purpose};
 
 use super::picture::{self, Picture};
 use super::resize::CropResizer;
@@ -19,10 +20,18 @@ pub struct CropBox {
 }
 
 /// What crops are drawn: shares of the area and width over height, each `[least, most]`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CropRange {
     pub scale: [f64; 2],
     pub ratio: [f64; 2],
+}
+
+impl CropRange {
+    /// The crop of the picture of `width` × `height` pixels at `position` of the stream of
+    /// samples.
+    pub fn draw_at(&self, seed: u64, position: u64, width: usize, height: usize) -> CropBox {
+        CropBox::draw(&mut Draws::new(seed, Purpose::Crop, 0, position), width, height, self)
+    }
 }
 
 impl CropBox {
@@ -105,7 +114,6 @@ pub fn shrink(picture: &Picture, shorter_side: usize) -> Result<Picture> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draws::Purpose;
 
     const RANGE: CropRange = CropRange { scale: [0.2, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] };
 

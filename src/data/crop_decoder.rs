@@ -1,6 +1,7 @@
 //! From a picture's bytes to a resized crop, in memory that is reused from picture to picture.
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use super::crop::CropBox;
 use super::picture::{self, Picture};
@@ -15,7 +16,7 @@ pub struct CropDecoder {
 }
 
 /// What is the same for every picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CropOptions {
     /// Side of the resized square, in pixels.
     pub side: usize,

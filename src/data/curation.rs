@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::config::CurationConfig;
 
 use super::index::ShardIndex;
+use super::source::ShardAddress;
 
 /// A picture's entry in the JSON file. A missing or `null` score is no score.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -73,7 +74,11 @@ enum Verdict {
 ///
 /// # Errors
 /// The JSON file cannot be read or has another form.
-pub fn curate(config: &CurationConfig, shard: &Path, index: &ShardIndex) -> Result<Curated> {
+pub fn curate(
+    config: &CurationConfig,
+    shard: &ShardAddress,
+    index: &ShardIndex,
+) -> Result<Curated> {
     let path = scores_path(&config.json_root, shard);
     let scores = read_scores(&path)?;
     let mut curated =
@@ -101,13 +106,12 @@ pub fn curate(config: &CurationConfig, shard: &Path, index: &ShardIndex) -> Resu
 }
 
 /// `JSON_ROOT/<shard's folder name>/<shard's name without .tar>.json`.
-fn scores_path(json_root: &Path, shard: &Path) -> PathBuf {
-    let shard = std::path::absolute(shard).unwrap_or_else(|_| shard.to_path_buf());
-    let folder = shard.parent().and_then(Path::file_name).unwrap_or_default();
-    let stem = shard.file_stem().unwrap_or_default();
-    let mut name = stem.to_os_string();
-    name.push(".json");
-    json_root.join(folder).join(name)
+fn scores_path(json_root: &Path, shard: &ShardAddress) -> PathBuf {
+    let absolute = shard.as_file().and_then(|path| std::path::absolute(path).ok());
+    let shard = absolute.map_or_else(|| shard.clone(), ShardAddress::File);
+    let name = shard.file_name();
+    let stem = name.rsplit_once('.').map_or(&*name, |(stem, _)| stem);
+    json_root.join(&*shard.folder_name()).join(format!("{stem}.json"))
 }
 
 fn read_scores(path: &Path) -> Result<HashMap<String, Scores>> {
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_scores_of_a_shard_lie_under_its_folder_and_name() {
-        let path = scores_path(Path::new("root"), Path::new("web/part-3/00012.tar"));
+        let path = scores_path(Path::new("root"), &ShardAddress::File("web/part-3/00012.tar".into()));
         assert_eq!(path, Path::new("root/part-3/00012.json"));
     }
 

@@ -1,79 +1,84 @@
-//! A data set: the pictures that are kept from a list of shards, filled in by position.
+//! A data set: the pictures that are kept from a list of shards, found by position.
 
-use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use rayon::prelude::*;
 
-use crate::config::{CurationConfig, DataConfig};
-use crate::draws::{Draws, Purpose};
-
 use super::ShardProgress;
-use super::crop::{CropBox, CropRange};
+use super::catalogue::Catalogue;
+use super::config::{DataConfig, ShuffleConfig};
+use super::crop::CropRange;
 use super::crop_decoder::{CropDecoder, CropOptions};
-use super::curation::{self, Selection};
+use super::curation::Selection;
 use super::failures::{FailureCounts, Failures};
-use super::index::{NO_LABEL, ShardIndex};
 use super::index_cache::IndexCache;
-use super::order::{Candidates, Order};
+use super::order::{Candidates, Order, Window};
 use super::picture::{self, Picture};
-use super::shards::expand_patterns;
-
-/// Shards that are kept open at a time.
-const OPEN_FILES: usize = 128;
+use super::selection::{self, Chosen};
+use super::source::{Segment, ShardAddress, Sources};
 
 /// Tries of one position before giving up, however many failures are allowed.
 const MOST_TRIES: usize = 10_000;
+
+/// Draws of one try before giving up; each is rejected with a probability that soft sampling has.
+const MOST_DRAWS: usize = 1_000_000;
 
 /// No picture of a sensible size takes more encoded bytes than this.
 const MOST_ENCODED_BYTES: u32 = 1 << 30;
 
 /// Decoding memory above this is given back after use: one huge picture must not stay for good.
-const KEPT_BYTES: usize = 64 << 20;
+pub(super) const KEPT_BYTES: usize = 64 << 20;
 
-/// Pictures in shards, in the order of a seed. Shared by all workers of a process.
+/// How often a piece of the cache may vanish between being found and being read.
+pub(super) const MOST_EVICTIONS: usize = 20;
+
+/// Pictures in shards, in the order of a seed. Shared by all threads of a process.
 pub struct Dataset {
     config: DataConfig,
     seed: u64,
-    shards: Vec<Shard>,
+    sources: Arc<Sources>,
+    indexes: Arc<IndexCache>,
+    shards: Arc<Vec<Chosen>>,
+    catalogue: Catalogue,
     order: Order,
     selection: Selection,
     fingerprint: String,
-    index_cache: IndexCache,
-    open_files: Mutex<HashMap<usize, Arc<File>>>,
     failures: Failures,
 }
 
-/// The kept pictures of a shard, one row each.
-struct Shard {
-    path: PathBuf,
-    /// Number of the first row among the samples of the data set.
-    first: u64,
-    offsets: Vec<u64>,
-    sizes: Vec<u32>,
-    /// Empty where no sample of the shard has a label.
-    labels: Vec<u32>,
-    /// Probability of acceptance; empty where every draw is accepted.
-    acceptance: Vec<f32>,
-}
-
-/// A worker's memory, reused from picture to picture.
+/// Memory for filling samples in this process, reused from picture to picture.
 #[derive(Default)]
 pub struct Scratch {
     encoded: Vec<u8>,
-    picture: Picture,
     decoder: CropDecoder,
 }
 
-/// Where a picture's bytes are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+/// The pictures that one position tries until one decodes.
+pub struct Attempts {
+    position: u64,
+    candidates: Candidates,
+    tried: usize,
+}
+
+/// A picture's bytes: where they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    sample: u64,
     shard: usize,
-    row: usize,
+    range: Range<u64>,
+    /// Class of the picture, where it has one.
+    pub label: Option<u32>,
+}
+
+impl Place {
+    /// Number of encoded bytes.
+    pub fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
 }
 
 impl Dataset {
@@ -84,45 +89,46 @@ impl Dataset {
     /// A pattern matches nothing ([`crate::config::ConfigError`]), a shard or JSON file is
     /// damaged, or curation keeps nothing.
     pub fn open(config: &DataConfig, seed: u64, progress: ShardProgress<'_>) -> Result<Self> {
-        let paths = expand_patterns(&config.shards, "data.shards")?;
-        let index_cache = IndexCache::new(config.index_dir.as_deref());
-        let indexes = index_cache.open_all(&paths, progress);
-        let indexes = all_or_first_error(indexes)?.into_iter().map(|cached| cached.index);
-        Self::new(config, seed, index_cache, paths.into_iter().zip(indexes).collect())
+        let sources = Arc::new(Sources::new(config)?);
+        let shards = sources.expand(&config.shards, "data.shards")?;
+        Self::of_shards(config, seed, sources, &shards, progress)
     }
 
-    /// The data set of `shards` and their indexes; otherwise as [`Dataset::open`].
+    /// The data set of `shards`; otherwise as [`Dataset::open`].
     ///
     /// # Errors
-    /// A JSON file is damaged, or curation keeps nothing.
-    pub fn new(
+    /// A shard or JSON file is damaged, or curation keeps nothing.
+    pub fn of_shards(
         config: &DataConfig,
         seed: u64,
-        index_cache: IndexCache,
-        shards: Vec<(PathBuf, ShardIndex)>,
+        sources: Arc<Sources>,
+        shards: &[ShardAddress],
+        progress: ShardProgress<'_>,
     ) -> Result<Self> {
-        let curation = config.curation.as_ref();
-        let chosen: Vec<Result<(Shard, Selection)>> =
-            shards.into_par_iter().map(|(path, index)| choose(path, index, curation)).collect();
-        let mut shards = Vec::with_capacity(chosen.len());
+        let indexes = Arc::new(IndexCache::new(sources.clone(), config.index_dir.as_deref()));
+        let chosen = selection::choose(shards, &indexes, config.curation.as_ref(), progress)?;
         let mut selection = Selection::default();
-        let mut samples = 0;
-        for (mut shard, part) in all_or_first_error(chosen)? {
-            shard.first = samples;
-            samples += part.kept;
-            selection += part;
-            shards.push(shard);
-        }
-        check_selection(&selection, &shards)?;
+        chosen.iter().for_each(|one| selection += one.selection);
+        let fingerprint = selection::fingerprint(&chosen);
+        let shards = Arc::new(chosen);
+        let catalogue = {
+            let (shards, indexes) = (shards.clone(), indexes.clone());
+            let curation = config.curation.clone();
+            let counts: Vec<u64> = shards.iter().map(|one| one.selection.kept).collect();
+            Catalogue::new(counts, move |shard| {
+                selection::rows(&shards[shard], &indexes, curation.as_ref())
+            })
+        };
         Ok(Self {
             config: config.clone(),
             seed,
-            order: Order::new(seed, samples),
-            selection,
-            fingerprint: fingerprint(&shards),
+            sources,
+            indexes,
+            order: Order::new(seed, catalogue.samples(), &config.shuffle),
             shards,
-            index_cache,
-            open_files: Mutex::default(),
+            catalogue,
+            selection,
+            fingerprint,
             failures: Failures::default(),
         })
     }
@@ -143,19 +149,39 @@ impl Dataset {
     }
 
     /// Names the data set by content: shard names, and the places, labels and probabilities of
-    /// the kept pictures. A resumed run continues the same stream only if this is the same.
+    /// the kept pictures. A resumed run continues the same stream only if this is the same, and
+    /// the seed and [`Self::shuffle`] too.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Side of a sample's square, in pixels.
-    pub fn input_size(&self) -> usize {
-        self.config.input_size
+    /// How samples are shuffled.
+    pub fn shuffle(&self) -> &ShuffleConfig {
+        &self.config.shuffle
+    }
+
+    /// The seed of order and crops.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Bytes of one sample: `[input_size, input_size, 3]`.
     pub fn sample_bytes(&self) -> usize {
         self.config.input_size * self.config.input_size * 3
+    }
+
+    /// What crops are drawn.
+    pub fn crop_range(&self) -> CropRange {
+        CropRange { scale: self.config.crop_scale, ratio: self.config.crop_ratio }
+    }
+
+    /// How crops are decoded.
+    pub fn crop_options(&self) -> CropOptions {
+        CropOptions {
+            side: self.config.input_size,
+            max_pixels: self.config.max_pixels,
+            reduced_decoding: self.config.reduced_decoding,
+        }
     }
 
     /// Pictures tried and failed since this was opened.
@@ -165,11 +191,77 @@ impl Dataset {
 
     /// The sample that stands at `position` unless its picture turns out to be bad: a pure
     /// function of seed, data set and position.
-    pub fn sample_at(&self, position: u64) -> u64 {
-        Candidates::new(&self.order, position).next_accepted(self.acceptance())
+    ///
+    /// # Errors
+    /// A shard's index or scores cannot be read any more.
+    pub fn sample_at(&self, position: u64) -> Result<u64> {
+        Ok(self.next_place(&mut self.attempts(position))?.sample)
     }
 
-    /// Fills `out` `[input_size, input_size, 3]` with the crop at `position` and gives its label.
+    /// The pictures that `position` tries.
+    pub fn attempts(&self, position: u64) -> Attempts {
+        Attempts { position, candidates: Candidates::new(&self.order, position), tried: 0 }
+    }
+
+    /// The next picture to try: a pure function of seed, data set, position and the number of
+    /// tries before.
+    ///
+    /// # Errors
+    /// A shard's index cannot be read any more, or there were too many tries.
+    pub fn next_place(&self, attempts: &mut Attempts) -> Result<Place> {
+        let position = attempts.position;
+        loop {
+            ensure!(
+                attempts.tried < MOST_TRIES,
+                "{MOST_TRIES} pictures in a row failed to decode for position {position}"
+            );
+            attempts.tried += 1;
+            let sample = attempts.candidates.next_accepted(MOST_DRAWS, self.acceptance())?;
+            let sample = sample.with_context(|| {
+                format!("{MOST_DRAWS} draws for position {position} were rejected by mae_loss")
+            })?;
+            let place = self.place(sample)?;
+            if place.bytes() <= u64::from(MOST_ENCODED_BYTES) {
+                return Ok(place);
+            }
+            let error = anyhow::anyhow!("encoded size of over {MOST_ENCODED_BYTES} bytes");
+            self.record_failure(&place, &error)?;
+        }
+    }
+
+    /// The local files that hold a picture's bytes. Waits until they are here.
+    ///
+    /// # Errors
+    /// They cannot be brought here.
+    pub fn locate(&self, place: &Place) -> Result<Vec<Segment>> {
+        let Chosen { shard, stamp, .. } = &self.shards[place.shard];
+        Ok(self.sources.locate(shard, *stamp, place.range.clone())?)
+    }
+
+    /// Counts a picture that decoded.
+    pub fn record_success(&self) {
+        self.failures.record_success();
+    }
+
+    /// Counts a picture that did not decode, and names it once in a warning.
+    ///
+    /// # Errors
+    /// More pictures fail than `data.max_failed_share`.
+    pub fn record_failure(&self, place: &Place, error: &Error) -> Result<()> {
+        let share = self.config.max_failed_share;
+        self.failures.record(place.sample, error, share, || self.describe(place))
+    }
+
+    /// What to say when the bytes at `place` cannot be read.
+    pub fn unreadable(&self, place: &Place) -> String {
+        format!(
+            "{}: cannot be read at byte {}; did it change since the run began?",
+            self.shards[place.shard].shard, place.range.start
+        )
+    }
+
+    /// Fills `out` `[input_size, input_size, 3]` with the crop at `position`, in this process, and
+    /// gives its label. Worker processes fill the same.
     ///
     /// A picture that does not decode is counted, named once in a warning, and replaced by
     /// another one, which depends on seed, data set and position alone, as does the crop.
@@ -182,195 +274,130 @@ impl Dataset {
         position: u64,
         out: &mut [u8],
     ) -> Result<Option<u32>> {
-        let mut candidates = Candidates::new(&self.order, position);
-        for _ in 0..MOST_TRIES {
-            let sample = candidates.next_accepted(self.acceptance());
-            let place = self.place(sample);
-            let crop = match self.check_encoded_size(place) {
-                Ok(()) => {
-                    self.read(place, &mut scratch.encoded)?;
-                    self.crop(scratch, position, out)
-                }
-                Err(error) => Err(error),
-            };
+        let mut attempts = self.attempts(position);
+        let (crop, options) = (self.crop_range(), self.crop_options());
+        loop {
+            let place = self.next_place(&mut attempts)?;
+            self.read(&place, &mut scratch.encoded)?;
+            let choose = |width, height| crop.draw_at(self.seed, position, width, height);
+            let decoded = scratch.decoder.decode(&scratch.encoded, &options, choose, out);
             if scratch.decoder.held_bytes().max(scratch.encoded.capacity()) > KEPT_BYTES {
                 *scratch = Scratch::default();
             }
-            match crop {
+            match decoded {
                 Ok(()) => {
-                    self.failures.record_success();
-                    return Ok(self.label(place));
+                    self.record_success();
+                    return Ok(place.label);
                 }
-                Err(error) => {
-                    let share = self.config.max_failed_share;
-                    self.failures.record(sample, &error, share, || self.describe(place))?;
-                }
+                Err(error) => self.record_failure(&place, &error)?,
             }
         }
-        bail!("{MOST_TRIES} pictures in a row failed to decode for position {position}")
-    }
-
-    fn crop(&self, scratch: &mut Scratch, position: u64, out: &mut [u8]) -> Result<()> {
-        let options = CropOptions {
-            side: self.config.input_size,
-            max_pixels: self.config.max_pixels,
-            reduced_decoding: false,
-        };
-        let mut draws = Draws::new(self.seed, Purpose::Crop, 0, position);
-        let range = CropRange { scale: self.config.crop_scale, ratio: self.config.crop_ratio };
-        let choose = |width, height| CropBox::draw(&mut draws, width, height, &range);
-        scratch.decoder.decode(&scratch.encoded, &options, choose, out)
     }
 
     /// Decodes every picture once, in parallel, and gives the bad ones in order with the reason.
     /// `progress` is called after each picture.
     pub fn check(&self, progress: &(dyn Fn() + Sync)) -> Vec<(String, Error)> {
-        let try_one = |scratch: &mut Scratch, sample| {
-            let place = self.place(sample);
-            let read = |()| self.read(place, &mut scratch.encoded);
-            let result = self.check_encoded_size(place).and_then(read).and_then(|()| {
-                let max_pixels = self.config.max_pixels;
-                picture::decode(&scratch.encoded, max_pixels, &mut scratch.picture)
-            });
+        let decode = |encoded: &mut Vec<u8>, picture: &mut Picture, place: &Place| {
+            ensure!(place.bytes() <= u64::from(MOST_ENCODED_BYTES), "encoded size is too large");
+            self.read(place, encoded)?;
+            picture::decode(encoded, self.config.max_pixels, picture)
+        };
+        let try_one = |(encoded, picture): &mut (Vec<u8>, Picture), sample| {
+            let bad = match self.place(sample) {
+                Ok(place) => {
+                    decode(encoded, picture, &place).err().map(|e| (self.describe(&place), e))
+                }
+                Err(error) => Some((format!("sample {sample}"), error)),
+            };
             progress();
-            result.err().map(|error| (self.describe(place), error))
+            bad
         };
         let samples = (0..self.sample_count()).into_par_iter();
-        samples.map_init(Scratch::default, try_one).flatten_iter().collect()
+        samples.map_init(Default::default, try_one).flatten_iter().collect()
     }
 
-    fn acceptance(&self) -> Option<impl Fn(u64) -> f32> {
-        let sampled = self.config.curation.as_ref().is_some_and(|c| c.sample_by_hardness);
-        sampled.then_some(|sample| {
-            let Place { shard, row } = self.place(sample);
-            self.shards[shard].acceptance[row]
-        })
+    /// The window that `position` lies in.
+    pub(super) fn window_at(&self, position: u64) -> Window {
+        self.order.window_at(position)
     }
 
-    fn place(&self, sample: u64) -> Place {
-        let shard = self.shards.partition_point(|shard| shard.first <= sample) - 1;
-        Place { shard, row: (sample - self.shards[shard].first) as usize }
+    /// Positions in which each lane of the shuffle gives a whole window.
+    pub(super) fn positions_of_a_turn(&self) -> u64 {
+        self.order.turn()
     }
 
-    fn label(&self, Place { shard, row }: Place) -> Option<u32> {
-        self.shards[shard].labels.get(row).copied().filter(|&label| label != NO_LABEL)
-    }
-
-    fn check_encoded_size(&self, Place { shard, row }: Place) -> Result<()> {
-        let size = self.shards[shard].sizes[row];
-        ensure!(size <= MOST_ENCODED_BYTES, "encoded size of over {MOST_ENCODED_BYTES} bytes");
+    /// Has the bytes of `samples`, which are neighbours, brought nearer.
+    ///
+    /// # Errors
+    /// A shard's index cannot be read any more.
+    pub(super) fn read_ahead(&self, samples: Range<u64>) -> Result<()> {
+        let mut next = samples.start;
+        while next < samples.end {
+            let entry = self.catalogue.entry(next)?;
+            let rows = entry.row..entry.rows.offsets.len().min(entry.row + (samples.end - next) as usize);
+            let last = rows.end - 1;
+            let end = entry.rows.offsets[last] + u64::from(entry.rows.sizes[last]);
+            let Chosen { shard, stamp, .. } = &self.shards[entry.shard];
+            self.sources.prefetch(shard, *stamp, entry.rows.offsets[rows.start]..end);
+            next += rows.len() as u64;
+        }
         Ok(())
     }
 
-    fn read(&self, Place { shard, row }: Place, encoded: &mut Vec<u8>) -> Result<()> {
-        let number = shard;
-        let shard = &self.shards[number];
-        let advice = || {
-            format!(
-                "{}: cannot be read at byte {}; did it change since the run began?",
-                shard.path.display(),
-                shard.offsets[row]
-            )
-        };
-        let file = self.open_file(number).with_context(advice)?;
-        encoded.resize(shard.sizes[row] as usize, 0);
-        file.read_exact_at(encoded, shard.offsets[row]).with_context(advice)
+    fn acceptance(&self) -> Option<impl Fn(u64) -> Result<f32>> {
+        let sampled = self.config.curation.as_ref().is_some_and(|c| c.sample_by_hardness);
+        sampled.then_some(|sample| {
+            let entry = self.catalogue.entry(sample)?;
+            Ok(entry.rows.acceptance(entry.row))
+        })
     }
 
-    fn open_file(&self, shard: usize) -> Result<Arc<File>> {
-        let mut open = self.open_files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&shard) {
-            return Ok(file.clone());
+    fn place(&self, sample: u64) -> Result<Place> {
+        let entry = self.catalogue.entry(sample)?;
+        let start = entry.rows.offsets[entry.row];
+        let range = start..start + u64::from(entry.rows.sizes[entry.row]);
+        Ok(Place { sample, shard: entry.shard, range, label: entry.rows.label(entry.row) })
+    }
+
+    fn read(&self, place: &Place, encoded: &mut Vec<u8>) -> Result<()> {
+        encoded.resize(place.bytes() as usize, 0);
+        for _ in 0..MOST_EVICTIONS {
+            match read_segments(&self.locate(place)?, encoded) {
+                Err(error) if self.may_return(place, &error) => {}
+                result => return result.with_context(|| self.unreadable(place)),
+            }
         }
-        if open.len() >= OPEN_FILES
-            && let Some(&other) = open.keys().next()
-        {
-            open.remove(&other);
-        }
-        let file = Arc::new(File::open(&self.shards[shard].path)?);
-        open.insert(shard, file.clone());
-        Ok(file)
+        bail!("{}", self.unreadable(place))
+    }
+
+    /// Whether what was just located and then missing is worth locating again: a piece of the
+    /// cache, which another process may have thrown out.
+    fn may_return(&self, place: &Place, error: &std::io::Error) -> bool {
+        error.kind() == std::io::ErrorKind::NotFound && self.is_remote(place)
+    }
+
+    /// Whether a picture is in a shard that is not a file.
+    pub(super) fn is_remote(&self, place: &Place) -> bool {
+        self.shards[place.shard].shard.as_file().is_none()
     }
 
     /// Shard and member of a picture, for messages. Names are not kept in memory, but looked up.
-    fn describe(&self, Place { shard, row }: Place) -> String {
-        let Shard { path, offsets, .. } = &self.shards[shard];
-        let index = self.index_cache.open(path).ok().map(|cached| cached.index);
+    fn describe(&self, place: &Place) -> String {
+        let shard = &self.shards[place.shard].shard;
+        let offset = place.range.start;
+        let index = self.indexes.open(shard).ok().map(|cached| cached.index);
         let member = index
-            .and_then(|index| index.row_at(offsets[row]).map(|row| index.name(row).to_string()))
-            .unwrap_or_else(|| format!("(at byte {})", offsets[row]));
-        format!("{}: member `{member}`", path.display())
+            .and_then(|index| index.row_at(offset).map(|row| index.name(row).to_string()))
+            .unwrap_or_else(|| format!("(at byte {offset})"));
+        format!("{shard}: member `{member}`")
     }
 }
 
-/// Keeps the rows of `index` that `curation` keeps.
-fn choose(
-    path: PathBuf,
-    index: ShardIndex,
-    curation: Option<&CurationConfig>,
-) -> Result<(Shard, Selection)> {
-    let mut labels = if index.labelled() > 0 { index.labels.clone() } else { Vec::new() };
-    let Some(curation) = curation else {
-        let kept = index.rows() as u64;
-        let ShardIndex { offsets, sizes, .. } = index;
-        let shard = Shard { path, first: 0, offsets, sizes, labels, acceptance: Vec::new() };
-        return Ok((shard, Selection { kept, ..Selection::default() }));
-    };
-    let curated = curation::curate(curation, &path, &index)?;
-    let rows = || curated.rows.iter().map(|&row| row as usize);
-    if !labels.is_empty() {
-        labels = rows().map(|row| labels[row]).collect();
+fn read_segments(segments: &[Segment], mut out: &mut [u8]) -> std::io::Result<()> {
+    for segment in segments {
+        let (piece, rest) = std::mem::take(&mut out).split_at_mut(segment.length as usize);
+        File::open(&segment.path)?.read_exact_at(piece, segment.offset)?;
+        out = rest;
     }
-    let offsets = rows().map(|row| index.offsets[row]).collect();
-    let sizes = rows().map(|row| index.sizes[row]).collect();
-    let shard = Shard { path, first: 0, offsets, sizes, labels, acceptance: curated.acceptance };
-    Ok((shard, curated.selection))
-}
-
-fn check_selection(selection: &Selection, shards: &[Shard]) -> Result<()> {
-    ensure!(
-        selection.kept > 0,
-        "data.curation keeps none of {} pictures: {} have no scores, {} a histogram_score that is \
-         too low, {} are too small, {} have a mae_loss of 0",
-        selection.pictures(),
-        selection.without_scores,
-        selection.low_histogram_score,
-        selection.small,
-        selection.never_drawn
-    );
-    let acceptance = shards.iter().flat_map(|shard| &shard.acceptance);
-    let accepted: f64 = acceptance.map(|&probability| f64::from(probability)).sum();
-    let sampled = shards.iter().any(|shard| !shard.acceptance.is_empty());
-    ensure!(
-        !sampled || accepted / selection.kept as f64 > 1e-4,
-        "the mean mae_loss of {} kept pictures is {:.1e}, so nearly every draw would be rejected; \
-         set data.curation.sample_by_hardness = false",
-        selection.kept,
-        accepted / selection.kept as f64
-    );
     Ok(())
-}
-
-fn fingerprint(shards: &[Shard]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for Shard { path, offsets, sizes, labels, acceptance, .. } in shards {
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        for part in [name.len(), offsets.len(), labels.len(), acceptance.len()] {
-            hasher.update(&(part as u64).to_le_bytes());
-        }
-        hasher.update(name);
-        offsets.iter().for_each(|offset| _ = hasher.update(&offset.to_le_bytes()));
-        sizes.iter().chain(labels).for_each(|number| _ = hasher.update(&number.to_le_bytes()));
-        acceptance.iter().for_each(|share| _ = hasher.update(&share.to_le_bytes()));
-    }
-    hasher.finalize().to_hex().to_string()
-}
-
-/// All values, or the first error with how many there are.
-fn all_or_first_error<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
-    let more = results.iter().filter(|result| result.is_err()).count().saturating_sub(1);
-    results.into_iter().collect::<Result<Vec<T>>>().map_err(|error| match more {
-        0 => error,
-        _ => anyhow!("{error:#} (and {more} more shards have errors)"),
-    })
 }

@@ -1,8 +1,7 @@
 //! What lies where in a shard: one pass over the headers of a tar file.
 
-use std::fs::File;
+use std::fmt::Display;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use tar::{Entry, EntryType};
@@ -63,19 +62,21 @@ impl ShardIndex {
         self.sizes.iter().map(|&size| u64::from(size)).sum()
     }
 
-    /// Reads the headers of `shard` and skips its members, `.cls` texts apart.
+    /// Reads the headers of the tar file `shard` of `length` bytes and skips its members, `.cls`
+    /// texts apart. `name` is the shard's in messages.
     ///
     /// # Errors
-    /// The file is no tar file, ends too early, or holds no picture.
-    pub fn scan(shard: &Path) -> Result<Self> {
-        scan(shard).with_context(|| format!("{}: cannot be indexed", shard.display()))
+    /// It is no tar file, ends too early, or holds no picture.
+    pub fn scan(shard: impl Read + Seek, length: u64, name: &dyn Display) -> Result<Self> {
+        let grouping = scan(shard, length).and_then(Grouping::finish);
+        let grouping = grouping.with_context(|| format!("{name}: cannot be indexed"))?;
+        grouping.warn(name);
+        Ok(grouping.index)
     }
 }
 
-fn scan(shard: &Path) -> Result<ShardIndex> {
-    let file = File::open(shard)?;
-    let length = file.metadata()?.len();
-    let mut archive = tar::Archive::new(HeaderReader::new(file));
+fn scan(shard: impl Read + Seek, length: u64) -> Result<Grouping> {
+    let mut archive = tar::Archive::new(HeaderReader::new(shard));
     let mut grouping = Grouping::default();
     let mut end = 0;
     for entry in archive.entries_with_seek()? {
@@ -100,22 +101,22 @@ fn scan(shard: &Path) -> Result<ShardIndex> {
         "truncated tar: the mark of its end is missing after {} members, at byte {end}",
         grouping.members
     );
-    grouping.finish(shard)
+    Ok(grouping)
 }
 
 /// A reader that skips within its buffer where it can: most `.cls` members lie there whole.
-struct HeaderReader {
-    file: BufReader<File>,
+struct HeaderReader<R> {
+    file: BufReader<R>,
     position: u64,
 }
 
-impl HeaderReader {
-    fn new(file: File) -> Self {
+impl<R: Read> HeaderReader<R> {
+    fn new(file: R) -> Self {
         Self { file: BufReader::with_capacity(4096, file), position: 0 }
     }
 }
 
-impl Read for HeaderReader {
+impl<R: Read> Read for HeaderReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.position += read as u64;
@@ -123,7 +124,7 @@ impl Read for HeaderReader {
     }
 }
 
-impl Seek for HeaderReader {
+impl<R: Seek + Read> Seek for HeaderReader<R> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         if let SeekFrom::Current(distance) = to {
             self.file.seek_relative(distance)?;
@@ -187,7 +188,7 @@ impl Grouping {
         }
     }
 
-    fn finish(mut self, shard: &Path) -> Result<ShardIndex> {
+    fn finish(mut self) -> Result<Self> {
         self.close();
         if self.index.rows() == 0 {
             let hint = self.dotted.map_or(String::new(), |name| {
@@ -199,7 +200,10 @@ impl Grouping {
             self.index.names.len() < u32::MAX as usize,
             "its member names take over 4 GiB; split the shard"
         );
-        let shard = shard.display();
+        Ok(self)
+    }
+
+    fn warn(&self, shard: &dyn Display) {
         if self.second_pictures > 0 {
             tracing::warn!(
                 "{shard}: {} pictures share their key with one before them and are left out",
@@ -209,6 +213,5 @@ impl Grouping {
         if self.bad_labels > 0 {
             tracing::warn!("{shard}: {} .cls members are not a class number", self.bad_labels);
         }
-        Ok(self.index)
     }
 }

@@ -1,110 +1,160 @@
 //! Shard indexes kept on disk, so that a data set is scanned once.
 //!
-//! An index file is a magic word with the format's version, the BLAKE3 checksum of the rest, and
-//! little-endian numbers. It is used only while the shard's size and modification time are those
-//! it was made for; anything else about it that is not as expected means that it is made again.
+//! An index file is a head and a body of little-endian numbers. The head has a magic word with
+//! the format's version, the stamp of the shard (its size and version), the number of rows, and
+//! the BLAKE3 checksums of the body and of the head itself; so what a data set holds is known from
+//! the heads alone. An index is used only while the shard has the stamp it was made for; anything
+//! else about it that is not as expected means that it is made again.
 
-use std::fs::{Metadata, Permissions};
-use std::io::Write;
+use std::collections::HashMap;
+use std::fs::{File, Permissions};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use super::ShardProgress;
 use super::index::ShardIndex;
+use super::source::{ShardAddress, Sources, Stamp};
 
 /// What the name of an index file ends with.
 pub const INDEX_SUFFIX: &str = ".distill-index";
 
-const MAGIC: &[u8; 8] = b"DSTLIX01";
+const MAGIC: &[u8; 8] = b"DSTLIX02";
 const CHECKSUM: usize = 32;
+/// Magic word, four numbers, the body's checksum, the checksum of all these.
+const HEAD: usize = 8 + 4 * 8 + 2 * CHECKSUM;
 
 /// Where the indexes of shards are kept.
-#[derive(Debug, Clone)]
 pub struct IndexCache {
+    sources: Arc<Sources>,
     folder: Option<PathBuf>,
+    /// Indexes that no folder takes.
+    kept_nowhere: Mutex<HashMap<ShardAddress, (Head, Arc<ShardIndex>)>>,
+}
+
+/// What is known of a shard without reading its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The state of the shard that this is about.
+    pub stamp: Stamp,
+    /// Number of pictures.
+    pub rows: u64,
+    /// Checksum of the pictures' places, labels and names.
+    pub digest: [u8; CHECKSUM],
+    names: u64,
 }
 
 /// An index, and whether it was found or made now.
 #[derive(Debug)]
 pub struct CachedIndex {
-    pub index: ShardIndex,
+    pub head: Head,
+    pub index: Arc<ShardIndex>,
     pub reused: bool,
 }
 
 impl IndexCache {
-    /// Keeps indexes in `folder`; with none, beside the shards, or in the user's cache folder
-    /// where that place cannot be written.
-    pub fn new(folder: Option<&Path>) -> Self {
-        Self { folder: folder.map(Path::to_path_buf) }
+    /// Keeps indexes of shards from `sources` in `folder`; with none, beside the shards, or in the
+    /// user's cache folder where that place cannot be written.
+    pub fn new(sources: Arc<Sources>, folder: Option<&Path>) -> Self {
+        Self { sources, folder: folder.map(Path::to_path_buf), kept_nowhere: Mutex::default() }
     }
 
-    /// The indexes of all `shards`, in their order, each found or made; in parallel. One that
-    /// cannot be made does not keep the others from being made.
-    pub fn open_all(
-        &self,
-        shards: &[PathBuf],
+    /// Does `visit` for all `shards`, in parallel, and gives the results in their order. `progress`
+    /// is told how many are done.
+    pub fn visit<T: Send>(
+        shards: &[ShardAddress],
         progress: ShardProgress<'_>,
-    ) -> Vec<Result<CachedIndex>> {
-        let done = std::sync::atomic::AtomicUsize::new(0);
+        visit: impl Fn(&ShardAddress) -> Result<T> + Sync,
+    ) -> Vec<Result<T>> {
+        let done = AtomicUsize::new(0);
         shards
             .par_iter()
             .map(|shard| {
-                let index = self.open(shard);
-                let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-                progress(done, shards.len());
-                index
+                let result = visit(shard);
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1, shards.len());
+                result
             })
             .collect()
+    }
+
+    /// What `shard` holds, from the head of its index, which is made where it is missing.
+    ///
+    /// # Errors
+    /// [`ShardIndex::scan`]'s.
+    pub fn head(&self, shard: &ShardAddress) -> Result<Head> {
+        let stamp = self.sources.stamp(shard)?;
+        let found = self.places(shard).iter().find_map(|place| {
+            let mut head = [0; HEAD];
+            File::open(place).ok()?.read_exact(&mut head).ok()?;
+            Head::decode(&head).filter(|head| head.stamp == stamp)
+        });
+        found.map_or_else(|| Ok(self.open(shard)?.head), Ok)
     }
 
     /// The index of `shard`, found or made.
     ///
     /// # Errors
     /// [`ShardIndex::scan`]'s. Failing to keep the index is only worth a warning.
-    pub fn open(&self, shard: &Path) -> Result<CachedIndex> {
-        let metadata =
-            shard.metadata().with_context(|| format!("{}: cannot be read", shard.display()))?;
-        let stamp = Stamp::of(&metadata);
-        let places = self.places(shard);
-        for place in &places {
-            if let Some(index) = std::fs::read(place).ok().and_then(|file| decode(&file, stamp)) {
-                return Ok(CachedIndex { index, reused: true });
-            }
+    pub fn open(&self, shard: &ShardAddress) -> Result<CachedIndex> {
+        let stamp = self.sources.stamp(shard)?;
+        if let Some((head, index)) = self.found(shard, stamp) {
+            return Ok(CachedIndex { head, index, reused: true });
         }
-        let index = ShardIndex::scan(shard)?;
-        let file = encode(&index, stamp);
+        let reader = self.sources.open(shard).with_context(|| format!("{shard}: cannot be read"))?;
+        let index = Arc::new(ShardIndex::scan(reader, stamp.size, shard)?);
+        let (head, file) = encode(&index, stamp);
         let mut errors = Vec::new();
+        let places = self.places(shard);
         if !places.iter().any(|place| write(place, &file).map_err(|e| errors.push(e)).is_ok()) {
             tracing::warn!(
-                "{}: its index cannot be kept and will be made again each time ({}); set \
-                 data.index_dir to a folder that can be written",
-                shard.display(),
+                "{shard}: its index cannot be kept and will be made again in the next run ({}); \
+                 set data.index_dir to a folder that can be written",
                 errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
             );
+            let mut kept = self.kept_nowhere.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.insert(shard.clone(), (head, index.clone()));
         }
-        Ok(CachedIndex { index, reused: false })
+        Ok(CachedIndex { head, index, reused: false })
+    }
+
+    fn found(&self, shard: &ShardAddress, stamp: Stamp) -> Option<(Head, Arc<ShardIndex>)> {
+        let kept = self.kept_nowhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.get(shard).filter(|(head, _)| head.stamp == stamp) {
+            return Some(kept.clone());
+        }
+        drop(kept);
+        let read = |place: &PathBuf| decode(&std::fs::read(place).ok()?, stamp);
+        let (head, index) = self.places(shard).iter().find_map(read)?;
+        Some((head, Arc::new(index)))
     }
 
     /// Where the index of `shard` may lie, best place first.
-    fn places(&self, shard: &Path) -> Vec<PathBuf> {
-        let name = shard.file_name().unwrap_or_default().to_string_lossy();
-        let path = shard.canonicalize().unwrap_or_else(|_| shard.to_path_buf());
-        let hash = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex();
-        let apart = format!("{name}-{}{INDEX_SUFFIX}", &hash[..16]);
-        match &self.folder {
-            Some(folder) => vec![folder.join(apart)],
-            None => std::iter::once(shard.with_file_name(format!("{name}{INDEX_SUFFIX}")))
-                .chain(user_cache().map(|cache| cache.join("distill/index").join(apart)))
-                .collect(),
+    fn places(&self, shard: &ShardAddress) -> Vec<PathBuf> {
+        let name = shard.file_name();
+        let unique = match shard {
+            ShardAddress::File(path) => {
+                let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+                blake3::hash(path.as_os_str().as_encoded_bytes())
+            }
+            ShardAddress::Url(url) => blake3::hash(url.as_bytes()),
+        };
+        let apart = format!("{name}-{}{INDEX_SUFFIX}", &unique.to_hex()[..16]);
+        if let Some(folder) = &self.folder {
+            return vec![folder.join(apart)];
         }
+        let beside = shard.with_suffix(INDEX_SUFFIX).as_file().map(Path::to_path_buf);
+        let apart = user_cache().map(|cache| cache.join("distill/index").join(apart));
+        beside.into_iter().chain(apart).collect()
     }
 }
 
-fn user_cache() -> Option<PathBuf> {
+/// The folder for what may be made again, of whoever runs this.
+pub(crate) fn user_cache() -> Option<PathBuf> {
     let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))
 }
@@ -124,47 +174,54 @@ fn write(place: &Path, file: &[u8]) -> Result<()> {
     attempt().with_context(|| place.display().to_string())
 }
 
-/// What tells one state of a shard from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    modified_ns: u64,
-}
+impl Head {
+    fn encode(&self) -> Vec<u8> {
+        let Stamp { size, version } = self.stamp;
+        let mut head = MAGIC.to_vec();
+        for number in [size, version, self.rows, self.names] {
+            head.extend(number.to_le_bytes());
+        }
+        head.extend(self.digest);
+        head.extend(blake3::hash(&head).as_bytes());
+        head
+    }
 
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        let modified =
-            metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Self { size: metadata.len(), modified_ns: modified.map_or(0, |age| age.as_nanos() as u64) }
+    fn decode(head: &[u8; HEAD]) -> Option<Self> {
+        let (head, checksum) = head.split_last_chunk::<CHECKSUM>()?;
+        if blake3::hash(head).as_bytes() != checksum {
+            return None;
+        }
+        let (numbers, digest) = head.strip_prefix(MAGIC)?.split_last_chunk::<CHECKSUM>()?;
+        let (numbers, _) = numbers.as_chunks();
+        let [size, version, rows, names] =
+            <[[u8; 8]; 4]>::try_from(numbers).ok()?.map(u64::from_le_bytes);
+        Some(Self { stamp: Stamp { size, version }, rows, digest: *digest, names })
     }
 }
 
-fn encode(index: &ShardIndex, stamp: Stamp) -> Vec<u8> {
-    let mut body = Vec::with_capacity(32 + index.rows() * 20 + index.names.len());
-    for number in [stamp.size, stamp.modified_ns, index.rows() as u64, index.names.len() as u64] {
-        body.extend(number.to_le_bytes());
-    }
+fn encode(index: &ShardIndex, stamp: Stamp) -> (Head, Vec<u8>) {
+    let mut body = Vec::with_capacity(index.rows() * 20 + index.names.len());
     body.extend(index.offsets.iter().flat_map(|offset| offset.to_le_bytes()));
     for column in [&index.sizes, &index.labels, &index.name_ends] {
         body.extend(column.iter().flat_map(|number| number.to_le_bytes()));
     }
     body.extend(&index.names);
-    [MAGIC.as_slice(), blake3::hash(&body).as_bytes(), &body].concat()
+    let digest = *blake3::hash(&body).as_bytes();
+    let (rows, names) = (index.rows() as u64, index.names.len() as u64);
+    let head = Head { stamp, rows, digest, names };
+    (head, [head.encode(), body].concat())
 }
 
 /// The index in `file`, or nothing if the file is not whole or not about the stamped state.
-fn decode(file: &[u8], stamp: Stamp) -> Option<ShardIndex> {
-    let (checksum, body) = file.strip_prefix(MAGIC)?.split_at_checked(CHECKSUM)?;
-    if blake3::hash(body).as_bytes() != checksum {
+fn decode(file: &[u8], stamp: Stamp) -> Option<(Head, ShardIndex)> {
+    let (head, body) = file.split_first_chunk::<HEAD>()?;
+    let head = Head::decode(head).filter(|head| head.stamp == stamp)?;
+    if *blake3::hash(body).as_bytes() != head.digest {
         return None;
     }
+    let (rows, names) = (head.rows as usize, head.names as usize);
     let mut rest = body;
     let mut take = |bytes: usize| -> Option<&[u8]> { rest.split_off(..bytes) };
-    let mut number = || Some(u64::from_le_bytes(take(8)?.try_into().ok()?));
-    if (Stamp { size: number()?, modified_ns: number()? }) != stamp {
-        return None;
-    }
-    let (rows, names) = (number()? as usize, number()? as usize);
     let offsets = take(rows.checked_mul(8)?)?;
     let offsets = offsets.as_chunks().0.iter().map(|&b| u64::from_le_bytes(b)).collect();
     let mut column = || -> Option<Vec<u32>> {
@@ -173,7 +230,8 @@ fn decode(file: &[u8], stamp: Stamp) -> Option<ShardIndex> {
     };
     let (sizes, labels, name_ends) = (column()?, column()?, column()?);
     let names = take(names)?.to_vec();
-    rest.is_empty().then_some(ShardIndex { offsets, sizes, labels, names, name_ends })
+    let index = ShardIndex { offsets, sizes, labels, names, name_ends };
+    rest.is_empty().then_some((head, index))
 }
 
 #[cfg(test)]
@@ -189,11 +247,12 @@ mod tests {
             names: b"a.jpgbb.png".to_vec(),
             name_ends: vec![5, 11],
         };
-        let stamp = Stamp { size: 1 << 40, modified_ns: 5 };
-        let file = encode(&index, stamp);
-        assert_eq!(decode(&file, stamp).as_ref(), Some(&index));
-        assert_eq!((index.name(0), index.name(1)), ("a.jpg", "bb.png"));
-        assert_eq!(decode(&file, Stamp { modified_ns: 6, ..stamp }), None, "another state");
+        let stamp = Stamp { size: 1 << 40, version: 5 };
+        let (head, file) = encode(&index, stamp);
+        assert_eq!(decode(&file, stamp), Some((head, index.clone())));
+        assert_eq!(Head::decode(file.first_chunk().unwrap()), Some(head));
+        assert_eq!((head.rows, index.name(0), index.name(1)), (2, "a.jpg", "bb.png"));
+        assert_eq!(decode(&file, Stamp { version: 6, ..stamp }), None, "another state");
         for cut in 0..file.len() {
             assert_eq!(decode(&file[..cut], stamp), None, "cut at {cut}");
         }
@@ -201,6 +260,8 @@ mod tests {
             let mut damaged = file.clone();
             damaged[place] ^= 4;
             assert_eq!(decode(&damaged, stamp), None, "flipped at {place}");
+            let head = Head::decode(damaged.first_chunk().unwrap());
+            assert_eq!(head.is_none(), place < HEAD, "flipped at {place}");
         }
     }
 }

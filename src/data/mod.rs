@@ -1,13 +1,14 @@
 //! From tar shards to batches of cropped pictures.
 //!
-//! A picture's way: [`shards`] finds the tar files, [`index`] lists the pictures in each (kept by
-//! [`index_cache`]), [`curation`] drops those that do not qualify, [`order`] says which one stands
-//! at a position of the endless stream of samples, [`picture`] decodes it, [`crop`] cuts and
-//! resizes it (a [`CropDecoder`] does both), and [`loader`] gathers batches from worker threads. [`Dataset`] holds the first
-//! five together and fills one sample at a time, so that whoever asks (a thread here, a process
-//! elsewhere) gets the same pixels for the same position. [`pack`] goes the other way, from a
-//! folder of pictures to shards.
+//! A picture's way: [`source`] finds the shards and brings their bytes, [`index`] lists the
+//! pictures in each (kept by [`index_cache`]), [`curation`] drops those that do not qualify,
+//! [`catalogue`] numbers what is left, [`order`] says which one stands at a position of the endless
+//! stream of samples, a [`CropDecoder`] decodes, crops and resizes it, and [`loader`] gathers
+//! batches from [`worker`] processes. [`Dataset`] holds the first six together and finds one sample
+//! at a time, so that whoever asks gets the same pixels for the same position. [`pack`] goes the
+//! other way, from a folder of pictures to shards.
 
+pub mod catalogue;
 pub mod config;
 pub mod crop;
 mod crop_decoder;
@@ -23,7 +24,11 @@ pub mod order;
 pub mod pack;
 pub mod picture;
 pub mod resize;
+mod selection;
+pub mod shared_memory;
 pub mod shards;
+pub mod source;
+pub mod worker;
 
 pub use crop_decoder::{CropDecoder, CropOptions};
 pub use dataset::{Dataset, Scratch};

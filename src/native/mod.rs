@@ -10,5 +10,5 @@ mod optimizer;
 
 pub use guard::{guard, install_panic_hook};
 pub use mapped_file::MappedFile;
-pub use memory::peak_memory;
+pub use memory::{peak_memory, proportional_memory};
 pub use optimizer::{AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients};

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::optimizer::AdamW;
+use crate::config::ShuffleConfig;
 use crate::durable;
 use crate::objective::Trainee;
 use crate::weights::{self, TensorFile};
@@ -28,6 +29,7 @@ pub struct Stream {
     pub seed: u64,
     /// Fingerprint of the data set.
     pub dataset: String,
+    pub shuffle: ShuffleConfig,
     pub global_batch_size: usize,
 }
 

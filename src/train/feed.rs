@@ -46,7 +46,7 @@ impl Feed {
         self.failed = batch.failures.failed;
         guard(|| {
             let shape = [-1, self.side, self.side, 3];
-            let bytes = Tensor::from_slice(&batch.images).view(shape).to_device(self.device);
+            let bytes = Tensor::from_slice(batch.images()).view(shape).to_device(self.device);
             debug_assert_eq!(bytes.kind(), Kind::Uint8);
             let images = normalise(&bytes, self.mean, self.std);
             Ok(MicroBatch { images, positions: batch.positions.clone() })

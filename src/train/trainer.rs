@@ -60,6 +60,7 @@ impl State {
         for (what, differs) in [
             ("seed", then.seed != now.seed),
             ("data set", then.dataset != now.dataset),
+            ("shuffle", then.shuffle != now.shuffle),
             ("global batch size", then.global_batch_size != now.global_batch_size),
         ] {
             if differs {

@@ -1,0 +1,243 @@
+//! Batches from worker processes, in order, ahead of the trainer.
+//!
+//! The memory of all batches is one piece of shared memory, cut into as many slots as batches may
+//! be under way ([`slots`]). The samples of a batch are tasks in a queue; a thread for each worker
+//! process takes them from there, hands them on and hears how they end ([`hand`]). All bookkeeping
+//! is done by whoever asks for a batch. One more thread has files read ahead ([`read_ahead`]).
+
+mod hand;
+mod read_ahead;
+mod slots;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use super::config::DataConfig;
+use super::dataset::Dataset;
+use super::failures::FailureCounts;
+use super::worker::Setup;
+use hand::{Done, Hand, Task};
+use read_ahead::ReadAhead;
+use slots::{Slot, Slots};
+
+/// Samples of consecutive positions. Dropping it gives its memory back to the loader.
+pub struct Batch {
+    /// Positions of the samples in the stream.
+    pub positions: Range<u64>,
+    /// Class of each sample, where it has one.
+    pub labels: Vec<Option<u32>>,
+    /// Pictures tried and failed so far in this process.
+    pub failures: FailureCounts,
+    slot: Slot,
+    bytes: usize,
+}
+
+impl Batch {
+    /// `[B, H, W, 3]`, 8-bit RGB.
+    pub fn images(&self) -> &[u8] {
+        self.slot.read(self.bytes)
+    }
+}
+
+/// What the workers of a loader did so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoaderStatistics {
+    /// Encoded bytes of the pictures that went into samples.
+    pub encoded_bytes: u64,
+    /// Process ids of the workers as they are now.
+    pub workers: Vec<u32>,
+}
+
+/// Worker processes that decode and crop batches ahead of the trainer.
+pub struct Loader {
+    dataset: Arc<Dataset>,
+    ranges: Box<dyn Iterator<Item = Range<u64>> + Send>,
+    prefetch_batches: usize,
+    most_samples: usize,
+    slots: Slots,
+    /// Batches under way, oldest first; the first one's number is `first_pending`.
+    pending: VecDeque<PendingBatch>,
+    first_pending: u64,
+    tasks: Option<Sender<Task>>,
+    queue: Receiver<Task>,
+    done: Receiver<Done>,
+    hands: Vec<Hand>,
+    read_ahead: ReadAhead,
+    failed: bool,
+}
+
+struct PendingBatch {
+    positions: Range<u64>,
+    labels: Vec<Option<u32>>,
+    missing: usize,
+    slot: Slot,
+}
+
+impl Loader {
+    /// Starts `data.workers` processes of `worker_program` on the batches whose positions
+    /// `ranges` gives, none longer than `data.batch_size`.
+    ///
+    /// # Errors
+    /// A process or thread cannot be started, or there is no memory for the batches.
+    pub fn start(
+        dataset: Arc<Dataset>,
+        config: &DataConfig,
+        worker_program: &Path,
+        ranges: impl Iterator<Item = Range<u64>> + Send + 'static,
+    ) -> Result<Self> {
+        let (tasks, queue) = unbounded();
+        let (results, done) = unbounded();
+        // One more than are under way is in the trainer's hands.
+        let batch_bytes = config.batch_size * dataset.sample_bytes();
+        let slots = Slots::new(config.prefetch_batches + 1, batch_bytes)?;
+        let setup = Setup {
+            seed: dataset.seed(),
+            crop: dataset.crop_range(),
+            options: dataset.crop_options(),
+        };
+        let hands = (0..worker_count(config))
+            .map(|number| {
+                let (dataset, queue, results) = (dataset.clone(), queue.clone(), results.clone());
+                let memory = slots.memory();
+                Hand::start(number, dataset, worker_program, &setup, memory, queue, results)
+            })
+            .collect::<Result<_>>()?;
+        let mut loader = Self {
+            read_ahead: ReadAhead::start(dataset.clone())?,
+            dataset,
+            ranges: Box::new(ranges),
+            prefetch_batches: config.prefetch_batches,
+            most_samples: config.batch_size,
+            slots,
+            pending: VecDeque::new(),
+            first_pending: 0,
+            tasks: Some(tasks),
+            queue,
+            done,
+            hands,
+            failed: false,
+        };
+        loader.top_up()?;
+        Ok(loader)
+    }
+
+    /// The next batch, or nothing after the last one. Waits if it is not ready.
+    ///
+    /// # Errors
+    /// A shard cannot be read any more, more pictures fail than `data.max_failed_share`, workers
+    /// die again and again, or all memory is in batches that the caller still holds. The loader is
+    /// of no more use then.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        ensure!(!self.failed, "the data loader stopped at an earlier error");
+        let batch = self.wait_for_batch();
+        self.failed = batch.is_err();
+        batch
+    }
+
+    /// Whether [`Self::next_batch`] would return at once.
+    pub fn is_ready(&mut self) -> bool {
+        while let Ok(done) = self.done.try_recv() {
+            if self.accept(done).is_err() {
+                self.failed = true;
+            }
+        }
+        self.failed || self.pending.front().is_none_or(|batch| batch.missing == 0)
+    }
+
+    /// What the workers did so far.
+    pub fn statistics(&self) -> LoaderStatistics {
+        LoaderStatistics {
+            encoded_bytes: self.hands.iter().map(Hand::encoded_bytes).sum(),
+            workers: self.hands.iter().map(Hand::worker_id).collect(),
+        }
+    }
+
+    fn wait_for_batch(&mut self) -> Result<Option<Batch>> {
+        self.top_up()?;
+        while self.pending.front().is_some_and(|batch| batch.missing > 0) {
+            let done = self.receive_one()?;
+            self.accept(done)?;
+        }
+        let Some(front) = self.pending.pop_front() else { return Ok(None) };
+        self.first_pending += 1;
+        self.top_up()?;
+        Ok(Some(Batch {
+            bytes: front.labels.len() * self.dataset.sample_bytes(),
+            positions: front.positions,
+            labels: front.labels,
+            failures: self.dataset.failure_counts(),
+            slot: front.slot,
+        }))
+    }
+
+    fn receive_one(&mut self) -> Result<Done> {
+        loop {
+            match self.done.recv_timeout(Duration::from_secs(1)) {
+                Ok(done) => return Ok(done),
+                Err(RecvTimeoutError::Timeout) if !self.hands.iter().any(Hand::is_finished) => {}
+                // What it said before it ended may have come in just now.
+                Err(_) => match self.done.try_recv() {
+                    Ok(done) => return Ok(done),
+                    Err(_) => bail!("a thread of the data loader ended unexpectedly"),
+                },
+            }
+        }
+    }
+
+    fn accept(&mut self, Done { task, label }: Done) -> Result<()> {
+        let batch = &mut self.pending[(task.batch - self.first_pending) as usize];
+        batch.labels[task.place] = label?;
+        batch.missing -= 1;
+        Ok(())
+    }
+
+    /// Hands out the samples of further batches until enough are under way.
+    fn top_up(&mut self) -> Result<()> {
+        let Some(tasks) = &self.tasks else { return Ok(()) };
+        while self.pending.len() < self.prefetch_batches {
+            let Some(slot) = self.slots.take() else {
+                ensure!(!self.pending.is_empty(), "all memory is in batches that are still held");
+                return Ok(());
+            };
+            let Some(positions) = self.ranges.next() else { return Ok(()) };
+            let samples = positions.end.saturating_sub(positions.start) as usize;
+            ensure!(samples <= self.most_samples, "{samples} samples are more than a batch");
+            self.read_ahead.reach(positions.clone());
+            let batch = self.first_pending + self.pending.len() as u64;
+            for (place, position) in positions.clone().enumerate() {
+                let offset = slot.start() + place * self.dataset.sample_bytes();
+                // The receiver lives as long as `self`.
+                let _ = tasks.send(Task { batch, place, position, offset });
+            }
+            self.pending.push_back(PendingBatch {
+                positions,
+                labels: vec![None; samples],
+                missing: samples,
+                slot,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        // No more tasks come, and those that wait are taken back; each worker ends its pictures.
+        self.tasks = None;
+        while self.queue.try_recv().is_ok() {}
+        self.hands.clear();
+    }
+}
+
+fn worker_count(config: &DataConfig) -> usize {
+    match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
+}

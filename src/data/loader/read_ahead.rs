@@ -1,0 +1,106 @@
+//! Has the chunks of the current window and the next one brought nearer before they are needed.
+//!
+//! Samples of a window are read in a random order, but its chunks are long runs of neighbours:
+//! read ahead as a whole, they come from disks, networks and object stores in long sequential
+//! reads.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use crossbeam::channel::{Sender, unbounded};
+
+use crate::dataset::Dataset;
+
+/// Windows that are remembered, so that none is asked for twice.
+const WINDOWS: usize = 64;
+
+/// The thread that looks ahead. It is told which positions are reached.
+pub struct ReadAhead {
+    reached: Option<Sender<Range<u64>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ReadAhead {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(dataset: Arc<Dataset>) -> Result<Self> {
+        let (reached, positions) = unbounded::<Range<u64>>();
+        let thread = std::thread::Builder::new()
+            .name("read-ahead".into())
+            .spawn(move || {
+                let mut ahead = Ahead { dataset, windows: VecDeque::new() };
+                // Only the newest matters; workers read by themselves what comes too late here.
+                while let Ok(range) = positions.recv() {
+                    let newest = positions.try_iter().last().unwrap_or(range);
+                    if let Err(error) = ahead.reach(newest.start) {
+                        // Whoever needs these samples meets the same error, and reports it.
+                        tracing::debug!("reading ahead: {error:#}");
+                    }
+                }
+            })
+            .context("cannot start a thread for reading ahead")?;
+        Ok(Self { reached: Some(reached), thread: Some(thread) })
+    }
+
+    /// Says that `positions` are asked for now.
+    pub fn reach(&self, positions: Range<u64>) {
+        if let Some(reached) = &self.reached {
+            let _ = reached.send(positions);
+        }
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.reached = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+struct Ahead {
+    dataset: Arc<Dataset>,
+    windows: VecDeque<AheadWindow>,
+}
+
+/// A window of which some runs of samples are asked for already.
+struct AheadWindow {
+    id: (u64, u64),
+    runs: Vec<Range<u64>>,
+    asked: usize,
+}
+
+impl Ahead {
+    /// Asks for all of the window at `position`, and for as much of the one after it as its own
+    /// turn has advanced.
+    fn reach(&mut self, position: u64) -> Result<()> {
+        let turn = self.dataset.positions_of_a_turn();
+        let advanced = position % self.dataset.sample_count() % turn;
+        self.ask(position, 1.0)?;
+        self.ask(position + turn, advanced as f64 / turn as f64)
+    }
+
+    fn ask(&mut self, position: u64, share: f64) -> Result<()> {
+        let window = self.dataset.window_at(position);
+        let known = self.windows.iter().position(|known| known.id == window.id());
+        let known = known.unwrap_or_else(|| {
+            if self.windows.len() == WINDOWS {
+                self.windows.pop_front();
+            }
+            let runs = window.runs().collect();
+            self.windows.push_back(AheadWindow { id: window.id(), runs, asked: 0 });
+            self.windows.len() - 1
+        });
+        let AheadWindow { runs, asked, .. } = &mut self.windows[known];
+        let wanted = (runs.len() as f64 * share).ceil() as usize;
+        while *asked < wanted.min(runs.len()) {
+            self.dataset.read_ahead(runs[*asked].clone())?;
+            *asked += 1;
+        }
+        Ok(())
+    }
+}

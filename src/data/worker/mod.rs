@@ -1,0 +1,17 @@
+//! Worker processes: each decodes and crops one picture at a time into shared memory.
+//!
+//! A worker is told where a picture's bytes are and where its crop goes ([`protocol`]), and knows
+//! nothing else: which picture stands where, what replaces a bad one and what is fetched from afar
+//! is decided in the trainer. So a worker that dies loses nothing but the work on its pictures in
+//! hand, which its replacement does again ([`process`]). [`serve`] is the worker's own side.
+
+mod process;
+mod protocol;
+mod serve;
+
+pub(crate) use process::WorkerProcess;
+pub(crate) use protocol::{FileSegment, Job, Reply, Setup};
+pub use serve::main;
+
+/// What the worker program is called; it lies beside the program that starts it.
+pub const PROGRAM: &str = "distill-worker";

@@ -1,0 +1,205 @@
+//! The trainer's side of one worker: started, given jobs, started anew when it dies.
+
+use std::collections::VecDeque;
+use std::io::{BufReader, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::protocol::{Job, Reply, Setup, receive, send, send_file};
+use crate::shared_memory::SharedMemory;
+
+/// A worker that says nothing for so long over one picture is taken for hung.
+const LONGEST_PICTURE: Duration = Duration::from_secs(120);
+
+/// How often one picture may crash or hang a worker before it counts as bad.
+const CRASHES_OF_A_PICTURE: usize = 2;
+
+/// How often in a row workers may be killed from outside over the same picture.
+const KILLS_IN_A_ROW: usize = 50;
+
+/// Signals that do not come from a decoder's own fault.
+const FROM_OUTSIDE: [i32; 2] = [signal_hook::consts::SIGKILL, signal_hook::consts::SIGTERM];
+
+/// The worker program's exit code after an error that it printed.
+const GAVE_UP: i32 = 1;
+
+/// A worker process and the jobs in its hands, answered in the order of giving.
+pub struct WorkerProcess {
+    program: PathBuf,
+    setup: Setup,
+    memory: Arc<SharedMemory>,
+    running: Running,
+    in_hand: VecDeque<Job>,
+    /// Deaths since the last answer: from within, and from outside.
+    crashes: usize,
+    kills: usize,
+}
+
+struct Running {
+    child: Child,
+    socket: BufReader<UnixStream>,
+}
+
+impl WorkerProcess {
+    /// Starts `program`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(program: &Path, setup: Setup, memory: Arc<SharedMemory>) -> Result<Self> {
+        let running = Running::start(program, &setup, &memory)?;
+        let program = program.to_path_buf();
+        let in_hand = VecDeque::new();
+        Ok(Self { program, setup, memory, running, in_hand, crashes: 0, kills: 0 })
+    }
+
+    /// Process id of the worker as it is now.
+    pub fn id(&self) -> u32 {
+        self.running.child.id()
+    }
+
+    /// Gives it another job.
+    pub fn give(&mut self, job: Job) {
+        // A worker that died meanwhile is found so by `next_answer`, which gives all jobs again.
+        let _ = send(self.running.socket.get_ref(), &job);
+        self.in_hand.push_back(job);
+    }
+
+    /// Waits for the answer to the oldest job. A worker that dies over it is replaced by another,
+    /// which does its jobs from the beginning.
+    ///
+    /// # Errors
+    /// There is no job, or workers die or fail to start again and again.
+    pub fn next_answer(&mut self) -> Result<Reply> {
+        ensure!(!self.in_hand.is_empty(), "a worker without a job has no answer");
+        loop {
+            let death = match self.wait_for_reply() {
+                Ok(reply) => {
+                    self.in_hand.pop_front();
+                    (self.crashes, self.kills) = (0, 0);
+                    return Ok(reply);
+                }
+                Err(death) => death,
+            };
+            let how = match death {
+                Death::GaveUp => bail!("a decoding worker gave up; above it says why"),
+                Death::Killed => {
+                    self.kills += 1;
+                    String::new()
+                }
+                Death::Crashed(how) => {
+                    self.crashes += 1;
+                    how
+                }
+                Death::Hung => {
+                    self.crashes += 1;
+                    format!("took longer than {} s", LONGEST_PICTURE.as_secs())
+                }
+            };
+            ensure!(
+                self.kills < KILLS_IN_A_ROW,
+                "decoding workers are killed again and again: is the machine out of memory? Lower \
+                 data.workers or data.prefetch_batches"
+            );
+            let answered = if self.crashes >= CRASHES_OF_A_PICTURE {
+                self.crashes = 0;
+                self.in_hand.pop_front();
+                Some(Reply::BadPicture(format!("the decoder {how}")))
+            } else {
+                None
+            };
+            self.replace()?;
+            if let Some(answer) = answered {
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn wait_for_reply(&mut self) -> Result<Reply, Death> {
+        match receive::<Reply>(&mut self.running.socket) {
+            Ok(Some(reply)) => Ok(reply),
+            // Only its end closes a worker's socket.
+            Ok(None) => Err(Death::of(self.running.child.wait().ok())),
+            Err(error) => {
+                let hung = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
+                    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+                });
+                let status = self.running.end();
+                Err(if hung { Death::Hung } else { Death::of(status) })
+            }
+        }
+    }
+
+    fn replace(&mut self) -> Result<()> {
+        tracing::debug!("a decoding worker died and is replaced");
+        self.running = Running::start(&self.program, &self.setup, &self.memory)?;
+        for job in &self.in_hand {
+            // Should this one be dead already, the next look at its socket tells.
+            let _ = send(self.running.socket.get_ref(), job);
+        }
+        Ok(())
+    }
+}
+
+impl Running {
+    fn start(program: &Path, setup: &Setup, memory: &SharedMemory) -> Result<Self> {
+        let (ours, theirs) = UnixStream::pair().context("cannot make a socket for a worker")?;
+        ours.set_read_timeout(Some(LONGEST_PICTURE))?;
+        let child = Command::new(program)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| {
+                format!(
+                    "cannot start the decoding worker {}; it is installed beside `distill`",
+                    program.display()
+                )
+            })?;
+        let running = Self { child, socket: BufReader::new(ours) };
+        let socket = running.socket.get_ref();
+        // As with jobs: a worker that is dead already is found out when it is asked for.
+        let _ = send_file(socket, memory.file()).and_then(|()| send(socket, setup));
+        Ok(running)
+    }
+
+    /// Ends the process and takes its status, so that no zombie stays.
+    fn end(&mut self) -> Option<ExitStatus> {
+        let _ = self.child.kill(); // it may have ended by itself
+        self.child.wait().ok()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// How a worker ended.
+enum Death {
+    /// From outside: an impatient user, or a system without memory.
+    Killed,
+    /// By a signal or a panic of its own.
+    Crashed(String),
+    /// It gave up by itself, after saying why.
+    GaveUp,
+    Hung,
+}
+
+impl Death {
+    fn of(status: Option<ExitStatus>) -> Self {
+        match status.map(|status| (status.signal(), status.code())) {
+            Some((Some(signal), _)) if FROM_OUTSIDE.contains(&signal) => Self::Killed,
+            Some((Some(signal), _)) => Self::Crashed(format!("was ended by signal {signal}")),
+            Some((None, Some(GAVE_UP))) => Self::GaveUp,
+            Some((None, code)) => Self::Crashed(format!("ended with code {code:?}")),
+            None => Self::Killed,
+        }
+    }
+}

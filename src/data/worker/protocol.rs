@@ -1,0 +1,126 @@
+//! What trainer and worker say to each other over a Unix socket: frames of a length and a
+//! postcard-encoded message.
+
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, Result, ensure};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::crop::CropRange;
+use crate::crop_decoder::CropOptions;
+
+/// No message is near this long; a longer one is not from our trainer.
+const MOST_BYTES: u32 = 1 << 20;
+
+/// Said once, with the shared memory: what is the same for all pictures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    pub seed: u64,
+    pub crop: CropRange,
+    pub options: CropOptions,
+}
+
+/// One picture to decode and crop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Where the crop goes: first byte in the shared memory.
+    pub slot: u64,
+    /// Position in the stream of samples; the crop is drawn by it.
+    pub position: u64,
+    /// The picture's bytes, in the order of the segments.
+    pub segments: Vec<FileSegment>,
+}
+
+/// A byte range of a local file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSegment {
+    /// The path as the system has it, which need not be text.
+    pub path: Vec<u8>,
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The crop is in its slot.
+    Done,
+    /// The picture does not decode, and why.
+    BadPicture(String),
+    /// The bytes could not be read, and why.
+    Unreadable { message: String, file_is_gone: bool },
+}
+
+/// Sends one message.
+///
+/// # Errors
+/// The other side is gone.
+pub fn send(mut socket: &UnixStream, message: &impl Serialize) -> Result<()> {
+    let mut frame = postcard::to_extend(message, vec![0; 4])?;
+    let length = u32::try_from(frame.len() - 4)?;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(socket.write_all(&frame)?)
+}
+
+/// Receives one message; none when the other side is gone.
+///
+/// # Errors
+/// What comes is no message.
+pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> Result<Option<T>> {
+    let mut length = [0; 4];
+    if let Err(error) = from.read_exact(&mut length) {
+        return match error.kind() {
+            std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset => Ok(None),
+            _ => Err(error.into()),
+        };
+    }
+    let length = u32::from_le_bytes(length);
+    ensure!(length <= MOST_BYTES, "a message of {length} bytes");
+    let mut body = vec![0; length as usize];
+    match from.read_exact(&mut body) {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+        read => {
+            read?;
+            Ok(Some(postcard::from_bytes(&body)?))
+        }
+    }
+}
+
+/// Sends an open file.
+///
+/// # Errors
+/// The other side is gone.
+pub fn send_file(socket: &UnixStream, file: BorrowedFd<'_>) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let files = [file];
+    ensure!(ancillary.push(SendAncillaryMessage::ScmRights(&files)), "no room for one file");
+    // Ancillary data needs a byte to travel with.
+    sendmsg(socket, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives what [`send_file`] sent.
+///
+/// # Errors
+/// The other side is gone or sent something else.
+pub fn receive_file(socket: &UnixStream) -> Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let buffers = &mut [IoSliceMut::new(&mut byte)];
+    recvmsg(socket, buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let file = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    });
+    file.context("no shared memory was sent")
+}

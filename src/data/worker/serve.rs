@@ -1,0 +1,127 @@
+//! The worker's side: jobs in, crops and replies out, until the trainer is gone.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use quick_cache::unsync::Cache;
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use super::PROGRAM;
+use super::protocol::{FileSegment, Job, Reply, Setup, receive, receive_file, send};
+use crate::crop_decoder::CropDecoder;
+use crate::dataset::KEPT_BYTES;
+use crate::shared_memory::SharedMemory;
+
+/// Files that are kept open at a time.
+const OPEN_FILES: usize = 64;
+
+/// Signals that a terminal or a scheduler sends to every process of a run. The trainer decides
+/// when its workers end.
+const LEFT_TO_THE_TRAINER: [i32; 3] =
+    [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+
+/// The worker program: works for the trainer whose socket stands in for standard input.
+pub fn main() -> ExitCode {
+    let stdin = io::stdin().as_fd().try_clone_to_owned();
+    match stdin.map_err(anyhow::Error::from).and_then(|socket| serve(socket.into())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {PROGRAM}: {error:#}; it is started by `distill`, not by hand");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Works for the trainer at the other end of `socket` until it closes that, or dies.
+///
+/// # Errors
+/// The trainer says what this version does not understand, or the shared memory cannot be mapped.
+fn serve(socket: UnixStream) -> Result<()> {
+    // A worker that waits sees the closed socket. One inside a decoder that never ends does not.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    for signal in LEFT_TO_THE_TRAINER {
+        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+    }
+    let memory = SharedMemory::map(receive_file(&socket)?)?;
+    let mut incoming = BufReader::new(&socket);
+    let Some(setup) = receive::<Setup>(&mut incoming)? else { return Ok(()) };
+    let mut worker = Worker::new(setup, memory);
+    while let Some(job) = receive::<Job>(&mut incoming)? {
+        let reply = worker.work(&job)?;
+        if send(&socket, &reply).is_err() {
+            return Ok(()); // the trainer is gone
+        }
+    }
+    Ok(())
+}
+
+struct Worker {
+    setup: Setup,
+    memory: SharedMemory,
+    files: Cache<Vec<u8>, Arc<File>>,
+    encoded: Vec<u8>,
+    decoder: CropDecoder,
+}
+
+impl Worker {
+    fn new(setup: Setup, memory: SharedMemory) -> Self {
+        let files = Cache::new(OPEN_FILES);
+        Self { setup, memory, files, encoded: Vec::new(), decoder: CropDecoder::default() }
+    }
+
+    fn work(&mut self, job: &Job) -> Result<Reply> {
+        if let Err(error) = self.read(&job.segments) {
+            let file_is_gone = error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+            return Ok(Reply::Unreadable { message: format!("{error:#}"), file_is_gone });
+        }
+        let Setup { seed, crop, options } = &self.setup;
+        let slot = job.slot as usize;
+        let range = slot..slot.saturating_add(options.side * options.side * 3);
+        // SAFETY: the trainer gives a slot to one worker at a time and does not read it before
+        // this worker's reply, or its death.
+        let out = unsafe { self.memory.write(range)? };
+        let choose = |width, height| crop.draw_at(*seed, job.position, width, height);
+        let decoded = self.decoder.decode(&self.encoded, options, choose, out);
+        if self.decoder.held_bytes().max(self.encoded.capacity()) > KEPT_BYTES {
+            (self.decoder, self.encoded) = Default::default();
+        }
+        Ok(match decoded {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::BadPicture(format!("{error:#}")),
+        })
+    }
+
+    fn read(&mut self, segments: &[FileSegment]) -> Result<()> {
+        let length: u64 = segments.iter().map(|segment| segment.length).sum();
+        self.encoded.resize(usize::try_from(length)?, 0);
+        let mut rest = &mut self.encoded[..];
+        for segment in segments {
+            let (piece, others) = rest.split_at_mut(segment.length as usize);
+            let path = Path::new(std::ffi::OsStr::from_bytes(&segment.path));
+            let mut read = || -> io::Result<()> {
+                let file = match self.files.get(&segment.path) {
+                    Some(file) => file.clone(),
+                    None => Arc::new(File::open(path)?),
+                };
+                file.read_exact_at(piece, segment.offset)?;
+                self.files.insert(segment.path.clone(), file);
+                Ok(())
+            };
+            read().with_context(|| format!("{} at byte {}", path.display(), segment.offset))?;
+            rest = others;
+        }
+        Ok(())
+    }
+}
+
