@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn the_scores_of_a_shard_lie_under_its_folder_and_name() {
-        let path = scores_path(Path::new("root"), &ShardAddress::File("web/part-3/00012.tar".into()));
+        let path =
+            scores_path(Path::new("root"), &ShardAddress::File("web/part-3/00012.tar".into()));
         assert_eq!(path, Path::new("root/part-3/00012.json"));
     }
 

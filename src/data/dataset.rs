@@ -334,7 +334,8 @@ impl Dataset {
         let mut next = samples.start;
         while next < samples.end {
             let entry = self.catalogue.entry(next)?;
-            let rows = entry.row..entry.rows.offsets.len().min(entry.row + (samples.end - next) as usize);
+            let rows =
+                entry.row..entry.rows.offsets.len().min(entry.row + (samples.end - next) as usize);
             let last = rows.end - 1;
             let end = entry.rows.offsets[last] + u64::from(entry.rows.sizes[last]);
             let Chosen { shard, stamp, .. } = &self.shards[entry.shard];

@@ -25,8 +25,8 @@ pub mod pack;
 pub mod picture;
 pub mod resize;
 mod selection;
-pub mod shared_memory;
 pub mod shards;
+pub mod shared_memory;
 pub mod source;
 pub mod worker;
 

@@ -10,6 +10,7 @@ use anyhow::Result;
 use distill::config::{ConfigError, CurationConfig, DataConfig};
 use distill::data::index::ShardIndex;
 use distill::data::index_cache::IndexCache;
+use distill::data::source::{ShardAddress, Sources};
 use distill::data::{Batch, Dataset, Loader, Scratch};
 use tempfile::TempDir;
 
@@ -79,9 +80,36 @@ fn ranges(batch: u64, batches: u64) -> impl Iterator<Item = Range<u64>> + Send +
     (0..batches).map(move |number| number * batch..(number + 1) * batch)
 }
 
-fn load(dataset: Dataset, config: &DataConfig, batch: u64, batches: u64) -> Vec<Batch> {
-    let mut loader = Loader::start(Arc::new(dataset), config, ranges(batch, batches)).unwrap();
-    std::iter::from_fn(|| loader.next_batch().unwrap()).collect()
+/// A batch that has given its memory back.
+struct Kept {
+    positions: Range<u64>,
+    images: Vec<u8>,
+    labels: Vec<Option<u32>>,
+}
+
+pub(crate) fn start(
+    dataset: Arc<Dataset>,
+    config: &DataConfig,
+    ranges: impl Iterator<Item = Range<u64>> + Send + 'static,
+) -> Loader {
+    let program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));
+    Loader::start(dataset, config, program, ranges).unwrap()
+}
+
+fn load(dataset: Dataset, config: &DataConfig, batch: u64, batches: u64) -> Vec<Kept> {
+    let mut loader = start(Arc::new(dataset), config, ranges(batch, batches));
+    let keep = |batch: Batch| Kept {
+        positions: batch.positions.clone(),
+        images: batch.images().to_vec(),
+        labels: batch.labels.clone(),
+    };
+    std::iter::from_fn(|| loader.next_batch().unwrap().map(keep)).collect()
+}
+
+/// The index of a shard, made now.
+pub(crate) fn scan(shard: &Path) -> Result<ShardIndex> {
+    let length = shard.metadata()?.len();
+    ShardIndex::scan(std::fs::File::open(shard)?, length, &shard.display())
 }
 
 pub(crate) fn fill(dataset: &Dataset, position: u64) -> Result<(Vec<u8>, Option<u32>)> {
@@ -115,7 +143,7 @@ fn an_index_finds_every_sample() {
             ("fourth.png", jpeg(5)),
         ],
     );
-    let index = ShardIndex::scan(&shard).unwrap();
+    let index = scan(&shard).unwrap();
     let names: Vec<&str> = (0..index.rows()).map(|row| index.name(row)).collect();
     assert_eq!(names, ["first.JPG", &long_picture, "sub/third.Jpeg", "fourth.png"]);
     assert_eq!(index.labels[..2], [7, 12]);
@@ -140,7 +168,7 @@ fn pax_names_are_read() {
     header.set_size(bytes.len() as u64);
     tar.append_data(&mut header, "short.jpg", bytes.as_slice()).unwrap();
     std::fs::write(&shard, tar.into_inner().unwrap()).unwrap();
-    let index = ShardIndex::scan(&shard).unwrap();
+    let index = scan(&shard).unwrap();
     assert_eq!((index.rows(), index.name(0)), (1, name.as_str()));
 }
 
@@ -152,11 +180,11 @@ fn damaged_shards_are_named() {
     let shard = folder.path().join("train-000.tar");
     plain_shards(folder.path(), 1, 3);
     let whole = std::fs::read(&shard).unwrap();
-    let index = ShardIndex::scan(&shard).unwrap();
+    let index = scan(&shard).unwrap();
     let last = (index.offsets[2] + u64::from(index.sizes[2])).div_ceil(512) * 512 + 1024;
     for cut in (1..last as usize).step_by(101).chain([512, 1024, last as usize]) {
         std::fs::write(&shard, &whole[..cut]).unwrap();
-        let error = format!("{:#}", ShardIndex::scan(&shard).unwrap_err());
+        let error = format!("{:#}", scan(&shard).unwrap_err());
         assert!(error.contains("train-000.tar") && error.contains("truncated"), "{cut}: {error}");
     }
     write_tar(&shard, &[("a.txt", b"text".to_vec()), ("b.one.jpg", jpeg(0))]);
@@ -265,7 +293,7 @@ fn too_many_bad_pictures_stop_the_loader() {
     for (share, stops) in [(0.0, true), (0.01, true), (0.5, false)] {
         config.max_failed_share = share;
         let dataset = Arc::new(open(&config, 0).unwrap());
-        let mut loader = Loader::start(dataset, &config, ranges(8, 25)).unwrap();
+        let mut loader = start(dataset, &config, ranges(8, 25));
         let error = loop {
             match loader.next_batch() {
                 Ok(Some(_)) => {}
@@ -298,7 +326,7 @@ fn dropping_a_loader_does_not_hang() {
     let dataset = Arc::new(open(&config, 0).unwrap());
     for taken in 0..3 {
         let endless = (0u64..).map(|number| number * 64..(number + 1) * 64);
-        let mut loader = Loader::start(dataset.clone(), &config, endless).unwrap();
+        let mut loader = start(dataset.clone(), &config, endless);
         let kept: Vec<Batch> = (0..taken).map(|_| loader.next_batch().unwrap().unwrap()).collect();
         let start = Instant::now();
         drop(loader);
@@ -315,12 +343,15 @@ fn indexes_are_kept_and_renewed() {
     let kept = TempDir::new().unwrap();
     plain_shards(folder.path(), 1, 3);
     let shard = folder.path().join("train-000.tar");
-    let cache = IndexCache::new(Some(kept.path()));
-    let first = cache.open(&shard).unwrap();
+    let sources = || Arc::new(Sources::new(&config(&[])).unwrap());
+    let cache = IndexCache::new(sources(), Some(kept.path()));
+    let address = ShardAddress::File(shard.clone());
+    let first = cache.open(&address).unwrap();
     assert!(!first.reused);
-    let again = cache.open(&shard).unwrap();
+    let again = cache.open(&address).unwrap();
     assert!(again.reused);
-    assert_eq!(again.index, first.index);
+    assert_eq!((again.index, again.head), (first.index.clone(), first.head));
+    assert_eq!(cache.head(&address).unwrap(), first.head);
     let files: Vec<PathBuf> =
         std::fs::read_dir(kept.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 1, "one file a shard, nothing temporary left: {files:?}");
@@ -329,16 +360,19 @@ fn indexes_are_kept_and_renewed() {
     let middle = damaged.len() / 2;
     damaged[middle] ^= 1;
     std::fs::write(&files[0], damaged).unwrap();
-    let renewed = cache.open(&shard).unwrap();
+    let renewed = cache.open(&address).unwrap();
     assert!(!renewed.reused && renewed.index == first.index, "a damaged file is not believed");
 
     write_tar(&shard, &[("new.jpg", jpeg(1))]);
-    let changed = cache.open(&shard).unwrap();
+    let changed = cache.open(&address).unwrap();
     assert!(!changed.reused);
     assert_eq!(changed.index.name(0), "new.jpg");
 
-    assert!(!IndexCache::new(None).open(&shard).unwrap().reused);
-    assert!(IndexCache::new(None).open(&shard).unwrap().reused, "kept beside the shard");
+    assert!(!IndexCache::new(sources(), None).open(&address).unwrap().reused);
+    assert!(
+        IndexCache::new(sources(), None).open(&address).unwrap().reused,
+        "kept beside the shard"
+    );
 }
 
 /// The scores of `pictures` pictures in one shard: name and (histogram, side, mae_loss).
@@ -434,7 +468,7 @@ fn hard_pictures_are_seen_more_often() {
     let dataset = open(&config, 11).unwrap();
     let draws = 50_000;
     let mut counts = [0u32; 5];
-    let drawn: Vec<u64> = (0..draws).map(|position| dataset.sample_at(position)).collect();
+    let drawn: Vec<u64> = (0..draws).map(|position| dataset.sample_at(position).unwrap()).collect();
     drawn.iter().for_each(|&sample| counts[sample as usize] += 1);
     for (count, loss) in counts.iter().zip(losses) {
         let expected = draws as f64 * loss / losses.iter().sum::<f64>();
@@ -442,7 +476,7 @@ fn hard_pictures_are_seen_more_often() {
         assert!(deviation < 5.0 * expected.sqrt(), "{counts:?}: expected {expected} for {loss}");
     }
     let again = open(&config, 11).unwrap();
-    assert!((0..draws).rev().all(|p| again.sample_at(p) == drawn[p as usize]));
+    assert!((0..draws).rev().all(|p| again.sample_at(p).unwrap() == drawn[p as usize]));
 }
 
 /// The name of a data set follows its content: a resumed run can tell that it is another one.

@@ -4,10 +4,9 @@ use std::io::Write;
 use std::path::Path;
 
 use assert_cmd::Command;
-use distill::data::index::ShardIndex;
 use tempfile::TempDir;
 
-use crate::data::{config, corrupt_jpeg, curated, fill, jpeg, open, write_tar};
+use crate::data::{config, corrupt_jpeg, curated, fill, jpeg, open, scan, write_tar};
 
 fn distill(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_distill"));
@@ -54,7 +53,7 @@ fn pack_index_and_check_work_together() {
     let dataset = open(&config(&[Path::new(&pattern)]), 0).unwrap();
     let labels: Vec<u32> = (0..12).map(|p| fill(&dataset, p).unwrap().1.unwrap()).collect();
     assert_eq!(labels.iter().filter(|&&label| label == 0).count(), 5, "cats");
-    let first = ShardIndex::scan(&out.join("pets-000000.tar")).unwrap();
+    let first = scan(&out.join("pets-000000.tar")).unwrap();
     assert!(first.labels.contains(&0) && first.labels.contains(&1), "classes are mixed");
 
     let index = distill(&["index", &pattern]).assert().success().get_output().stdout.clone();
@@ -95,7 +94,7 @@ fn packing_is_deterministic() {
         let [one, two] = [0, 1].map(|index: usize| std::fs::read(outs[index].join(name)).unwrap());
         assert!(one == two, "{name} differs");
     }
-    let index = ShardIndex::scan(&outs[0].join("shard-000000.tar")).unwrap();
+    let index = scan(&outs[0].join("shard-000000.tar")).unwrap();
     assert_eq!(index.labelled(), 0, "pictures without class folders have no label");
 }
 
@@ -113,7 +112,7 @@ fn packing_shrinks_and_tiles() {
         let base = ["pack", source.to_str().unwrap(), "--out", out.to_str().unwrap()];
         distill(&base).args(arguments).assert().success();
         let shard = out.join("shard-000000.tar");
-        let index = ShardIndex::scan(&shard).unwrap();
+        let index = scan(&shard).unwrap();
         let file = std::fs::read(&shard).unwrap();
         (0..index.rows())
             .map(|row| {

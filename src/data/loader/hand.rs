@@ -117,7 +117,8 @@ impl Turn {
     /// Gives the worker tasks until it has enough. False when there is nothing left to do.
     fn take_tasks(&mut self, queue: &Receiver<Task>) -> bool {
         while self.in_hand.len() < JOBS_AHEAD {
-            let task = if self.in_hand.is_empty() { queue.recv().ok() } else { queue.try_recv().ok() };
+            let task =
+                if self.in_hand.is_empty() { queue.recv().ok() } else { queue.try_recv().ok() };
             let Some(task) = task else { break };
             if let Err(error) = self.begin(task) {
                 let _ = self.results.send(Done { task, label: Err(error) });
@@ -134,11 +135,12 @@ impl Turn {
     }
 
     fn give(&mut self, in_hand: InHand) -> Result<()> {
-        let segments = self.dataset.locate(&in_hand.place)?.into_iter().map(|segment| FileSegment {
-            path: segment.path.as_os_str().as_bytes().to_vec(),
-            offset: segment.offset,
-            length: segment.length,
-        });
+        let segments =
+            self.dataset.locate(&in_hand.place)?.into_iter().map(|segment| FileSegment {
+                path: segment.path.as_os_str().as_bytes().to_vec(),
+                offset: segment.offset,
+                length: segment.length,
+            });
         let Task { offset, position, .. } = in_hand.task;
         self.worker.give(Job { slot: offset as u64, position, segments: segments.collect() });
         self.in_hand.push_back(in_hand);

@@ -126,7 +126,13 @@ mod tests {
         for (text, shown, name, folder, beside) in [
             ("a/b/0.tar", "a/b/0.tar", "0.tar", "b", "a/b/0.tar.x"),
             ("0.tar", "0.tar", "0.tar", "", "0.tar.x"),
-            ("s3://bucket/a?/0.tar", "s3://bucket/a?/0.tar", "0.tar", "a?", "s3://bucket/a?/0.tar.x"),
+            (
+                "s3://bucket/a?/0.tar",
+                "s3://bucket/a?/0.tar",
+                "0.tar",
+                "a?",
+                "s3://bucket/a?/0.tar.x",
+            ),
             (
                 "https://me:secret@host:1/a/0.tar?key=secret/0#part",
                 "https://host:1/a/0.tar?...",

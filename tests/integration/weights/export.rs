@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use distill::config::{Config, EncoderSize, ExportFormat};
+use distill::config::{Config, EncoderSize, ExportFormat, ShuffleConfig};
 use distill::objective::Objective;
 use distill::objective::distill::{Distillation, Teacher};
 use distill::train::checkpoint::{self, Snapshot, Stream};
@@ -167,7 +167,12 @@ fn run_directory() -> (TempDir, PathBuf) {
     let objective = Distillation::new(&config, teacher, Device::Cpu, Kind::Float);
     let trainees = objective.trainees();
     let optimizers = [AdamW::new(&trainees[0].parameters, &config.optimizer)];
-    let stream = Stream { seed: 0, dataset: String::new(), global_batch_size: 64 };
+    let stream = Stream {
+        seed: 0,
+        dataset: String::new(),
+        shuffle: ShuffleConfig::default(),
+        global_batch_size: 64,
+    };
     for (step, weights) in [(2, "init"), (10, "final")] {
         let weights = golden(&format!("distill_mask/student0.{weights}.safetensors"));
         let stored = TensorFile::open(&weights).unwrap();
