@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{DONE, RESUME_ME, summary};
 use crate::config::{Config, ConfigError, DeviceChoice, EncoderSize, Precision};
-use crate::data::{Dataset, Loader};
+use crate::data::{Dataset, Loader, RankBatches};
 use crate::model::{Storage, resize_positions};
 use crate::native::guard;
 use crate::objective::distill::{Distillation, Teacher};
@@ -19,7 +19,7 @@ use crate::train::feed::Feed;
 use crate::train::run_directory::{Resume, RunDirectory};
 use crate::train::schedule::Schedule;
 use crate::train::screen::Phase;
-use crate::train::{Outcome, State, batch_ranges, explain_memory, signals, train};
+use crate::train::{Outcome, State, explain_memory, signals, train};
 use crate::weights::{self, Preprocessing, WeightFile, beside_encoder};
 
 /// `weights = "random"` draws the weights instead of loading them.
@@ -73,11 +73,16 @@ fn train_and_export(config: &Config, resume: &Resume) -> Result<u8> {
         info!(step = state.step, "this run is complete; nothing is left to train");
     }
 
-    let end = state.position
-        + (schedule.total_steps().saturating_sub(state.step))
-            * config.data.images_per_step() as u64;
-    let ranges = batch_ranges(state.position, config.data.batch_size, end);
-    let loader = Loader::start(dataset, &config.data, &super::worker_program()?, ranges)?;
+    let global_batch = config.data.images_per_step() as u64;
+    let steps_left = schedule.total_steps().saturating_sub(state.step);
+    let batches = RankBatches {
+        positions: state.position..state.position + steps_left * global_batch,
+        global_batch,
+        batch: config.data.batch_size as u64,
+        rank: 0,
+        world_size: 1,
+    };
+    let loader = Loader::start(dataset, &config.data, &super::worker_program()?, batches.ranges())?;
     let mut feed = Feed::new(loader, &config.data, device);
     match train(config, run.path(), &objective, &schedule, &mut state, &mut feed)? {
         Outcome::Finished => {

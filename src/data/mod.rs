@@ -23,6 +23,7 @@ pub mod loader;
 pub mod order;
 pub mod pack;
 pub mod picture;
+mod ranks;
 pub mod resize;
 mod selection;
 pub mod shards;
@@ -34,6 +35,7 @@ pub use crop_decoder::{CropDecoder, CropOptions};
 pub use dataset::{Dataset, Scratch};
 pub use failures::FailureCounts;
 pub use loader::{Batch, Loader};
+pub use ranks::RankBatches;
 
 /// Told how many shards of how many are done; called from several threads.
 pub type ShardProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);

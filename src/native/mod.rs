@@ -7,8 +7,11 @@ mod guard;
 mod mapped_file;
 mod memory;
 mod optimizer;
+mod shim;
+mod upload;
 
 pub use guard::{guard, install_panic_hook};
 pub use mapped_file::MappedFile;
 pub use memory::{peak_memory, proportional_memory};
 pub use optimizer::{AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients};
+pub use upload::upload;

@@ -1,14 +1,13 @@
 //! Fused AdamW and operations over a whole list of gradients, in one call each.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::c_char;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use tch::Tensor;
 
-type Handle = *mut c_void;
+use super::shim::{Handle, check};
 
 unsafe extern "C" {
-    fn distill_free_message(message: *mut c_char);
     fn distill_fused_adamw(
         parameters: *const Handle,
         gradients: *const Handle,
@@ -46,20 +45,6 @@ pub struct AdamWStep {
 
 fn handles(tensors: &[Tensor]) -> Vec<Handle> {
     tensors.iter().map(|tensor| tensor.as_ptr().cast_mut().cast()).collect()
-}
-
-/// Turns the shim's message into an error.
-fn check(message: *mut c_char) -> Result<()> {
-    if message.is_null() {
-        return Ok(());
-    }
-    // SAFETY: the shim returns null or a NUL-terminated string from strdup that is ours to free.
-    let text = unsafe {
-        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
-        distill_free_message(message);
-        text
-    };
-    Err(anyhow!(super::guard::first_line(&text)))
 }
 
 /// Updates `parameters` in place: decoupled weight decay, then Adam (Loshchilov & Hutter, 2019).

@@ -4,6 +4,7 @@
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/GradMode.h>
@@ -78,5 +79,20 @@ char *distill_clear_gradients(const distill_tensor *parameters, size_t count) {
   return guarded([&] {
     for (auto &parameter : list(parameters, count))
       parameter.mutable_grad() = at::Tensor();
+  });
+}
+
+char *distill_upload(const unsigned char *bytes, const int64_t *shape, size_t dimensions,
+                     int64_t cuda, distill_tensor *tensor) {
+  return guarded([&] {
+    const bool to_gpu = cuda >= 0;
+    auto host = at::empty(at::IntArrayRef(shape, dimensions),
+                          at::TensorOptions(at::kByte).pinned_memory(to_gpu));
+    std::memcpy(host.mutable_data_ptr(), bytes, host.nbytes());
+    // libtorch's allocator keeps pinned memory until copies from it are done.
+    auto result = to_gpu ? host.to(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda)),
+                                   at::kByte, /*non_blocking=*/true)
+                         : host;
+    *tensor = new at::Tensor(std::move(result));
   });
 }

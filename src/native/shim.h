@@ -3,6 +3,7 @@
 // caller frees with `distill_free_message`; no C++ exception leaves this file pair.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 
 extern "C" {
 
@@ -27,4 +28,10 @@ char *distill_scale_gradients(const distill_tensor *gradients, size_t count,
 
 // Forgets every parameter's gradient, so that the next backward pass writes instead of adding.
 char *distill_clear_gradients(const distill_tensor *parameters, size_t count);
+
+// A uint8 tensor of `bytes` in `*tensor`: on the CPU where `cuda` is negative, else on that GPU.
+// Towards a GPU the bytes go through pinned memory and the copy is not waited for; `bytes` may be
+// overwritten when this returns.
+char *distill_upload(const unsigned char *bytes, const int64_t *shape, size_t dimensions,
+                     int64_t cuda, distill_tensor *tensor);
 }

@@ -1,25 +1,38 @@
 //! Batches on the training device, and the time spent waiting for them.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::config::DataConfig;
 use crate::data::Loader;
 use crate::model::normalise;
-use crate::native::{guard, peak_memory};
+use crate::native::{guard, peak_memory, upload};
 use crate::objective::MicroBatch;
 
-/// Takes batches from the loader, moves their bytes to the device and normalises them there.
+/// Batches that are on the device, or on their way there, before they are asked for.
+const AHEAD: usize = 2;
+
+/// Takes batches from the loader, moves their bytes to the device ahead of time, and normalises
+/// them there.
 pub struct Feed {
     loader: Loader,
     side: i64,
     mean: [f64; 3],
     std: [f64; 3],
     device: Device,
+    on_device: VecDeque<Uploaded>,
     waited: Duration,
     failed: u64,
+}
+
+struct Uploaded {
+    /// `[B, H, W, 3]`, uint8.
+    bytes: Tensor,
+    positions: Range<u64>,
 }
 
 impl Feed {
@@ -30,6 +43,7 @@ impl Feed {
             mean: config.mean,
             std: config.std,
             device,
+            on_device: VecDeque::new(),
             waited: Duration::ZERO,
             failed: 0,
         }
@@ -38,19 +52,33 @@ impl Feed {
     /// The next batch of the stream.
     ///
     /// # Errors
-    /// The data set cannot be read, or too many pictures fail to decode.
+    /// The data set cannot be read, too many pictures fail to decode, or the device has no memory
+    /// left.
     pub fn next_batch(&mut self) -> Result<MicroBatch> {
-        let started = Instant::now();
-        let batch = self.loader.next_batch()?.context("the stream of batches ended early")?;
-        self.waited += started.elapsed();
+        if self.on_device.is_empty() {
+            let started = Instant::now();
+            self.upload_next()?;
+            self.waited += started.elapsed();
+        }
+        let Uploaded { bytes, positions } =
+            self.on_device.pop_front().context("the stream of batches ended early")?;
+        let images = guard(|| Ok(normalise(&bytes, self.mean, self.std)))?;
+        while self.on_device.len() < AHEAD && self.loader.is_ready() {
+            if !self.upload_next()? {
+                break;
+            }
+        }
+        Ok(MicroBatch { images, positions })
+    }
+
+    /// Sends the loader's next batch to the device. False after the last one.
+    fn upload_next(&mut self) -> Result<bool> {
+        let Some(batch) = self.loader.next_batch()? else { return Ok(false) };
         self.failed = batch.failures.failed;
-        guard(|| {
-            let shape = [-1, self.side, self.side, 3];
-            let bytes = Tensor::from_slice(batch.images()).view(shape).to_device(self.device);
-            debug_assert_eq!(bytes.kind(), Kind::Uint8);
-            let images = normalise(&bytes, self.mean, self.std);
-            Ok(MicroBatch { images, positions: batch.positions.clone() })
-        })
+        let shape = [batch.labels.len() as i64, self.side, self.side, 3];
+        let bytes = upload(batch.images(), &shape, self.device)?;
+        self.on_device.push_back(Uploaded { bytes, positions: batch.positions.clone() });
+        Ok(true)
     }
 
     /// Time spent waiting for batches since this was last asked.

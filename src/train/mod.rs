@@ -12,4 +12,4 @@ pub mod screen;
 pub mod signals;
 mod trainer;
 
-pub use trainer::{Outcome, State, batch_ranges, explain_memory, train};
+pub use trainer::{Outcome, State, explain_memory, train};

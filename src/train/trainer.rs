@@ -256,12 +256,3 @@ pub fn explain_memory(error: anyhow::Error, config: &Config) -> anyhow::Error {
          \"bf16\", or raise the students' mask_ratio"
     ))
 }
-
-/// The batches of a run from `position` on, as ranges of the global stream.
-pub fn batch_ranges(
-    position: u64,
-    batch_size: usize,
-    end: u64,
-) -> impl Iterator<Item = std::ops::Range<u64>> + Send + 'static {
-    (position..end).step_by(batch_size).map(move |start| start..start + batch_size as u64)
-}

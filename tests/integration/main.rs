@@ -9,4 +9,5 @@ mod peer;
 mod run;
 mod seen;
 mod weights;
+mod workers;
 mod workshop;

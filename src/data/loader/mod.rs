@@ -10,6 +10,7 @@ mod read_ahead;
 mod slots;
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -57,7 +58,7 @@ pub struct LoaderStatistics {
 /// Worker processes that decode and crop batches ahead of the trainer.
 pub struct Loader {
     dataset: Arc<Dataset>,
-    ranges: Box<dyn Iterator<Item = Range<u64>> + Send>,
+    ranges: Peekable<Box<dyn Iterator<Item = Range<u64>> + Send>>,
     prefetch_batches: usize,
     most_samples: usize,
     slots: Slots,
@@ -111,7 +112,7 @@ impl Loader {
         let mut loader = Self {
             read_ahead: ReadAhead::start(dataset.clone())?,
             dataset,
-            ranges: Box::new(ranges),
+            ranges: (Box::new(ranges) as Box<dyn Iterator<Item = _> + Send>).peekable(),
             prefetch_batches: config.prefetch_batches,
             most_samples: config.batch_size,
             slots,
@@ -164,7 +165,11 @@ impl Loader {
             let done = self.receive_one()?;
             self.accept(done)?;
         }
-        let Some(front) = self.pending.pop_front() else { return Ok(None) };
+        let Some(front) = self.pending.pop_front() else {
+            let ended = self.ranges.peek().is_none();
+            ensure!(ended, "all memory for batches is in batches that are still held");
+            return Ok(None);
+        };
         self.first_pending += 1;
         self.top_up()?;
         Ok(Some(Batch {
@@ -201,10 +206,10 @@ impl Loader {
     fn top_up(&mut self) -> Result<()> {
         let Some(tasks) = &self.tasks else { return Ok(()) };
         while self.pending.len() < self.prefetch_batches {
-            let Some(slot) = self.slots.take() else {
-                ensure!(!self.pending.is_empty(), "all memory is in batches that are still held");
+            if self.ranges.peek().is_none() {
                 return Ok(());
-            };
+            }
+            let Some(slot) = self.slots.take() else { return Ok(()) };
             let Some(positions) = self.ranges.next() else { return Ok(()) };
             let samples = positions.end.saturating_sub(positions.start) as usize;
             ensure!(samples <= self.most_samples, "{samples} samples are more than a batch");

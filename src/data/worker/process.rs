@@ -198,8 +198,8 @@ impl Death {
             Some((Some(signal), _)) if FROM_OUTSIDE.contains(&signal) => Self::Killed,
             Some((Some(signal), _)) => Self::Crashed(format!("was ended by signal {signal}")),
             Some((None, Some(GAVE_UP))) => Self::GaveUp,
-            Some((None, code)) => Self::Crashed(format!("ended with code {code:?}")),
-            None => Self::Killed,
+            Some((None, Some(code))) => Self::Crashed(format!("ended with code {code}")),
+            Some((None, None)) | None => Self::Killed,
         }
     }
 }
