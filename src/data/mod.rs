@@ -23,6 +23,7 @@ pub mod pack;
 pub mod picture;
 pub mod resize;
 pub mod shards;
+pub mod source;
 
 pub use dataset::{Dataset, Scratch};
 pub use failures::FailureCounts;
