@@ -8,5 +8,6 @@ mod golden;
 mod peer;
 mod run;
 mod seen;
+mod sources;
 mod weights;
 mod workshop;

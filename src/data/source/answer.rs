@@ -10,6 +10,9 @@ use super::Stamp;
 use super::failure::Failure;
 use super::{http, s3};
 
+/// Takes bytes with their place in the object.
+pub(super) type Take<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Failure> + 'a;
+
 /// The begin of an answer, and its bytes when they come.
 pub(super) struct Answer {
     /// State of the object that answered; nothing where the server does not tell its size.
@@ -45,7 +48,7 @@ impl Answer {
         mut self,
         stamp: Stamp,
         wanted: Range<u64>,
-        take: &mut (dyn FnMut(u64, &[u8]) -> Result<(), Failure> + Send),
+        take: &mut Take<'_>,
     ) -> (u64, Result<(), Failure>) {
         if self.stamp.is_some_and(|found| found != stamp) {
             let message = "the object changed since it was indexed; start again with the new one";

@@ -4,9 +4,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::Stamp;
+use super::address::without_secrets;
 use super::failure::Failure;
 use super::store::Store;
 
@@ -82,11 +83,13 @@ impl ObjectReader {
 fn fetch(store: &Store, url: &str, stamp: Stamp, start: u64) -> Result<Vec<u8>> {
     let end = stamp.size.min(start + store.transfer().piece_bytes);
     let mut bytes = Vec::with_capacity((end - start) as usize);
-    store.fetch(url, stamp, start..end, |place, piece| {
-        bytes.truncate((place - start) as usize); // a try that begins anew
-        bytes.extend_from_slice(piece);
-        Ok::<(), Failure>(())
-    })?;
+    store
+        .fetch(url, stamp, start..end, |place, piece| {
+            bytes.truncate((place - start) as usize); // a try that begins anew
+            bytes.extend_from_slice(piece);
+            Ok::<(), Failure>(())
+        })
+        .with_context(|| without_secrets(url))?;
     Ok(bytes)
 }
 

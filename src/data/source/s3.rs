@@ -1,7 +1,6 @@
 //! Objects of S3 and of servers that speak like it.
 
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +19,9 @@ use super::failure::Failure;
 const ACCESS: &str = "are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, \
                       AWS_REGION, AWS_ENDPOINT_URL where needed) right for it? A public object \
                       needs AWS_SKIP_SIGNATURE=true";
+
+/// Where a machine in Amazon's cloud is asked for the credentials of its role.
+const ROLE_PATH: &str = "/latest/";
 
 /// The buckets that a process reads from, each set up at its first use from the environment's
 /// `AWS_` variables.
@@ -82,17 +84,17 @@ impl S3Buckets {
             return Ok(bucket.clone());
         }
         super::store::choose_cryptography();
-        let seconds = |duration: Duration| format!("{} milliseconds", duration.as_millis());
+        let text = |duration: Duration| format!("{}ms", duration.as_millis());
         let client = AmazonS3ConfigKey::Client;
         let bucket = AmazonS3Builder::from_env()
             .with_bucket_name(name)
             // Tries are counted in one place, for every kind of server.
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-            .with_config(client(ClientConfigKey::ConnectTimeout), seconds(self.patience))
-            .with_config(client(ClientConfigKey::ReadTimeout), seconds(self.patience))
+            .with_config(client(ClientConfigKey::ConnectTimeout), text(self.patience))
+            .with_config(client(ClientConfigKey::ReadTimeout), text(self.patience))
             .with_config(
                 client(ClientConfigKey::Timeout),
-                seconds(self.patience * super::store::REQUEST_PATIENCES),
+                text(self.patience * super::store::REQUEST_PATIENCES),
             )
             .build()
             .map_err(Failure::lasting)?;
@@ -127,14 +129,19 @@ pub(super) fn failure(error: object_store::Error) -> Failure {
                 "the bucket lies in another region; set AWS_REGION to that one (or \
                  AWS_ENDPOINT_URL to the server's address)",
             ),
-            None if says(&error, "169.254.169.254") => Failure::passing(format!(
+            None if says(&error, ROLE_PATH) => Failure::passing(format!(
                 "no credentials: neither does the environment have AWS_ACCESS_KEY_ID and \
                  AWS_SECRET_ACCESS_KEY, nor does this machine have a role; a public object needs \
-                 AWS_SKIP_SIGNATURE=true ({error})"
+                 AWS_SKIP_SIGNATURE=true ({})",
+                brief(&error)
             )),
-            None => Failure::Passing(error.into()),
+            None if says(&error, "builder error") => Failure::lasting(format!(
+                "{}; a server without TLS needs AWS_ALLOW_HTTP=true",
+                brief(&error)
+            )),
+            None => Failure::passing(brief(&error)),
         },
-        _ => Failure::Lasting(error.into()),
+        _ => Failure::lasting(brief(&error)),
     }
 }
 
@@ -154,5 +161,15 @@ fn code(error: &object_store::Error) -> String {
 
 fn says(error: &object_store::Error, words: &str) -> bool {
     error.to_string().contains(words)
-        || error.source().is_some_and(|source| source.to_string().contains(words))
+}
+
+/// The message and the cause at the root: the library repeats in each message what is below it.
+fn brief(error: &object_store::Error) -> String {
+    let text = error.to_string();
+    let mut root: &dyn std::error::Error = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    let root = root.to_string();
+    if text.contains(&root) { text } else { format!("{text}: {root}") }
 }

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use super::Stamp;
 use super::address::without_secrets;
-use super::answer::Answer;
+use super::answer::{Answer, Take};
 use super::failure::Failure;
 use super::http::HttpClient;
 use super::s3::S3Buckets;
@@ -118,6 +118,7 @@ impl Store {
                 }
             })
         })
+        .with_context(|| without_secrets(url))
     }
 
     /// Keys in a folder of a bucket; also in the folders below it if `deep`.
@@ -126,20 +127,22 @@ impl Store {
     /// As for [`Store::stamp`].
     pub(super) fn list(&self, bucket: &str, folder: &str, deep: bool) -> Result<Vec<String>> {
         let url = format!("s3://{bucket}/{folder}");
-        self.retried(&url, || self.runtime.block_on(self.s3.list(bucket, folder, deep)))
+        let list = || self.runtime.block_on(self.s3.list(bucket, folder, deep));
+        self.retried(&url, list).with_context(|| url.clone())
     }
 
     /// Hands the bytes of `range` to `take`, each piece with its place in the object. After a
     /// failure it goes on where the good bytes ended; a piece may come again from there.
     ///
     /// # Errors
-    /// As for [`Store::stamp`]; also if the object is not in the state `stamp`.
+    /// As for [`Store::stamp`]; also if the object is not in the state `stamp`. Which object it was
+    /// is left to the caller to say.
     pub(super) fn fetch(
         &self,
         url: &str,
         stamp: Stamp,
         range: Range<u64>,
-        mut take: impl FnMut(u64, &[u8]) -> Result<(), Failure> + Send,
+        mut take: impl FnMut(u64, &[u8]) -> Result<(), Failure>,
     ) -> Result<()> {
         let mut position = range.start;
         self.retried(url, || {
@@ -162,7 +165,7 @@ impl Store {
         url: &str,
         stamp: Stamp,
         range: Range<u64>,
-        take: &mut (dyn FnMut(u64, &[u8]) -> Result<(), Failure> + Send),
+        take: &mut Take<'_>,
     ) -> (u64, Result<(), Failure>) {
         let answer = if url.starts_with("s3://") {
             self.s3.get(url, range.clone()).await
@@ -180,7 +183,7 @@ impl Store {
         answer: Answer,
         stamp: Stamp,
         range: Range<u64>,
-        take: &mut (dyn FnMut(u64, &[u8]) -> Result<(), Failure> + Send),
+        take: &mut Take<'_>,
     ) -> (u64, Result<(), Failure>) {
         let mut take_unless_closing = |place, bytes: &[u8]| match self.is_closing() {
             true => Err(Failure::lasting("nobody waits for it any more")),
@@ -209,11 +212,11 @@ impl Store {
             })
             .call();
         result.map_err(|failure| match (tries, failure.is_passing()) {
-            (2.., true) => failure.into_error().context(format!(
-                "{shown}: gave up after {tries} tries in {:.0?}",
-                start.elapsed()
-            )),
-            _ => failure.into_error().context(shown.clone()),
+            (2.., true) => {
+                let lasted = start.elapsed();
+                failure.into_error().context(format!("gave up after {tries} tries in {lasted:.0?}"))
+            }
+            _ => failure.into_error(),
         })
     }
 }
