@@ -3,12 +3,13 @@
 mod faults;
 mod s3;
 mod sharing;
+mod tls;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use distill::config::DataConfig;
@@ -82,6 +83,31 @@ impl Drop for Server {
         drop(self.input.take()); // it ends with its input
         _ = self.process.wait();
     }
+}
+
+/// A process that runs the ignored test `part` of this program's `sources`, without the variables
+/// that S3 is set up by.
+pub fn process(part: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("AWS_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(["--exact", &format!("sources::{part}"), "--ignored", "--nocapture"]);
+    command
+}
+
+/// Runs such a process, which has to succeed.
+pub fn succeeds(command: &mut Command) {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{command:?}: {text}");
+}
+
+/// A variable that such a process was started with.
+pub fn variable(name: &str) -> String {
+    std::env::var(name).expect("run by another test")
 }
 
 /// Small pieces and short waits, so that tests meet many of them.

@@ -2,7 +2,7 @@
 
 `/NAME` is the file. `/FAULT.COUNT/NAME` is the same file, but the first COUNT `GET`s of this path
 suffer the fault. `/log` lists the `GET`s of files so far: path and range, a line each.
-Prints its address, then serves until its standard input ends.
+Prints its address, then serves until its standard input ends. With `--tls`, it speaks HTTPS.
 """
 
 import http.server
@@ -141,6 +141,12 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 server = Server(("127.0.0.1", 0), Handler)
+scheme = "http"
+if "--tls" in sys.argv:
+    from certificate import server_context
+
+    scheme = "https"
+    server.socket = server_context(folder).wrap_socket(server.socket, server_side=True)
 threading.Thread(target=server.serve_forever, daemon=True).start()
-print(f"http://127.0.0.1:{server.server_port}", flush=True)
+print(f"{scheme}://127.0.0.1:{server.server_port}", flush=True)
 sys.stdin.read()

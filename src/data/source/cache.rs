@@ -342,3 +342,29 @@ fn user_cache() -> Option<PathBuf> {
     let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects users from a bare "no space left": it must say which disk and which keys, and the
+    /// room of the piece that could not be written is given back.
+    #[test]
+    fn a_full_disk_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(folder.path()), 1.0, 100).unwrap();
+        let stamp = Stamp { size: 100, version: 0 };
+        let object = cache.object("s3://b/0.tar", stamp);
+        let piece = PieceKey { object, number: 0, length: 100 };
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = cache.find_or_fill(piece, |_| Err(full.into())).unwrap_err().to_string();
+        for part in ["data.cache_gigabytes", "data.cache_dir", folder.path().to_str().unwrap()] {
+            assert!(error.contains(part), "`{part}` is not in: {error}");
+        }
+        assert_eq!(Usage::lock(&cache.folder).unwrap().bytes, Some(0));
+        assert!(cache.find(piece).is_none());
+        cache.find_or_fill(piece, |_| Ok(())).unwrap();
+        assert_eq!(Usage::lock(&cache.folder).unwrap().bytes, Some(100));
+        assert!(cache.find(piece).is_some());
+    }
+}

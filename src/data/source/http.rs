@@ -1,9 +1,10 @@
 //! Objects of a plain HTTP server: `HEAD`, and `GET` of byte ranges.
 
+use std::error::Error as _;
 use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED, RANGE,
 };
@@ -123,11 +124,32 @@ fn stamp(headers: &HeaderMap, size: u64) -> Stamp {
 /// A failed connection or a cut body. The URL is taken out: it may hold credentials, and the
 /// message names the shard already.
 pub(super) fn failure(error: reqwest::Error) -> Failure {
-    if error.is_builder() || error.is_redirect() {
-        Failure::Lasting(error.without_url().into())
+    let lasting = error.is_builder() || error.is_redirect();
+    let distrusted = distrusts(&error);
+    let error = Error::new(error.without_url());
+    if distrusted {
+        Failure::Lasting(error.context(
+            "the server's certificate is not trusted; install its authority's, or name it in \
+             SSL_CERT_FILE",
+        ))
+    } else if lasting {
+        Failure::Lasting(error)
     } else {
-        Failure::Passing(error.without_url().into())
+        Failure::Passing(error)
     }
+}
+
+/// Whether a certificate is the reason, which no waiting changes.
+fn distrusts(error: &reqwest::Error) -> bool {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    let mut failures = causes.filter_map(|cause| cause.downcast_ref().and_then(tls_failure));
+    failures.any(|failure| matches!(failure, rustls::Error::InvalidCertificate(_)))
+}
+
+/// What TLS said, from within the errors of input and output that each layer puts around it.
+fn tls_failure(error: &std::io::Error) -> Option<&rustls::Error> {
+    let inner = error.get_ref()?;
+    inner.downcast_ref().or_else(|| inner.downcast_ref().and_then(tls_failure))
 }
 
 #[cfg(test)]

@@ -3,12 +3,11 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::process::Command;
 
 use distill::config::ConfigError;
 use distill::data::source::ShardAddress;
 
-use super::{Server, content, read, sources};
+use super::{Server, content, process, read, sources, succeeds, variable};
 
 const CREDENTIALS: [(&str, &str); 2] =
     [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")];
@@ -20,26 +19,14 @@ fn url(text: &str) -> ShardAddress {
 /// Runs the ignored test `part` of this file with these variables and no other of S3's.
 fn in_environment(part: &str, server: &Server, variables: &[(&str, &str)]) {
     let cache = tempfile::tempdir().unwrap();
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("AWS_") {
-            command.env_remove(name);
-        }
-    }
-    let output = command
-        .args(["--exact", &format!("sources::s3::{part}"), "--ignored", "--nocapture"])
-        .env("AWS_ENDPOINT_URL", &server.address)
-        .envs(variables.iter().copied())
-        .env("TEST_CACHE", cache.path())
-        .env("TEST_FOLDER", server.folder.path())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{part}: {text}");
+    let mut command = process(&format!("s3::{part}"));
+    command.env("AWS_ENDPOINT_URL", &server.address).envs(variables.iter().copied());
+    command.env("TEST_CACHE", cache.path()).env("TEST_FOLDER", server.folder.path());
+    succeeds(&mut command);
 }
 
 fn folder(name: &str) -> PathBuf {
-    std::env::var_os(name).expect("run by another test").into()
+    variable(name).into()
 }
 
 fn server(script: &str) -> Server {

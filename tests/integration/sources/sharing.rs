@@ -1,13 +1,13 @@
 //! Several processes with one cache: each test runs a part of itself in processes of their own.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use distill::data::source::ShardAddress;
 use distill::draws::{Draws, Purpose};
 
-use super::{Server, brisk, content, files_below, read, sources};
+use super::{Server, brisk, content, files_below, process, read, sources, variable};
 
 const PIECES: u64 = 40;
 
@@ -22,8 +22,7 @@ fn whole() -> Vec<u8> {
 /// Starts the ignored test `part` of this file in a process of its own.
 fn start(part: &str, shard: &ShardAddress, cache: &Path, pieces: u64, number: usize) -> Child {
     let ShardAddress::Url(url) = shard else { panic!("not a URL") };
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("sources::sharing::{part}"), "--ignored", "--nocapture"])
+    process(&format!("sharing::{part}"))
         .env("TEST_URL", url)
         .env("TEST_CACHE", cache)
         .env("TEST_CACHE_PIECES", pieces.to_string())
@@ -35,7 +34,6 @@ fn start(part: &str, shard: &ShardAddress, cache: &Path, pieces: u64, number: us
 
 /// What [`start`] hands on: the sources, the shard and the process's number.
 fn started() -> (super::Sources, ShardAddress, u64) {
-    let variable = |name| std::env::var(name).expect("run by another test");
     let pieces: u64 = variable("TEST_CACHE_PIECES").parse().unwrap();
     let sources = sources(&PathBuf::from(variable("TEST_CACHE")), pieces * brisk().piece_bytes);
     (sources, ShardAddress::Url(variable("TEST_URL")), variable("TEST_NUMBER").parse().unwrap())
