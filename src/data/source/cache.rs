@@ -367,4 +367,23 @@ mod tests {
         assert_eq!(Usage::lock(&cache.folder).unwrap().bytes, Some(100));
         assert!(cache.find(piece).is_some());
     }
+    /// Protects what is in use: what was used longest ago makes room, and looking for a piece
+    /// counts as use.
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(folder.path()), 1e-6, 100).unwrap(); // ten pieces
+        let object = cache.object("s3://b/0.tar", Stamp { size: 10_000, version: 0 });
+        let piece = |number| PieceKey { object, number, length: 100 };
+        for number in 0..10 {
+            let path = cache.find_or_fill(piece(number), |_| Ok(())).unwrap();
+            let age = Duration::from_secs(100 - number);
+            File::open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+        }
+        assert!(cache.find(piece(0)).is_some());
+        cache.find_or_fill(piece(10), |_| Ok(())).unwrap();
+        let here = |number: &u64| cache.path(piece(*number)).exists();
+        assert_eq!((0..11).filter(here).collect::<Vec<_>>(), [0, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(Usage::lock(&cache.folder).unwrap().bytes, Some(900));
+    }
 }
