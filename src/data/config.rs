@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Tar shards: paths with `*` wildcards and `{000..127}` brace ranges.
+    /// Tar shards: paths and `s3://bucket/key` with `*` wildcards and `{000..127}` brace ranges,
+    /// `https://` and `http://` URLs with brace ranges.
     pub shards: Vec<String>,
     /// Side of the square crop that teacher and students see, in pixels.
     #[serde(default = "input_size")]
@@ -53,6 +54,13 @@ pub struct DataConfig {
     /// where that place is read-only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_dir: Option<PathBuf>,
+    /// Where parts of shards that lie behind URLs are kept; left out: in the user's cache folder.
+    /// The processes of a machine share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
+    /// Most that is kept there, in 10⁹ bytes; what was used longest ago makes room.
+    #[serde(default = "cache_gigabytes")]
+    pub cache_gigabytes: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curation: Option<CurationConfig>,
     #[serde(default)]
@@ -77,6 +85,8 @@ impl DataConfig {
             max_pixels: max_pixels(),
             reduced_decoding: false,
             index_dir: None,
+            cache_dir: None,
+            cache_gigabytes: cache_gigabytes(),
             curation: None,
             shuffle: ShuffleConfig::default(),
         }
@@ -177,6 +187,9 @@ fn max_failed_share() -> f64 {
 }
 fn max_pixels() -> u64 {
     200_000_000
+}
+fn cache_gigabytes() -> f64 {
+    100.0
 }
 fn min_histogram_score() -> f64 {
     4.5

@@ -1,11 +1,9 @@
 //! A data set: the pictures that are kept from a list of shards, found by position.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use rayon::prelude::*;
 
 use super::ShardProgress;
@@ -32,9 +30,6 @@ const MOST_ENCODED_BYTES: u32 = 1 << 30;
 
 /// Decoding memory above this is given back after use: one huge picture must not stay for good.
 pub(super) const KEPT_BYTES: usize = 64 << 20;
-
-/// How often a piece of the cache may vanish between being found and being read.
-pub(super) const MOST_EVICTIONS: usize = 20;
 
 /// Pictures in shards, in the order of a seed. Shared by all threads of a process.
 pub struct Dataset {
@@ -235,7 +230,7 @@ impl Dataset {
     /// They cannot be brought here.
     pub fn locate(&self, place: &Place) -> Result<Vec<Segment>> {
         let Chosen { shard, stamp, .. } = &self.shards[place.shard];
-        Ok(self.sources.locate(shard, *stamp, place.range.clone())?)
+        self.sources.locate(shard, *stamp, place.range.clone())
     }
 
     /// Counts a picture that decoded.
@@ -361,20 +356,10 @@ impl Dataset {
     }
 
     fn read(&self, place: &Place, encoded: &mut Vec<u8>) -> Result<()> {
-        encoded.resize(place.bytes() as usize, 0);
-        for _ in 0..MOST_EVICTIONS {
-            match read_segments(&self.locate(place)?, encoded) {
-                Err(error) if self.may_return(place, &error) => {}
-                result => return result.with_context(|| self.unreadable(place)),
-            }
-        }
-        bail!("{}", self.unreadable(place))
-    }
-
-    /// Whether what was just located and then missing is worth locating again: a piece of the
-    /// cache, which another process may have thrown out.
-    fn may_return(&self, place: &Place, error: &std::io::Error) -> bool {
-        error.kind() == std::io::ErrorKind::NotFound && self.is_remote(place)
+        let Chosen { shard, stamp, .. } = &self.shards[place.shard];
+        self.sources
+            .read(shard, *stamp, place.range.clone(), encoded)
+            .with_context(|| self.unreadable(place))
     }
 
     /// Whether a picture is in a shard that is not a file.
@@ -392,13 +377,4 @@ impl Dataset {
             .unwrap_or_else(|| format!("(at byte {offset})"));
         format!("{shard}: member `{member}`")
     }
-}
-
-fn read_segments(segments: &[Segment], mut out: &mut [u8]) -> std::io::Result<()> {
-    for segment in segments {
-        let (piece, rest) = std::mem::take(&mut out).split_at_mut(segment.length as usize);
-        File::open(&segment.path)?.read_exact_at(piece, segment.offset)?;
-        out = rest;
-    }
-    Ok(())
 }

@@ -26,7 +26,6 @@ pub mod picture;
 mod ranks;
 pub mod resize;
 mod selection;
-pub mod shards;
 pub mod shared_memory;
 pub mod source;
 pub mod worker;

@@ -135,6 +135,15 @@ fn an_unknown_key_names_the_nearest() {
     assert_says(&found, &["teacher.model", "pixio_vit1b16"]);
 }
 
+/// A cache without room would evict what is about to be read.
+#[test]
+fn a_cache_without_room_is_refused() {
+    for gigabytes in ["0.05", "nan", "inf", "-1.0"] {
+        let text = error(&[&format!("data.cache_gigabytes={gigabytes}")]);
+        assert_says(&text, &["data.cache_gigabytes", "expected at least 0.1"]);
+    }
+}
+
 #[test]
 fn a_value_of_the_wrong_type_names_both() {
     assert_says(&error(&["data.batch_size=many"]), &["data.batch_size", "many", "usize"]);

@@ -8,6 +8,7 @@ mod golden;
 mod peer;
 mod run;
 mod seen;
+mod sources;
 mod weights;
 mod workers;
 mod workshop;

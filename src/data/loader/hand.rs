@@ -10,12 +10,15 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, bail};
 use crossbeam::channel::{Receiver, Sender};
 
-use crate::dataset::{Attempts, Dataset, MOST_EVICTIONS, Place};
+use crate::dataset::{Attempts, Dataset, Place};
 use crate::shared_memory::SharedMemory;
 use crate::worker::{FileSegment, Job, Reply, Setup, WorkerProcess};
 
 /// Jobs that a worker has: one to work on, and the next one, so that it never waits for us.
 const JOBS_AHEAD: usize = 2;
+
+/// How often a piece of the cache may vanish between being found and being read.
+const MOST_EVICTIONS: usize = 100;
 
 /// A sample to be made.
 #[derive(Debug, Clone, Copy)]

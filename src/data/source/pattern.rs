@@ -1,0 +1,200 @@
+//! Finding shards by pattern.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use glob::{MatchOptions, Pattern};
+
+use crate::config::ConfigError;
+use crate::index_cache::INDEX_SUFFIX;
+
+use super::address::{ShardAddress, path_of};
+use super::s3::bucket_and_key;
+
+/// Names of objects in a folder of a bucket, also of the folders below it if wanted.
+pub(super) type List<'a> = &'a dyn Fn(&str, &str, bool) -> Result<Vec<String>>;
+
+/// The shards that `patterns` name: brace ranges `{000..127}` and lists `{a,b}` are spelled out,
+/// then `*`, `?` and `[...]` matched against files and, with `list`, objects of S3. Sorted within
+/// a pattern; a shard named twice counts once, at its first place.
+///
+/// # Errors
+/// A [`ConfigError`] about `key` where a pattern, or one spelling of a brace pattern, matches
+/// nothing: a shard that went missing must not shrink the data set silently. (A URL without
+/// wildcards is not asked for here.) Otherwise, a bucket cannot be listed.
+pub(super) fn expand(patterns: &[String], key: &str, list: List<'_>) -> Result<Vec<ShardAddress>> {
+    let fail = |message| ConfigError { file: PathBuf::new(), key: key.to_string(), message };
+    let mut seen = HashSet::new();
+    let mut shards = Vec::new();
+    for pattern in patterns {
+        let mut found = Vec::new();
+        let spellings = webdataset::braceexpand(pattern)
+            .map_err(|error| fail(format!("`{pattern}` is not a pattern: {error}")))?;
+        for spelling in &spellings {
+            let source = match spelling == pattern {
+                true => format!("`{pattern}`"),
+                false => format!("`{spelling}` (from `{pattern}`)"),
+            };
+            let shards = match ShardAddress::parse(spelling).map_err(&fail)? {
+                ShardAddress::File(path) => files(&path, spelling),
+                ShardAddress::Url(url) if url.starts_with("s3://") => {
+                    objects(&url, list).with_context(|| format!("{key}: {source}"))?
+                }
+                ShardAddress::Url(url) => page(url),
+            };
+            found.extend(shards.map_err(|problem| fail(format!("{source} {problem}")))?);
+        }
+        found.sort();
+        shards.extend(found.into_iter().filter(|shard| seen.insert(identity(shard))));
+    }
+    if shards.is_empty() {
+        return Err(fail("found no pattern, expected at least one path or pattern".into()).into());
+    }
+    Ok(shards)
+}
+
+/// What is the same for two names of one file.
+fn identity(shard: &ShardAddress) -> ShardAddress {
+    match shard {
+        ShardAddress::File(path) => match path.canonicalize() {
+            Ok(path) => ShardAddress::File(path),
+            Err(_) => shard.clone(),
+        },
+        ShardAddress::Url(_) => shard.clone(),
+    }
+}
+
+/// The shards of one spelling, or what is wrong with it.
+type Found = Result<Vec<ShardAddress>, String>;
+
+fn files(path: &Path, spelling: &str) -> Found {
+    if path.is_file() {
+        return Ok(vec![ShardAddress::File(path.to_path_buf())]);
+    }
+    let paths = glob::glob(spelling).map_err(|error| format!("is not a pattern: {error}"))?;
+    let paths = paths.filter_map(Result::ok).filter(|path| path.is_file());
+    let addresses = paths.map(ShardAddress::File);
+    let found: Vec<_> = addresses.filter(|shard| !is_index(&shard.file_name())).collect();
+    if found.is_empty() { Err("matches no file".into()) } else { Ok(found) }
+}
+
+fn is_index(name: &str) -> bool {
+    name.ends_with(INDEX_SUFFIX)
+}
+
+fn objects(url: &str, list: List<'_>) -> Result<Found> {
+    let (bucket, key) = bucket_and_key(url);
+    let Some(wildcard) = key.find(['*', '?', '[']) else {
+        return Ok(Ok(vec![ShardAddress::Url(url.to_string())]));
+    };
+    let pattern = match Pattern::new(key) {
+        Ok(pattern) => pattern,
+        Err(error) => return Ok(Err(format!("is not a pattern: {error}"))),
+    };
+    let folder = key[..wildcard].rfind('/').map_or("", |end| &key[..end]);
+    let keys = list(bucket, folder, key[wildcard..].contains('/'))?;
+    let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+    let matching = keys.iter().filter(|key| pattern.matches_with(key, options) && !is_index(key));
+    let found: Vec<_> =
+        matching.map(|key| ShardAddress::Url(format!("s3://{bucket}/{key}"))).collect();
+    Ok(if found.is_empty() { Err("matches no object".into()) } else { Ok(found) })
+}
+
+fn page(url: String) -> Found {
+    if path_of(&url).contains(['*', '[']) {
+        return Err("has a wildcard, but files of an HTTP server cannot be listed; expected a \
+                    brace range such as {000..127}"
+            .into());
+    }
+    Ok(vec![ShardAddress::Url(url)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        folder
+    }
+
+    fn strings(patterns: &[&str]) -> Vec<String> {
+        patterns.iter().map(ToString::to_string).collect()
+    }
+
+    fn expand_files(folder: &Path, patterns: &[&str]) -> Result<Vec<String>> {
+        let patterns: Vec<String> =
+            patterns.iter().map(|p| folder.join(p).to_str().unwrap().to_string()).collect();
+        let no_list: List = &|_, _, _| panic!("files need no bucket");
+        let shards = expand(&patterns, "data.shards", no_list)?;
+        Ok(shards.iter().map(|shard| shard.file_name().into_owned()).collect())
+    }
+
+    fn expand_urls(patterns: &[&str]) -> Result<Vec<String>> {
+        let list = |bucket: &str, folder: &str, deep: bool| {
+            let names = match (bucket, folder, deep) {
+                ("b", "", false) => ["1.tar", "0.tar", "0.tar.distill-index"].as_slice(),
+                ("b", "a", false) => &["a/x-1.tar", "a/x-0.tar", "a/y.tar"],
+                ("b", "a", true) => &["a/x-1.tar", "a/c/x-0.tar", "a/c/d/x-0.tar"],
+                other => panic!("listed {other:?}"),
+            };
+            Ok(strings(names))
+        };
+        let shards = expand(&strings(patterns), "data.shards", &list)?;
+        Ok(shards.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn patterns_keep_their_order_and_files_come_once() {
+        let names =
+            ["b-1.tar", "b-0.tar", "a-0.tar", "a-1.tar", "[x].tar", "b-0.tar.distill-index"];
+        let folder = folder(&names);
+        let found = |patterns: &[&str]| expand_files(folder.path(), patterns).unwrap();
+        assert_eq!(found(&["b-*", "?-0.tar"]), ["b-0.tar", "b-1.tar", "a-0.tar"]);
+        assert_eq!(found(&["{b,a}-{0..1}.tar"]), ["a-0.tar", "a-1.tar", "b-0.tar", "b-1.tar"]);
+        assert_eq!(found(&["[x].tar"]), ["[x].tar"], "a path that exists is no pattern");
+    }
+
+    #[test]
+    fn what_matches_nothing_is_named() {
+        let folder = folder(&["a-000.tar", "a-002.tar"]);
+        let fail = |pattern: &str| {
+            let error = expand_files(folder.path(), &["a-*.tar", pattern]).unwrap_err();
+            let error = error.downcast::<ConfigError>().unwrap();
+            assert_eq!(error.key, "data.shards");
+            error.message
+        };
+        assert!(fail("c-*.tar").contains("c-*.tar"));
+        let message = fail("a-{000..002}.tar");
+        assert!(message.contains("a-001.tar"), "a missing shard of a range: {message}");
+        assert!(fail("a-{0").contains("not a pattern"));
+    }
+
+    #[test]
+    fn objects_are_listed_only_for_wildcards() {
+        let found = |patterns: &[&str]| expand_urls(patterns).unwrap();
+        assert_eq!(found(&["s3://b/?.tar*"]), ["s3://b/0.tar", "s3://b/1.tar"]);
+        assert_eq!(
+            found(&["s3://b/a/x-*.tar", "s3://b/a/x-{0..1}.tar"]),
+            ["s3://b/a/x-0.tar", "s3://b/a/x-1.tar"]
+        );
+        assert_eq!(found(&["s3://b/a/*/x-0.tar"]), ["s3://b/a/c/x-0.tar"], "a star ends at /");
+        assert_eq!(found(&["s3://unlisted/{0..1}.tar"]).len(), 2);
+        assert_eq!(
+            found(&["https://h/{1..0}.tar?a=*", "http://[::1]:8/0.tar"]),
+            ["https://h/0.tar?...", "https://h/1.tar?...", "http://[::1]:8/0.tar"]
+        );
+        for (pattern, problem) in [
+            ("s3://b/z-*.tar", "matches no object"),
+            ("https://h/*.tar", "expected a brace range"),
+            ("gs://b/0.tar", "is not known"),
+        ] {
+            let error = expand_urls(&[pattern]).unwrap_err();
+            assert!(error.is::<ConfigError>() && error.to_string().contains(problem), "{error}");
+        }
+    }
+}
