@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # A Python with the real peers that tests compare with. Sourced after setup.sh.
 
+# shellcheck source-path=SCRIPTDIR
+source "$root/scripts/lib/python_packages.sh"
+
 test_requirements=(
     'transformers==5.23.0'
     'tensorboard==2.21.0'
@@ -18,28 +21,8 @@ test_requirements=(
 # Sets DISTILL_TEST_PYTHON to an executable that sees the peers and torch, and test_programs to
 # the folder of the programs that came with them.
 ensure_test_python() {
-    local hash folder
-    hash=$(printf '%s\n' "${test_requirements[@]}" "$torch_version" | sha256sum | cut -c1-12)
-    folder=$cache/test-python-$hash
-    install_once "$torch" install_torch
-    # The Python that it was made for may be gone after a system upgrade.
-    [ ! -d "$folder" ] || "$folder/python" -c '' 2>/dev/null || rm -rf "$folder"
-    install_once "$folder" install_test_python
-    export DISTILL_TEST_PYTHON=$folder/python
+    ensure_python_packages test-python "${test_requirements[@]}"
+    export DISTILL_TEST_PYTHON=$packages_python
     # shellcheck disable=SC2034  # for the scripts that source this
-    test_programs=$folder/packages/bin
-}
-
-install_test_python() {
-    local folder=$1
-    say "installing the tests' Python packages"
-    mkdir "$folder/packages"
-    pip_install "$folder/packages" "${test_requirements[@]}"
-    # The folder is renamed after this, so the wrapper finds its packages beside itself.
-    cat >"$folder/python" <<WRAPPER
-#!/bin/sh
-here=\$(dirname "\$0")
-PYTHONNOUSERSITE=1 PYTHONPATH="\$here/packages:$torch" exec "$python" "\$@"
-WRAPPER
-    chmod +x "$folder/python"
+    test_programs=$(dirname "$packages_python")/packages/bin
 }
