@@ -15,12 +15,15 @@ pub mod dataset;
 mod failures;
 pub mod index;
 pub mod index_cache;
+mod jpeg;
 pub mod loader;
 pub mod order;
 pub mod pack;
 pub mod picture;
 pub mod resize;
 pub mod shards;
+mod strips;
+mod weights;
 
 pub use crop_decoder::{CropDecoder, CropOptions};
 pub use dataset::{Dataset, Scratch};

@@ -7,6 +7,7 @@ mod guard;
 mod mapped_file;
 mod memory;
 mod optimizer;
+pub mod simd;
 
 pub use guard::{guard, install_panic_hook};
 pub use mapped_file::MappedFile;
