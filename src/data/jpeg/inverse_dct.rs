@@ -134,3 +134,65 @@ fn narrow(value: i32) -> i16 {
 pub(super) fn even_block(mean: i16, step: i16) -> [Samples; 8] {
     [[sample(rounded(i32::from(mean.wrapping_mul(step)), 3)); 8]; 8]
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Vector instructions give what plain ones do, and both what the formula of the
+        /// transform does (T.81, A.3.3), to within a level of rounding.
+        #[test]
+        fn the_transform_is_the_formulas(
+            values in proptest::collection::vec(-60..60_i16, 64),
+            sparse in 1..64_usize,
+            step in 1..12_i16,
+        ) {
+            let at = |row: usize, column: usize| {
+                if row * 8 + column < sparse { values[row * 8 + column] } else { 0 }
+            };
+            let coefficients: [[i16; 8]; 8] =
+                std::array::from_fn(|row| std::array::from_fn(|column| at(row, column)));
+            let steps = [[step; 8]; 8];
+            let (mut plain, mut vector) = ([[0; 8]; 8], [[0; 8]; 8]);
+            inverse_dct(&coefficients, &steps, None, &mut plain);
+            inverse_dct(&coefficients, &steps, Avx2::detect(), &mut vector);
+            prop_assert_eq!(plain, vector);
+            for (x, samples) in plain.iter().enumerate() {
+                for (y, &found) in samples.iter().enumerate() {
+                    let expected = formula(&coefficients, x, y) * f64::from(step);
+                    let difference = f64::from(found) / 256.0 - expected.clamp(-128.0, 127.0);
+                    prop_assert!(difference.abs() < 0.75, "{difference} at {x}, {y}");
+                }
+            }
+        }
+    }
+
+    fn formula(coefficients: &[[i16; 8]; 8], x: usize, y: usize) -> f64 {
+        let scale = |frequency| if frequency == 0 { 0.5_f64.sqrt() } else { 1.0 };
+        let wave = |place: usize, frequency: usize| {
+            let angle = (2 * place + 1) as f64 * frequency as f64 * std::f64::consts::PI / 16.0;
+            angle.cos() * scale(frequency) / 2.0
+        };
+        let mut level = 0.0;
+        for (v, row) in coefficients.iter().enumerate() {
+            for (u, &coefficient) in row.iter().enumerate() {
+                level += f64::from(coefficient) * wave(x, u) * wave(y, v);
+            }
+        }
+        level
+    }
+
+    #[test]
+    fn a_mean_alone_is_the_transforms_first_coefficient() {
+        for mean in [-1024, -100, -3, 0, 4, 5, 700, 1023] {
+            let mut coefficients = [[0; 8]; 8];
+            coefficients[0][0] = mean;
+            let mut samples = [[1; 8]; 8];
+            inverse_dct(&coefficients, &[[3; 8]; 8], None, &mut samples);
+            assert_eq!(samples, even_block(mean, 3));
+        }
+    }
+}

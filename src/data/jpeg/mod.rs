@@ -11,6 +11,8 @@ mod headers;
 mod huffman;
 mod inverse_dct;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
