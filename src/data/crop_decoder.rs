@@ -23,8 +23,8 @@ pub struct CropOptions {
     pub side: usize,
     /// A picture of more pixels is refused before memory is taken for it.
     pub max_pixels: u64,
-    /// Whether a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the crop is at least
-    /// that much larger than the result: faster, and off from Pillow's pixels by a little more.
+    /// Whether a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the crop stays at least
+    /// twice as large as the result: faster, and off from Pillow's pixels by a little more.
     pub reduced_decoding: bool,
 }
 
@@ -46,7 +46,7 @@ impl CropDecoder {
             && let Some(frame) = Frame::read(encoded)
         {
             return picture::contain_panics(|| {
-                self.decode_jpeg(encoded, &frame, options, choose, out)
+                self.decode_jpeg(encoded, frame, options, choose, out)
             });
         }
         let Self { picture, resizer, .. } = self;
@@ -58,7 +58,7 @@ impl CropDecoder {
     fn decode_jpeg(
         &mut self,
         encoded: &[u8],
-        frame: &Frame,
+        mut frame: Frame,
         options: &CropOptions,
         choose: impl FnOnce(usize, usize) -> CropBox,
         out: &mut [u8],
@@ -68,13 +68,23 @@ impl CropDecoder {
         ensure!(picture::has_end_of_image(encoded), "truncated JPEG");
         let crop = choose(frame.width, frame.height);
         check_box(crop, frame.width, frame.height)?;
+        if options.reduced_decoding {
+            frame.reduction = reduction(crop, options.side);
+        }
         let size = [options.side; 2];
-        jpeg.decode(frame, encoded, crop, is_height_first(crop, size))?;
-        resizer.resize_samples(&jpeg.samples, frame, crop, size, out)
+        jpeg.decode(&frame, encoded, crop, is_height_first(crop, size))?;
+        resizer.resize_samples(&jpeg.samples, &frame, crop, size, out)
     }
 
     /// Bytes of memory held now; the caller drops a decoder that one huge picture has grown.
     pub fn held_bytes(&self) -> usize {
         self.picture.pixels.capacity() + self.jpeg.held_bytes() + self.resizer.held_bytes()
     }
+}
+
+/// The strongest reduction that leaves the crop at least twice as large as its result. With less
+/// than that, the pixels' own lack of sharpness shows.
+fn reduction(crop: CropBox, side: usize) -> usize {
+    let enough = |reduction: &usize| crop.width.min(crop.height) >= side * reduction * 2;
+    [8, 4, 2].into_iter().find(enough).unwrap_or(1)
 }

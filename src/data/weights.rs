@@ -18,6 +18,31 @@ pub struct PixelWeights {
     values: Vec<f32>,
 }
 
+/// Pixels along one dimension; of a reduced picture, it may begin and end between them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    pub start: f64,
+    pub length: f64,
+}
+
+impl Span {
+    /// Of `length` pixels from `start` on, `reduction` of which are one.
+    pub fn new(start: usize, length: usize, reduction: usize) -> Self {
+        let reduced = |pixels| pixels as f64 / reduction as f64;
+        Self { start: reduced(start), length: reduced(length) }
+    }
+
+    /// The first pixel.
+    pub fn first(self) -> usize {
+        self.start as usize
+    }
+
+    /// Number of pixels that it touches.
+    fn pixels(self) -> usize {
+        (self.start + self.length).ceil() as usize - self.first()
+    }
+}
+
 /// The same for samples, of which there may be fewer than pixels, in fixed point.
 #[derive(Debug, Default)]
 pub struct Weights {
@@ -28,17 +53,18 @@ pub struct Weights {
 }
 
 impl PixelWeights {
-    /// Sets them for resizing `from` pixels to `to`, by the cubic convolution kernel of a = -1/2,
+    /// Sets them for resizing `span` to `to` places, by the cubic convolution kernel of a = -1/2,
     /// widened when shrinking.
-    pub fn set(&mut self, from: usize, to: usize) {
+    pub fn set(&mut self, span: Span, to: usize) {
+        let from = span.pixels();
         self.starts.clear();
         self.ends.clear();
         self.values.clear();
-        let scale = from as f64 / to as f64;
+        let scale = span.length / to as f64;
         let widening = scale.max(1.0);
         let support = 2.0 * widening;
         for place in 0..to {
-            let center = (place as f64 + 0.5) * scale;
+            let center = span.start.fract() + (place as f64 + 0.5) * scale;
             let start = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(from);
             let distance = |x: usize| ((x as f64 - center + 0.5) * widening.recip()) as f32;
@@ -162,7 +188,7 @@ mod tests {
     fn weights_sum_to_one_and_lie_inside() {
         let (mut pixels, mut weights) = (PixelWeights::default(), Weights::default());
         for (from, to) in [(1, 256), (3, 7), (256, 256), (300, 256), (5000, 256), (9, 1)] {
-            pixels.set(from, to);
+            pixels.set(Span::new(0, from, 1), to);
             for samples in [PIXELS, Extent { pixels: 2, count: from.div_ceil(2), first: 0 }] {
                 weights.set(&pixels, 0, samples);
                 assert_eq!(weights.places(), to);
@@ -188,7 +214,7 @@ mod tests {
         };
         let (mut pixels, mut weights) = (PixelWeights::default(), Weights::default());
         for offset in [0, offset, whole - from] {
-            pixels.set(from, to);
+            pixels.set(Span::new(0, from, 1), to);
             weights.set(&pixels, offset, Extent { pixels: 2, count: 21, first: 0 });
             for (place, (start, exact)) in pixels.places().enumerate() {
                 let pixels = exact.iter().zip(offset + start..);

@@ -14,6 +14,8 @@ pub struct Frame {
     pub height: usize,
     /// What the components mean; one of them or three.
     pub colour: Colour,
+    /// Pixels each way for a decoded one: 1, 2, 4 or 8.
+    pub reduction: usize,
     pub(super) components: Vec<Component>,
     /// MCUs between restart marks; 0 for none.
     pub(super) restart_interval: usize,
@@ -175,6 +177,7 @@ impl Segments {
         Some(Frame {
             width: frame.width,
             height: frame.height,
+            reduction: 1,
             components: known_sampling(&frame.components, colour)?,
             colour,
             restart_interval: self.restart_interval,

@@ -33,10 +33,11 @@ pub struct JpegDecoder {
     pub samples: [Strips; 3],
 }
 
-/// How a crop lies in the stored samples of a component, along one dimension.
+/// How a crop lies in the stored samples of a component, along one dimension. All pixels are
+/// decoded ones, of which there are fewer than the picture's where it is reduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Pixels of the picture for each sample: 1 or 2.
+    /// Pixels for each sample: 1 or 2.
     pub pixels: usize,
     /// Samples of the picture.
     pub count: usize,
@@ -65,7 +66,8 @@ impl JpegDecoder {
         let mut components = Vec::with_capacity(3);
         for (index, samples) in self.samples.iter_mut().enumerate().take(dc.len()) {
             let region = region(frame, index, crop);
-            let (across, down) = (region.columns.len() * 8, region.rows.len() * 8);
+            let side = 8 / frame.reduction;
+            let (across, down) = (region.columns.len() * side, region.rows.len() * side);
             let (lines, length) = if lines_are_columns { (across, down) } else { (down, across) };
             samples.set_size(lines, length);
             components.push(ScannedComponent {
@@ -83,6 +85,7 @@ impl JpegDecoder {
             columns: frame.width.div_ceil(frame.components[0].across * 8),
             data: bytes.get(frame.data_start..).unwrap_or_default(),
             lines_are_columns,
+            block_side: 8 / frame.reduction,
         };
         decode_scan(&mut scan).map_err(|_| anyhow!("JPEG: damaged or truncated data"))
     }
@@ -105,8 +108,8 @@ impl Frame {
         let (luma, own) = (self.components[0], self.components[component]);
         let extent = |pixels: usize, length: usize, blocks: Range<usize>| Extent {
             pixels,
-            count: length.div_ceil(pixels),
-            first: blocks.start * 8,
+            count: length.div_ceil(self.reduction).div_ceil(pixels),
+            first: blocks.start * 8 / self.reduction,
         };
         [
             extent(luma.across / own.across, self.width, region.columns),
@@ -118,14 +121,17 @@ impl Frame {
 /// The blocks that hold `crop`, and its neighbours where they count for it.
 fn region(frame: &Frame, component: usize, crop: CropBox) -> Region {
     let (luma, own) = (frame.components[0], frame.components[component]);
+    let side = 8 / frame.reduction;
     let blocks = |start: usize, length: usize, whole: usize, pixels: usize| {
-        let end = start + length;
+        let whole = whole.div_ceil(frame.reduction);
+        let end = (start + length).div_ceil(frame.reduction);
+        let start = start / frame.reduction;
         let (first, last) = match pixels {
             1 => (start, end - 1),
             // Between two samples, a pixel takes from both (see the weights of resizing).
             _ => (start.saturating_sub(1) / 2, (end / 2).min(whole.div_ceil(2) - 1)),
         };
-        first / 8..last / 8 + 1
+        first / side..last / side + 1
     };
     Region {
         columns: blocks(crop.left, crop.width, frame.width, luma.across / own.across),

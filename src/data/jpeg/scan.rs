@@ -10,7 +10,7 @@ use crate::native::simd::Avx2;
 use super::bits::BitReader;
 use super::headers::{Component, ZIGZAG};
 use super::huffman::{AcTable, Coefficients, Corrupt, DcTable, Order};
-use super::inverse_dct::{Samples, even_block, inverse_dct};
+use super::inverse_dct::{Samples, even_block, inverse_dct, reduced_inverse_dct};
 
 /// Blocks of a component that are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,15 @@ pub(super) struct Scan<'a> {
     pub data: &'a [u8],
     /// Whether lines are columns of the picture instead of rows.
     pub lines_are_columns: bool,
+    /// Samples of a block each way: 8, or 4, 2 or 1 of a reduced picture.
+    pub block_side: usize,
+}
+
+/// How a block's samples are made.
+struct Kernel {
+    lines_are_columns: bool,
+    block_side: usize,
+    avx2: Option<Avx2>,
 }
 
 const STORED_BY_ROWS: Order = storage_order(false);
@@ -72,11 +81,15 @@ pub(super) fn stored_steps(steps: &[u16; 64], lines_are_columns: bool) -> [[i16;
     "x86_64+sse4.1"
 ))]
 pub(super) fn decode_scan(scan: &mut Scan<'_>) -> Result<(), Corrupt> {
-    let Scan { components, restart_interval, columns, data, lines_are_columns } = scan;
+    let Scan { components, restart_interval, columns, data, .. } = scan;
     let last_row =
         |component: &ScannedComponent<'_>| (component.region.rows.end - 1) / component.blocks.down;
     let rows = components.iter().map(last_row).max().ok_or(Corrupt)? + 1;
-    let avx2 = Avx2::detect();
+    let kernel = Kernel {
+        lines_are_columns: scan.lines_are_columns,
+        block_side: scan.block_side,
+        avx2: Avx2::detect(),
+    };
     let mut bits = BitReader::new(data);
     let mut means = [0_i16; 3];
     let mut until_restart = *restart_interval;
@@ -100,7 +113,7 @@ pub(super) fn decode_scan(scan: &mut Scan<'_>) -> Result<(), Corrupt> {
                     // At most two blocks each way.
                     let (below, beside) = (block >> (across - 1), block & (across - 1));
                     let at = [row * down + below, column * across + beside];
-                    read_block(&mut bits, component, mean, at, *lines_are_columns, avx2)?;
+                    read_block(&mut bits, component, mean, at, &kernel)?;
                 }
             }
         }
@@ -117,38 +130,55 @@ fn read_block(
     component: &mut ScannedComponent<'_>,
     mean: &mut i16,
     [row, column]: [usize; 2],
-    lines_are_columns: bool,
-    avx2: Option<Avx2>,
+    kernel: &Kernel,
 ) -> Result<(), Corrupt> {
     *mean = mean.wrapping_add(component.dc.difference(bits)?);
-    let Region { columns, rows } = &component.region;
-    if !(columns.contains(&column) && rows.contains(&row)) {
+    let Region { columns, rows: rows_wanted } = &component.region;
+    if !(columns.contains(&column) && rows_wanted.contains(&row)) {
         return component.ac.skip(bits);
     }
+    let &Kernel { lines_are_columns, block_side, avx2 } = kernel;
     let order = if lines_are_columns { &STORED_BY_COLUMNS } else { &STORED_BY_ROWS };
     let mut coefficients: Coefficients = [0; 128];
     component.ac.read(bits, order, &mut coefficients)?;
     let is_even = coefficients[..64].iter().fold(0, |any, &c| any | c) == 0;
     coefficients[0] = *mean;
     let mut block = [[0; 8]; 8];
+    let (rows, _) = coefficients.as_chunks();
+    let rows = rows.first_chunk().ok_or(Corrupt)?;
     if is_even {
         block = even_block(*mean, component.steps[0][0]);
+    } else if block_side < 8 {
+        reduced_inverse_dct(rows, &component.steps, block_side, &mut block);
     } else {
-        let (rows, _) = coefficients.as_chunks();
-        let rows = rows.first_chunk().ok_or(Corrupt)?;
         inverse_dct(rows, &component.steps, avx2, &mut block);
     }
-    let at = [row - rows.start, column - columns.start];
+    let at = [row - rows_wanted.start, column - columns.start];
     let [line, place] = if lines_are_columns { [at[1], at[0]] } else { at };
-    store_block(component.samples, line * 8, place * 8, &block);
+    if block_side == 8 {
+        store_block::<8>(component.samples, line, place, &block);
+    } else if block_side == 4 {
+        store_block::<4>(component.samples, line, place, &block);
+    } else if block_side == 2 {
+        store_block::<2>(component.samples, line, place, &block);
+    } else {
+        store_block::<1>(component.samples, line, place, &block);
+    }
     Ok(())
 }
 
+/// Stores the samples of the block that is `line` and `place` blocks away from the first.
 #[inline(always)]
-fn store_block(strips: &mut Strips, line: usize, place: usize, block: &[Samples; 8]) {
-    let strip = &mut strips.strip_mut(line / LINES)[place..place + 8];
+fn store_block<const SIDE: usize>(
+    strips: &mut Strips,
+    line: usize,
+    place: usize,
+    block: &[Samples; 8],
+) {
+    let (line, place) = (line * SIDE, place * SIDE);
+    let strip = &mut strips.strip_mut(line / LINES)[place..place + SIDE];
     let within = line % LINES;
     for (to, samples) in strip.iter_mut().zip(block) {
-        to[within..within + 8].copy_from_slice(samples);
+        to[within..within + SIDE].copy_from_slice(&samples[..SIDE]);
     }
 }

@@ -129,8 +129,13 @@ impl Samples<'_> {
     }
 }
 
-fn decode(bytes: &[u8], crop: CropBox, lines_are_columns: bool) -> (Frame, JpegDecoder) {
-    let frame = Frame::read(bytes).expect("a usual picture");
+fn decode(
+    bytes: &[u8],
+    crop: CropBox,
+    lines_are_columns: bool,
+    reduction: usize,
+) -> (Frame, JpegDecoder) {
+    let frame = Frame { reduction, ..Frame::read(bytes).expect("a usual picture") };
     let mut decoder = JpegDecoder::default();
     decoder.decode(&frame, bytes, crop, lines_are_columns).unwrap();
     (frame, decoder)
@@ -144,11 +149,12 @@ proptest! {
         recipe in recipes(),
         shares in [0.0..1.0, 0.0..1.0, 0.0..1.0, 0.0..1.0],
         lines_are_columns: bool,
+        reduction in proptest::sample::select(vec![1, 1, 2, 4, 8]),
     ) {
         let bytes = recipe.encode();
         let crop = recipe.crop(shares);
-        let (frame, whole) = decode(&bytes, recipe.whole(), lines_are_columns);
-        let (_, part) = decode(&bytes, crop, lines_are_columns);
+        let (frame, whole) = decode(&bytes, recipe.whole(), lines_are_columns, reduction);
+        let (_, part) = decode(&bytes, crop, lines_are_columns, reduction);
         for component in 0..frame.component_count() {
             let of = |decoder: &JpegDecoder, x, y, crop| Samples {
                 strips: &decoder.samples[component],
@@ -156,9 +162,12 @@ proptest! {
                 lines_are_columns,
             }.at(x, y);
             let [across, down] = frame.extents(component, crop);
-            let range = |extent: Extent, start: usize, length: usize| match extent.pixels {
-                1 => start..start + length,
-                _ => start.saturating_sub(1) / 2..((start + length) / 2).min(extent.count - 1) + 1,
+            let range = |extent: Extent, start: usize, length: usize| {
+                let (start, end) = (start / reduction, (start + length).div_ceil(reduction));
+                match extent.pixels {
+                    1 => start..end,
+                    _ => start.saturating_sub(1) / 2..(end / 2).min(extent.count - 1) + 1,
+                }
             };
             for y in range(down, crop.top, crop.height) {
                 for x in range(across, crop.left, crop.width) {
@@ -180,7 +189,7 @@ proptest! {
         let bytes = recipe.encode();
         let mut expected = Picture::default();
         picture::decode(&bytes, 1 << 20, &mut expected).unwrap();
-        let (frame, decoder) = decode(&bytes, recipe.whole(), lines_are_columns);
+        let (frame, decoder) = decode(&bytes, recipe.whole(), lines_are_columns, 1);
         let samples: Vec<Samples> = (0..frame.component_count()).map(|component| Samples {
             strips: &decoder.samples[component],
             extents: frame.extents(component, recipe.whole()),
