@@ -1,17 +1,19 @@
 //! From a picture's bytes to a resized crop, in memory that is reused from picture to picture.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::crop::CropBox;
-use super::picture::{self, Picture};
-use super::resize::CropResizer;
+use super::jpeg::{Frame, JpegDecoder};
+use super::picture::{self, Encoding, Picture};
+use super::resize::{CropResizer, check_box, is_height_first};
 
 /// Decodes encoded pictures to resized crops; holds the memory for it, reused from picture to
 /// picture.
 #[derive(Debug, Default)]
 pub struct CropDecoder {
     picture: Picture,
+    jpeg: JpegDecoder,
     resizer: CropResizer,
 }
 
@@ -22,8 +24,8 @@ pub struct CropOptions {
     pub side: usize,
     /// A picture of more pixels is refused before memory is taken for it.
     pub max_pixels: u64,
-    /// Whether a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the crop is at least
-    /// that much larger than the result: faster, and off from Pillow's pixels by a little more.
+    /// Whether a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the crop stays at least
+    /// twice as large as the result: faster, and off from Pillow's pixels by a little more.
     pub reduced_decoding: bool,
 }
 
@@ -41,14 +43,49 @@ impl CropDecoder {
         choose: impl FnOnce(usize, usize) -> CropBox,
         out: &mut [u8],
     ) -> Result<()> {
-        let Self { picture, resizer } = self;
+        if Encoding::of(encoded) == Some(Encoding::Jpeg)
+            && let Some(frame) = Frame::read(encoded)
+        {
+            return picture::contain_panics(|| {
+                self.decode_jpeg(encoded, frame, options, choose, out)
+            });
+        }
+        let Self { picture, resizer, .. } = self;
         picture::decode(encoded, options.max_pixels, picture)?;
         let crop = choose(picture.width, picture.height);
         resizer.resize(picture, crop, [options.side; 2], out)
     }
 
+    fn decode_jpeg(
+        &mut self,
+        encoded: &[u8],
+        mut frame: Frame,
+        options: &CropOptions,
+        choose: impl FnOnce(usize, usize) -> CropBox,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let Self { jpeg, resizer, .. } = self;
+        picture::check_size(frame.width, frame.height, options.max_pixels)?;
+        ensure!(picture::has_end_of_image(encoded), "truncated JPEG");
+        let crop = choose(frame.width, frame.height);
+        check_box(crop, frame.width, frame.height)?;
+        if options.reduced_decoding {
+            frame.reduction = reduction(crop, options.side);
+        }
+        let size = [options.side; 2];
+        jpeg.decode(&frame, encoded, crop, is_height_first(crop, size))?;
+        resizer.resize_samples(&jpeg.samples, &frame, crop, size, out)
+    }
+
     /// Bytes of memory held now; the caller drops a decoder that one huge picture has grown.
     pub fn held_bytes(&self) -> usize {
-        self.picture.pixels.capacity() + self.resizer.held_bytes()
+        self.picture.pixels.capacity() + self.jpeg.held_bytes() + self.resizer.held_bytes()
     }
+}
+
+/// The strongest reduction that leaves the crop at least twice as large as its result. With less
+/// than that, the pixels' own lack of sharpness shows.
+fn reduction(crop: CropBox, side: usize) -> usize {
+    let enough = |reduction: &usize| crop.width.min(crop.height) >= side * reduction * 2;
+    [8, 4, 2].into_iter().find(enough).unwrap_or(1)
 }

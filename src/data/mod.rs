@@ -19,6 +19,7 @@ pub mod durable;
 mod failures;
 pub mod index;
 pub mod index_cache;
+mod jpeg;
 pub mod loader;
 pub mod order;
 pub mod pack;
@@ -27,7 +28,10 @@ mod ranks;
 pub mod resize;
 mod selection;
 pub mod shared_memory;
+mod simd;
 pub mod source;
+mod strips;
+mod weights;
 pub mod worker;
 
 pub use crop_decoder::{CropDecoder, CropOptions};

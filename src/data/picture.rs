@@ -81,7 +81,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64, picture: &mut Picture) -> Result<()
     }
 }
 
-fn check_size(width: usize, height: usize, max_pixels: u64) -> Result<()> {
+pub(super) fn check_size(width: usize, height: usize, max_pixels: u64) -> Result<()> {
     ensure!(width > 0 && height > 0, "{width}×{height} pixels: nothing to see");
     ensure!(
         width as u64 * height as u64 <= max_pixels,
@@ -108,7 +108,7 @@ fn decode_jpeg(bytes: &[u8], max_pixels: u64, picture: &mut Picture) -> Result<(
 
 /// Whether an end mark follows the first scan. Marks inside a scan's data are escaped, and
 /// embedded previews lie in segments before it.
-fn has_end_of_image(bytes: &[u8]) -> bool {
+pub(super) fn has_end_of_image(bytes: &[u8]) -> bool {
     const END: &[u8] = &[0xff, 0xd9];
     const START_OF_SCAN: u8 = 0xda;
     let mut at = 2;
@@ -170,7 +170,7 @@ thread_local! {
 
 /// Runs a decoder; if it panics on a malformed picture, that is this picture's error and nothing
 /// is printed.
-fn contain_panics(decode: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn contain_panics(decode: impl FnOnce() -> Result<()>) -> Result<()> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         let report = std::panic::take_hook();

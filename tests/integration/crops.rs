@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use distill::data::crop::{CropBox, load_central};
 use distill::data::picture::{self, Encoding, Picture};
 use distill::data::resize::CropResizer;
+use distill::data::{CropDecoder, CropOptions};
 
 const MAX_PIXELS: u64 = 100_000_000;
 
@@ -54,6 +55,25 @@ fn resized(picture: &Picture, case: &Case) -> Vec<u8> {
     out
 }
 
+/// The crop in one go, as training gets it.
+fn decoded(decoder: &mut CropDecoder, bytes: &[u8], case: &Case) -> anyhow::Result<Vec<u8>> {
+    decoded_with(decoder, bytes, case, false)
+}
+
+fn decoded_with(
+    decoder: &mut CropDecoder,
+    bytes: &[u8],
+    case: &Case,
+    reduced_decoding: bool,
+) -> anyhow::Result<Vec<u8>> {
+    let [side, height] = case.size;
+    assert_eq!(side, height, "{}", case.name);
+    let options = CropOptions { side, max_pixels: MAX_PIXELS, reduced_decoding };
+    let mut out = vec![0; side * side * 3];
+    decoder.decode(bytes, &options, |_, _| case.crop, &mut out)?;
+    Ok(out)
+}
+
 /// Mean and largest absolute difference, and PSNR in dB.
 fn compare(found: &[u8], expected: &[u8]) -> (f64, u8, f64) {
     assert_eq!(found.len(), expected.len());
@@ -67,7 +87,12 @@ fn compare(found: &[u8], expected: &[u8]) -> (f64, u8, f64) {
 /// Every encoding of the cases gives Pillow's crop, up to what decoders may differ by.
 #[test]
 fn crops_are_pillows() {
+    let mut decoder = CropDecoder::default();
     for case in cases() {
+        let crop = decoded(&mut decoder, &case.bytes, &case).unwrap();
+        let (mean, most, psnr) = compare(&crop, &case.expected);
+        println!("{}: mean {mean:.3}, most {most}, PSNR {psnr:.1} dB in one go", case.name);
+        assert!(mean <= 1.0 && psnr >= 40.0, "{}: mean {mean}, PSNR {psnr} dB", case.name);
         let mut picture = Picture::default();
         picture::decode(&case.bytes, MAX_PIXELS, &mut picture).unwrap();
         assert_eq!([picture.width, picture.height], case.source, "{}", case.name);
@@ -76,6 +101,22 @@ fn crops_are_pillows() {
         assert!(mean <= 1.0, "{}: mean difference {mean}", case.name);
         assert!(psnr >= 40.0, "{}: PSNR {psnr} dB", case.name);
     }
+}
+
+/// Decoding at a part of the size is as near to Pillow as other decoders may be, and something
+/// else than decoding the whole.
+#[test]
+fn reduced_decoding_is_near_pillow() {
+    let mut decoder = CropDecoder::default();
+    let mut reduced = 0;
+    for case in cases() {
+        let crop = decoded_with(&mut decoder, &case.bytes, &case, true).unwrap();
+        let (mean, most, psnr) = compare(&crop, &case.expected);
+        println!("{}: mean {mean:.3}, most {most}, PSNR {psnr:.1} dB reduced", case.name);
+        assert!(mean <= 1.0 && psnr >= 40.0, "{}: mean {mean}, PSNR {psnr} dB", case.name);
+        reduced += usize::from(crop != decoded(&mut decoder, &case.bytes, &case).unwrap());
+    }
+    assert!(reduced > 0, "no case is large enough");
 }
 
 /// From the same pixels (lossless cases), the resize is Pillow's to within a level everywhere.
@@ -117,6 +158,7 @@ fn pixels_outside_the_box_do_not_matter() {
 #[test]
 fn damaged_pictures_are_errors_not_panics() {
     let mut picture = Picture::default();
+    let mut decoder = CropDecoder::default();
     for case in cases() {
         let length = case.bytes.len();
         if length > 100_000 {
@@ -125,11 +167,14 @@ fn damaged_pictures_are_errors_not_panics() {
         for cut in [0, 1, 2, 11, 20, length / 10, length / 3] {
             let result = picture::decode(&case.bytes[..cut], MAX_PIXELS, &mut picture);
             assert!(result.is_err(), "{} cut to {cut} of {length} bytes", case.name);
+            let result = decoded(&mut decoder, &case.bytes[..cut], &case);
+            assert!(result.is_err(), "{} cut to {cut} of {length} bytes", case.name);
         }
         for place in (0..length.min(700)).chain((700..length).step_by(997)) {
             let mut damaged = case.bytes.clone();
             damaged[place] ^= 0x5b;
             let _ = picture::decode(&damaged, MAX_PIXELS, &mut picture);
+            let _ = decoded(&mut decoder, &damaged, &case);
         }
     }
 }
