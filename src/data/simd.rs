@@ -22,14 +22,14 @@ mod x86 {
         }
 
         /// The inverse DCT of `coefficients` times `steps`, row by row: for each place along the
-        /// second index, its eight levels less 128 as samples of 8 fractional bits. `factors`
-        /// and the order of operations are those of `data::jpeg::inverse_dct`.
+        /// second index, its eight levels less 128 as samples of 8 fractional bits. `factors` are
+        /// of pairs of inputs, as `data::jpeg::inverse_dct` has them.
         #[inline(always)]
         pub fn inverse_dct(
             self,
             coefficients: &[[i16; 8]; 8],
             steps: &[[i16; 8]; 8],
-            factors: &[i32; 12],
+            factors: &[[i16; 2]; 12],
             samples: &mut [[i16; 8]; 8],
         ) {
             // SAFETY: a value of this type exists only where AVX2 was found.
@@ -176,24 +176,19 @@ mod x86 {
     fn inverse_dct(
         coefficients: &[[i16; 8]; 8],
         steps: &[[i16; 8]; 8],
-        factors: &[i32; 12],
+        factors: &[[i16; 2]; 12],
         samples: &mut [[i16; 8]; 8],
     ) {
-        let mut all = [_mm256_setzero_si256(); 12];
-        for (all, &factor) in all.iter_mut().zip(factors) {
-            *all = _mm256_set1_epi32(factor);
+        let mut pairs = [_mm256_setzero_si256(); 12];
+        for (pair, &[first, second]) in pairs.iter_mut().zip(factors) {
+            *pair = _mm256_set1_epi32(i32::from(second) << 16 | i32::from(first as u16));
         }
-        let factors = all;
-        let mut rows = [_mm256_setzero_si256(); 8];
+        let mut rows = [_mm_setzero_si128(); 8];
         for ((row, coefficients), steps) in rows.iter_mut().zip(coefficients).zip(steps) {
-            *row = _mm256_cvtepi16_epi32(_mm_mullo_epi16(load(coefficients), load(steps)));
+            *row = _mm_mullo_epi16(load(coefficients), load(steps));
         }
-        let columns = transform::<11>(rows, &factors);
-        let mut rows = [_mm256_setzero_si256(); 8];
-        for (row, column) in rows.iter_mut().zip(transposed(columns)) {
-            *row = _mm256_cvtepi16_epi32(column);
-        }
-        let levels = transform::<18>(rows, &factors);
+        let rows = transposed(transform::<11>(rows, &pairs));
+        let levels = transform::<18>(rows, &pairs);
         let (black, white) = (_mm_set1_epi16(-128), _mm_set1_epi16(127));
         for (to, level) in samples.iter_mut().zip(levels) {
             let level = _mm_max_epi16(_mm_min_epi16(level, white), black);
@@ -201,50 +196,45 @@ mod x86 {
         }
     }
 
-    /// One dimension, rounded by `BITS` bits to 16 bits.
+    /// One dimension, rounded by `BITS` bits to 16 bits. Every product is of two inputs with a
+    /// pair of `factors`, which one instruction adds up.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn transform<const BITS: i32>(input: [__m256i; 8], factors: &[__m256i; 12]) -> [__m128i; 8] {
+    fn transform<const BITS: i32>(input: [__m128i; 8], factors: &[__m256i; 12]) -> [__m128i; 8] {
         let [x0, x1, x2, x3, x4, x5, x6, x7] = input;
-        let &[f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11] = factors;
-        let rotated = _mm256_mullo_epi32(_mm256_add_epi32(x2, x6), f0);
-        let even_2 = _mm256_add_epi32(rotated, _mm256_mullo_epi32(x2, f1));
-        let even_6 = _mm256_sub_epi32(rotated, _mm256_mullo_epi32(x6, f2));
+        let (x04, x26, x13, x57) = (pairs(x0, x4), pairs(x2, x6), pairs(x1, x3), pairs(x5, x7));
         let half = _mm256_set1_epi32(1 << (BITS - 1));
-        let sum = _mm256_add_epi32(_mm256_slli_epi32::<13>(_mm256_add_epi32(x0, x4)), half);
-        let difference = _mm256_add_epi32(_mm256_slli_epi32::<13>(_mm256_sub_epi32(x0, x4)), half);
+        let sum = _mm256_add_epi32(_mm256_madd_epi16(x04, factors[0]), half);
+        let difference = _mm256_add_epi32(_mm256_madd_epi16(x04, factors[1]), half);
+        let even_2 = _mm256_madd_epi16(x26, factors[2]);
+        let even_6 = _mm256_madd_epi16(x26, factors[3]);
         let evens = [
             _mm256_add_epi32(sum, even_2),
             _mm256_add_epi32(difference, even_6),
             _mm256_sub_epi32(difference, even_6),
             _mm256_sub_epi32(sum, even_2),
         ];
-        let (sum_73, sum_51) = (_mm256_add_epi32(x7, x3), _mm256_add_epi32(x5, x1));
-        let shared = _mm256_mullo_epi32(_mm256_add_epi32(sum_73, sum_51), f3);
-        let shared_73 = _mm256_sub_epi32(shared, _mm256_mullo_epi32(sum_73, f4));
-        let shared_51 = _mm256_sub_epi32(shared, _mm256_mullo_epi32(sum_51, f5));
-        let shared_71 = _mm256_mullo_epi32(_mm256_add_epi32(x7, x1), f6);
-        let shared_53 = _mm256_mullo_epi32(_mm256_add_epi32(x5, x3), f7);
-        let with_17 =
-            [_mm256_sub_epi32(shared_51, shared_71), _mm256_sub_epi32(shared_73, shared_71)];
-        let with_35 =
-            [_mm256_sub_epi32(shared_73, shared_53), _mm256_sub_epi32(shared_51, shared_53)];
-        let odds = [
-            _mm256_add_epi32(_mm256_mullo_epi32(x1, f8), with_17[0]),
-            _mm256_add_epi32(_mm256_mullo_epi32(x3, f9), with_35[0]),
-            _mm256_add_epi32(_mm256_mullo_epi32(x5, f10), with_35[1]),
-            _mm256_add_epi32(_mm256_mullo_epi32(x7, f11), with_17[1]),
-        ];
         let mut out = [_mm_setzero_si128(); 8];
         for place in 0..4 {
-            let first = _mm256_srai_epi32::<BITS>(_mm256_add_epi32(evens[place], odds[place]));
-            let last = _mm256_srai_epi32::<BITS>(_mm256_sub_epi32(evens[place], odds[place]));
-            // Both as 16 bits, in the order: first, last, first, last, of four lanes each.
+            let odd = _mm256_add_epi32(
+                _mm256_madd_epi16(x13, factors[4 + place * 2]),
+                _mm256_madd_epi16(x57, factors[5 + place * 2]),
+            );
+            let first = _mm256_srai_epi32::<BITS>(_mm256_add_epi32(evens[place], odd));
+            let last = _mm256_srai_epi32::<BITS>(_mm256_sub_epi32(evens[place], odd));
+            // Four lanes of each by turns; brought together, one after the other.
             let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(first, last));
             out[place] = _mm256_castsi256_si128(packed);
             out[7 - place] = _mm256_extracti128_si256::<1>(packed);
         }
         out
+    }
+
+    /// The values of `a` and `b` by turns.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn pairs(a: __m128i, b: __m128i) -> __m256i {
+        _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b))
     }
 }
 
@@ -265,7 +255,7 @@ mod portable {
             self,
             _: &[[i16; 8]; 8],
             _: &[[i16; 8]; 8],
-            _: &[i32; 12],
+            _: &[[i16; 2]; 12],
             _: &mut [[i16; 8]; 8],
         ) {
             match self {}

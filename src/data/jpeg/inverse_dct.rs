@@ -36,6 +36,35 @@ const FACTORS: [i32; 12] = [
     factor(0.298_631_336),
 ];
 
+/// The same transform as sums of products of two inputs each: of inputs 0 and 4 to the sum and the
+/// difference, of 2 and 6 to the other even values, then for each odd value of 1 and 3, and of 5
+/// and 7. Integers being exact, it makes no difference where they are multiplied out.
+const PAIRS: [[i16; 2]; 12] = {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = FACTORS;
+    let one = 1 << FACTOR_BITS;
+    let pairs = [
+        [one, one],
+        [one, -one],
+        [a + b, a],
+        [a, a - c],
+        [i - g + d - f, d],
+        [d - f, d - g],
+        [d, j - h + d - e],
+        [d - h, d - e],
+        [d - f, d - h],
+        [k - h + d - f, d],
+        [d - g, d - e],
+        [d, l - g + d - e],
+    ];
+    let mut narrow = [[0; 2]; 12];
+    let mut index = 0;
+    while index < 12 {
+        narrow[index] = [pairs[index][0] as i16, pairs[index][1] as i16];
+        index += 1;
+    }
+    narrow
+};
+
 /// One dimension of the transform, without its scale of 1/√8; the result has [`FACTOR_BITS`]
 /// more fractional bits. Names are of frequencies, "sum" and "difference" of butterflies.
 #[inline(always)]
@@ -96,7 +125,7 @@ pub(super) fn inverse_dct(
     samples: &mut [Samples; 8],
 ) {
     match avx2 {
-        Some(avx2) => avx2.inverse_dct(coefficients, steps, &FACTORS, samples),
+        Some(avx2) => avx2.inverse_dct(coefficients, steps, &PAIRS, samples),
         None => portable_inverse_dct(coefficients, steps, samples),
     }
 }

@@ -75,11 +75,7 @@ pub(super) fn stored_steps(steps: &[u16; 64], lines_are_columns: bool) -> [[i16;
 }
 
 /// Decodes the wanted blocks of `scan` and reads no further than the last of them.
-#[multiversion(targets(
-    "x86_64+avx512f+avx512bw+avx512vl+avx512dq+bmi1+bmi2+lzcnt",
-    "x86_64+avx2+bmi1+bmi2+lzcnt",
-    "x86_64+sse4.1"
-))]
+#[multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt"))]
 pub(super) fn decode_scan(scan: &mut Scan<'_>) -> Result<(), Corrupt> {
     let Scan { components, restart_interval, columns, data, .. } = scan;
     let last_row =
