@@ -151,7 +151,7 @@ struct Peak {
 
 impl Peak {
     fn look(&mut self, loader: &Loader) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < Duration::from_millis(500)) {
+        if self.looked.is_some_and(|looked| looked.elapsed() < Duration::from_secs(2)) {
             return;
         }
         self.looked = Some(Instant::now());

@@ -14,8 +14,10 @@ use crate::dataset::{Attempts, Dataset, Place};
 use crate::shared_memory::SharedMemory;
 use crate::worker::{FileSegment, Job, Reply, Setup, WorkerProcess};
 
-/// Jobs that a worker has: one to work on, and the next one, so that it never waits for us.
-const JOBS_AHEAD: usize = 2;
+/// Jobs that a worker has at most, and at how few it gets more: it never waits for us, and several
+/// jobs travel in one message.
+const JOBS_AHEAD: usize = 8;
+const FEW_JOBS: usize = 4;
 
 /// How often a piece of the cache may vanish between being found and being read.
 const MOST_EVICTIONS: usize = 100;
@@ -119,6 +121,9 @@ struct InHand {
 impl Turn {
     /// Gives the worker tasks until it has enough. False when there is nothing left to do.
     fn take_tasks(&mut self, queue: &Receiver<Task>) -> bool {
+        if self.in_hand.len() > FEW_JOBS {
+            return true;
+        }
         while self.in_hand.len() < JOBS_AHEAD {
             let task =
                 if self.in_hand.is_empty() { queue.recv().ok() } else { queue.try_recv().ok() };
@@ -128,6 +133,7 @@ impl Turn {
                 return false;
             }
         }
+        self.worker.send();
         !self.in_hand.is_empty()
     }
 
@@ -145,7 +151,7 @@ impl Turn {
                 length: segment.length,
             });
         let Task { offset, position, .. } = in_hand.task;
-        self.worker.give(Job { slot: offset as u64, position, segments: segments.collect() });
+        self.worker.give(Job { slot: offset as u64, position, segments: segments.collect() })?;
         self.in_hand.push_back(in_hand);
         Ok(())
     }

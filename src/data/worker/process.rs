@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::protocol::{Job, Reply, Setup, receive, send, send_file};
+use super::protocol::{Job, Reply, Setup, add, flush, receive, send_file};
 use crate::shared_memory::SharedMemory;
 
 /// A worker that says nothing for so long over one picture is taken for hung.
@@ -37,6 +37,8 @@ pub struct WorkerProcess {
     memory: Arc<SharedMemory>,
     running: Running,
     in_hand: VecDeque<Job>,
+    /// Jobs in hand that are not sent yet.
+    outgoing: Vec<u8>,
     /// Deaths since the last answer: from within, and from outside.
     crashes: usize,
     kills: usize,
@@ -55,8 +57,8 @@ impl WorkerProcess {
     pub fn start(program: &Path, setup: Setup, memory: Arc<SharedMemory>) -> Result<Self> {
         let running = Running::start(program, &setup, &memory)?;
         let program = program.to_path_buf();
-        let in_hand = VecDeque::new();
-        Ok(Self { program, setup, memory, running, in_hand, crashes: 0, kills: 0 })
+        let (in_hand, outgoing) = (VecDeque::new(), Vec::new());
+        Ok(Self { program, setup, memory, running, in_hand, outgoing, crashes: 0, kills: 0 })
     }
 
     /// Process id of the worker as it is now.
@@ -64,11 +66,20 @@ impl WorkerProcess {
         self.running.child.id()
     }
 
-    /// Gives it another job.
-    pub fn give(&mut self, job: Job) {
-        // A worker that died meanwhile is found so by `next_answer`, which gives all jobs again.
-        let _ = send(self.running.socket.get_ref(), &job);
+    /// Gives it another job, which is sent by [`Self::send`] or with the next wait.
+    ///
+    /// # Errors
+    /// The job cannot be put into words.
+    pub fn give(&mut self, job: Job) -> Result<()> {
+        add(&mut self.outgoing, &job)?;
         self.in_hand.push_back(job);
+        Ok(())
+    }
+
+    /// Sends the jobs that are not sent yet.
+    pub fn send(&mut self) {
+        // A worker that died meanwhile is found so by `next_answer`, which sends all jobs again.
+        let _ = flush(self.running.socket.get_ref(), &mut self.outgoing);
     }
 
     /// Waits for the answer to the oldest job. A worker that dies over it is replaced by another,
@@ -78,6 +89,7 @@ impl WorkerProcess {
     /// There is no job, or workers die or fail to start again and again.
     pub fn next_answer(&mut self) -> Result<Reply> {
         ensure!(!self.in_hand.is_empty(), "a worker without a job has no answer");
+        self.send();
         loop {
             let death = match self.wait_for_reply() {
                 Ok(reply) => {
@@ -140,9 +152,9 @@ impl WorkerProcess {
         tracing::debug!("a decoding worker died and is replaced");
         self.running = Running::start(&self.program, &self.setup, &self.memory)?;
         for job in &self.in_hand {
-            // Should this one be dead already, the next look at its socket tells.
-            let _ = send(self.running.socket.get_ref(), job);
+            add(&mut self.outgoing, job)?;
         }
+        self.send();
         Ok(())
     }
 }
@@ -163,8 +175,10 @@ impl Running {
             })?;
         let running = Self { child, socket: BufReader::new(ours) };
         let socket = running.socket.get_ref();
+        let mut outgoing = Vec::new();
+        add(&mut outgoing, setup)?;
         // As with jobs: a worker that is dead already is found out when it is asked for.
-        let _ = send_file(socket, memory.file()).and_then(|()| send(socket, setup));
+        let _ = send_file(socket, memory.file()).and_then(|()| flush(socket, &mut outgoing));
         Ok(running)
     }
 

@@ -59,15 +59,28 @@ pub enum Reply {
     Unreadable { message: String, file_is_gone: bool },
 }
 
-/// Sends one message.
+/// Adds one message to what is going to be written to the socket at once.
+///
+/// # Errors
+/// It cannot be encoded.
+pub fn add(outgoing: &mut Vec<u8>, message: &impl Serialize) -> Result<()> {
+    let start = outgoing.len();
+    outgoing.extend([0; 4]);
+    let mut frame = postcard::to_extend(message, std::mem::take(outgoing))?;
+    let length = u32::try_from(frame.len() - start - 4)?;
+    frame[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    *outgoing = frame;
+    Ok(())
+}
+
+/// Writes what was added, and forgets it.
 ///
 /// # Errors
 /// The other side is gone.
-pub fn send(mut socket: &UnixStream, message: &impl Serialize) -> Result<()> {
-    let mut frame = postcard::to_extend(message, vec![0; 4])?;
-    let length = u32::try_from(frame.len() - 4)?;
-    frame[..4].copy_from_slice(&length.to_le_bytes());
-    Ok(socket.write_all(&frame)?)
+pub fn flush(mut socket: &UnixStream, outgoing: &mut Vec<u8>) -> Result<()> {
+    let written = socket.write_all(outgoing);
+    outgoing.clear();
+    Ok(written?)
 }
 
 /// Receives one message; none when the other side is gone.

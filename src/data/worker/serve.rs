@@ -10,19 +10,24 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use quick_cache::unsync::Cache;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::PROGRAM;
-use super::protocol::{FileSegment, Job, Reply, Setup, receive, receive_file, send};
+use super::protocol::{FileSegment, Job, Reply, Setup, add, flush, receive, receive_file};
 use crate::crop_decoder::CropDecoder;
 use crate::dataset::KEPT_BYTES;
 use crate::shared_memory::SharedMemory;
 
 /// Files that are kept open at a time.
 const OPEN_FILES: usize = 64;
+
+/// Replies that are sent together at most, and how long the first may wait for the others.
+const MOST_REPLIES: usize = 4;
+const LONGEST_WAIT: Duration = Duration::from_millis(5);
 
 /// Signals that a terminal or a scheduler sends to every process of a run. The trainer decides
 /// when its workers end.
@@ -55,13 +60,41 @@ fn serve(socket: UnixStream) -> Result<()> {
     let mut incoming = BufReader::new(&socket);
     let Some(setup) = receive::<Setup>(&mut incoming)? else { return Ok(()) };
     let mut worker = Worker::new(setup, memory);
+    let mut replies = Replies::default();
     while let Some(job) = receive::<Job>(&mut incoming)? {
-        let reply = worker.work(&job)?;
-        if send(&socket, &reply).is_err() {
+        replies.add(&worker.work(&job)?)?;
+        // With another job at hand, replies may wait for a few more.
+        let idle = incoming.buffer().is_empty();
+        if (idle || replies.are_due()) && replies.send(&socket).is_err() {
             return Ok(()); // the trainer is gone
         }
     }
     Ok(())
+}
+
+/// Replies that are sent together: each message costs both sides a few microseconds.
+#[derive(Default)]
+struct Replies {
+    outgoing: Vec<u8>,
+    count: usize,
+    first: Option<Instant>,
+}
+
+impl Replies {
+    fn add(&mut self, reply: &Reply) -> Result<()> {
+        self.count += 1;
+        self.first.get_or_insert_with(Instant::now);
+        add(&mut self.outgoing, reply)
+    }
+
+    fn are_due(&self) -> bool {
+        self.count == MOST_REPLIES || self.first.is_some_and(|first| first.elapsed() > LONGEST_WAIT)
+    }
+
+    fn send(&mut self, socket: &UnixStream) -> Result<()> {
+        (self.count, self.first) = (0, None);
+        flush(socket, &mut self.outgoing)
+    }
 }
 
 struct Worker {
