@@ -49,15 +49,15 @@ impl SharedMemory {
     }
 
     /// Bytes in all.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.map.len()
     }
 
     fn check(&self, range: &Range<usize>) -> Result<()> {
         ensure!(
-            range.start <= range.end && range.end <= self.len(),
+            range.start <= range.end && range.end <= self.bytes(),
             "{range:?} is outside of {} bytes of shared memory",
-            self.len()
+            self.bytes()
         );
         Ok(())
     }
