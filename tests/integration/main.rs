@@ -5,6 +5,7 @@ mod crops;
 mod data;
 mod data_cli;
 mod golden;
+mod hostile;
 mod peer;
 mod run;
 mod seen;
