@@ -7,6 +7,7 @@ mod data_cli;
 mod golden;
 mod hostile;
 mod peer;
+mod preview;
 mod run;
 mod seen;
 mod sources;
