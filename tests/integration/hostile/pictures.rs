@@ -123,15 +123,27 @@ fn huge_pictures() -> Vec<(&'static str, Vec<u8>)> {
     };
 
     let chunk = |kind: &[u8; 4], content: &[u8]| {
-        [kind, &(content.len() as u32).to_le_bytes(), content].concat()
+        let padding = &[0][..content.len() % 2];
+        [kind, &(content.len() as u32).to_le_bytes(), content, padding].concat()
     };
     let riff = |chunks: Vec<u8>| chunk(b"RIFF", &[b"WEBP", &chunks[..]].concat());
     let canvas = (SIDE - 1).to_le_bytes();
     let canvas = chunk(b"VP8X", &[&[0; 4], &canvas[..3], &canvas[..3]].concat());
+    let small_canvas = |flags: u8| chunk(b"VP8X", &[flags, 0, 0, 0, 9, 0, 0, 9, 0, 0]);
     let small = chunk(b"VP8L", &[0x2f, 0, 0, 0, 0, 0]);
     let lossless = chunk(b"VP8L", &[0x2f, 0xfe, 0xbf, 0xff, 0x0f, 0]);
     let lossy = chunk(b"VP8 ", &[0, 0, 0, 0x9d, 1, 0x2a, 0xff, 0x3f, 0xff, 0x3f]);
+    // The frame is not of the canvas's size, which is only found out when it is decoded.
+    let frame_in = |before: Vec<u8>| {
+        let place = [0, 0, 0, 0, 0, 0, 9, 0, 0, 9, 0, 0, 0, 0, 0, 0];
+        chunk(b"ANMF", &[&place[..], &before, &lossy].concat())
+    };
+    let animated = [small_canvas(2), chunk(b"ANIM", &[0; 6])].concat();
+    let transparent = frame_in(chunk(b"ALPH", &[0; 101]));
     vec![
+        ("frame_in_canvas.webp", riff([small_canvas(0), lossy.clone()].concat())),
+        ("frame_in_animation.webp", riff([&animated[..], &frame_in(vec![])].concat())),
+        ("transparent_frame.webp", riff([&animated[..], &transparent].concat())),
         ("baseline.jpg", jpeg),
         ("progressive.jpg", progressive),
         ("rgb.png", png(8, 2, 0)),
@@ -139,7 +151,7 @@ fn huge_pictures() -> Vec<(&'static str, Vec<u8>)> {
         ("one_bit.png", png(1, 0, 0)),
         ("extended.webp", riff([canvas, small].concat())),
         ("lossless.webp", riff(lossless)),
-        ("lossy.webp", riff(lossy)),
+        ("lossy.webp", riff(lossy.clone())),
     ]
 }
 
