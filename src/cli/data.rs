@@ -1,4 +1,4 @@
-//! `distill data`: shards made, indexed and checked.
+//! `distill data`: shards made, indexed, checked and looked at.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use super::preview::{self, PreviewArgs};
 use crate::config::{Config, DataConfig};
 use crate::data::index_cache::IndexCache;
 use crate::data::pack::{self, Encoding, PackOptions};
@@ -18,7 +19,7 @@ use crate::train::screen;
 pub(super) const PATTERN_HELP: &str = "Patterns are paths with `*` and `?` wildcards and brace ranges, quoted \
 so that the shell leaves them alone: 'shards/train-{000000..000127}.tar', 'shards/*.tar'.";
 
-/// Make, index and check WebDataset shards (tar files of pictures)
+/// Make, index, check and look at WebDataset shards (tar files of pictures)
 #[derive(Debug, Args)]
 pub struct DataArgs {
     #[command(subcommand)]
@@ -30,6 +31,7 @@ enum DataCommand {
     Pack(PackArgs),
     Index(IndexArgs),
     Check(CheckArgs),
+    Preview(PreviewArgs),
 }
 
 /// Pack a folder of pictures into shards
@@ -111,6 +113,7 @@ pub fn run(args: DataArgs) -> Result<()> {
         DataCommand::Pack(args) => run_pack(args),
         DataCommand::Index(args) => run_index(&args),
         DataCommand::Check(args) => run_check(args),
+        DataCommand::Preview(args) => preview::run(&args),
     }
 }
 

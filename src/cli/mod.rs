@@ -5,6 +5,7 @@ mod data;
 mod distill;
 mod export;
 pub mod logging;
+mod preview;
 mod summary;
 
 use std::path::PathBuf;
@@ -62,7 +63,7 @@ struct Arguments {
 enum Command {
     /// Write a student's encoder, or any encoder weights, for other software to load
     Export(export::ExportArgs),
-    /// Pack pictures into tar shards, index shards, check them
+    /// Pack pictures into tar shards, index shards, check them, look at what is trained on
     Data(data::DataArgs),
     /// Measure how fast this machine does a part of the work
     Bench(bench::BenchArgs),

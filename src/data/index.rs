@@ -1,14 +1,12 @@
 //! What lies where in a shard: one pass over the headers of a tar file.
 
 use std::fmt::Display;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{Read, Seek};
 
 use anyhow::{Context, Result, bail, ensure};
-use tar::{Entry, EntryType};
 use webdataset::core::base_plus_ext;
 
-/// Tar files are made of blocks of this many bytes.
-const BLOCK: u64 = 512;
+use super::tar_members::{Content, Ending, Member, TarMembers};
 
 /// Stands for "no label" in [`ShardIndex::labels`].
 pub const NO_LABEL: u32 = u32::MAX;
@@ -63,10 +61,10 @@ impl ShardIndex {
     }
 
     /// Reads the headers of the tar file `shard` of `length` bytes and skips its members, `.cls`
-    /// texts apart. `name` is the shard's in messages.
+    /// texts apart. What is left out, and why, is told in a warning. `name` is the shard's in messages.
     ///
     /// # Errors
-    /// It is no tar file, ends too early, or holds no picture.
+    /// It is no tar file, is damaged or cut off within a member, or holds no picture.
     pub fn scan(shard: impl Read + Seek, length: u64, name: &dyn Display) -> Result<Self> {
         let grouping = scan(shard, length).and_then(Grouping::finish);
         let grouping = grouping.with_context(|| format!("{name}: cannot be indexed"))?;
@@ -76,64 +74,13 @@ impl ShardIndex {
 }
 
 fn scan(shard: impl Read + Seek, length: u64) -> Result<Grouping> {
-    let mut archive = tar::Archive::new(HeaderReader::new(shard));
+    let mut members = TarMembers::new(shard, length);
     let mut grouping = Grouping::default();
-    let mut end = 0;
-    for entry in archive.entries_with_seek()? {
-        let mut entry =
-            entry.with_context(|| format!("damaged or truncated tar at byte {end} of {length}"))?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let stored = match entry.header().entry_type() {
-            EntryType::GNUSparse => entry.header().entry_size()?,
-            _ => entry.size(),
-        };
-        end = entry.raw_file_position().saturating_add(stored).div_ceil(BLOCK) * BLOCK;
-        ensure!(
-            end <= length,
-            "truncated tar: member `{name}` ends at byte {end}, the file already at {length}"
-        );
-        if matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous) {
-            grouping.add(&name, &mut entry)?;
-        }
+    while let Some(member) = members.next()? {
+        grouping.add(member, &mut members)?;
     }
-    ensure!(
-        length >= end + BLOCK,
-        "truncated tar: the mark of its end is missing after {} members, at byte {end}",
-        grouping.members
-    );
+    grouping.ending = members.ending()?;
     Ok(grouping)
-}
-
-/// A reader that skips within its buffer where it can: most `.cls` members lie there whole.
-struct HeaderReader<R> {
-    file: BufReader<R>,
-    position: u64,
-}
-
-impl<R: Read> HeaderReader<R> {
-    fn new(file: R) -> Self {
-        Self { file: BufReader::with_capacity(4096, file), position: 0 }
-    }
-}
-
-impl<R: Read> Read for HeaderReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        self.position += read as u64;
-        Ok(read)
-    }
-}
-
-impl<R: Seek + Read> Seek for HeaderReader<R> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        if let SeekFrom::Current(distance) = to {
-            self.file.seek_relative(distance)?;
-            self.position = self.position.saturating_add_signed(distance);
-        } else {
-            self.position = self.file.seek(to)?;
-        }
-        Ok(self.position)
-    }
 }
 
 /// Gathers members into samples.
@@ -148,31 +95,43 @@ struct Grouping {
     second_pictures: usize,
     bad_labels: usize,
     dotted: Option<String>,
+    /// Pictures and labels that are sparse or links.
+    elsewhere: usize,
+    first_elsewhere: Option<String>,
+    ending: Ending,
+}
+
+fn parse_label(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok().filter(|&label| label != NO_LABEL)
 }
 
 impl Grouping {
-    fn add(&mut self, name: &str, entry: &mut Entry<'_, impl Read>) -> Result<()> {
+    fn add(&mut self, member: Member, members: &mut TarMembers<impl Read + Seek>) -> Result<()> {
+        if member.content == Content::None {
+            return Ok(());
+        }
         self.members += 1;
-        let Some((key, extension)) = base_plus_ext(name) else { return Ok(()) };
+        let Some((key, extension)) = base_plus_ext(&member.name) else { return Ok(()) };
         if key != self.key {
             self.close();
             self.key = key.to_string();
         }
-        if is_picture_extension(extension) {
-            let size = u32::try_from(entry.size()).unwrap_or(u32::MAX);
-            if self.picture.is_some() {
-                self.second_pictures += 1;
-            } else {
-                self.picture = Some((name.to_string(), entry.raw_file_position(), size));
+        let is_picture = is_picture_extension(extension);
+        if !is_picture && extension != "cls" {
+            if extension.rsplit_once('.').is_some_and(|(_, last)| is_picture_extension(last)) {
+                self.dotted.get_or_insert(member.name);
             }
-        } else if extension == "cls" {
-            let mut text = String::new();
-            let read = entry.take(64).read_to_string(&mut text);
-            self.label =
-                read.ok().and_then(|_| text.trim().parse().ok()).filter(|&label| label != NO_LABEL);
+        } else if member.content != Content::Plain {
+            self.elsewhere += 1;
+            self.first_elsewhere.get_or_insert(member.name);
+        } else if !is_picture {
+            self.label = parse_label(&members.beginning(&member, 64)?);
             self.bad_labels += usize::from(self.label.is_none());
-        } else if extension.rsplit_once('.').is_some_and(|(_, last)| is_picture_extension(last)) {
-            self.dotted.get_or_insert_with(|| name.to_string());
+        } else if self.picture.is_some() {
+            self.second_pictures += 1;
+        } else {
+            let size = u32::try_from(member.size).unwrap_or(u32::MAX);
+            self.picture = Some((member.name, member.start, size));
         }
         Ok(())
     }
@@ -212,6 +171,25 @@ impl Grouping {
         }
         if self.bad_labels > 0 {
             tracing::warn!("{shard}: {} .cls members are not a class number", self.bad_labels);
+        }
+        if let Some(first) = &self.first_elsewhere {
+            tracing::warn!(
+                "{shard}: {} pictures or labels are stored as sparse files or as links, and are \
+                 left out; the first is member `{first}`",
+                self.elsewhere
+            );
+        }
+        match self.ending {
+            Ending::Marked => {}
+            Ending::Unmarked => tracing::warn!(
+                "{shard}: the mark of its end is missing after {} members: either its writer was \
+                 careless, or it is cut off there",
+                self.members
+            ),
+            Ending::Followed(byte) => tracing::warn!(
+                "{shard}: what follows the mark of its end, from byte {byte} on, is not read; are \
+                 these several tar files in one?"
+            ),
         }
     }
 }

@@ -31,6 +31,7 @@ pub mod shared_memory;
 mod simd;
 pub mod source;
 mod strips;
+mod tar_members;
 mod weights;
 pub mod worker;
 

@@ -74,6 +74,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64, picture: &mut Picture) -> Result<()
             // The decoder does not look further than an animation's first picture.
             let riff_size = bytes[4..8].try_into().map_or(0, u32::from_le_bytes);
             ensure!(bytes.len() as u64 >= u64::from(riff_size) + 8, "truncated WebP");
+            check_webp_frames(bytes, max_pixels)?;
             decode_other(WebPDecoder::new(Cursor::new(bytes))?, max_pixels, picture)
         }),
         None if bytes.is_empty() => bail!("empty file"),
@@ -126,6 +127,37 @@ pub(super) fn has_end_of_image(bytes: &[u8]) -> bool {
         at += 2 + usize::from(u16::from_be_bytes([high, low]));
     }
     false
+}
+
+/// A lossy WebP frame is decoded at the size in its own header before that is found to be another
+/// than the picture's, so each frame's size has to be checked as well.
+fn check_webp_frames(bytes: &[u8], max_pixels: u64) -> Result<()> {
+    let check = |(kind, content): (&[u8], &[u8])| match (kind, content) {
+        (b"VP8 ", &[_, _, _, _, _, _, w0, w1, h0, h1, ..]) => {
+            let length = |bytes| usize::from(u16::from_le_bytes(bytes) & 0x3fff);
+            check_size(length([w0, w1]), length([h0, h1]), max_pixels)
+        }
+        _ => Ok(()),
+    };
+    for (kind, content) in webp_chunks(&bytes[12..]) {
+        check((kind, content))?;
+        if kind == b"ANMF" {
+            // Behind 16 bytes about the frame: its transparency, if it has any, and its pixels.
+            webp_chunks(content.get(16..).unwrap_or_default()).take(2).try_for_each(check)?;
+        }
+    }
+    Ok(())
+}
+
+/// The chunks in `bytes`: four letters, and all bytes from where the content begins.
+fn webp_chunks(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (kind, rest) = bytes.split_at_checked(4)?;
+        let (length, content) = rest.split_first_chunk()?;
+        let length = (u32::from_le_bytes(*length) as usize).next_multiple_of(2);
+        bytes = content.get(length..).unwrap_or_default();
+        Some((kind, content))
+    })
 }
 
 fn limits(max_pixels: u64) -> Limits {

@@ -2,7 +2,8 @@
 
 use tch::Tensor;
 
-use crate::draws::Draws;
+use crate::config::StudentConfig;
+use crate::draws::{Draws, Purpose};
 
 /// Random masking in square cells of patches.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,10 +17,22 @@ pub struct Mask {
 }
 
 impl Mask {
+    /// The mask of a student on pictures of `side` × `side` patches, unless it sees all of them.
+    pub fn of_student(student: &StudentConfig, side: usize) -> Option<Self> {
+        let StudentConfig { mask_ratio: ratio, mask_grid: grid, .. } = *student;
+        (ratio > 0.0).then_some(Self { side, grid, ratio })
+    }
+
     /// Number of patches that stay.
     pub fn kept(&self) -> usize {
         let cells = (self.side / self.grid).pow(2);
         (cells as f64 * (1.0 - self.ratio)) as usize * self.grid.pow(2)
+    }
+
+    /// The patches that stay, as [`Mask::draw`] gives them, of the picture at `position` of the
+    /// stream of samples, for the student whose draws are in `lane`: its place in the config.
+    pub fn draw_at(&self, seed: u64, lane: u64, position: u64) -> Vec<i64> {
+        self.draw(&mut Draws::new(seed, Purpose::Mask, lane, position))
     }
 
     /// Draws the patches that stay, ascending, as indices into the row-by-row grid.
@@ -50,7 +63,6 @@ pub fn gather_tokens(tokens: &Tensor, ids: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draws::Purpose;
 
     #[test]
     fn whole_cells_stay() {

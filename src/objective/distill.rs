@@ -5,7 +5,6 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Losses, MicroBatch, Objective, Trainee, feature_losses};
 use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
-use crate::draws::{Draws, Purpose};
 use crate::model::{
     Mask, Parameters, Projector, Storage, Vit, VitInput, drop_path_scales, gather_tokens, patchify,
 };
@@ -63,11 +62,7 @@ impl Student {
         let vit = Vit::new(&mut parameters, config.model, side);
         let projector =
             Projector::new(&mut parameters, config.model.dim as i64, teacher_dim as i64);
-        let mask = (config.mask_ratio > 0.0).then_some(Mask {
-            side,
-            grid: config.mask_grid,
-            ratio: config.mask_ratio,
-        });
+        let mask = Mask::of_student(config, side);
         (Self { vit, projector, mask, drop_path: config.drop_path, lane }, parameters)
     }
 
@@ -82,11 +77,8 @@ impl Student {
         let device = batch.images.device();
         let pictures = (batch.positions.end - batch.positions.start) as i64;
         let keep = self.mask.map(|mask| {
-            let ids: Vec<i64> = batch
-                .positions
-                .clone()
-                .flat_map(|p| mask.draw(&mut Draws::new(seed, Purpose::Mask, self.lane, p)))
-                .collect();
+            let ids: Vec<i64> =
+                batch.positions.clone().flat_map(|p| mask.draw_at(seed, self.lane, p)).collect();
             Tensor::from_slice(&ids).view([pictures, -1]).to_device(device)
         });
         let depth = self.vit.size().depth;

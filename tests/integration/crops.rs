@@ -78,7 +78,7 @@ fn decoded_with(
 }
 
 /// Mean and largest absolute difference, and PSNR in dB.
-fn compare(found: &[u8], expected: &[u8]) -> (f64, u8, f64) {
+pub(crate) fn compare(found: &[u8], expected: &[u8]) -> (f64, u8, f64) {
     assert_eq!(found.len(), expected.len());
     let differences = || found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b));
     let count = found.len() as f64;

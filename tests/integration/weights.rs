@@ -4,7 +4,7 @@
 mod errors;
 mod export;
 mod forms;
-mod memory;
+pub(crate) mod memory;
 mod pth;
 
 use std::collections::BTreeMap;

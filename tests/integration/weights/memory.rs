@@ -63,7 +63,7 @@ fn write_sparse(path: &Path, size: &EncoderSize, dtype: &str, width: usize) -> u
 }
 
 /// Starts this binary again for one ignored test; returns the peak memory that it prints.
-fn peak_of(child: &str, folder: &Path) -> u64 {
+pub(crate) fn peak_of(child: &str, folder: &Path) -> u64 {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([child, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder);
     let output = run(&mut command);

@@ -1,0 +1,46 @@
+//! Whatever bytes a picture has, decoding it ends in an error or in pixels of the announced size,
+//! soon, in memory that `max_pixels` bounds (libFuzzer watches time and memory).
+
+#![no_main]
+
+use std::cell::RefCell;
+
+use distill_data::crop::{CropBox, CropRange};
+use distill_data::picture::{self, Picture};
+use distill_data::{CropDecoder, CropOptions};
+use libfuzzer_sys::fuzz_target;
+
+const MAX_PIXELS: u64 = 4_000_000;
+const SIDE: usize = 64;
+const RANGE: CropRange = CropRange { scale: [0.2, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] };
+
+thread_local! {
+    // Reused from picture to picture, as workers do.
+    static MEMORY: RefCell<(Picture, CropDecoder)> = RefCell::default();
+}
+
+fuzz_target!(|encoded: &[u8]| {
+    MEMORY.with_borrow_mut(|(picture, decoder)| {
+        let whole = picture::decode(encoded, MAX_PIXELS, picture);
+        if whole.is_ok() {
+            assert!((picture.width * picture.height) as u64 <= MAX_PIXELS);
+            assert_eq!(picture.pixels.len(), picture.width * picture.height * 3);
+        }
+        let length = encoded.len();
+        let options = CropOptions {
+            side: SIDE,
+            max_pixels: MAX_PIXELS,
+            reduced_decoding: length.is_multiple_of(2),
+        };
+        let mut seen = None;
+        let choose = |width: usize, height: usize| -> CropBox {
+            seen = Some((width, height));
+            RANGE.draw_at(0, length as u64, width, height)
+        };
+        let mut crop = [0; SIDE * SIDE * 3];
+        let cropped = decoder.decode(encoded, &options, choose, &mut crop);
+        if whole.is_ok() && cropped.is_ok() {
+            assert_eq!(seen, Some((picture.width, picture.height)), "both see the same size");
+        }
+    });
+});

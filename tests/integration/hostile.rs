@@ -1,0 +1,4 @@
+//! Input that nobody vouches for: tar files and pictures that are odd, damaged or made to harm.
+
+mod pictures;
+mod tars;
