@@ -181,8 +181,9 @@ proptest! {
         }
     }
 
-    /// Another decoder gives the same picture. It may differ by a level or two of rounding: in
-    /// the transform, in smoothing and in colours each. Along the edges it smooths chroma in its
+    /// Another decoder gives the same picture. Single values may differ by a level or two of
+    /// rounding in each sample, which colours multiply by up to 1.8; on the average there is next
+    /// to no difference. Along the edges it smooths chroma in its
     /// own way, by more than ten levels from libjpeg's.
     #[test]
     fn whole_pictures_are_those_of_zune_jpeg(recipe in recipes(), lines_are_columns: bool) {
@@ -196,6 +197,7 @@ proptest! {
             lines_are_columns,
         }).collect();
         let pixels = expected.pixels.as_chunks::<3>().0.iter().enumerate();
+        let (mut sum, mut count) = (0.0, 0.0);
         for (place, pixel) in pixels {
             let (x, y) = (place % frame.width, place / frame.width);
             let inside = |at: usize, length: usize| at >= 2 && at + 2 < length;
@@ -213,9 +215,12 @@ proptest! {
             };
             for (found, &expected) in rgb.iter().zip(pixel) {
                 let difference = (found.clamp(0.0, 255.0) - f64::from(expected)).abs();
-                prop_assert!(difference <= 4.0, "{found} for {expected} at {x}, {y}");
+                prop_assert!(difference <= 7.0, "{found} for {expected} at {x}, {y}");
+                sum += difference;
+                count += 1.0;
             }
         }
+        prop_assert!(sum <= 0.75 * count, "a mean difference of {} levels", sum / count);
     }
 
     /// Whatever happens to its bytes, decoding a picture ends, in samples or in an error.
