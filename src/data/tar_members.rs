@@ -135,10 +135,12 @@ impl<R: Read + Seek> TarMembers<R> {
         if self.next == self.length {
             return Ok(Ending::Unmarked);
         }
-        let rest = self.read(self.next, (self.length - self.next).min(RECORD + BLOCK) as usize)?;
+        // The mark has been read already, and a source need not be able to go back.
+        let behind = self.next + BLOCK;
+        let rest = self.read(behind, (self.length - behind).min(RECORD) as usize)?;
         let content = rest.iter().position(|&byte| byte != 0);
         Ok(content
-            .map_or(Ending::Marked, |at| Ending::Followed(self.next + at as u64 / BLOCK * BLOCK)))
+            .map_or(Ending::Marked, |at| Ending::Followed(behind + at as u64 / BLOCK * BLOCK)))
     }
 
     /// The header at `self.next`, which moves on; nothing at the end.

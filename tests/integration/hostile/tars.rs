@@ -2,17 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
 use distill::data::index::{NO_LABEL, ShardIndex};
-use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::data::{corrupt_jpeg, jpeg, scan, write_tar};
+use crate::data::{corrupt_jpeg, scan};
 use crate::weights::{python, run};
 use crate::workshop::{Finished, Workshop, picture};
 
@@ -20,7 +19,7 @@ const BLOCK: usize = 512;
 
 /// A tar file written block by block, so that anything may be wrong in it.
 #[derive(Default, Clone)]
-struct Tar(Vec<u8>);
+pub(super) struct Tar(Vec<u8>);
 
 impl Tar {
     /// A header whose size field is as given, and content.
@@ -37,29 +36,41 @@ impl Tar {
         self
     }
 
-    fn member(self, kind: u8, name: &str, content: &[u8]) -> Self {
+    pub(super) fn member(self, kind: u8, name: &str, content: &[u8]) -> Self {
         self.raw(kind, name.as_bytes(), format!("{:011o}", content.len()).as_bytes(), content)
     }
 
-    fn file(self, name: &str) -> Self {
+    pub(super) fn file(self, name: &str) -> Self {
         self.member(b'0', name, b"picture")
     }
 
-    fn pax(self, records: &[u8]) -> Self {
+    pub(super) fn pax(self, records: &[u8]) -> Self {
         self.member(b'x', "pax", records)
     }
 
-    fn end(mut self) -> Vec<u8> {
+    pub(super) fn end(mut self) -> Vec<u8> {
         self.0.extend([0; 2 * BLOCK]);
         self.0
     }
 }
 
-fn start() -> Tar {
+pub(super) fn start() -> Tar {
     Tar::default().file("first.jpg")
 }
 
-fn names(index: &ShardIndex) -> Vec<&str> {
+/// Sets the checksums of what may be headers, so that damage gets past them.
+pub(super) fn repair_checksums(shard: &mut [u8]) {
+    for block in shard.as_chunks_mut::<BLOCK>().0 {
+        let mut header = tar::Header::new_gnu();
+        header.as_mut_bytes().copy_from_slice(block);
+        if header.as_gnu().is_some() || header.as_ustar().is_some() {
+            header.set_cksum();
+            block.copy_from_slice(header.as_bytes());
+        }
+    }
+}
+
+pub(super) fn names(index: &ShardIndex) -> Vec<&str> {
     (0..index.rows()).map(|row| index.name(row)).collect()
 }
 
@@ -348,125 +359,4 @@ fn a_run_trains_on_careless_shards() {
     assert_eq!(left, ["config.toml", "run", "shards"].map(OsStr::new));
     assert!(!Path::new("/tmp/absolute.jpg").exists());
     assert!(OsStr::from_bytes(b"\xff\xfe.jpg").to_str().is_none(), "a name that is no UTF-8");
-}
-
-/// A reader that fails a test in which more is read than a few passes over the file, or from
-/// behind its end.
-struct Watched<'a> {
-    bytes: &'a [u8],
-    position: u64,
-    /// Calls that are still allowed.
-    budget: u64,
-}
-
-impl Watched<'_> {
-    fn new(bytes: &[u8]) -> Watched<'_> {
-        Watched { bytes, position: 0, budget: 100 + bytes.len() as u64 / 64 }
-    }
-
-    fn spend(&mut self) {
-        self.budget = self.budget.checked_sub(1).expect("scanning goes round in circles");
-        let length = self.bytes.len() as u64;
-        assert!(self.position <= length, "byte {} of {length} is asked for", self.position);
-    }
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        self.spend();
-        let read = (&self.bytes[self.position as usize..]).read(out)?;
-        self.position += read as u64;
-        Ok(read)
-    }
-}
-
-impl Seek for Watched<'_> {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        self.position = match to {
-            SeekFrom::Start(at) => at,
-            SeekFrom::Current(distance) => self.position.checked_add_signed(distance).unwrap(),
-            SeekFrom::End(distance) => {
-                (self.bytes.len() as u64).checked_add_signed(distance).unwrap()
-            }
-        };
-        self.spend();
-        Ok(self.position)
-    }
-}
-
-/// A shard with a bit of everything.
-fn sample_shard() -> Vec<u8> {
-    start()
-        .member(b'0', "first.cls", b"5")
-        .pax(b"17 path=b/c.jpeg\n")
-        .file("short.jpg")
-        .member(b'L', "././@LongLink", &[b"n".repeat(150), b".png\0".to_vec()].concat())
-        .member(b'0', "n", &[7; 9000])
-        .member(b'S', "sparse.jpg", &[0; 600])
-        .pax(b"22 GNU.sparse.major=1\n25 GNU.sparse.name=e.jpg\n")
-        .file("GNUSparseFile.1/e.jpg")
-        .member(b'0', "last.webp", &jpeg(1))
-        .end()
-}
-
-/// Sets the checksums of what may be headers, so that damage gets past them.
-fn repair_checksums(shard: &mut [u8]) {
-    for block in shard.as_chunks_mut::<BLOCK>().0 {
-        let mut header = tar::Header::new_gnu();
-        header.as_mut_bytes().copy_from_slice(block);
-        if header.as_gnu().is_some() || header.as_ustar().is_some() {
-            header.set_cksum();
-            block.copy_from_slice(header.as_bytes());
-        }
-    }
-}
-
-fn damage() -> impl Strategy<Value = (Vec<(usize, u8)>, usize, (usize, usize, usize), bool)> {
-    let length = sample_shard().len();
-    let flips = prop::collection::vec((0..length, any::<u8>()), 0..12);
-    let cut = prop_oneof![3 => Just(length), 1 => 0..length];
-    (flips, cut, (0..length, 0..length, 0..4000usize), prop::bool::weighted(0.8))
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
-
-    /// Whatever is flipped, cut or moved in a shard, indexing it ends soon, in an error or in
-    /// rows that lie in the file.
-    #[test]
-    fn random_damage_never_leads_astray((flips, cut, splice, repaired) in damage()) {
-        let mut shard = sample_shard();
-        for (place, value) in flips {
-            shard[place] ^= value;
-        }
-        let (from, to, count) = splice;
-        let count = count.min(shard.len() - from.max(to));
-        shard.copy_within(from..from + count, to);
-        shard.truncate(cut);
-        if repaired {
-            repair_checksums(&mut shard);
-        }
-        let length = shard.len() as u64;
-        if let Ok(index) = ShardIndex::scan(Watched::new(&shard), length, &"random") {
-            prop_assert!(index.rows() > 0);
-            prop_assert!(index.offsets.is_sorted_by(|one, next| one < next));
-            for row in 0..index.rows() {
-                prop_assert!(index.offsets[row] + u64::from(index.sizes[row]) <= length);
-                prop_assert!(!index.name(row).contains(char::is_control));
-            }
-        }
-    }
-}
-
-/// The shard that random damage begins with is sound: otherwise nothing would be tested.
-#[test]
-fn the_shard_to_be_damaged_is_read() {
-    let folder = TempDir::new().unwrap();
-    let shard = folder.path().join("a.tar");
-    fs::write(&shard, sample_shard()).unwrap();
-    let long = format!("{}.png", "n".repeat(150));
-    let index = scan(&shard).unwrap();
-    assert_eq!(names(&index), ["first.jpg", "b/c.jpeg", &long, "last.webp"]);
-    write_tar(&shard, &[("a.jpg", jpeg(0))]);
-    assert_eq!(names(&scan(&shard).unwrap()), ["a.jpg"]);
 }
