@@ -1,9 +1,9 @@
-//! Small files that are replaced whole.
+//! Small files that are replaced whole, and where files go that can be made again.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -28,4 +28,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         Ok(File::open(folder)?.sync_all()?)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The folder for what may be made again, of whoever runs this.
+pub(crate) fn user_cache() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))
 }

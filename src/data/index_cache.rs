@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use super::ShardProgress;
+use super::durable::user_cache;
 use super::index::ShardIndex;
 use super::source::{ShardAddress, Sources, Stamp};
 
@@ -152,12 +153,6 @@ impl IndexCache {
         let apart = user_cache().map(|cache| cache.join("distill/index").join(apart));
         beside.into_iter().chain(apart).collect()
     }
-}
-
-/// The folder for what may be made again, of whoever runs this.
-pub(crate) fn user_cache() -> Option<PathBuf> {
-    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))
 }
 
 fn write(place: &Path, file: &[u8]) -> Result<()> {

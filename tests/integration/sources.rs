@@ -4,6 +4,7 @@ mod faults;
 mod s3;
 mod sharing;
 mod tls;
+mod training;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -80,7 +80,7 @@ impl Cache {
         let bound = (gigabytes * 1e9) as u64;
         let folder = match folder {
             Some(folder) => folder.to_path_buf(),
-            None => user_cache()
+            None => crate::durable::user_cache()
                 .context("neither HOME nor XDG_CACHE_HOME is set; set data.cache_dir")?
                 .join("distill/shards"),
         };
@@ -336,11 +336,6 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn user_cache() -> Option<PathBuf> {
-    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))
 }
 
 #[cfg(test)]
