@@ -81,9 +81,10 @@ fn draw(
     let mut scratch = Scratch::default();
     for (row, position) in positions.enumerate() {
         let mut crop = RgbImage::new(side, side);
-        let label = dataset.fill(&mut scratch, position, &mut crop)?;
-        let label = label.map_or("no label".to_string(), |label| format!("label {label}"));
-        legend += &format!("row {}: position {position}, {label}\n", row + 1);
+        let picture = dataset.fill_from(&mut scratch, position, &mut crop)?;
+        let label = picture.label.map_or("no label".to_string(), |label| format!("label {label}"));
+        let name = dataset.describe(&picture);
+        legend += &format!("row {}: position {position}, {name}, {label}\n", row + 1);
         imageops::replace(&mut sheet, &crop, 0, place(row));
         for (lane, student) in config.students.iter().enumerate() {
             let mask = Mask::of_student(student, (side / patch) as usize);

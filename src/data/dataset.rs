@@ -269,6 +269,14 @@ impl Dataset {
         position: u64,
         out: &mut [u8],
     ) -> Result<Option<u32>> {
+        Ok(self.fill_from(scratch, position, out)?.label)
+    }
+
+    /// As [`Dataset::fill`], and gives the place of the picture.
+    ///
+    /// # Errors
+    /// [`Dataset::fill`]'s.
+    pub fn fill_from(&self, scratch: &mut Scratch, position: u64, out: &mut [u8]) -> Result<Place> {
         let mut attempts = self.attempts(position);
         let (crop, options) = (self.crop_range(), self.crop_options());
         loop {
@@ -282,7 +290,7 @@ impl Dataset {
             match decoded {
                 Ok(()) => {
                     self.record_success();
-                    return Ok(place.label);
+                    return Ok(place);
                 }
                 Err(error) => self.record_failure(&place, &error)?,
             }
@@ -368,7 +376,7 @@ impl Dataset {
     }
 
     /// Shard and member of a picture, for messages. Names are not kept in memory, but looked up.
-    fn describe(&self, place: &Place) -> String {
+    pub fn describe(&self, place: &Place) -> String {
         let shard = &self.shards[place.shard].shard;
         let offset = place.range.start;
         let index = self.indexes.open(shard).ok().map(|cached| cached.index);

@@ -23,7 +23,12 @@ fn the_sheet_shows_crops_and_masks_of_the_run() {
     let workshop = Workshop::new();
     let done = preview(&workshop, &["--count", "3", "--position", "7"]).succeeds();
     assert!(done.stdout.contains("`one` (mask_ratio 50 %), student `two`"), "{}", done.stdout);
-    assert!(done.stdout.contains("row 3: position 9, no label"), "{}", done.stdout);
+    let rows: Vec<&str> = done.stdout.lines().filter(|line| line.starts_with("row ")).collect();
+    assert_eq!(rows.len(), 3, "{}", done.stdout);
+    assert!(
+        rows[2].starts_with("row 3: position 9, shards/") && rows[2].contains(".tar: member `")
+    );
+    assert!(rows[2].ends_with(".jpg`, no label"), "{}", rows[2]);
     let sheet = image::open(workshop.path("sheet.png")).unwrap().to_rgb8();
     assert_eq!(sheet.dimensions(), (3 * SIDE + 8, 3 * SIDE + 8), "three columns, three rows");
 
