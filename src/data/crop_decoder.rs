@@ -73,8 +73,14 @@ impl CropDecoder {
             frame.reduction = reduction(crop, options.side);
         }
         let size = [options.side; 2];
-        jpeg.decode(&frame, encoded, crop, is_height_first(crop, size))?;
-        resizer.resize_samples(&jpeg.samples, &frame, crop, size, out)
+        if is_height_first(crop, size) {
+            // Columns are complete only when all is decoded.
+            jpeg.decode(&frame, encoded, crop, true)?;
+            return resizer.resize_samples(&jpeg.samples, &frame, crop, size, out);
+        }
+        resizer.resize_strips(&frame, crop, size, out, |take| {
+            jpeg.decode_strips(&frame, encoded, crop, take)
+        })
     }
 
     /// Bytes of memory held now; the caller drops a decoder that one huge picture has grown.

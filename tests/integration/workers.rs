@@ -7,6 +7,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use distill::config::DataConfig;
 use distill::data::draws::{Draws, Purpose};
 use distill::data::{Dataset, Loader, RankBatches};
 use rustix::process::{Pid, Signal, kill_process};
@@ -153,6 +154,52 @@ fn batches_are_the_same_whoever_dies() {
             found.push((batch.images().to_vec(), batch.labels.clone()));
         }
         assert!(found == expected, "seed {seed}");
+    }
+}
+
+/// What stands at each position when `world_size` processes with `workers` workers each go through
+/// three steps of 24 samples, from the second step on.
+fn stream(dataset: &Arc<Dataset>, config: &DataConfig, world_size: u64) -> Vec<(u64, Vec<u8>)> {
+    let mut seen = Vec::new();
+    for rank in 0..world_size {
+        let positions = 24..96;
+        let batches = RankBatches { positions, global_batch: 24, batch: 5, rank, world_size };
+        let mut loader = start(dataset.clone(), config, batches.ranges());
+        while let Some(batch) = loader.next_batch().unwrap() {
+            let pixels = batch.images().chunks(dataset.sample_bytes()).map(<[u8]>::to_vec);
+            seen.extend(batch.positions.clone().zip(pixels));
+        }
+    }
+    seen.sort();
+    seen
+}
+
+/// The global stream, pixels and all, is the same for 1, 2, 3 and 8 processes with 1 to 16 workers
+/// each, for many seeds and shuffles.
+#[test]
+fn the_stream_is_the_same_for_any_number_of_processes_and_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..50).map(|i| format!("{i:02}.jpg")).collect();
+    let mut members: Vec<_> =
+        names.iter().zip(0u8..).map(|(name, red)| (name.as_str(), jpeg(red * 5))).collect();
+    members.insert(20, ("bad.jpg", vec![9; 100]));
+    write_tar(&folder.path().join("a.tar"), &members);
+    let mut config = config(&[&folder.path().join("*.tar")]);
+    config.batch_size = 5;
+    for seed in 0..6 {
+        config.shuffle.chunk_samples = 4 * (seed + 1);
+        config.shuffle.window_chunks = seed + 1;
+        config.shuffle.lane_run = 2;
+        config.shuffle.lanes = 1 + seed % 3;
+        let dataset = Arc::new(open(&config, seed).unwrap());
+        config.workers = 1;
+        let expected = stream(&dataset, &config, 1);
+        assert_eq!(expected.len(), 72);
+        for (world_size, workers) in [(1, 16), (2, 3), (3, 7), (8, 2), (8, 16)] {
+            config.workers = workers;
+            let found = stream(&dataset, &config, world_size);
+            assert!(found == expected, "seed {seed}, {world_size} processes, {workers} workers");
+        }
     }
 }
 

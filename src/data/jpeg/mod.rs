@@ -19,9 +19,10 @@ use std::ops::Range;
 use anyhow::{Result, anyhow};
 
 use super::crop::CropBox;
-use super::strips::Strips;
+use super::strips::{LINES, Strips};
 pub use headers::{Colour, Frame};
 use huffman::{AcTable, CodeList, DcTable};
+pub use scan::TakeStrip;
 use scan::{Region, Scan, ScannedComponent, decode_scan, stored_steps};
 
 /// Decodes crops; holds tables and memory for the next picture.
@@ -61,6 +62,32 @@ impl JpegDecoder {
         crop: CropBox,
         lines_are_columns: bool,
     ) -> Result<()> {
+        self.scan(frame, bytes, crop, lines_are_columns, None)
+    }
+
+    /// The same with rows for lines, strip by strip: each is given to `take` while it is still in
+    /// the processor's cache, and then overwritten.
+    ///
+    /// # Errors
+    /// As for [`Self::decode`].
+    pub fn decode_strips(
+        &mut self,
+        frame: &Frame,
+        bytes: &[u8],
+        crop: CropBox,
+        take: TakeStrip<'_>,
+    ) -> Result<()> {
+        self.scan(frame, bytes, crop, false, Some(take))
+    }
+
+    fn scan(
+        &mut self,
+        frame: &Frame,
+        bytes: &[u8],
+        crop: CropBox,
+        lines_are_columns: bool,
+        take: Option<TakeStrip<'_>>,
+    ) -> Result<()> {
         let dc = find_tables(&mut self.dc_tables, &frame.dc_codes, DcTable::is_of, DcTable::new);
         let ac = find_tables(&mut self.ac_tables, &frame.ac_codes, AcTable::is_of, AcTable::new);
         let mut components = Vec::with_capacity(3);
@@ -69,7 +96,7 @@ impl JpegDecoder {
             let side = 8 / frame.reduction;
             let (across, down) = (region.columns.len() * side, region.rows.len() * side);
             let (lines, length) = if lines_are_columns { (across, down) } else { (down, across) };
-            samples.set_size(lines, length);
+            samples.set_size(if take.is_some() { 2 * LINES } else { lines }, length);
             components.push(ScannedComponent {
                 blocks: frame.components[index],
                 region,
@@ -87,7 +114,7 @@ impl JpegDecoder {
             lines_are_columns,
             block_side: 8 / frame.reduction,
         };
-        decode_scan(&mut scan).map_err(|_| anyhow!("JPEG: damaged or truncated data"))
+        decode_scan(&mut scan, take).map_err(|_| anyhow!("JPEG: damaged or truncated data"))
     }
 
     /// Bytes of memory held for samples.
@@ -100,6 +127,11 @@ impl Frame {
     /// Components with samples.
     pub fn component_count(&self) -> usize {
         self.components.len()
+    }
+
+    /// Rows of a component's samples that are decoded for `crop`.
+    pub fn sample_rows(&self, component: usize, crop: CropBox) -> usize {
+        region(self, component, crop).rows.len() * (8 / self.reduction)
     }
 
     /// How `crop` lies in the stored samples of a component: across and down.

@@ -30,6 +30,10 @@ pub(super) struct ScannedComponent<'a> {
     pub samples: &'a mut Strips,
 }
 
+/// Takes the strips of a component when they are complete: the component, the number of the strip,
+/// and its samples.
+pub type TakeStrip<'a> = &'a mut dyn FnMut(usize, usize, &[[i16; LINES]]);
+
 /// A scan, and what of it is wanted.
 pub(super) struct Scan<'a> {
     pub components: Vec<ScannedComponent<'a>>,
@@ -47,6 +51,8 @@ pub(super) struct Scan<'a> {
 struct Kernel {
     lines_are_columns: bool,
     block_side: usize,
+    /// Whether strips go by turns to the places of the first two.
+    two_strips: bool,
     avx2: Option<Avx2>,
 }
 
@@ -74,9 +80,13 @@ pub(super) fn stored_steps(steps: &[u16; 64], lines_are_columns: bool) -> [[i16;
     std::array::from_fn(|row| std::array::from_fn(|column| step(row, column)))
 }
 
-/// Decodes the wanted blocks of `scan` and reads no further than the last of them.
+/// Decodes the wanted blocks of `scan` and reads no further than the last of them. With `take`, each
+/// component has room for two strips, which are handed on when they are complete.
 #[multiversion(targets("x86_64+avx2+bmi1+bmi2+lzcnt"))]
-pub(super) fn decode_scan(scan: &mut Scan<'_>) -> Result<(), Corrupt> {
+pub(super) fn decode_scan(
+    scan: &mut Scan<'_>,
+    mut take: Option<TakeStrip<'_>>,
+) -> Result<(), Corrupt> {
     let Scan { components, restart_interval, columns, data, .. } = scan;
     let last_row =
         |component: &ScannedComponent<'_>| (component.region.rows.end - 1) / component.blocks.down;
@@ -84,6 +94,7 @@ pub(super) fn decode_scan(scan: &mut Scan<'_>) -> Result<(), Corrupt> {
     let kernel = Kernel {
         lines_are_columns: scan.lines_are_columns,
         block_side: scan.block_side,
+        two_strips: take.is_some(),
         avx2: Avx2::detect(),
     };
     let mut bits = BitReader::new(data);
@@ -116,8 +127,33 @@ pub(super) fn decode_scan(scan: &mut Scan<'_>) -> Result<(), Corrupt> {
         if bits.is_overrun() {
             return Err(Corrupt);
         }
+        if let Some(take) = &mut take {
+            hand_on_strips(components, row, kernel.block_side, take);
+        }
     }
     Ok(())
+}
+
+/// Hands on the strips that the MCU row `row` completes.
+fn hand_on_strips(
+    components: &[ScannedComponent<'_>],
+    row: usize,
+    block_side: usize,
+    take: &mut dyn FnMut(usize, usize, &[[i16; LINES]]),
+) {
+    for (index, component) in components.iter().enumerate() {
+        let wanted = &component.region.rows;
+        let all = wanted.len() * block_side;
+        // How many strips are complete before an MCU row. Only the last one may have fewer lines.
+        let strips = |row: usize| {
+            let blocks = (row * component.blocks.down).clamp(wanted.start, wanted.end);
+            let lines = (blocks - wanted.start) * block_side;
+            if lines == all { lines.div_ceil(LINES) } else { lines / LINES }
+        };
+        for strip in strips(row)..strips(row + 1) {
+            take(index, strip, component.samples.strip(strip % 2));
+        }
+    }
 }
 
 #[inline(always)]
@@ -133,7 +169,7 @@ fn read_block(
     if !(columns.contains(&column) && rows_wanted.contains(&row)) {
         return component.ac.skip(bits);
     }
-    let &Kernel { lines_are_columns, block_side, avx2 } = kernel;
+    let &Kernel { lines_are_columns, block_side, two_strips, avx2 } = kernel;
     let order = if lines_are_columns { &STORED_BY_COLUMNS } else { &STORED_BY_ROWS };
     let mut coefficients: Coefficients = [0; 128];
     component.ac.read(bits, order, &mut coefficients)?;
@@ -150,7 +186,10 @@ fn read_block(
         inverse_dct(rows, &component.steps, avx2, &mut block);
     }
     let at = [row - rows_wanted.start, column - columns.start];
-    let [line, place] = if lines_are_columns { [at[1], at[0]] } else { at };
+    let [mut line, place] = if lines_are_columns { [at[1], at[0]] } else { at };
+    if two_strips {
+        line %= 2 * LINES / block_side;
+    }
     if block_side == 8 {
         store_block::<8>(component.samples, line, place, &block);
     } else if block_side == 4 {

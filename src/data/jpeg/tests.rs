@@ -181,6 +181,35 @@ proptest! {
         }
     }
 
+    /// What is handed on strip by strip is what a decoder that keeps everything has in the end, and
+    /// nothing is missing or comes twice.
+    #[test]
+    fn strips_are_those_of_the_whole_region(
+        recipe in recipes(),
+        shares in [0.0..1.0, 0.0..1.0, 0.0..1.0, 0.0..1.0],
+        reduction in proptest::sample::select(vec![1, 1, 2, 4, 8]),
+    ) {
+        let bytes = recipe.encode();
+        let crop = recipe.crop(shares);
+        let (frame, kept) = decode(&bytes, crop, false, reduction);
+        let mut next = [0; 3];
+        let mut different = Vec::new();
+        let mut take = |component: usize, strip: usize, places: &[[i16; LINES]]| {
+            let lines = (frame.sample_rows(component, crop) - strip * LINES).min(LINES);
+            let expected = kept.samples[component].strip(strip);
+            let same = places.iter().zip(expected).all(|(a, b)| a[..lines] == b[..lines]);
+            if strip != next[component] || places.len() != expected.len() || !same {
+                different.push((component, strip));
+            }
+            next[component] += 1;
+        };
+        JpegDecoder::default().decode_strips(&frame, &bytes, crop, &mut take).unwrap();
+        prop_assert_eq!(different, []);
+        for (component, strips) in next.into_iter().enumerate().take(frame.component_count()) {
+            prop_assert_eq!(strips, frame.sample_rows(component, crop).div_ceil(LINES));
+        }
+    }
+
     /// Another decoder gives the same picture. Single values may differ by a level or two of
     /// rounding in each sample, which colours multiply by up to 1.8; on the average there is next
     /// to no difference. Along the edges it smooths chroma in its

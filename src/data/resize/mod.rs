@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use multiversion::multiversion;
 
 use super::crop::CropBox;
-use super::jpeg::{Colour, Extent, Frame};
+use super::jpeg::{Colour, Extent, Frame, TakeStrip};
 use super::picture::Picture;
 use super::strips::{LINES, MIDDLE, SAMPLE_FRACTION, Strips, sample};
 use super::weights::{FRACTION, PixelWeights, Span, Weights};
@@ -122,41 +122,86 @@ impl CropResizer {
         self.resize_planes(&Planes { samples, extents, reduction, colour }, crop, size, out)
     }
 
+    /// Resizes a JPEG picture inside `crop`, which is not [`is_height_first`], while it is decoded,
+    /// to `out` `[height, width, 3]`. `decode` hands its strips on to the function that it is
+    /// given: samples that were just made are still in the processor's cache.
+    ///
+    /// # Errors
+    /// `decode`'s, or `out` has another size.
+    pub fn resize_strips(
+        &mut self,
+        frame: &Frame,
+        crop: CropBox,
+        size: [usize; 2],
+        out: &mut [u8],
+        decode: impl FnOnce(TakeStrip<'_>) -> Result<()>,
+    ) -> Result<()> {
+        check_size(out, size)?;
+        let last = frame.component_count() - 1;
+        let components = [0, 1, 2].map(|component| component.min(last));
+        let extents = components.map(|component| frame.extents(component, crop));
+        self.set_weights(&extents, frame.reduction, crop, size);
+        let Self { across, down, halfway, .. } = self;
+        for (component, halfway) in halfway.iter_mut().enumerate().take(last + 1) {
+            halfway.set_size(size[1], frame.sample_rows(component, crop));
+        }
+        decode(&mut |component, strip, places| {
+            resize_strip(places, across.of(component), strip, &mut halfway[component]);
+        })?;
+        let passes = SecondPass { planes: &halfway[..=last], weights: down };
+        resize_second(&passes, frame.colour, false, size[1], out);
+        Ok(())
+    }
+
     fn resize_planes(
         &mut self,
         planes: &Planes<'_>,
         crop: CropBox,
-        [height, width]: [usize; 2],
+        size: [usize; 2],
         out: &mut [u8],
     ) -> Result<()> {
         let &Planes { samples, extents, reduction, colour } = planes;
-        ensure!(
-            out.len() == height * width * 3 && !out.is_empty(),
-            "{} bytes do not hold {width}×{height} pixels",
-            out.len()
-        );
-        let Self { pixel_weights, across, down, halfway, .. } = self;
+        check_size(out, size)?;
+        self.set_weights(&extents, reduction, crop, size);
+        let Self { across, down, halfway, .. } = self;
+        let height_first = is_height_first(crop, size);
+        let (first, second) = if height_first { (down, across) } else { (across, down) };
+        let planes = if colour == Colour::Grey { 1 } else { 3 };
+        for (plane, (source, halfway)) in samples.iter().zip(&mut *halfway).enumerate().take(planes)
+        {
+            resize_first(source, first.of(plane), halfway);
+        }
+        let passes = SecondPass { planes: &halfway[..planes], weights: second };
+        resize_second(&passes, colour, height_first, size[1], out);
+        Ok(())
+    }
+
+    fn set_weights(
+        &mut self,
+        extents: &[[Extent; 2]; 3],
+        reduction: usize,
+        crop: CropBox,
+        [height, width]: [usize; 2],
+    ) {
+        let Self { pixel_weights, across, down, .. } = self;
         let span = Span::new(crop.left, crop.width, reduction);
         pixel_weights.set(span, width);
         across.set(pixel_weights, span.first(), extents.map(|[across, _]| across));
         let span = Span::new(crop.top, crop.height, reduction);
         pixel_weights.set(span, height);
         down.set(pixel_weights, span.first(), extents.map(|[_, down]| down));
-        let height_first = is_height_first(crop, [height, width]);
-        let (first, second) = if height_first { (down, across) } else { (across, down) };
-        let planes = if colour == Colour::Grey { 1 } else { 3 };
-        for (plane, (source, halfway)) in samples.iter().zip(halfway).enumerate().take(planes) {
-            resize_first(source, first.of(plane), halfway);
-        }
-        let passes = SecondPass { planes: &self.halfway[..planes], weights: second };
-        resize_second(&passes, colour, height_first, width, out);
-        Ok(())
     }
 
     /// Bytes of memory held for pixels.
     pub fn held_bytes(&self) -> usize {
         self.source.iter().chain(&self.halfway).map(Strips::held_bytes).sum()
     }
+}
+
+fn check_size(out: &[u8], [height, width]: [usize; 2]) -> Result<()> {
+    let fits = out.len() == height * width * 3 && !out.is_empty();
+    ensure!(fits, "{} bytes do not hold {width}×{height} pixels", out.len());
+    Ok(())
 }
 
 /// # Errors
@@ -233,23 +278,27 @@ fn limited_sum(
 }
 
 /// `source` with another length of its lines, whose places become lines.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
 fn resize_first(source: &Strips, weights: &Weights, out: &mut Strips) {
     out.set_size(weights.places(), source.lines);
+    for strip in 0..source.lines.div_ceil(LINES) {
+        resize_strip(source.strip(strip), weights, strip, out);
+    }
+}
+
+/// The same for the samples of one strip; `out` has its size already.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn resize_strip(places: &[[i16; LINES]], weights: &Weights, strip: usize, out: &mut Strips) {
     let avx2 = Avx2::detect();
     let (mut tile, mut turned) = (EMPTY, EMPTY);
-    for strip in 0..source.lines.div_ceil(LINES) {
-        let places = source.strip(strip);
-        let lines = (source.lines - strip * LINES).min(LINES);
-        for first in (0..weights.places()).step_by(LINES) {
-            for (place, values) in (first..weights.places()).zip(&mut tile) {
-                let (start, weights) = weights.at(place);
-                limited_sum(&places[start..], weights, avx2, values);
-            }
-            transpose(&tile, &mut turned);
-            let to = &mut out.strip_mut(first / LINES)[strip * LINES..][..lines];
-            to.copy_from_slice(&turned[..lines]);
+    let lines = (out.length - strip * LINES).min(LINES);
+    for first in (0..weights.places()).step_by(LINES) {
+        for (place, values) in (first..weights.places()).zip(&mut tile) {
+            let (start, weights) = weights.at(place);
+            limited_sum(&places[start..], weights, avx2, values);
         }
+        transpose(&tile, &mut turned);
+        let to = &mut out.strip_mut(first / LINES)[strip * LINES..][..lines];
+        to.copy_from_slice(&turned[..lines]);
     }
 }
 
