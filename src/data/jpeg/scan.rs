@@ -139,7 +139,7 @@ fn hand_on_strips(
     components: &[ScannedComponent<'_>],
     row: usize,
     block_side: usize,
-    take: &mut dyn FnMut(usize, usize, &[[i16; LINES]]),
+    take: TakeStrip<'_>,
 ) {
     for (index, component) in components.iter().enumerate() {
         let wanted = &component.region.rows;
