@@ -34,7 +34,7 @@ pub struct DataConfig {
     /// Per channel standard deviation of pixels in `[0, 1]`, divided by.
     #[serde(default = "imagenet_std")]
     pub std: [f64; 3],
-    /// Decoding workers of one process; 0 takes one per core.
+    /// Decoding worker processes of one training process; 0 takes one per core.
     #[serde(default)]
     pub workers: usize,
     /// Batches held ready ahead of the trainer.
@@ -46,8 +46,8 @@ pub struct DataConfig {
     /// Largest picture that is decoded, in pixels (width × height).
     #[serde(default = "max_pixels")]
     pub max_pixels: u64,
-    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where the crop is at least that much larger
-    /// than `input_size`: faster for large pictures, and a little off from Pillow's pixels.
+    /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where the crop stays at least twice as large
+    /// as `input_size`: less work for large pictures, and a little off from Pillow's pixels.
     #[serde(default)]
     pub reduced_decoding: bool,
     /// Where shard indexes are kept; left out: beside the shards, or in the user's cache folder

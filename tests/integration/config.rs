@@ -135,6 +135,19 @@ fn an_unknown_key_names_the_nearest() {
     assert_says(&found, &["teacher.model", "pixio_vit1b16"]);
 }
 
+/// Shuffles whose numbers do not fit together are refused by key, before any shard is opened.
+#[test]
+fn a_shuffle_that_does_not_fit_is_refused() {
+    for (setting, expected) in [
+        ("data.shuffle.chunk_samples=0", "expected 1 to"),
+        ("data.shuffle.lanes=0", "expected 1 to"),
+        ("data.shuffle.lane_run=63", "expected a divisor of the window's 32768"),
+    ] {
+        let key = setting.split_once('=').unwrap().0;
+        assert_says(&error(&[setting]), &["reference.toml", key, expected]);
+    }
+}
+
 /// A cache without room would evict what is about to be read.
 #[test]
 fn a_cache_without_room_is_refused() {
