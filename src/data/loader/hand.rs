@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use crossbeam::channel::{Receiver, Sender};
 
+use super::end_thread;
 use crate::dataset::{Attempts, Dataset, Place};
 use crate::shared_memory::SharedMemory;
 use crate::worker::{FileSegment, Job, Reply, Setup, WorkerProcess};
@@ -19,9 +19,6 @@ use crate::worker::{FileSegment, Job, Reply, Setup, WorkerProcess};
 /// jobs travel in one message.
 const JOBS_AHEAD: usize = 8;
 const FEW_JOBS: usize = 4;
-
-/// How long a worker may take over the pictures in its hands when the loader is dropped.
-const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
 
 /// How often a piece of the cache may vanish between being found and being read.
 const MOST_EVICTIONS: usize = 100;
@@ -100,16 +97,8 @@ impl Hand {
 
 impl Drop for Hand {
     fn drop(&mut self) {
-        // A thread that waits for a slow network is left alone: it ends with this process, and
-        // its worker sees the closed socket.
-        let start = Instant::now();
-        while !self.is_finished() && start.elapsed() < LONGEST_FAREWELL {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        if self.is_finished() {
-            // What a panic had to say was said by the thread.
-            let _ = self.thread.take().map(JoinHandle::join);
-        }
+        // Where it is not waited for, its worker sees the closed socket in the end.
+        self.thread.take().into_iter().for_each(end_thread);
     }
 }
 

@@ -14,7 +14,8 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -26,6 +27,9 @@ use super::worker::Setup;
 use hand::{Done, Hand, Task};
 use read_ahead::ReadAhead;
 use slots::{Slot, Slots};
+
+/// How long a thread may take over what it has in its hands when the loader is dropped.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
 
 /// Samples of consecutive positions. Dropping it gives its memory back to the loader.
 pub struct Batch {
@@ -237,6 +241,19 @@ impl Drop for Loader {
         self.tasks = None;
         while self.queue.try_recv().is_ok() {}
         self.hands.clear();
+    }
+}
+
+/// Waits for a thread that was told to end. One that hangs on a slow network is left alone after a
+/// while: it ends with this process, at the latest.
+fn end_thread(thread: JoinHandle<()>) {
+    let start = Instant::now();
+    while !thread.is_finished() && start.elapsed() < LONGEST_FAREWELL {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    if thread.is_finished() {
+        // What a panic had to say was said by the thread.
+        let _ = thread.join();
     }
 }
 

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use crossbeam::channel::{Sender, unbounded};
 
+use super::end_thread;
 use crate::dataset::Dataset;
 
 /// Windows that are remembered, so that none is asked for twice.
@@ -58,7 +59,7 @@ impl ReadAhead {
 impl Drop for ReadAhead {
     fn drop(&mut self) {
         self.reached = None;
-        let _ = self.thread.take().map(JoinHandle::join);
+        self.thread.take().into_iter().for_each(end_thread);
     }
 }
 
