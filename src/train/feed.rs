@@ -71,6 +71,14 @@ impl Feed {
         Ok(MicroBatch { images, positions })
     }
 
+    /// Waits until a batch is there, but no longer than `patience`. False if there is none yet.
+    pub fn is_ready_within(&mut self, patience: Duration) -> bool {
+        let started = Instant::now();
+        let ready = !self.on_device.is_empty() || self.loader.is_ready_within(patience);
+        self.waited += started.elapsed();
+        ready
+    }
+
     /// Sends the loader's next batch to the device. False after the last one.
     fn upload_next(&mut self) -> Result<bool> {
         let Some(batch) = self.loader.next_batch()? else { return Ok(false) };

@@ -1,7 +1,7 @@
 //! The training loop, the same for every objective.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
@@ -17,6 +17,9 @@ use super::signals::{self, Signal};
 use crate::config::{Config, Distance};
 use crate::native;
 use crate::objective::{Losses, Objective};
+
+/// How long signals may go unnoticed while data are waited for.
+const SIGNAL_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Optimizers and counters: with the trainees' weights, all that a checkpoint holds.
 pub struct State {
@@ -108,9 +111,15 @@ pub fn train(
         for _ in 0..accumulation {
             // Half a step is given up rather than finished: with many accumulation steps it could
             // outlast the time that a scheduler grants.
-            stopped = signals::stop_requested();
-            if stopped.is_some() {
-                break 'steps;
+            // Nor is a batch waited for that may never come, as when a network is down.
+            loop {
+                stopped = signals::stop_requested();
+                if stopped.is_some() {
+                    break 'steps;
+                }
+                if feed.is_ready_within(SIGNAL_PATIENCE) {
+                    break;
+                }
             }
             let batch = feed.next_batch()?;
             losses.push(objective.accumulate(&batch, 1.0 / accumulation as f64)?);

@@ -295,6 +295,8 @@ fn too_many_bad_pictures_stop_the_loader() {
         let dataset = Arc::new(open(&config, 0).unwrap());
         let mut loader = start(dataset, &config, ranges(8, 25));
         let error = loop {
+            // Whoever looks first whether a batch is there must not swallow the error.
+            loader.is_ready_within(Duration::from_secs(10));
             match loader.next_batch() {
                 Ok(Some(_)) => {}
                 Ok(None) => break None,

@@ -254,6 +254,29 @@ fn workers_leave_signals_to_the_trainer_and_are_reaped() {
     trainer.wait().unwrap();
 }
 
+/// When no data come any more (here because the workers are stopped), a signal still ends the run
+/// soon, with its state saved and nothing left behind.
+#[test]
+fn a_run_without_data_still_saves_its_state() {
+    let workshop = slow_pictures();
+    let mut trainer = workshop.start(&["schedule.epochs=10000", "checkpoint.every=100000"]);
+    let workers = wait_for_workers(&trainer, 2);
+    wait_until("a step is done", || {
+        let metrics = fs::read_to_string(workshop.path("run/metrics.jsonl"));
+        metrics.is_ok_and(|text| text.lines().count() >= 1)
+    });
+    for &worker in &workers {
+        kill_process(Pid::from_raw(worker as i32).unwrap(), Signal::STOP).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(500)); // what is ready is trained on
+    let start = Instant::now();
+    kill_process(Pid::from_child(&trainer), Signal::TERM).unwrap();
+    assert_eq!(trainer.wait().unwrap().code(), Some(75));
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert_gone(&workers);
+    assert_eq!(workshop.checkpoints("run").len(), 1);
+}
+
 /// A trainer that takes no batch stops its workers: memory is bounded by slots × batch.
 #[test]
 fn a_slow_trainer_stops_the_workers() {

@@ -10,7 +10,6 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, bail};
 use crossbeam::channel::{Receiver, Sender};
 
-use super::end_thread;
 use crate::dataset::{Attempts, Dataset, Place};
 use crate::shared_memory::SharedMemory;
 use crate::worker::{FileSegment, Job, Reply, Setup, WorkerProcess};
@@ -40,9 +39,9 @@ pub struct Done {
     pub label: Result<Option<u32>>,
 }
 
-/// The thread of a worker. Dropping it ends both, after the pictures in hand.
+/// The thread of a worker. Both end when the queue is closed, after the pictures in hand.
 pub struct Hand {
-    thread: Option<JoinHandle<()>>,
+    pub thread: JoinHandle<()>,
     seen: Arc<Seen>,
 }
 
@@ -76,12 +75,12 @@ impl Hand {
             .name(format!("worker-{number}"))
             .spawn(move || while turn.take_tasks(&queue) && turn.end_one() {})
             .context("cannot start a thread for a decoding worker; lower data.workers")?;
-        Ok(Self { thread: Some(thread), seen })
+        Ok(Self { thread, seen })
     }
 
     /// Whether the thread has ended.
     pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.thread.is_finished()
     }
 
     /// Encoded bytes of the samples made so far.
@@ -92,13 +91,6 @@ impl Hand {
     /// Process id of the worker as it is now.
     pub fn worker_id(&self) -> u32 {
         self.seen.worker_id.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Hand {
-    fn drop(&mut self) {
-        // Where it is not waited for, its worker sees the closed socket in the end.
-        self.thread.take().into_iter().for_each(end_thread);
     }
 }
 

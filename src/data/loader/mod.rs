@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::config::DataConfig;
@@ -28,7 +28,7 @@ use hand::{Done, Hand, Task};
 use read_ahead::ReadAhead;
 use slots::{Slot, Slots};
 
-/// How long a thread may take over what it has in its hands when the loader is dropped.
+/// How long threads may take over what they have in their hands when the loader is dropped.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
 
 /// Samples of consecutive positions. Dropping it gives its memory back to the loader.
@@ -73,7 +73,9 @@ pub struct Loader {
     queue: Receiver<Task>,
     done: Receiver<Done>,
     hands: Vec<Hand>,
-    read_ahead: ReadAhead,
+    read_ahead: Option<ReadAhead>,
+    /// What went wrong while nobody asked for a batch.
+    error: Option<Error>,
     failed: bool,
 }
 
@@ -114,7 +116,7 @@ impl Loader {
             })
             .collect::<Result<_>>()?;
         let mut loader = Self {
-            read_ahead: ReadAhead::start(dataset.clone())?,
+            read_ahead: Some(ReadAhead::start(dataset.clone())?),
             dataset,
             ranges: (Box::new(ranges) as Box<dyn Iterator<Item = _> + Send>).peekable(),
             prefetch_batches: config.prefetch_batches,
@@ -126,6 +128,7 @@ impl Loader {
             queue,
             done,
             hands,
+            error: None,
             failed: false,
         };
         loader.top_up()?;
@@ -140,7 +143,7 @@ impl Loader {
     /// of no more use then.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         ensure!(!self.failed, "the data loader stopped at an earlier error");
-        let batch = self.wait_for_batch();
+        let batch = self.error.take().map_or_else(|| self.wait_for_batch(), Err);
         self.failed = batch.is_err();
         batch
     }
@@ -148,11 +151,25 @@ impl Loader {
     /// Whether [`Self::next_batch`] would return at once.
     pub fn is_ready(&mut self) -> bool {
         while let Ok(done) = self.done.try_recv() {
-            if self.accept(done).is_err() {
-                self.failed = true;
+            self.accept_or_keep_error(done);
+        }
+        self.failed
+            || self.error.is_some()
+            || self.pending.front().is_none_or(|batch| batch.missing == 0)
+    }
+
+    /// Waits until [`Self::next_batch`] would return at once, but no longer than `patience`. False if
+    /// it still would not.
+    pub fn is_ready_within(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while !self.is_ready() {
+            match self.done.recv_deadline(deadline) {
+                Ok(done) => self.accept_or_keep_error(done),
+                // A thread that ended is an error, which the next batch tells.
+                Err(_) => return self.hands.iter().any(Hand::is_finished),
             }
         }
-        self.failed || self.pending.front().is_none_or(|batch| batch.missing == 0)
+        true
     }
 
     /// What the workers did so far.
@@ -206,6 +223,12 @@ impl Loader {
         Ok(())
     }
 
+    fn accept_or_keep_error(&mut self, done: Done) {
+        if let Err(error) = self.accept(done) {
+            self.error.get_or_insert(error);
+        }
+    }
+
     /// Hands out the samples of further batches until enough are under way.
     fn top_up(&mut self) -> Result<()> {
         let Some(tasks) = &self.tasks else { return Ok(()) };
@@ -217,7 +240,9 @@ impl Loader {
             let Some(positions) = self.ranges.next() else { return Ok(()) };
             let samples = positions.end.saturating_sub(positions.start) as usize;
             ensure!(samples <= self.most_samples, "{samples} samples are more than a batch");
-            self.read_ahead.reach(positions.clone());
+            if let Some(ahead) = &self.read_ahead {
+                ahead.reach(positions.clone());
+            }
             let batch = self.first_pending + self.pending.len() as u64;
             for (place, position) in positions.clone().enumerate() {
                 let offset = slot.start() + place * self.dataset.sample_bytes();
@@ -240,20 +265,25 @@ impl Drop for Loader {
         // No more tasks come, and those that wait are taken back; each worker ends its pictures.
         self.tasks = None;
         while self.queue.try_recv().is_ok() {}
-        self.hands.clear();
+        let hands = self.hands.drain(..).map(|hand| hand.thread);
+        // Taking the thread out drops the sender that it listens to.
+        let ahead = self.read_ahead.take().map(|ahead| ahead.thread);
+        end_threads(hands.chain(ahead).collect());
     }
 }
 
-/// Waits for a thread that was told to end. One that hangs on a slow network is left alone after a
-/// while: it ends with this process, at the latest.
-fn end_thread(thread: JoinHandle<()>) {
+/// Waits for threads that were told to end. Those that hang, on a slow network or a worker that
+/// somebody stopped, are left alone after a while: they and their workers end with this process.
+fn end_threads(threads: Vec<JoinHandle<()>>) {
     let start = Instant::now();
-    while !thread.is_finished() && start.elapsed() < LONGEST_FAREWELL {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    if thread.is_finished() {
-        // What a panic had to say was said by the thread.
-        let _ = thread.join();
+    for thread in threads {
+        while !thread.is_finished() && start.elapsed() < LONGEST_FAREWELL {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if thread.is_finished() {
+            // What a panic had to say was said by the thread.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -12,16 +12,16 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use crossbeam::channel::{Sender, unbounded};
 
-use super::end_thread;
 use crate::dataset::Dataset;
 
 /// Windows that are remembered, so that none is asked for twice.
 const WINDOWS: usize = 64;
 
-/// The thread that looks ahead. It is told which positions are reached.
+/// The thread that looks ahead. It is told which positions are reached, and ends when nobody can
+/// tell it more.
 pub struct ReadAhead {
-    reached: Option<Sender<Range<u64>>>,
-    thread: Option<JoinHandle<()>>,
+    reached: Sender<Range<u64>>,
+    pub thread: JoinHandle<()>,
 }
 
 impl ReadAhead {
@@ -45,21 +45,13 @@ impl ReadAhead {
                 }
             })
             .context("cannot start a thread for reading ahead")?;
-        Ok(Self { reached: Some(reached), thread: Some(thread) })
+        Ok(Self { reached, thread })
     }
 
     /// Says that `positions` are asked for now.
     pub fn reach(&self, positions: Range<u64>) {
-        if let Some(reached) = &self.reached {
-            let _ = reached.send(positions);
-        }
-    }
-}
-
-impl Drop for ReadAhead {
-    fn drop(&mut self) {
-        self.reached = None;
-        self.thread.take().into_iter().for_each(end_thread);
+        // Without a listener nothing is read ahead, and workers read by themselves.
+        let _ = self.reached.send(positions);
     }
 }
 
