@@ -106,8 +106,7 @@ impl IndexCache {
         if let Some((head, index)) = self.found(shard, stamp) {
             return Ok(CachedIndex { head, index, reused: true });
         }
-        let reader =
-            self.sources.open(shard).with_context(|| format!("{shard}: cannot be read"))?;
+        let reader = self.sources.open(shard)?;
         let index = Arc::new(ShardIndex::scan(reader, stamp.size, shard)?);
         let (head, file) = encode(&index, stamp);
         let mut errors = Vec::new();

@@ -330,6 +330,33 @@ fn workers_that_cannot_work_end_the_run_with_a_reason() {
     assert!(format!("{error:#}").contains("/nowhere/distill-worker"), "{error:#}");
 }
 
+/// A picture that crashes its worker takes nobody else with it: the blame falls on it alone, however
+/// many jobs and replies were on their way.
+#[test]
+fn only_the_picture_that_crashes_the_worker_counts_as_bad() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tar(&folder.path().join("a.tar"), &[("a.jpg", jpeg(1)), ("b.jpg", jpeg(2))]);
+    let mut config = config(&[&folder.path().join("a.tar")]);
+    (config.batch_size, config.max_failed_share, config.workers) = (16, 1.0, 1);
+    let python = std::env::var("DISTILL_TEST_PYTHON").expect("scripts/test sets it");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/crashing_worker.py");
+    let (program, log) = (folder.path().join("worker"), folder.path().join("log"));
+    let command = format!("exec '{python}' '{}' '{}'", script.display(), log.display());
+    fs::write(&program, format!("#!/bin/sh\n{command}\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let dataset = Arc::new(open(&config, 0).unwrap());
+    let batch = std::iter::once(0..16);
+    let mut loader = Loader::start(dataset, &config, &program, batch).unwrap();
+    assert_eq!(loader.next_batch().unwrap().unwrap().labels.len(), 16);
+    let mut jobs = std::collections::BTreeMap::<u64, std::collections::HashSet<String>>::new();
+    for line in fs::read_to_string(log).unwrap().lines() {
+        let (position, job) = line.split_once(' ').unwrap();
+        jobs.entry(position.parse().unwrap()).or_default().insert(job.to_string());
+    }
+    let pictures: Vec<usize> = jobs.values().map(|jobs| jobs.len()).collect();
+    assert_eq!(pictures, [1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "pictures tried");
+}
+
 /// The worker program loads no libtorch: it starts at once and takes little memory.
 #[test]
 fn the_worker_does_not_load_libtorch() {

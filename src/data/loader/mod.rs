@@ -241,7 +241,7 @@ impl Loader {
             let samples = positions.end.saturating_sub(positions.start) as usize;
             ensure!(samples <= self.most_samples, "{samples} samples are more than a batch");
             if let Some(ahead) = &self.read_ahead {
-                ahead.reach(positions.clone());
+                ahead.reach(positions.start);
             }
             let batch = self.first_pending + self.pending.len() as u64;
             for (place, position) in positions.clone().enumerate() {

@@ -20,7 +20,7 @@ const WINDOWS: usize = 64;
 /// The thread that looks ahead. It is told which positions are reached, and ends when nobody can
 /// tell it more.
 pub struct ReadAhead {
-    reached: Sender<Range<u64>>,
+    reached: Sender<u64>,
     pub thread: JoinHandle<()>,
 }
 
@@ -30,15 +30,15 @@ impl ReadAhead {
     /// # Errors
     /// It cannot be started.
     pub fn start(dataset: Arc<Dataset>) -> Result<Self> {
-        let (reached, positions) = unbounded::<Range<u64>>();
+        let (reached, positions) = unbounded::<u64>();
         let thread = std::thread::Builder::new()
             .name("read-ahead".into())
             .spawn(move || {
                 let mut ahead = Ahead { dataset, windows: VecDeque::new() };
                 // Only the newest matters; workers read by themselves what comes too late here.
-                while let Ok(range) = positions.recv() {
-                    let newest = positions.try_iter().last().unwrap_or(range);
-                    if let Err(error) = ahead.reach(newest.start) {
+                while let Ok(position) = positions.recv() {
+                    let newest = positions.try_iter().last().unwrap_or(position);
+                    if let Err(error) = ahead.reach(newest) {
                         // Whoever needs these samples meets the same error, and reports it.
                         tracing::debug!("reading ahead: {error:#}");
                     }
@@ -48,10 +48,10 @@ impl ReadAhead {
         Ok(Self { reached, thread })
     }
 
-    /// Says that `positions` are asked for now.
-    pub fn reach(&self, positions: Range<u64>) {
+    /// Says that the samples from `position` on are asked for now.
+    pub fn reach(&self, position: u64) {
         // Without a listener nothing is read ahead, and workers read by themselves.
-        let _ = self.reached.send(positions);
+        let _ = self.reached.send(position);
     }
 }
 

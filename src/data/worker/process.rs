@@ -94,7 +94,11 @@ impl WorkerProcess {
             let death = match self.wait_for_reply() {
                 Ok(reply) => {
                     self.in_hand.pop_front();
-                    (self.crashes, self.kills) = (0, 0);
+                    if self.crashes > 0 {
+                        self.crashes = 0;
+                        self.send_again()?;
+                    }
+                    self.kills = 0;
                     return Ok(reply);
                 }
                 Err(death) => death,
@@ -151,6 +155,18 @@ impl WorkerProcess {
     fn replace(&mut self) -> Result<()> {
         tracing::debug!("a decoding worker died and is replaced");
         self.running = Running::start(&self.program, &self.setup, &self.memory)?;
+        if self.crashes == 0 {
+            return self.send_again();
+        }
+        // Replies travel several at a time, so the picture at fault may be another one than the
+        // oldest without a reply. Alone, that one gets the blame only for what is its own.
+        self.in_hand.front().map_or(Ok(()), |oldest| add(&mut self.outgoing, oldest))?;
+        self.send();
+        Ok(())
+    }
+
+    /// Sends all jobs in hand to a worker that has none of them.
+    fn send_again(&mut self) -> Result<()> {
         for job in &self.in_hand {
             add(&mut self.outgoing, job)?;
         }

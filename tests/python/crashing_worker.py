@@ -1,0 +1,50 @@
+"""Stands in for the decoding worker: does every job but the first one it sees at position 5, over which
+it crashes each time. Writes all jobs to the file that is its argument: position and message.
+
+As the real worker, it sends replies together when no further job is waiting.
+"""
+
+import os
+import signal
+import socket
+import sys
+
+sock = socket.socket(fileno=0)
+socket.recv_fds(sock, 1, 1)  # the shared memory
+buffered = b""
+
+
+def numbers(frame):
+    """Slot and position of a job: the varints that a frame begins with."""
+    found, value, shift = [], 0, 0
+    for byte in frame:
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            found.append(value)
+            value = shift = 0
+    return found[:2]
+
+
+log = open(sys.argv[1], "a+")
+replies, setup = b"", True
+while True:
+    while len(buffered) < 4 or len(buffered) < 4 + int.from_bytes(buffered[:4], "little"):
+        sock.sendall(replies)
+        replies = b""
+        received = sock.recv(1 << 16)
+        if not received:
+            raise SystemExit
+        buffered += received
+    end = 4 + int.from_bytes(buffered[:4], "little")
+    frame, buffered = buffered[4:end], buffered[end:]
+    if setup:
+        setup = False
+        continue
+    position = numbers(frame)[1]
+    print(position, frame.hex(), file=log, flush=True)
+    log.seek(0)
+    first = next(line for line in log if line.startswith(f"{position} "))
+    if position == 5 and first.split()[1] == frame.hex():
+        os.kill(os.getpid(), signal.SIGSEGV)
+    replies += b"\1\0\0\0\0"  # a frame of one byte: done
