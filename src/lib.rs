@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod dist;
 pub mod model;
 pub mod native;
 pub mod objective;
