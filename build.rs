@@ -12,14 +12,12 @@ fn main() {
 }
 
 fn compile_shim(lib: &Path) {
-    println!("cargo:rerun-if-changed=src/native/shim.cpp");
-    println!("cargo:rerun-if-changed=src/native/shim.h");
-    println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
+    println!("cargo:rerun-if-changed=src/native");
     // As torch-sys has it: LIBTORCH_INCLUDE is the folder that holds `include`.
-    let include = std::env::var_os("LIBTORCH_INCLUDE")
-        .map_or_else(|| lib.with_file_name("include"), |root| PathBuf::from(root).join("include"));
-    cc::Build::new()
-        .cpp(true)
+    let include = variable("LIBTORCH_INCLUDE")
+        .map_or_else(|| lib.with_file_name("include"), |root| root.join("include"));
+    let mut shim = cc::Build::new();
+    shim.cpp(true)
         .std("c++17")
         .warnings(false)
         .debug(false)
@@ -27,8 +25,49 @@ fn compile_shim(lib: &Path) {
         .opt_level(1)
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
+        .define("USE_DISTRIBUTED", None)
+        .define("USE_C10D_GLOO", None)
         .file("src/native/shim.cpp")
-        .compile("distill_shim");
+        .file("src/native/c10d.cpp");
+    if let Some(headers) = nccl_headers(lib) {
+        shim.includes(headers);
+        shim.define("USE_C10D_NCCL", None);
+    }
+    shim.compile("distill_shim");
+}
+
+/// Folders with the headers that NCCL's process group needs. None where libtorch has no CUDA half,
+/// or where they are missing, which is warned about: such a build trains on one GPU, or on CPUs.
+fn nccl_headers(lib: &Path) -> Option<Vec<PathBuf>> {
+    let own = variable("DISTILL_CUDA_HEADERS");
+    if !lib.join("libtorch_cuda.so").exists() {
+        return None;
+    }
+    // torch's wheel lies beside those of NVIDIA that it came with: site-packages/{torch,nvidia}.
+    let packages = lib.parent().and_then(Path::parent)?.join("nvidia");
+    let folders: Vec<PathBuf> = own
+        .into_iter()
+        .flat_map(|root| [root.join("nvidia/cu13/include"), root])
+        .chain(["nccl/include", "cu13/include"].map(|folder| packages.join(folder)))
+        .chain([PathBuf::from("/usr/local/cuda/include")])
+        .filter(|folder| folder.is_dir())
+        .collect();
+    // The last two are in packages that torch does not bring: nvidia-cuda-crt, nvidia-cuda-cccl.
+    for header in ["nccl.h", "cuda_runtime_api.h", "crt/host_defines.h", "nv/target"] {
+        if !folders.iter().any(|folder| folder.join(header).exists()) {
+            println!(
+                "cargo:warning=built without NCCL, for one GPU only: the header {header} is \
+                 missing; scripts/distill brings it, or name its folder in DISTILL_CUDA_HEADERS"
+            );
+            return None;
+        }
+    }
+    Some(folders)
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    println!("cargo:rerun-if-env-changed={name}");
+    std::env::var_os(name).map(PathBuf::from)
 }
 
 fn link_libtorch(lib: &Path) {

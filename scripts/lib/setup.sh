@@ -11,12 +11,15 @@ cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/distill
 target=${CARGO_TARGET_DIR:-$root/target}
 torch_version=2.11.0
 torch=$cache/torch-$torch_version
+cuda_version=13.0
+cuda_headers=$cache/cuda-headers-$cuda_version
 
 # shellcheck source-path=SCRIPTDIR
 source "$root/scripts/lib/dependencies.sh"
 
-# Debian packages that the build needs, each with programs that come with it.
-build_packages=('g++ cc c++')
+# Debian packages that the build needs, each with programs or files that come with it. libtorch has
+# Gloo inside, but not its headers.
+build_packages=('g++ cc c++' 'libgloo-dev /usr/include/gloo/config.h')
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -53,7 +56,7 @@ ensure_build_packages() {
     for entry in "${build_packages[@]}"; do
         read -r package programs <<<"$entry"
         for program in $programs; do
-            if ! command -v "$program" >/dev/null; then
+            if ! command -v "$program" >/dev/null && [ ! -e "$program" ]; then
                 missing+=("$package")
                 break
             fi
@@ -140,11 +143,25 @@ ensure_libtorch() {
     fi
 }
 
+install_cuda_headers() {
+    say "installing headers of CUDA $cuda_version to $cuda_headers (for NCCL)"
+    pip_install "$1" --no-deps "nvidia-cuda-crt==$cuda_version.*" "nvidia-cuda-cccl==$cuda_version.*"
+}
+
+# The headers that NCCL's process group needs beside those that come with torch.
+ensure_cuda_headers() {
+    if [ -z "${DISTILL_CUDA_HEADERS:-}" ]; then
+        install_once "$cuda_headers" install_cuda_headers
+        export DISTILL_CUDA_HEADERS=$cuda_headers
+    fi
+}
+
 # Everything that cargo needs.
 ensure_build() {
     ensure_build_packages
     ensure_cargo
     ensure_libtorch
+    ensure_cuda_headers
     take_dependencies
 }
 

@@ -34,6 +34,8 @@ pub struct Config {
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
     #[serde(default)]
+    pub distributed: DistributedConfig,
+    #[serde(default)]
     pub log: LogConfig,
     #[serde(default)]
     pub export: ExportConfig,
@@ -59,6 +61,7 @@ impl Config {
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig { epochs: 1.0, warmup_epochs: 0.0, steps_per_epoch: None },
             checkpoint: CheckpointConfig::default(),
+            distributed: DistributedConfig::default(),
             log: LogConfig::default(),
             export: ExportConfig::default(),
         }
@@ -255,6 +258,34 @@ pub struct CheckpointConfig {
 impl Default for CheckpointConfig {
     fn default() -> Self {
         Self { every: checkpoint_every(), keep: checkpoint_keep() }
+    }
+}
+
+/// How the processes of a run work together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistributedConfig {
+    /// Gradients are sent in buckets of this many 2²⁰ bytes, the first one at most 1.
+    pub bucket_megabytes: f64,
+    /// Number format in which gradients travel.
+    pub gradient_precision: Precision,
+    /// A process that gives no sign of life for this long is held for dead, and the run ends.
+    pub timeout_seconds: f64,
+    /// Steps between comparisons of all processes' weights; 0 never compares.
+    pub check_every: u64,
+    /// Divide optimizer state among the processes (ZeRO stage 1).
+    pub shard_optimizer: bool,
+}
+
+impl Default for DistributedConfig {
+    fn default() -> Self {
+        Self {
+            bucket_megabytes: 25.0,
+            gradient_precision: Precision::Fp32,
+            timeout_seconds: 600.0,
+            check_every: 100,
+            shard_optimizer: false,
+        }
     }
 }
 

@@ -22,6 +22,15 @@ pub struct RankBatches {
 }
 
 impl RankBatches {
+    /// Batches of this process in every step.
+    ///
+    /// # Panics
+    /// If the batch size is 0.
+    pub fn per_step(&self) -> u64 {
+        let share = |rank: u64| self.global_batch * rank / self.world_size;
+        (share(self.rank + 1) - share(self.rank)).div_ceil(self.batch)
+    }
+
     /// The batches, in order.
     ///
     /// # Panics
@@ -63,6 +72,8 @@ mod tests {
                     let batches = RankBatches {
                         positions: positions.clone(), global_batch, batch, rank, world_size
                     };
+                    let count = batches.ranges().count() as u64;
+                    prop_assert_eq!(count, 3 * batches.per_step());
                     for range in batches.ranges() {
                         prop_assert!(!range.is_empty() && range.end - range.start <= batch);
                         seen.extend(range.map(|position| (position, order.sample_at(position))));

@@ -25,3 +25,21 @@ pub struct Rendezvous {
     /// How often the launcher started the processes anew; notes of an earlier attempt mean nothing.
     pub attempt: u32,
 }
+
+impl Place {
+    /// The place of a process that no launcher started.
+    pub fn alone() -> Self {
+        Self {
+            rank: 0,
+            world_size: 1,
+            local_rank: 0,
+            local_world_size: 1,
+            rendezvous: Rendezvous {
+                host: "127.0.0.1".into(),
+                port: 0,
+                hosted_by_launcher: false,
+                attempt: 0,
+            },
+        }
+    }
+}

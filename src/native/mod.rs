@@ -3,6 +3,7 @@
 //! C++ exceptions arrive as [`anyhow::Error`] with libtorch's message; [`guard`] does the same
 //! for the panics of `tch`'s infallible methods.
 
+pub mod c10d;
 mod guard;
 mod mapped_file;
 mod memory;

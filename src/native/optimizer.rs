@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use anyhow::Result;
 use tch::Tensor;
 
-use super::shim::{Handle, check};
+use super::shim::{Handle, check, handles};
 
 unsafe extern "C" {
     fn distill_fused_adamw(
@@ -41,10 +41,6 @@ pub struct AdamWStep {
     pub betas: [f64; 2],
     pub eps: f64,
     pub weight_decay: f64,
-}
-
-fn handles(tensors: &[Tensor]) -> Vec<Handle> {
-    tensors.iter().map(|tensor| tensor.as_ptr().cast_mut().cast()).collect()
 }
 
 /// Updates `parameters` in place: decoupled weight decay, then Adam (Loshchilov & Hutter, 2019).

@@ -1,46 +1,16 @@
-#include "shim.h"
+#include "guarded.h"
 
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
-#include <c10/core/GradMode.h>
-#include <c10/util/Exception.h>
 
 #include <cstdlib>
-#include <cstring>
-#include <exception>
-#include <vector>
 
-namespace {
-
-std::vector<at::Tensor> list(const distill_tensor *tensors, size_t count) {
-  std::vector<at::Tensor> out;
-  out.reserve(count);
-  for (size_t i = 0; i < count; ++i)
-    out.push_back(*static_cast<const at::Tensor *>(tensors[i]));
-  return out;
-}
-
-// Runs `body`; an exception becomes its message without the C++ stack.
-template <typename Body> char *guarded(Body body) {
-  try {
-    c10::AutoGradMode without_gradients(false);
-    body();
-    return nullptr;
-  } catch (const c10::Error &error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception &error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception of unknown type");
-  }
-}
-
-} // namespace
+using distill::guarded;
+using distill::list;
 
 void distill_free_message(char *message) { std::free(message); }
 

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char, c_void};
 
 use anyhow::{Result, anyhow};
+use tch::Tensor;
 
 /// A tensor's address in libtorch.
 pub type Handle = *mut c_void;
@@ -23,4 +24,18 @@ pub fn check(message: *mut c_char) -> Result<()> {
         text
     };
     Err(anyhow!(super::guard::first_line(&text)))
+}
+
+/// Frees bytes that the shim allocated.
+///
+/// # Safety
+/// `bytes` is null or from the shim's malloc, and not used afterwards.
+pub unsafe fn free_message(bytes: *mut c_char) {
+    // SAFETY: as the caller promises.
+    unsafe { distill_free_message(bytes) }
+}
+
+/// The addresses of `tensors`, as the shim takes lists.
+pub fn handles(tensors: &[Tensor]) -> Vec<Handle> {
+    tensors.iter().map(|tensor| tensor.as_ptr().cast_mut().cast()).collect()
 }

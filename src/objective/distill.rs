@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::{Losses, MicroBatch, Objective, Trainee, feature_losses};
+use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
 use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
 use crate::model::{
     Mask, Parameters, Projector, Storage, Vit, VitInput, drop_path_scales, gather_tokens, patchify,
@@ -159,16 +159,24 @@ impl Objective for Distillation {
         &self.trainees
     }
 
-    fn accumulate(&self, batch: &MicroBatch, scale: f64) -> Result<Vec<Losses>> {
+    fn accumulate(
+        &self,
+        batch: &MicroBatch,
+        scale: f64,
+        passes: &mut dyn Passes,
+    ) -> Result<Vec<Losses>> {
         guard(|| {
             let masks = self.students.iter().map(|student| student.draw(self.seed, batch));
-            Ok(self.accumulate_masked(&batch.images, masks.collect(), scale))
+            self.accumulate_masked(&batch.images, masks.collect(), scale, passes)
         })
     }
 }
 
 impl Distillation {
     /// [`Objective::accumulate`] with given masks `[B, K]` and drop path factors.
+    ///
+    /// # Errors
+    /// Those of `passes`.
     ///
     /// # Panics
     /// Where libtorch fails.
@@ -177,21 +185,26 @@ impl Distillation {
         images: &Tensor,
         draws: Vec<(Option<Tensor>, Option<Tensor>)>,
         scale: f64,
-    ) -> Vec<Losses> {
+        passes: &mut dyn Passes,
+    ) -> Result<Vec<Losses>> {
         let patch = self.teacher.vit.size().patch_size as i64;
         let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
         let (rows, columns) = (height / patch, width / patch);
         let patches = patchify(images, patch);
         let whole = VitInput::whole(patches.shallow_clone(), rows, columns);
         let targets = self.teacher.tokens(&whole, self.compute);
-        let step = |(student, (keep, drop_path)): (&Student, (Option<Tensor>, Option<Tensor>))| {
+        let students = self.students.iter().zip(draws).enumerate();
+        let mut losses = Vec::new();
+        for (index, (student, (keep, drop_path))) in students {
+            passes.before_forward(index)?;
             let patches = patches.shallow_clone();
             let input = VitInput { patches, rows, columns, keep, drop_path };
             let tokens = student.tokens(&input, self.compute);
-            let losses = self.compare(&tokens, &targets, input.keep.as_ref());
-            (&losses.total * scale).backward();
-            losses.detach()
-        };
-        self.students.iter().zip(draws).map(step).collect()
+            let student_losses = self.compare(&tokens, &targets, input.keep.as_ref());
+            passes.before_backward(index)?;
+            (&student_losses.total * scale).backward();
+            losses.push(student_losses.detach());
+        }
+        Ok(losses)
     }
 }

@@ -34,11 +34,43 @@ pub trait Objective {
     /// The models, in a fixed order.
     fn trainees(&self) -> &[Trainee];
 
-    /// Adds `scale` times each trainee's gradient on `batch` to its parameters' gradients.
+    /// Adds `scale` times each trainee's gradient on `batch` to its parameters' gradients, telling
+    /// `passes` of each pass before it begins.
     ///
     /// Returns each trainee's losses (not scaled), still on the device.
     ///
     /// # Errors
-    /// What libtorch reports, out of memory above all.
-    fn accumulate(&self, batch: &MicroBatch, scale: f64) -> Result<Vec<Losses>>;
+    /// What libtorch reports, out of memory above all; and the errors of `passes`.
+    fn accumulate(
+        &self,
+        batch: &MicroBatch,
+        scale: f64,
+        passes: &mut dyn Passes,
+    ) -> Result<Vec<Losses>>;
+}
+
+/// Who must know when a trainee's weights are used and when its gradients come.
+pub trait Passes {
+    /// The trainee of this place is about to run forward.
+    ///
+    /// # Errors
+    /// Its weights are not to be had.
+    fn before_forward(&mut self, trainee: usize) -> Result<()>;
+
+    /// Its backward pass is about to begin.
+    ///
+    /// # Errors
+    /// Its gradients cannot be taken.
+    fn before_backward(&mut self, trainee: usize) -> Result<()>;
+}
+
+/// Nobody.
+impl Passes for () {
+    fn before_forward(&mut self, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn before_backward(&mut self, _: usize) -> Result<()> {
+        Ok(())
+    }
 }

@@ -122,7 +122,7 @@ pub fn train(
                 }
             }
             let batch = feed.next_batch()?;
-            losses.push(objective.accumulate(&batch, 1.0 / accumulation as f64)?);
+            losses.push(objective.accumulate(&batch, 1.0 / accumulation as f64, &mut ())?);
         }
         let norms = state.optimizers.iter().map(AdamW::gradient_norm).collect::<Result<_>>()?;
         let students = read(&names, &losses, norms, config)?;
@@ -142,6 +142,7 @@ pub fn train(
             images_seen: state.position,
             images_per_second: global_batch as f64 / since_step.seconds(),
             data_wait_seconds: waited,
+            exchange_wait_seconds: None,
             step_seconds: since_step.seconds(),
             students: students.metrics,
             peak_memory_bytes: feed.peak_memory(),

@@ -181,7 +181,7 @@ impl Replay {
         });
         let images = &self.batch[&format!("images.{micro}")];
         let scale = 1.0 / self.case.accum_iter as f64;
-        self.objective.accumulate_masked(images, masks.collect(), scale)
+        self.objective.accumulate_masked(images, masks.collect(), scale, &mut ()).unwrap()
     }
 
     #[track_caller]

@@ -4,6 +4,7 @@ mod config;
 mod crops;
 mod data;
 mod data_cli;
+mod dist;
 mod golden;
 mod hostile;
 mod peer;

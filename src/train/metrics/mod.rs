@@ -27,6 +27,11 @@ pub struct StepMetrics {
     pub images_per_second: f64,
     /// Mean part of a step spent waiting for pictures since the previous record, in seconds.
     pub data_wait_seconds: f64,
+    /// Mean part of a step that this process waited for gradients after its last backward pass, since
+    /// the previous record, in seconds; on a GPU the part that the host waits. Left out of a run of
+    /// one process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchange_wait_seconds: Option<f64>,
     /// Mean wall time of a step, waiting included, since the previous record, in seconds.
     pub step_seconds: f64,
     /// In the configuration's order.

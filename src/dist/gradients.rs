@@ -1,0 +1,181 @@
+//! How the gradients of one model become the sum over all processes.
+//!
+//! The sum, not the mean: a process scales its loss by its share of the global batch, so that shares
+//! may differ by a picture and the result does not depend on how many processes there are.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tch::Tensor;
+
+use super::Team;
+use crate::native::c10d::{ExchangeOptions, ExchangeStatistics, Reducer, Work};
+use crate::native::guard;
+
+const TURN: Duration = Duration::from_millis(100);
+
+/// Consecutive numbers of one parameter whose optimizer state this process holds.
+pub struct Share {
+    /// Index of the parameter.
+    pub parameter: usize,
+    /// Its numbers, in the flattened tensor.
+    pub range: Range<i64>,
+    /// A view of these numbers.
+    pub weights: Tensor,
+    /// All processes hold it: too few numbers to be divided.
+    pub common: bool,
+}
+
+/// The weights of the parameters whose gradients travel together, in one piece of memory.
+struct FlatWeights {
+    /// 1-D, all parameters of the bucket one after the other.
+    weights: Tensor,
+    /// Numbers of each process; what is left over after all of them is everybody's.
+    share: i64,
+}
+
+/// Exchanges the gradients of one model with the other processes during its backward pass.
+///
+/// With `shard`, a process gets only its share of the sums, updates these weights, and hands them
+/// round (ZeRO stage 1, Rajbhandari et al., 2020): optimizer state is then divided by the number of
+/// processes, and as many bytes travel as in an all-reduce.
+pub struct GradientExchange {
+    reducer: Option<Reducer>,
+    flat: Vec<FlatWeights>,
+    gathering: Vec<Work>,
+}
+
+impl GradientExchange {
+    /// # Errors
+    /// libtorch's message.
+    pub fn new(team: &Team, parameters: &[Tensor], options: ExchangeOptions) -> Result<Self> {
+        let Some(group) = team.group() else {
+            return Ok(Self { reducer: None, flat: Vec::new(), gathering: Vec::new() });
+        };
+        let reducer = Reducer::new(group, parameters, options)?;
+        Ok(Self { reducer: Some(reducer), flat: Vec::new(), gathering: Vec::new() })
+    }
+
+    /// Says that the next backward pass is the step's last: its gradients travel as they come.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn expect(&self) -> Result<()> {
+        self.reducer.as_ref().map_or(Ok(()), Reducer::expect)
+    }
+
+    /// Waits for the gradients, and says for how long.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn finish(&self, team: &Team) -> Result<Duration> {
+        let Some(reducer) = &self.reducer else { return Ok(Duration::ZERO) };
+        let begun = Instant::now();
+        team.until(|| reducer.is_done_within(TURN))?;
+        Ok(begun.elapsed())
+    }
+
+    /// What was sent since the beginning; nothing alone.
+    pub fn statistics(&self) -> ExchangeStatistics {
+        self.reducer.as_ref().map_or_else(ExchangeStatistics::default, Reducer::statistics)
+    }
+
+    /// Divides `parameters`, those given to [`Self::new`], among the processes, and gives this
+    /// one's shares. The parameters keep their values, and from here on lie bucket by bucket in
+    /// memory.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn divide(&mut self, team: &Team, parameters: &[Tensor]) -> Result<Option<Vec<Share>>> {
+        let Some(reducer) = &self.reducer else { return Ok(None) };
+        let (rank, size) = (team.rank() as i64, team.world_size() as i64);
+        let mut buckets: Vec<Vec<usize>> = Vec::new();
+        let layout = reducer.layout()?;
+        for place in &layout {
+            buckets.resize(buckets.len().max(place.bucket + 1), Vec::new());
+        }
+        for (parameter, place) in layout.iter().enumerate() {
+            let members = &mut buckets[place.bucket];
+            members.resize(members.len().max(place.position + 1), 0);
+            members[place.position] = parameter;
+        }
+        let mut shares = Vec::new();
+        for members in &buckets {
+            let flat = flatten(members, parameters)?;
+            let share = flat.size()[0] / size;
+            let common = share * size..flat.size()[0];
+            let own = share * rank..share * (rank + 1);
+            for (range, common) in [(own, false), (common, true)] {
+                shares.extend(pieces(members, parameters, &flat, &range, common)?);
+            }
+            self.flat.push(FlatWeights { weights: flat, share });
+        }
+        Ok(Some(shares))
+    }
+
+    /// Begins to hand the updated shares round.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn begin_gathering(&mut self, team: &Team) -> Result<()> {
+        let Some(group) = team.group() else { return Ok(()) };
+        for FlatWeights { weights, share } in self.flat.iter().filter(|flat| flat.share > 0) {
+            let (whole, own) = guard(|| {
+                let whole = weights.narrow(0, 0, share * team.world_size() as i64);
+                let own = whole.narrow(0, share * team.rank() as i64, *share);
+                Ok((whole, own))
+            })?;
+            self.gathering.push(group.all_gather(&whole, &own)?);
+        }
+        Ok(())
+    }
+
+    /// Waits until all shares of the others have arrived.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn finish_gathering(&mut self, team: &Team) -> Result<()> {
+        for work in self.gathering.drain(..) {
+            team.until(|| work.is_done_within(TURN))?;
+        }
+        Ok(())
+    }
+}
+
+/// Moves parameters into one piece of memory, in this order.
+fn flatten(members: &[usize], parameters: &[Tensor]) -> Result<Tensor> {
+    guard(|| {
+        let members = || members.iter().map(|&index| &parameters[index]);
+        let flat = Tensor::cat(&members().map(|p| p.detach().reshape([-1])).collect::<Vec<_>>(), 0);
+        let mut start = 0;
+        for parameter in members() {
+            let length = parameter.numel() as i64;
+            let view = flat.narrow(0, start, length).view(parameter.size().as_slice());
+            parameter.shallow_clone().set_data(&view);
+            start += length;
+        }
+        Ok(flat)
+    })
+}
+
+/// The parts of the parameters that lie in `range` of the bucket.
+fn pieces(
+    members: &[usize],
+    parameters: &[Tensor],
+    flat: &Tensor,
+    range: &Range<i64>,
+    common: bool,
+) -> Result<Vec<Share>> {
+    let (mut shares, mut start) = (Vec::new(), 0);
+    for &parameter in members {
+        let end = start + parameters[parameter].numel() as i64;
+        let (from, to) = (range.start.max(start), range.end.min(end));
+        if from < to {
+            let weights = guard(|| Ok(flat.narrow(0, from, to - from)))?;
+            shares.push(Share { parameter, range: from - start..to - start, weights, common });
+        }
+        start = end;
+    }
+    Ok(shares)
+}

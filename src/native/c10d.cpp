@@ -1,0 +1,367 @@
+#include "c10d.h"
+#include "guarded.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#ifdef USE_C10D_NCCL
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <numeric>
+#include <optional>
+#include <string>
+
+using c10::intrusive_ptr;
+using distill::guarded;
+using std::chrono::milliseconds;
+
+namespace {
+
+using Store = intrusive_ptr<c10d::Store>;
+using Work = intrusive_ptr<c10d::Work>;
+
+struct Group {
+  intrusive_ptr<c10d::ProcessGroup> processes;
+  intrusive_ptr<c10d::Backend> backend;
+};
+
+Store &store_of(distill_store store) { return *static_cast<Store *>(store); }
+Group &group_of(distill_group group) { return *static_cast<Group *>(group); }
+at::Tensor tensor_of(distill_tensor tensor) { return *static_cast<const at::Tensor *>(tensor); }
+
+// NCCL's work is ordered on the GPU: waiting for it never blocks the host. Gloo's is done by other
+// threads of the CPU, and waited for in short turns, so that the caller can look around in between.
+bool wait_for(const Work &work, milliseconds patience, bool on_gpu) {
+  if (!on_gpu && !work->isCompleted()) {
+    try {
+      work->wait(patience);
+    } catch (...) {
+      if (!work->isCompleted())
+        return false;
+      throw;
+    }
+  }
+  work->wait();
+  return true;
+}
+
+// A collective under way, and where its result goes if it travels in another number format.
+struct Flight {
+  Work work;
+  at::Tensor bucket;
+  std::optional<at::Tensor> wire;
+};
+
+// Sends each bucket when it is full, and lets the backward pass go on: the Reducer gets a finished
+// future, and who needs the gradients waits for the flights. So the last buckets of one model
+// travel while the next model computes, where DistributedDataParallel waits at the end of each
+// backward pass.
+class Exchange : public c10d::CommHookInterface {
+public:
+  Exchange(intrusive_ptr<c10d::Backend> backend, bool bfloat16, bool scatter)
+      : backend_(std::move(backend)), bfloat16_(bfloat16), scatter_(scatter) {}
+
+  intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket &bucket) override {
+    at::AutoDispatchBelowADInplaceOrView outside_of_the_graph;
+    at::Tensor buffer = bucket.getBufferRef();
+    std::optional<at::Tensor> wire;
+    if (bfloat16_)
+      wire = buffer.to(at::kBFloat16);
+    send(buffer, wire);
+    ++sent;
+    early += !bucket.isLast();
+    std::vector<c10::Device> devices;
+    if (buffer.is_cuda())
+      devices.push_back(buffer.device());
+    auto future =
+        c10::make_intrusive<c10::ivalue::Future>(c10::TensorType::get(), std::move(devices));
+    future->markCompleted(c10::IValue(buffer));
+    return future;
+  }
+
+  at::Tensor parseHookResult(const c10::IValue &result) override { return result.toTensor(); }
+
+  bool wait(milliseconds patience) {
+    const auto end = std::chrono::steady_clock::now() + patience;
+    while (!flights_.empty()) {
+      auto &flight = flights_.front();
+      const auto left = std::chrono::duration_cast<milliseconds>(
+          end - std::chrono::steady_clock::now());
+      if (!wait_for(flight.work, std::max(left, milliseconds(1)), flight.bucket.is_cuda()))
+        return false;
+      if (flight.wire)
+        flight.bucket.copy_(*flight.wire);
+      flights_.erase(flights_.begin());
+    }
+    return true;
+  }
+
+  uint64_t sent = 0, early = 0, bytes = 0;
+
+private:
+  void send(const at::Tensor &buffer, const std::optional<at::Tensor> &wire) {
+    const int64_t size = backend_->getSize(), share = scatter_ ? buffer.numel() / size : 0;
+    const auto part = [&](int64_t start, int64_t length) {
+      return std::make_pair(buffer.narrow(0, start, length),
+                            wire ? std::optional(wire->narrow(0, start, length)) : std::nullopt);
+    };
+    if (share > 0) {
+      auto [mine, mine_on_wire] = part(share * backend_->getRank(), share);
+      at::Tensor output = mine_on_wire.value_or(mine);
+      at::Tensor input = wire.value_or(buffer).narrow(0, 0, share * size);
+      flights_.push_back({backend_->_reduce_scatter_base(output, input), mine, mine_on_wire});
+    }
+    // What does not divide evenly, fewer numbers than processes, is everybody's.
+    if (const int64_t rest = buffer.numel() - share * size; rest > 0) {
+      auto [bucket, on_wire] = part(share * size, rest);
+      std::vector<at::Tensor> tensors{on_wire.value_or(bucket)};
+      flights_.push_back({backend_->allreduce(tensors), bucket, on_wire});
+    }
+    bytes += buffer.numel() * (wire ? 2 : buffer.element_size());
+  }
+
+  intrusive_ptr<c10d::Backend> backend_;
+  bool bfloat16_, scatter_;
+  std::vector<Flight> flights_;
+};
+
+struct Reducer {
+  std::vector<std::vector<size_t>> buckets;
+  Exchange *exchange; // owned by `engine`
+  std::unique_ptr<c10d::Reducer> engine;
+};
+
+Reducer &reducer_of(distill_reducer reducer) { return *static_cast<Reducer *>(reducer); }
+
+intrusive_ptr<c10d::Backend> over_gloo(const Store &store, int rank, int size, const char *address,
+                                  milliseconds timeout) {
+  auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+  // The variable that PyTorch's users know.
+  const char *interface = std::getenv("GLOO_SOCKET_IFNAME");
+  options->devices.push_back(
+      interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
+                : c10d::ProcessGroupGloo::createDeviceForHostname(address));
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
+}
+
+intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, milliseconds timeout) {
+#ifdef USE_C10D_NCCL
+  // A process that NCCL's watchdog ends dies with a C++ stack. Dead and hung ranks are this
+  // program's business (src/dist/pulse.rs), which ends with a message that names them.
+  setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
+  auto options = c10d::ProcessGroupNCCL::Options::create(/*is_high_priority_stream=*/true);
+  options->timeout = timeout;
+  return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
+#else
+  TORCH_CHECK(false, "this build has no NCCL: it was made with a libtorch without CUDA, or without "
+                     "NCCL's headers");
+#endif
+}
+
+} // namespace
+
+char *distill_store_open(const char *host, uint16_t port, bool serve, int64_t timeout_ms,
+                         distill_store *store, uint16_t *bound) {
+  return guarded([&] {
+    c10d::TCPStoreOptions options;
+    options.port = port;
+    options.isServer = serve;
+    options.waitWorkers = false;
+    options.timeout = milliseconds(timeout_ms);
+    auto opened = c10::make_intrusive<c10d::TCPStore>(host, options);
+    *bound = opened->getPort();
+    *store = new Store(std::move(opened));
+  });
+}
+
+char *distill_store_prefixed(distill_store store, const char *prefix, distill_store *prefixed) {
+  return guarded([&] {
+    *prefixed = new Store(c10::make_intrusive<c10d::PrefixStore>(prefix, store_of(store)));
+  });
+}
+
+char *distill_store_set(distill_store store, const char *key, const uint8_t *bytes,
+                        size_t length) {
+  return guarded([&] { store_of(store)->set(key, std::vector<uint8_t>(bytes, bytes + length)); });
+}
+
+char *distill_store_has(distill_store store, const char *key, bool *there) {
+  return guarded([&] { *there = store_of(store)->check({key}); });
+}
+
+char *distill_store_get(distill_store store, const char *key, char **bytes, size_t *length) {
+  return guarded([&] {
+    const auto value = store_of(store)->get(key);
+    *length = value.size();
+    *bytes = static_cast<char *>(std::malloc(value.size() + 1));
+    std::copy(value.begin(), value.end(), *bytes);
+  });
+}
+
+char *distill_store_delete(distill_store store, const char *key) {
+  return guarded([&] { store_of(store)->deleteKey(key); });
+}
+
+void distill_store_free(distill_store store) { delete static_cast<Store *>(store); }
+
+bool distill_has_nccl() {
+#ifdef USE_C10D_NCCL
+  return true;
+#else
+  return false;
+#endif
+}
+
+char *distill_group_create(distill_store store, int rank, int size, int64_t cuda,
+                           const char *address, int64_t timeout_ms, distill_group *group) {
+  return guarded([&] {
+    const auto &meeting = store_of(store);
+    const milliseconds timeout(timeout_ms);
+    auto processes = c10::make_intrusive<c10d::ProcessGroup>(meeting, rank, size);
+    intrusive_ptr<c10d::Backend> backend;
+    if (cuda < 0) {
+      backend = over_gloo(meeting, rank, size, address, timeout);
+      processes->setBackend(at::kCPU, c10d::ProcessGroup::BackendType::GLOO, backend);
+      processes->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
+    } else {
+      c10::impl::VirtualGuardImpl(at::kCUDA)
+          .setDevice(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda)));
+      backend = over_nccl(meeting, rank, size, timeout);
+      processes->setBackend(at::kCUDA, c10d::ProcessGroup::BackendType::NCCL, backend);
+      processes->setDefaultBackend(c10d::ProcessGroup::BackendType::NCCL);
+    }
+    *group = new Group{std::move(processes), std::move(backend)};
+  });
+}
+
+char *distill_group_all_reduce(distill_group group, distill_tensor tensor, bool max,
+                               distill_work *work) {
+  return guarded([&] {
+    std::vector<at::Tensor> tensors{tensor_of(tensor)};
+    c10d::AllreduceOptions options;
+    options.reduceOp = max ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM;
+    *work = new Work(group_of(group).backend->allreduce(tensors, options));
+  });
+}
+
+char *distill_group_broadcast(distill_group group, distill_tensor tensor, int root,
+                              distill_work *work) {
+  return guarded([&] {
+    std::vector<at::Tensor> tensors{tensor_of(tensor)};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    *work = new Work(group_of(group).backend->broadcast(tensors, options));
+  });
+}
+
+char *distill_group_all_gather(distill_group group, distill_tensor whole, distill_tensor part,
+                               distill_work *work) {
+  return guarded([&] {
+    auto output = tensor_of(whole), input = tensor_of(part);
+    *work = new Work(group_of(group).backend->_allgather_base(output, input));
+  });
+}
+
+void distill_group_free(distill_group group) { delete static_cast<Group *>(group); }
+
+char *distill_work_wait(distill_work work, int64_t timeout_ms, bool *done) {
+  return guarded([&] {
+    const auto &waited = *static_cast<Work *>(work);
+#ifdef USE_C10D_NCCL
+    const bool on_gpu = dynamic_cast<c10d::ProcessGroupNCCL::WorkNCCL *>(waited.get()) != nullptr;
+#else
+    const bool on_gpu = false;
+#endif
+    *done = wait_for(waited, milliseconds(timeout_ms), on_gpu);
+  });
+}
+
+void distill_work_free(distill_work work) { delete static_cast<Work *>(work); }
+
+char *distill_reducer_create(distill_group group, const distill_tensor *parameters, size_t count,
+                             size_t bucket_bytes, bool bfloat16, bool scatter,
+                             distill_reducer *reducer) {
+  return guarded([&] {
+    auto tensors = distill::list(parameters, count);
+    // Backward passes reach the parameters in about the opposite order of their making, and the
+    // first bucket is small, so that something is soon under way.
+    std::reverse(tensors.begin(), tensors.end());
+    const std::vector<size_t> limits{
+        std::min<size_t>(bucket_bytes, c10d::kDefaultFirstBucketBytes), bucket_bytes};
+    auto buckets = std::get<0>(c10d::compute_bucket_assignment_by_size(tensors, limits));
+    std::reverse(tensors.begin(), tensors.end());
+    for (auto &bucket : buckets)
+      for (auto &index : bucket)
+        index = count - 1 - index;
+    auto made = std::make_unique<Reducer>();
+    made->buckets = buckets;
+    made->engine = std::make_unique<c10d::Reducer>(
+        std::move(tensors), std::move(buckets), group_of(group).processes,
+        std::vector<bool>(count, false), static_cast<int64_t>(bucket_bytes),
+        /*find_unused_parameters=*/false, /*gradient_as_bucket_view=*/true,
+        std::unordered_map<size_t, std::string>(), static_cast<int64_t>(limits[0]),
+        /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false,
+        std::vector<int64_t>());
+    auto exchange = std::make_unique<Exchange>(group_of(group).backend, bfloat16, scatter);
+    made->exchange = exchange.get();
+    made->engine->register_comm_hook(std::move(exchange));
+    *reducer = made.release();
+  });
+}
+
+char *distill_reducer_layout(distill_reducer reducer, size_t *bucket, size_t *position) {
+  return guarded([&] {
+    const auto &buckets = reducer_of(reducer).buckets;
+    for (size_t b = 0; b < buckets.size(); ++b)
+      for (size_t p = 0; p < buckets[b].size(); ++p) {
+        bucket[buckets[b][p]] = b;
+        position[buckets[b][p]] = p;
+      }
+  });
+}
+
+char *distill_reducer_expect(distill_reducer reducer) {
+  return guarded([&] {
+    reducer_of(reducer).engine->prepare_for_forward();
+    reducer_of(reducer).engine->prepare_for_backward({});
+  });
+}
+
+char *distill_reducer_wait(distill_reducer reducer, int64_t timeout_ms, bool *done) {
+  return guarded(
+      [&] { *done = reducer_of(reducer).exchange->wait(milliseconds(timeout_ms)); });
+}
+
+void distill_reducer_statistics(distill_reducer reducer, uint64_t *early, uint64_t *all,
+                                uint64_t *bytes) {
+  const auto &exchange = *reducer_of(reducer).exchange;
+  *early = exchange.early;
+  *all = exchange.sent;
+  *bytes = exchange.bytes;
+}
+
+void distill_reducer_free(distill_reducer reducer) { delete static_cast<Reducer *>(reducer); }
+
+char *distill_event_record(int64_t cuda, distill_event *event) {
+  return guarded([&] {
+    const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda));
+    auto made = std::make_unique<c10::Event>(at::kCUDA);
+    made->record(c10::impl::VirtualGuardImpl(at::kCUDA).getStream(device));
+    *event = made.release();
+  });
+}
+
+char *distill_event_passed(distill_event event, bool *passed) {
+  return guarded([&] { *passed = static_cast<c10::Event *>(event)->query(); });
+}
+
+void distill_event_free(distill_event event) { delete static_cast<c10::Event *>(event); }

@@ -1,0 +1,465 @@
+//! libtorch's distributed engine (c10d): the store where processes meet, process groups over Gloo
+//! and NCCL, and the Reducer that exchanges gradients during a backward pass.
+//!
+//! Collectives here do not wait. A [`Work`] is waited for in short turns, so that its owner can
+//! look in between whether the other processes still live; [`crate::dist`] does that.
+
+use std::ffi::{CString, c_char, c_int};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tch::{Device, Tensor};
+
+use super::shim::{Handle, check, free_message, handles};
+
+unsafe extern "C" {
+    fn distill_store_open(
+        host: *const c_char,
+        port: u16,
+        serve: bool,
+        timeout_ms: i64,
+        store: *mut Handle,
+        bound: *mut u16,
+    ) -> *mut c_char;
+    fn distill_store_prefixed(
+        store: Handle,
+        prefix: *const c_char,
+        prefixed: *mut Handle,
+    ) -> *mut c_char;
+    fn distill_store_set(
+        store: Handle,
+        key: *const c_char,
+        bytes: *const u8,
+        length: usize,
+    ) -> *mut c_char;
+    fn distill_store_has(store: Handle, key: *const c_char, there: *mut bool) -> *mut c_char;
+    fn distill_store_get(
+        store: Handle,
+        key: *const c_char,
+        bytes: *mut *mut c_char,
+        length: *mut usize,
+    ) -> *mut c_char;
+    fn distill_store_delete(store: Handle, key: *const c_char) -> *mut c_char;
+    fn distill_store_free(store: Handle);
+    fn distill_has_nccl() -> bool;
+    fn distill_group_create(
+        store: Handle,
+        rank: c_int,
+        size: c_int,
+        cuda: i64,
+        address: *const c_char,
+        timeout_ms: i64,
+        group: *mut Handle,
+    ) -> *mut c_char;
+    fn distill_group_all_reduce(
+        group: Handle,
+        tensor: Handle,
+        max: bool,
+        work: *mut Handle,
+    ) -> *mut c_char;
+    fn distill_group_broadcast(
+        group: Handle,
+        tensor: Handle,
+        root: c_int,
+        work: *mut Handle,
+    ) -> *mut c_char;
+    fn distill_group_all_gather(
+        group: Handle,
+        whole: Handle,
+        part: Handle,
+        work: *mut Handle,
+    ) -> *mut c_char;
+    fn distill_group_free(group: Handle);
+    fn distill_work_wait(work: Handle, timeout_ms: i64, done: *mut bool) -> *mut c_char;
+    fn distill_work_free(work: Handle);
+    fn distill_reducer_create(
+        group: Handle,
+        parameters: *const Handle,
+        count: usize,
+        bucket_bytes: usize,
+        bfloat16: bool,
+        scatter: bool,
+        reducer: *mut Handle,
+    ) -> *mut c_char;
+    fn distill_reducer_layout(
+        reducer: Handle,
+        bucket: *mut usize,
+        position: *mut usize,
+    ) -> *mut c_char;
+    fn distill_reducer_expect(reducer: Handle) -> *mut c_char;
+    fn distill_reducer_wait(reducer: Handle, timeout_ms: i64, done: *mut bool) -> *mut c_char;
+    fn distill_reducer_statistics(
+        reducer: Handle,
+        early: *mut u64,
+        all: *mut u64,
+        bytes: *mut u64,
+    );
+    fn distill_reducer_free(reducer: Handle);
+    fn distill_event_record(cuda: i64, event: *mut Handle) -> *mut c_char;
+    fn distill_event_passed(event: Handle, passed: *mut bool) -> *mut c_char;
+    fn distill_event_free(event: Handle);
+}
+
+fn text(text: &str) -> Result<CString> {
+    CString::new(text).with_context(|| format!("a zero byte in {text:?}"))
+}
+
+fn milliseconds(time: Duration) -> i64 {
+    time.as_millis().clamp(1, i64::MAX as u128) as i64
+}
+
+/// A connection to the store in which processes leave each other bytes under keys (`TCPStore`).
+pub struct Store(Handle);
+
+// SAFETY: a TCPStore is made for many threads; it has a lock around every request.
+unsafe impl Send for Store {}
+// SAFETY: as above.
+unsafe impl Sync for Store {}
+
+impl Store {
+    /// Connects to the store at `host:port`, which with `serve` this process keeps itself (on a
+    /// free port if `port` is 0). Gives the port too.
+    ///
+    /// # Errors
+    /// Nobody answers there for `timeout`, or the port is taken.
+    pub fn open(host: &str, port: u16, serve: bool, timeout: Duration) -> Result<(Self, u16)> {
+        let (host, mut store, mut bound) = (text(host)?, std::ptr::null_mut(), 0);
+        // SAFETY: `host` lives through the call; the rest is written on success.
+        check(unsafe {
+            let timeout = milliseconds(timeout);
+            distill_store_open(host.as_ptr(), port, serve, timeout, &mut store, &mut bound)
+        })?;
+        Ok((Self(store), bound))
+    }
+
+    /// The same connection, with `prefix` before every key.
+    ///
+    /// # Errors
+    /// The prefix has a zero byte.
+    pub fn prefixed(&self, prefix: &str) -> Result<Self> {
+        let (prefix, mut store) = (text(prefix)?, std::ptr::null_mut());
+        // SAFETY: the new handle shares ownership of the connection.
+        check(unsafe { distill_store_prefixed(self.0, prefix.as_ptr(), &mut store) })?;
+        Ok(Self(store))
+    }
+
+    /// Puts `bytes` under `key`.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn set(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        let key = text(key)?;
+        // SAFETY: key and bytes live through the call.
+        check(unsafe { distill_store_set(self.0, key.as_ptr(), bytes.as_ptr(), bytes.len()) })
+    }
+
+    /// What is under `key`, if anything is.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let key = text(key)?;
+        let mut there = false;
+        // SAFETY: `key` lives through the calls; outputs are written on success. The bytes come
+        // from malloc and are ours to free.
+        unsafe {
+            check(distill_store_has(self.0, key.as_ptr(), &mut there))?;
+            if !there {
+                return Ok(None);
+            }
+            let (mut bytes, mut length) = (std::ptr::null_mut(), 0);
+            check(distill_store_get(self.0, key.as_ptr(), &mut bytes, &mut length))?;
+            let value = std::slice::from_raw_parts(bytes.cast::<u8>(), length).to_vec();
+            free_message(bytes);
+            Ok(Some(value))
+        }
+    }
+
+    /// Removes `key`, if it is there.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn delete(&self, key: &str) -> Result<()> {
+        let key = text(key)?;
+        // SAFETY: `key` lives through the call.
+        check(unsafe { distill_store_delete(self.0, key.as_ptr()) })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { distill_store_free(self.0) }
+    }
+}
+
+/// Whether this build can connect GPUs.
+pub fn has_nccl() -> bool {
+    // SAFETY: no arguments, no state.
+    unsafe { distill_has_nccl() }
+}
+
+/// Processes that do collectives together: over Gloo on CPUs, over NCCL on GPUs.
+pub struct Group(Handle);
+
+// SAFETY: c10d's process groups may be used from any thread; that collectives are called in the
+// same order on all processes is what the callers see to.
+unsafe impl Send for Group {}
+
+impl Group {
+    /// Joins the group of `size` processes that meet in `store`. On a CPU this process listens at
+    /// `address`.
+    ///
+    /// # Errors
+    /// Not all come within `timeout`, or the device has no backend in this build.
+    pub fn join(
+        store: &Store,
+        (rank, size): (usize, usize),
+        device: Device,
+        address: &str,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let (address, mut group) = (text(address)?, std::ptr::null_mut());
+        let cuda = cuda_index(device)?;
+        let (rank, size) = (rank as c_int, size as c_int);
+        // SAFETY: store and address live through the call; the group keeps the store alive.
+        check(unsafe {
+            let timeout = milliseconds(timeout);
+            let address = address.as_ptr();
+            distill_group_create(store.0, rank, size, cuda, address, timeout, &mut group)
+        })?;
+        Ok(Self(group))
+    }
+
+    /// Begins to replace `tensor` on all processes by the sum of all.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn sum(&self, tensor: &Tensor) -> Result<Work> {
+        self.all_reduce(tensor, false)
+    }
+
+    /// Begins to replace each number of `tensor` on all processes by the largest of all.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn max(&self, tensor: &Tensor) -> Result<Work> {
+        self.all_reduce(tensor, true)
+    }
+
+    fn all_reduce(&self, tensor: &Tensor, max: bool) -> Result<Work> {
+        let mut work = std::ptr::null_mut();
+        // SAFETY: a live tensor; the work keeps its memory alive.
+        check(unsafe { distill_group_all_reduce(self.0, handle(tensor), max, &mut work) })?;
+        Ok(Work(work))
+    }
+
+    /// Begins to overwrite `tensor` on all processes with that of rank 0.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn broadcast(&self, tensor: &Tensor) -> Result<Work> {
+        let mut work = std::ptr::null_mut();
+        // SAFETY: a live tensor; the work keeps its memory alive.
+        check(unsafe { distill_group_broadcast(self.0, handle(tensor), 0, &mut work) })?;
+        Ok(Work(work))
+    }
+
+    /// Begins to fill `whole` with the `part`s of all processes, one after the other.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn all_gather(&self, whole: &Tensor, part: &Tensor) -> Result<Work> {
+        let mut work = std::ptr::null_mut();
+        // SAFETY: live tensors; the work keeps their memory alive.
+        check(unsafe {
+            distill_group_all_gather(self.0, handle(whole), handle(part), &mut work)
+        })?;
+        Ok(Work(work))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once; Reducers hold their own reference.
+        unsafe { distill_group_free(self.0) }
+    }
+}
+
+fn handle(tensor: &Tensor) -> Handle {
+    tensor.as_ptr().cast_mut().cast()
+}
+
+fn cuda_index(device: Device) -> Result<i64> {
+    match device {
+        Device::Cpu => Ok(-1),
+        Device::Cuda(number) => Ok(number as i64),
+        other => bail!("{other:?} is not a device to train on"),
+    }
+}
+
+/// A collective under way.
+pub struct Work(Handle);
+
+impl Work {
+    /// Waits for its end, but no longer than `patience`. On a GPU it is true at once: the
+    /// collective is done before what the current stream does next.
+    ///
+    /// # Errors
+    /// The collective failed: above all another process was lost.
+    pub fn is_done_within(&self, patience: Duration) -> Result<bool> {
+        let mut done = false;
+        // SAFETY: a live work.
+        check(unsafe { distill_work_wait(self.0, milliseconds(patience), &mut done) })?;
+        Ok(done)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { distill_work_free(self.0) }
+    }
+}
+
+/// How the gradients of one model are exchanged.
+#[derive(Debug, Clone, Copy)]
+pub struct ExchangeOptions {
+    /// Gradients are sent in buckets of about this many bytes.
+    pub bucket_bytes: usize,
+    /// They travel in bfloat16 instead of float32.
+    pub bfloat16: bool,
+    /// Each process gets its share of the sums only.
+    pub scatter: bool,
+}
+
+/// Where a parameter's gradient lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub bucket: usize,
+    /// Its place among the bucket's parameters, which lie one after the other.
+    pub position: usize,
+}
+
+/// What was sent since the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExchangeStatistics {
+    pub buckets: u64,
+    /// Buckets that were sent before the last one of their backward pass was full.
+    pub early_buckets: u64,
+    /// Bytes of gradients given to collectives.
+    pub bytes: u64,
+}
+
+/// Exchanges the gradients of one model, bucket by bucket, during its backward pass
+/// (`c10d::Reducer`, the engine inside DistributedDataParallel).
+pub struct Reducer {
+    handle: Handle,
+    parameters: usize,
+}
+
+impl Reducer {
+    /// # Errors
+    /// libtorch's message; parameters must be leaves of one device and number format.
+    pub fn new(group: &Group, parameters: &[Tensor], options: ExchangeOptions) -> Result<Self> {
+        let mut reducer = std::ptr::null_mut();
+        // SAFETY: live tensors, of which the reducer takes its own references.
+        check(unsafe {
+            distill_reducer_create(
+                group.0,
+                handles(parameters).as_ptr(),
+                parameters.len(),
+                options.bucket_bytes,
+                options.bfloat16,
+                options.scatter,
+                &mut reducer,
+            )
+        })?;
+        Ok(Self { handle: reducer, parameters: parameters.len() })
+    }
+
+    /// Where each parameter's gradient lies.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn layout(&self) -> Result<Vec<Place>> {
+        let (mut buckets, mut positions) = (vec![0; self.parameters], vec![0; self.parameters]);
+        // SAFETY: two arrays with one number for each parameter.
+        check(unsafe {
+            distill_reducer_layout(self.handle, buckets.as_mut_ptr(), positions.as_mut_ptr())
+        })?;
+        let pairs = buckets.into_iter().zip(positions);
+        Ok(pairs.map(|(bucket, position)| Place { bucket, position }).collect())
+    }
+
+    /// Says that the next backward pass is to exchange its gradients.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn expect(&self) -> Result<()> {
+        // SAFETY: a live reducer.
+        check(unsafe { distill_reducer_expect(self.handle) })
+    }
+
+    /// Waits until all gradients of the last backward pass have arrived, but no longer than
+    /// `patience`; on a GPU the current stream waits instead.
+    ///
+    /// # Errors
+    /// An exchange failed: above all another process was lost.
+    pub fn is_done_within(&self, patience: Duration) -> Result<bool> {
+        let mut done = false;
+        // SAFETY: a live reducer.
+        check(unsafe { distill_reducer_wait(self.handle, milliseconds(patience), &mut done) })?;
+        Ok(done)
+    }
+
+    pub fn statistics(&self) -> ExchangeStatistics {
+        let (mut early, mut all, mut bytes) = (0, 0, 0);
+        // SAFETY: a live reducer; three numbers to write.
+        unsafe { distill_reducer_statistics(self.handle, &mut early, &mut all, &mut bytes) };
+        ExchangeStatistics { buckets: all, early_buckets: early, bytes }
+    }
+}
+
+impl Drop for Reducer {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { distill_reducer_free(self.handle) }
+    }
+}
+
+/// A mark in what a GPU has been told to do.
+pub struct DeviceMark(Handle);
+
+impl DeviceMark {
+    /// A mark after everything that `device` was told so far; none on a CPU, which is never
+    /// behind.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn set(device: Device) -> Result<Option<Self>> {
+        let Device::Cuda(number) = device else { return Ok(None) };
+        let mut event = std::ptr::null_mut();
+        // SAFETY: `event` is written on success.
+        check(unsafe { distill_event_record(number as i64, &mut event) })?;
+        Ok(Some(Self(event)))
+    }
+
+    /// Whether the GPU has come past it.
+    ///
+    /// # Errors
+    /// Something that the GPU was told before it failed.
+    pub fn is_passed(&self) -> Result<bool> {
+        let mut passed = false;
+        // SAFETY: a live event.
+        check(unsafe { distill_event_passed(self.0, &mut passed) })?;
+        Ok(passed)
+    }
+}
+
+impl Drop for DeviceMark {
+    fn drop(&mut self) {
+        // SAFETY: made by the shim, freed once.
+        unsafe { distill_event_free(self.0) }
+    }
+}

@@ -1,0 +1,260 @@
+//! Processes that train together, played by threads of this one: libtorch's own Gloo between them.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use distill::dist::{GradientExchange, Place, Rendezvous, Team, require_equal_weights};
+use distill::native::c10d::ExchangeOptions;
+use tch::{Device, Kind, Tensor};
+
+/// Runs `body` on `size` ranks at once and gives what each returned.
+fn ranks<T: Send>(size: usize, body: impl Fn(Team) -> Result<T> + Sync) -> Vec<Result<T>> {
+    let port = free_port();
+    thread::scope(|scope| {
+        let handles: Vec<_> = (0..size)
+            .map(|rank| {
+                let body = &body;
+                scope.spawn(move || {
+                    let place = Place {
+                        rank,
+                        world_size: size,
+                        local_rank: rank,
+                        local_world_size: size,
+                        rendezvous: Rendezvous {
+                            host: "127.0.0.1".into(),
+                            port,
+                            hosted_by_launcher: false,
+                            attempt: 0,
+                        },
+                    };
+                    let timeout = Duration::from_secs(20);
+                    body(Team::join(place, Device::Cpu, timeout, || false)?)
+                })
+            })
+            .collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+    })
+}
+
+/// A port that nobody listens at now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn options(bfloat16: bool, scatter: bool) -> ExchangeOptions {
+    ExchangeOptions { bucket_bytes: 2000, bfloat16, scatter }
+}
+
+/// Three matrices and a vector, the same on all ranks.
+fn parameters() -> Vec<Tensor> {
+    let _guard = tch::no_grad_guard();
+    let shapes: [&[i64]; 4] = [&[20, 10], &[30, 20], &[7], &[5, 30]];
+    shapes
+        .iter()
+        .map(|shape| {
+            let count: i64 = shape.iter().product();
+            let values = Tensor::arange(count, (Kind::Float, Device::Cpu)) * 1e-3;
+            values.view(*shape).set_requires_grad(true)
+        })
+        .collect()
+}
+
+/// Something whose gradient depends on all parameters and on the rank.
+fn loss(parameters: &[Tensor], rank: usize) -> Tensor {
+    let input = Tensor::ones([3, 10], (Kind::Float, Device::Cpu)) * (rank as f64 + 1.0);
+    let hidden = input.matmul(&parameters[0].tr()).matmul(&parameters[1].tr()).tanh();
+    hidden.matmul(&parameters[3].tr()).sum(Kind::Float) + parameters[2].square().sum(Kind::Float)
+}
+
+fn gradients(parameters: &[Tensor]) -> Vec<Vec<f32>> {
+    parameters.iter().map(|p| Vec::<f32>::try_from(p.grad().reshape([-1])).unwrap()).collect()
+}
+
+fn sum_of_all_ranks(size: usize) -> Vec<Vec<f32>> {
+    let parameters = parameters();
+    for rank in 0..size {
+        loss(&parameters, rank).backward();
+    }
+    gradients(&parameters)
+}
+
+#[track_caller]
+fn assert_close(found: &[Vec<f32>], expected: &[Vec<f32>], relative: f32) {
+    for (found, expected) in found.iter().zip(expected) {
+        let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+        for (a, b) in found.iter().zip(expected) {
+            assert!((a - b).abs() <= relative * largest, "{a} is not {b}");
+        }
+    }
+}
+
+/// Every rank ends a backward pass with the sum of all ranks' gradients, and buckets travel before
+/// the pass is over.
+#[test]
+fn gradients_become_the_sum_bucket_by_bucket() {
+    for (bfloat16, tolerance) in [(false, 1e-6), (true, 2e-2)] {
+        let expected = sum_of_all_ranks(3);
+        let found = ranks(3, |team| {
+            let parameters = parameters();
+            let exchange = GradientExchange::new(&team, &parameters, options(bfloat16, false))?;
+            exchange.expect()?;
+            loss(&parameters, team.rank()).backward();
+            exchange.finish(&team)?;
+            let statistics = exchange.statistics();
+            assert_eq!((statistics.buckets, statistics.early_buckets), (2, 1));
+            let width = if bfloat16 { 2 } else { 4 };
+            assert_eq!(statistics.bytes, 957 * width);
+            let found = gradients(&parameters);
+            team.leave()?;
+            Ok(found)
+        });
+        for found in found {
+            assert_close(&found.unwrap(), &expected, tolerance);
+        }
+    }
+}
+
+/// A pass that is not the step's last sends nothing; the last one sends the sum of all passes.
+#[test]
+fn accumulation_does_not_communicate() {
+    let expected = {
+        let parameters = parameters();
+        for rank in [0, 1, 0, 1] {
+            loss(&parameters, rank).backward();
+        }
+        gradients(&parameters)
+    };
+    let found = ranks(2, |team| {
+        let parameters = parameters();
+        let exchange = GradientExchange::new(&team, &parameters, options(false, false))?;
+        loss(&parameters, team.rank()).backward();
+        assert_eq!(exchange.statistics().buckets, 0);
+        exchange.expect()?;
+        loss(&parameters, team.rank()).backward();
+        exchange.finish(&team)?;
+        assert_eq!(exchange.statistics().buckets, 2);
+        let found = gradients(&parameters);
+        team.leave()?;
+        Ok(found)
+    });
+    for found in found {
+        assert_close(&found.unwrap(), &expected, 1e-6);
+    }
+}
+
+/// Shares cover all weights, those of several ranks only where they do not divide evenly; their
+/// gradients are the sums; and what a rank changes in its shares arrives at all.
+#[test]
+fn shares_are_summed_updated_and_handed_round() {
+    let expected = sum_of_all_ranks(3);
+    let found = ranks(3, |team| {
+        let parameters = parameters();
+        let mut exchange = GradientExchange::new(&team, &parameters, options(false, true))?;
+        let shares = exchange.divide(&team, &parameters)?.unwrap();
+        exchange.expect()?;
+        loss(&parameters, team.rank()).backward();
+        exchange.finish(&team)?;
+        let mut own = Vec::new();
+        for share in &shares {
+            let flat = parameters[share.parameter].grad().reshape([-1]);
+            let length = share.range.end - share.range.start;
+            let gradient = flat.narrow(0, share.range.start, length);
+            own.push((
+                share.parameter,
+                share.range.clone(),
+                share.common,
+                Vec::<f32>::try_from(&gradient)?,
+            ));
+            tch::no_grad(|| share.weights.shallow_clone().copy_(&gradient));
+        }
+        exchange.begin_gathering(&team)?;
+        exchange.finish_gathering(&team)?;
+        require_equal_weights(&team, 1, &named(&parameters))?;
+        let weights: Vec<Vec<f32>> = parameters
+            .iter()
+            .map(|p| Vec::<f32>::try_from(p.detach().reshape([-1])).unwrap())
+            .collect();
+        team.leave()?;
+        Ok((own, weights))
+    });
+    let mut held = expected.iter().map(|p| vec![0; p.len()]).collect::<Vec<_>>();
+    for (own, weights) in found.into_iter().map(Result::unwrap) {
+        assert_close(&weights, &expected, 1e-6);
+        for (parameter, range, common, gradient) in own {
+            let range = range.start as usize..range.end as usize;
+            assert_close(&[gradient], &[expected[parameter][range.clone()].to_vec()], 1e-6);
+            held[parameter][range].iter_mut().for_each(|holders| *holders += if common { 3 } else { 9 });
+        }
+    }
+    let counts: Vec<i32> = held.into_iter().flatten().collect();
+    assert!(counts.iter().all(|&holders| holders == 9), "{counts:?}");
+}
+
+fn named(parameters: &[Tensor]) -> Vec<(String, Tensor)> {
+    let names = ["first", "second", "third", "fourth"];
+    names.iter().zip(parameters).map(|(n, p)| (n.to_string(), p.shallow_clone())).collect()
+}
+
+/// One bit of one number on one rank: all ranks end with the name of the tensor and the rank.
+#[test]
+fn a_difference_of_one_bit_is_found_and_named() {
+    let found = ranks(3, |team| {
+        let parameters = named(&parameters());
+        require_equal_weights(&team, 3, &parameters)?;
+        if team.rank() == 1 {
+            for tensor in [&parameters[1].1, &parameters[3].1] {
+                tch::no_grad(|| {
+                    let _ = tensor.view([-1]).get(4).view_dtype(Kind::Int).bitwise_xor_(1i64);
+                });
+            }
+        }
+        let found = require_equal_weights(&team, 4, &parameters);
+        team.leave()?;
+        found
+    });
+    for found in found {
+        let error = format!("{:#}", found.unwrap_err());
+        assert!(error.contains("weights of rank 1 are not"), "{error}");
+        assert!(error.contains("after step 4: `second` is the first"), "{error}");
+    }
+}
+
+/// A rank that fails by itself: the others end with its own words, not after the timeout.
+#[test]
+fn the_others_learn_why_a_rank_failed() {
+    let found = ranks(3, |team| {
+        team.progress(7);
+        if team.rank() == 2 {
+            let error = anyhow::anyhow!("the loss is NaN");
+            team.announce(&error);
+            return Err(error);
+        }
+        team.sum(&Tensor::ones([4], (Kind::Float, Device::Cpu)))
+    });
+    for found in &found[..2] {
+        let error = format!("{:#}", found.as_ref().unwrap_err());
+        assert!(error.starts_with("rank 2 ("), "{error}");
+        assert!(error.contains("failed (the loss is NaN) at step 7"), "{error}");
+    }
+}
+
+/// Who is missing at the start is named.
+#[test]
+fn missing_ranks_are_named() {
+    let place = Place {
+        rank: 0,
+        world_size: 3,
+        local_rank: 0,
+        local_world_size: 3,
+        rendezvous: Rendezvous {
+            host: "127.0.0.1".into(),
+            port: free_port(),
+            hosted_by_launcher: false,
+            attempt: 0,
+        },
+    };
+    let found = Team::join(place, Device::Cpu, Duration::from_secs(1), || false);
+    let error = format!("{:#}", found.err().unwrap());
+    assert!(error.contains("2 of 3 ranks did not come within 1 s: 1, 2"), "{error}");
+}
