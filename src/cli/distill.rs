@@ -278,7 +278,7 @@ fn export(config: &Config, run: &Path) -> Result<()> {
     let checkpoint = checkpoint::newest(run)?.context("the run has no checkpoint to export")?;
     let preprocessing = Preprocessing { mean: config.data.mean, std: config.data.std };
     for student in &config.students {
-        let file = WeightFile::open(&checkpoint.weights(&student.name)?)?;
+        let file = checkpoint.weights(&student.name)?;
         let encoder = file.encoder(Some(student.model.heads))?;
         let out = run.join("exports").join(&student.name);
         weights::export(&file, &encoder, preprocessing, &config.export.formats, false, &out)

@@ -73,11 +73,11 @@ fn student_of_run(run: &Path, name: &str, step: Option<u64>) -> Result<Source> {
         return Err(wrong("--student", &message));
     };
     let checkpoint = match step {
-        Some(step) => Checkpoint::open(&run.join(format!("checkpoints/step-{step}")))?,
+        Some(step) => Checkpoint::open(&checkpoint::folder_of(run, step))?,
         None => checkpoint::newest(run)?
             .with_context(|| format!("{} holds no checkpoint yet", run.display()))?,
     };
-    let file = WeightFile::open(&checkpoint.weights(name)?)?;
+    let file = checkpoint.weights(name)?;
     let encoder = file.encoder(Some(student.model.heads))?;
     ensure!(
         encoder.size == student.model,

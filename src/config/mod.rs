@@ -253,11 +253,14 @@ pub struct CheckpointConfig {
     /// How many of the newest checkpoints stay.
     #[serde(default = "checkpoint_keep")]
     pub keep: usize,
+    /// How many ranks at most write what all ranks hold alike.
+    #[serde(default = "checkpoint_writers")]
+    pub writers: usize,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: checkpoint_every(), keep: checkpoint_keep() }
+        Self { every: checkpoint_every(), keep: checkpoint_keep(), writers: checkpoint_writers() }
     }
 }
 
@@ -354,6 +357,9 @@ fn checkpoint_every() -> u64 {
 }
 fn checkpoint_keep() -> usize {
     3
+}
+fn checkpoint_writers() -> usize {
+    64
 }
 fn log_every() -> u64 {
     10

@@ -28,6 +28,9 @@ impl Config {
         require(self.checkpoint.keep > 0, "checkpoint.keep", || {
             "found 0, expected at least one checkpoint".into()
         })?;
+        require(self.checkpoint.writers > 0, "checkpoint.writers", || {
+            "found 0, expected at least one rank".into()
+        })?;
         require(self.log.every > 0, "log.every", || "found 0, expected at least one step".into())
     }
 
@@ -123,6 +126,10 @@ impl Config {
             key("name"),
             || format!("found `{}` a second time, expected a name of its own", student.name),
         )?;
+        require(!student.name.ends_with(".optimizer"), key("name"), || {
+            let name = &student.name;
+            format!("found `{name}`, expected another ending: checkpoints have files of that name")
+        })?;
         self.check_encoder(&key("model"), &student.model)?;
         for (name, own, teachers) in [
             ("patch_size", student.model.patch_size, teacher.patch_size),

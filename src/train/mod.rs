@@ -10,6 +10,7 @@ pub mod run_directory;
 pub mod schedule;
 pub mod screen;
 pub mod signals;
+pub mod state;
 mod trainer;
 
 pub use trainer::{Outcome, State, explain_memory, train};

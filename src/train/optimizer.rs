@@ -3,9 +3,13 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use super::state::StateTensor;
 use crate::config::OptimizerConfig;
 use crate::model::Parameters;
 use crate::native::{self, AdamWStep};
+
+/// Name of the number of updates in [`AdamW::state`].
+pub const UPDATES: &str = "updates";
 
 /// Parameters that share a weight decay, with their moments in the same order.
 struct Group {
@@ -91,15 +95,17 @@ impl AdamW {
     }
 
     /// What a checkpoint must hold beside the weights: both moments of every parameter and the
-    /// number of updates, by name. The tensors share memory with the optimizer's own.
-    pub fn state(&self) -> Vec<(String, Tensor)> {
-        let mut state = vec![("updates".to_string(), Tensor::from(self.updates as f64))];
+    /// number of updates ([`UPDATES`]). The moments share memory with the optimizer's own.
+    pub fn state(&self) -> Vec<StateTensor> {
+        let whole = |name, tensor| StateTensor { name, tensor, part: None };
+        let mut state = vec![whole(UPDATES.to_string(), Tensor::from(self.updates as f64))];
         for (group, names) in self.groups.iter().zip(&self.names) {
             for (index, name) in names.iter().enumerate() {
                 for (kind, moments) in
                     [("first", &group.first_moments), ("second", &group.second_moments)]
                 {
-                    state.push((format!("{kind}_moment.{name}"), moments[index].shallow_clone()));
+                    let name = format!("{kind}_moment.{name}");
+                    state.push(whole(name, moments[index].shallow_clone()));
                 }
             }
         }

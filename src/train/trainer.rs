@@ -1,20 +1,23 @@
 //! The training loop, the same for every objective.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
 use tracing::{info, warn};
 
-use super::checkpoint::{self, Checkpoint, Snapshot, Stream};
+use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
 use super::feed::Feed;
 use super::metrics::{MetricsLog, StepMetrics, StudentMetrics};
 use super::optimizer::AdamW;
 use super::progress::Progress;
 use super::schedule::Schedule;
 use super::signals::{self, Signal};
-use crate::config::{Config, Distance};
+use super::state::StudentState;
+use crate::config::{CheckpointConfig, Config, Distance};
+use crate::dist::Alone;
 use crate::native;
 use crate::objective::{Losses, Objective};
 
@@ -74,11 +77,11 @@ impl State {
         Ok(())
     }
 
-    fn save(&self, run: &Path, keep: usize, objective: &dyn Objective) -> Result<()> {
+    fn save(&self, saver: &mut Saver, objective: &dyn Objective) -> Result<()> {
         let (step, position, stream) = (self.step, self.position, &self.stream);
-        let (trainees, optimizers) = (objective.trainees(), &self.optimizers[..]);
-        let snapshot = Snapshot { step, position, stream, trainees, optimizers };
-        checkpoint::save(run, keep, &snapshot).map(drop)
+        let trainees = objective.trainees().iter().zip(&self.optimizers);
+        let students = trainees.map(|(trainee, own)| StudentState::of(trainee, own)).collect();
+        saver.save(&Snapshot { step, position, stream, students }, &|| Ok(()))
     }
 }
 
@@ -94,6 +97,24 @@ pub fn train(
     state: &mut State,
     feed: &mut Feed,
 ) -> Result<Outcome> {
+    let CheckpointConfig { keep, writers, .. } = config.checkpoint;
+    let mut saver = Saver::new(run, keep, Arc::new(Alone::default()), writers);
+    let outcome = take_steps(config, run, objective, schedule, state, feed, &mut saver);
+    // Also where training has failed: the save under way is from before that.
+    let saved = saver.finish(&|| Ok(()));
+    let outcome = outcome?;
+    saved.map(|()| outcome)
+}
+
+fn take_steps(
+    config: &Config,
+    run: &Path,
+    objective: &dyn Objective,
+    schedule: &Schedule,
+    state: &mut State,
+    feed: &mut Feed,
+    saver: &mut Saver,
+) -> Result<Outcome> {
     let total = schedule.total_steps();
     let global_batch = state.stream.global_batch_size;
     let accumulation = global_batch / config.data.batch_size;
@@ -106,6 +127,7 @@ pub fn train(
 
     'steps: while state.step < total {
         let since_step = Interval::begin();
+        saver.check()?;
         let learning_rate = schedule.learning_rate(state.step);
         let mut losses = Vec::new();
         for _ in 0..accumulation {
@@ -155,12 +177,12 @@ pub fn train(
             since_log = Interval::begin();
         }
         if state.step.is_multiple_of(config.checkpoint.every) {
-            state.save(run, config.checkpoint.keep, objective)?;
+            state.save(saver, objective)?;
             saved = state.step;
         }
     }
     if saved < state.step {
-        state.save(run, config.checkpoint.keep, objective)?;
+        state.save(saver, objective)?;
     }
     progress.finish();
     Ok(stopped.map_or(Outcome::Finished, Outcome::Stopped))

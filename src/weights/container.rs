@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -48,6 +48,20 @@ impl Piece {
             Some(strides) => tensor.f_as_strided(&self.shape, strides, 0)?,
         })
     }
+
+    /// Copies these elements of a dense tensor, counted in its flattened form, out of `files`.
+    pub fn read_elements(&self, files: &[MappedFile], elements: Range<i64>) -> Result<Tensor> {
+        let (count, width) = (self.shape.iter().product::<i64>(), self.kind.elt_size_in_bytes());
+        ensure!(
+            self.strides.is_none() && 0 <= elements.start && elements.end <= count,
+            "elements {elements:?} are asked for of a tensor of shape {:?}",
+            self.shape
+        );
+        let byte = |element: i64| self.range.start + element as usize * width;
+        let range = byte(elements.start)..byte(elements.end);
+        let shape = vec![elements.end - elements.start];
+        Self { file: self.file, range, kind: self.kind, shape, strides: None }.read(files)
+    }
 }
 
 /// Mapped files and the tensors in them, by the names they have there.
@@ -67,8 +81,15 @@ impl Container {
         if path.is_dir() {
             return Self::open_folder(path);
         }
+        Self::open_files(&[path.to_path_buf()])
+    }
+
+    /// Opens files that hold the tensors of one model together.
+    pub fn open_files(paths: &[PathBuf]) -> Result<Self> {
         let mut container = Self::default();
-        container.add_file(path)?;
+        for path in paths {
+            container.add_file(path)?;
+        }
         Ok(container)
     }
 

@@ -1,9 +1,10 @@
 //! [`TensorFile`]: a file of tensors of any names, such as an optimizer's state.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use tch::Tensor;
+use anyhow::{Context, Result};
+use tch::{Kind, Tensor};
 
 use super::container::Container;
 
@@ -22,36 +23,20 @@ impl TensorFile {
         Ok(Self { path: path.to_path_buf(), container: Container::open(path)? })
     }
 
-    /// Overwrites each of `targets` with the tensor of its name.
+    /// Names, shapes and number formats of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[i64], Kind)> {
+        let tensors = self.container.tensors.iter();
+        tensors.map(|(name, piece)| (name.as_str(), &piece.shape[..], piece.kind))
+    }
+
+    /// Copies consecutive elements of a tensor, counted in its flattened form, into one dimension.
     ///
     /// # Errors
-    /// Names or shapes differ; nothing has been copied then.
-    pub fn copy_into(&self, targets: &[(String, Tensor)]) -> Result<()> {
-        let stored = &self.container.tensors;
-        for (name, target) in targets {
-            let piece = stored
-                .get(name)
-                .with_context(|| format!("{} has no tensor {name}", self.path.display()))?;
-            ensure!(
-                piece.shape == target.size(),
-                "{}: {name} is {:?}, expected {:?}",
-                self.path.display(),
-                piece.shape,
-                target.size()
-            );
-        }
-        ensure!(
-            stored.len() == targets.len(),
-            "{} has {} tensors, expected {}",
-            self.path.display(),
-            stored.len(),
-            targets.len()
-        );
-        for (name, target) in targets {
-            let tensor = stored[name].read(&self.container.files)?;
-            tch::no_grad(|| target.shallow_clone().f_copy_(&tensor))
-                .with_context(|| format!("{}: {name}", self.path.display()))?;
-        }
-        Ok(())
+    /// There is no such tensor, or it has fewer elements.
+    pub fn read(&self, name: &str, elements: Range<i64>) -> Result<Tensor> {
+        let piece = self.container.tensors.get(name).context("it is not there");
+        piece
+            .and_then(|piece| piece.read_elements(&self.container.files, elements))
+            .with_context(|| format!("{}: {name}", self.path.display()))
     }
 }

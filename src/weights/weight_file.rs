@@ -74,6 +74,15 @@ impl WeightFile {
         Self::arrange(path, container, declared)
     }
 
+    /// Opens the files over which a model's tensors are divided; `path` is what they are called
+    /// together.
+    ///
+    /// # Errors
+    /// As of [`Self::open`]; or two files hold a tensor of one name.
+    pub fn open_files(path: &Path, files: &[PathBuf]) -> Result<Self> {
+        Self::arrange(path, Container::open_files(files)?, None)
+    }
+
     /// Sorts stored tensors under original names.
     fn arrange(path: &Path, container: Container, declared: Option<EncoderSize>) -> Result<Self> {
         let Container { files, tensors, unreadable, .. } = container;

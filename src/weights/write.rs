@@ -15,8 +15,10 @@ use tch::{Kind, Tensor};
 
 use super::header;
 
-/// Elements copied out of a tensor at once.
-const CHUNK: i64 = 1 << 20;
+/// Elements copied out of a tensor at once: enough to keep all cores busy with hashing.
+const CHUNK: i64 = 1 << 22;
+/// Bytes from which hashing on several cores beside the writing pays.
+const WORTH_SHARING: usize = 1 << 18;
 
 /// What is to be written of one tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +49,8 @@ pub struct SafetensorsWriter {
     file: BufWriter<File>,
     hasher: blake3::Hasher,
     bytes: u64,
+    /// What is on its way from a tensor to the file.
+    buffer: Vec<u8>,
     /// Tensors still to come, the next one last.
     left: Vec<TensorPlan>,
 }
@@ -75,6 +79,7 @@ impl SafetensorsWriter {
             file: BufWriter::new(file),
             hasher: blake3::Hasher::new(),
             bytes: 0,
+            buffer: Vec::new(),
             left: tensors,
         };
         writer.put(&(header.len() as u64).to_le_bytes())?;
@@ -105,13 +110,15 @@ impl SafetensorsWriter {
         let flat = tensor.f_detach()?.f_to(tch::Device::Cpu)?.f_contiguous()?.f_view([-1])?;
         let count = flat.size()[0];
         let width = plan.kind.elt_size_in_bytes();
-        let mut buffer = vec![0; CHUNK.min(count) as usize * width];
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(buffer.len().max(CHUNK.min(count) as usize * width), 0);
         for from in (0..count).step_by(CHUNK as usize) {
             let length = CHUNK.min(count - from);
             let bytes = &mut buffer[..length as usize * width];
             flat.f_narrow(0, from, length)?.f_copy_data_u8(bytes, length as usize)?;
             self.put(bytes)?;
         }
+        self.buffer = buffer;
         Ok(())
     }
 
@@ -127,20 +134,30 @@ impl SafetensorsWriter {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hasher.update(bytes);
+        let Self { file, hasher, .. } = self;
+        let written = if bytes.len() < WORTH_SHARING {
+            hasher.update(bytes);
+            file.write_all(bytes)
+        } else {
+            let hash = || {
+                hasher.update_rayon(bytes);
+            };
+            rayon::join(hash, || file.write_all(bytes)).1
+        };
         self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes).with_context(|| at(&self.path))
+        written.with_context(|| at(&self.path))
     }
 }
 
 /// Writes `tensors` to `path`, through the CPU one at a time, and brings them to the disk.
 ///
 /// # Errors
-/// As of [`SafetensorsWriter`].
+/// As of [`SafetensorsWriter`]; or `go_on`, which is asked before each tensor, says no.
 pub fn write_safetensors(
     path: &Path,
     tensors: &[(String, Tensor)],
     metadata: &BTreeMap<String, String>,
+    go_on: &dyn Fn() -> Result<()>,
 ) -> Result<Written> {
     let by_name: BTreeMap<&str, &Tensor> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -152,6 +169,7 @@ pub fn write_safetensors(
     let plans = tensors.iter().map(plan).collect();
     let mut writer = SafetensorsWriter::create(path, plans, metadata)?;
     while let Some(plan) = writer.next() {
+        go_on()?;
         writer.write(by_name[plan.name.as_str()])?;
     }
     writer.finish()

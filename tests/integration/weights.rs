@@ -64,7 +64,7 @@ fn assert_same(found: &Tensors, expected: &Tensors) {
 fn save(path: &Path, tensors: &Tensors) {
     let tensors: Vec<_> =
         tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
-    distill::weights::write_safetensors(path, &tensors, &BTreeMap::new()).unwrap();
+    distill::weights::write_safetensors(path, &tensors, &BTreeMap::new(), &|| Ok(())).unwrap();
 }
 
 /// A Python with torch and transformers, running one of `tests/python`.

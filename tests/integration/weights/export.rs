@@ -3,13 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use distill::config::{Config, EncoderSize, ExportFormat, ShuffleConfig};
+use distill::dist::Alone;
 use distill::objective::Objective;
 use distill::objective::distill::{Distillation, Teacher};
-use distill::train::checkpoint::{self, Snapshot, Stream};
+use distill::train::checkpoint::{Saver, Snapshot, Stream};
 use distill::train::optimizer::AdamW;
-use distill::weights::{Preprocessing, TensorFile, WeightFile, export};
+use distill::train::state::StudentState;
+use distill::weights::{Preprocessing, WeightFile, export};
 use tch::{Device, Kind};
 use tempfile::TempDir;
 
@@ -166,7 +169,8 @@ fn run_directory() -> (TempDir, PathBuf) {
     let teacher = Teacher::new(drawn, config.teacher.model, 8);
     let objective = Distillation::new(&config, teacher, Device::Cpu, Kind::Float);
     let trainees = objective.trainees();
-    let optimizers = [AdamW::new(&trainees[0].parameters, &config.optimizer)];
+    let optimizer = AdamW::new(&trainees[0].parameters, &config.optimizer);
+    let mut saver = Saver::new(&run, 2, Arc::new(Alone::default()), 1);
     let stream = Stream {
         seed: 0,
         dataset: String::new(),
@@ -175,11 +179,12 @@ fn run_directory() -> (TempDir, PathBuf) {
     };
     for (step, weights) in [(2, "init"), (10, "final")] {
         let weights = golden(&format!("distill_mask/student0.{weights}.safetensors"));
-        let stored = TensorFile::open(&weights).unwrap();
-        stored.copy_into(trainees[0].parameters.named()).unwrap();
-        let (stream, optimizers) = (&stream, &optimizers[..]);
-        let snapshot = Snapshot { step, position: step * 64, stream, trainees, optimizers };
-        checkpoint::save(&run, 2, &snapshot).unwrap();
+        let stored = WeightFile::open(&weights).unwrap();
+        stored.load_into(trainees[0].parameters.named(), |_| false).unwrap();
+        let students = vec![StudentState::of(&trainees[0], &optimizer)];
+        let snapshot = Snapshot { step, position: step * 64, stream: &stream, students };
+        saver.save(&snapshot, &|| Ok(())).unwrap();
+        saver.finish(&|| Ok(())).unwrap();
     }
     (folder, run)
 }

@@ -170,10 +170,10 @@ fn written_files_are_deterministic_and_whole() {
         ["z", "a", "m"].map(|key| (key.to_string(), "text".to_string())).into();
     let (first, second) =
         (folder.path().join("1.safetensors"), folder.path().join("2.safetensors"));
-    let written = write_safetensors(&first, &tensors, &metadata).unwrap();
+    let written = write_safetensors(&first, &tensors, &metadata, &|| Ok(())).unwrap();
     let reversed: Vec<_> =
         tensors.iter().rev().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
-    assert_eq!(write_safetensors(&second, &reversed, &metadata).unwrap(), written);
+    assert_eq!(write_safetensors(&second, &reversed, &metadata, &|| Ok(())).unwrap(), written);
     let bytes = fs::read(&first).unwrap();
     assert_eq!(bytes, fs::read(&second).unwrap());
     assert_eq!(bytes.len() as u64, written.bytes);

@@ -1,0 +1,191 @@
+//! What happens in the background of a save: every rank writes its share, the first one publishes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tch::Tensor;
+use tracing::info;
+
+use super::manifest::{FORMAT, FileEntry, MANIFEST, Manifest, file_name};
+use super::notes::{Notes, WrittenFile};
+use super::{Stream, folder_of, list, root};
+use crate::dist::Board;
+use crate::{durable, native, weights};
+
+/// What this rank writes into one file: names there, and copies in host memory.
+pub(super) struct Share {
+    /// What the file's name begins with.
+    pub stem: String,
+    pub tensors: Vec<(String, Tensor)>,
+}
+
+/// A checkpoint that has been saved, and what it took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Saved {
+    pub step: u64,
+    /// Seconds for which this rank did not train: waiting for an earlier save, and copying.
+    pub stall_seconds: f64,
+    /// Seconds until all ranks had written and the checkpoint had its name.
+    pub total_seconds: f64,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+/// One save on one rank.
+pub(super) struct Job {
+    pub run: PathBuf,
+    pub keep: usize,
+    pub board: Arc<dyn Board>,
+    pub cancelled: Arc<AtomicBool>,
+    pub step: u64,
+    pub position: u64,
+    pub stream: Stream,
+    /// The step that was saved before this one.
+    pub previous: Option<u64>,
+    pub started: Instant,
+    pub stall: Duration,
+}
+
+impl Job {
+    /// Writes this rank's share, and sees to it that the checkpoint gets its name when all have.
+    pub fn run(&self, share: &[Share]) -> Result<Saved> {
+        let notes = Notes { board: &*self.board, step: self.step, cancelled: &self.cancelled };
+        let bytes = native::guard(|| self.write_and_publish(share, &notes))
+            .map_err(|error| self.explain(notes.fail(error)))?;
+        let saved = Saved {
+            step: self.step,
+            stall_seconds: self.stall.as_secs_f64(),
+            total_seconds: self.started.elapsed().as_secs_f64(),
+            bytes,
+        };
+        if self.board.rank() == 0 {
+            let Saved { step, stall_seconds, total_seconds, bytes } = saved;
+            info!(step, stall_seconds, total_seconds, bytes, "checkpoint saved");
+            self.prune()?;
+        }
+        Ok(saved)
+    }
+
+    fn write_and_publish(&self, share: &[Share], notes: &Notes) -> Result<u64> {
+        let partial = self.partial();
+        fs::create_dir_all(&partial)
+            .with_context(|| format!("cannot create {}", partial.display()))?;
+        let written = share.iter().map(|share| self.write(share)).collect::<Result<Vec<_>>>()?;
+        notes.put_written(&written)?;
+        if self.board.rank() > 0 {
+            return notes.wait_until_published();
+        }
+        let files = name_files(&partial, notes.take_written()?)?;
+        if let Some(step) = self.previous {
+            Notes { step, ..*notes }.forget()?;
+        }
+        let bytes = files.iter().map(|entry| entry.bytes).sum();
+        self.write_manifest(files)?;
+        publish(&partial, &folder_of(&self.run, self.step))?;
+        notes.put_published(bytes)?;
+        Ok(bytes)
+    }
+
+    /// Where files are until the checkpoint is whole.
+    fn partial(&self) -> PathBuf {
+        root(&self.run).join(format!(".step-{}.partial", self.step))
+    }
+
+    /// Writes one file, through to the disk.
+    fn write(&self, share: &Share) -> Result<WrittenFile> {
+        let name = format!("{}.of-rank-{}", share.stem, self.board.rank());
+        let go_on = || {
+            ensure!(!self.cancelled.load(Ordering::Relaxed), "given up, because the run ends");
+            Ok(())
+        };
+        let path = self.partial().join(&name);
+        let written = weights::write_safetensors(&path, &share.tensors, &BTreeMap::new(), &go_on)?;
+        let (stem, bytes, blake3) = (share.stem.clone(), written.bytes, written.blake3);
+        Ok(WrittenFile { stem, name, bytes, blake3 })
+    }
+
+    fn write_manifest(&self, files: Vec<FileEntry>) -> Result<()> {
+        let manifest = Manifest {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            step: self.step,
+            position: self.position,
+            stream: self.stream.clone(),
+            files,
+        };
+        let mut text = serde_json::to_vec_pretty(&manifest)?;
+        text.push(b'\n');
+        durable::write(&self.partial().join(MANIFEST), &text)
+    }
+
+    /// Says what a failure means for the run, and takes away what was written.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.board.rank() == 0 {
+            // Otherwise the next start does.
+            let _ = fs::remove_dir_all(self.partial());
+        }
+        let rest = match list(&self.run).unwrap_or_default().last() {
+            Some((step, _)) => format!("the one of step {step} stays the newest"),
+            None => "there is no earlier one".to_string(),
+        };
+        error.context(format!(
+            "cannot save the checkpoint {} ({rest}; see that its disk has free space, then run \
+             the same command again)",
+            folder_of(&self.run, self.step).display()
+        ))
+    }
+
+    /// Removes all checkpoints but the newest.
+    fn prune(&self) -> Result<()> {
+        for (_, old) in list(&self.run)?.iter().rev().skip(self.keep) {
+            fs::remove_dir_all(old)
+                .with_context(|| format!("cannot remove the old checkpoint {}", old.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives the files of all ranks their final names, now that their numbers are known.
+fn name_files(partial: &Path, written: Vec<Vec<WrittenFile>>) -> Result<Vec<FileEntry>> {
+    let mut by_stem: BTreeMap<String, Vec<(usize, WrittenFile)>> = BTreeMap::new();
+    for (rank, files) in written.into_iter().enumerate() {
+        for file in files {
+            by_stem.entry(file.stem.clone()).or_default().push((rank, file));
+        }
+    }
+    let mut entries: Vec<FileEntry> = Vec::new();
+    for (stem, files) in by_stem {
+        let count = files.len();
+        for (index, (rank, file)) in files.into_iter().enumerate() {
+            let name = file_name(&stem, index + 1, count);
+            ensure!(!entries.iter().any(|entry| entry.name == name), "two files are called {name}");
+            fs::rename(partial.join(&file.name), partial.join(&name)).with_context(|| {
+                format!(
+                    "cannot rename {} of rank {rank} in {}: run.dir must be on a file system that \
+                     all ranks share",
+                    file.name,
+                    partial.display()
+                )
+            })?;
+            entries.push(FileEntry { name, bytes: file.bytes, blake3: file.blake3 });
+        }
+    }
+    Ok(entries)
+}
+
+/// Gives a finished folder its final name, durably.
+fn publish(partial: &Path, folder: &Path) -> Result<()> {
+    let parent = folder.parent().context("a checkpoint stands in a folder")?;
+    File::open(partial)?.sync_all()?;
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::rename(partial, folder)?;
+    File::open(parent)?.sync_all()?;
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! Saving while training goes on: a copy in host memory, and a thread that writes it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use tch::{Device, Tensor};
+
+use super::Stream;
+use super::job::{Job, Saved, Share};
+use super::manifest::{Holds, stem};
+use super::shares::owners;
+use crate::dist::Board;
+use crate::train::state::{StateTensor, StudentState};
+
+/// How often it is asked, while a save is waited for, whether the run has failed.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long the end of a run may be held up by a write that does not come back.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What is saved.
+pub struct Snapshot<'a> {
+    pub step: u64,
+    pub position: u64,
+    pub stream: &'a Stream,
+    /// On every rank the same students, with the same tensors that are held whole, in one order.
+    pub students: Vec<StudentState>,
+}
+
+/// Saves a run's checkpoints, this rank its share, in the background.
+pub struct Saver {
+    run: PathBuf,
+    keep: usize,
+    board: Arc<dyn Board>,
+    writers: usize,
+    under_way: Option<UnderWay>,
+    /// The last save's copies, whose memory the next one uses again.
+    copies: Vec<Share>,
+    last: Option<Saved>,
+}
+
+struct UnderWay {
+    thread: JoinHandle<(Result<Saved>, Vec<Share>)>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Saver {
+    /// A saver of checkpoints under `run`, of which the newest `keep` stay. What all ranks hold
+    /// alike is written by at most `writers` of them.
+    pub fn new(run: &Path, keep: usize, board: Arc<dyn Board>, writers: usize) -> Self {
+        let run = run.to_path_buf();
+        Self { run, keep, board, writers, under_way: None, copies: Vec::new(), last: None }
+    }
+
+    /// Copies this rank's share and returns, leaving the writing to a thread; an earlier save is
+    /// waited for. The checkpoint is there when all ranks have saved this step. `alive` is asked
+    /// now and then while waiting, and ends that with its error when the run has failed.
+    ///
+    /// # Errors
+    /// The earlier save failed, here or on another rank, or `alive` says so; the checkpoints
+    /// before stay as they were.
+    pub fn save(&mut self, snapshot: &Snapshot, alive: &dyn Fn() -> Result<()>) -> Result<()> {
+        let started = Instant::now();
+        self.finish(alive)?;
+        let share = self.copy_share(snapshot).context("cannot copy the state to be saved")?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let job = Job {
+            run: self.run.clone(),
+            keep: self.keep,
+            board: self.board.clone(),
+            cancelled: cancelled.clone(),
+            step: snapshot.step,
+            position: snapshot.position,
+            stream: snapshot.stream.clone(),
+            previous: self.last.map(|last| last.step),
+            started,
+            stall: started.elapsed(),
+        };
+        let (end, ended) = channel();
+        let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
+            let _end: std::sync::mpsc::Sender<()> = end;
+            (job.run(&share), share)
+        });
+        let thread = thread.context("cannot start a thread that saves the checkpoint")?;
+        self.under_way = Some(UnderWay { thread, ended, cancelled });
+        Ok(())
+    }
+
+    /// Tells of a save that has failed since it was last asked, without waiting.
+    ///
+    /// # Errors
+    /// Which checkpoint was not saved, why, and which one stays the newest.
+    pub fn check(&mut self) -> Result<()> {
+        match &self.under_way {
+            Some(save) if save.ended.try_recv() == Err(TryRecvError::Disconnected) => {
+                self.collect()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the save that is under way, if one is; `alive` as of [`Self::save`].
+    ///
+    /// # Errors
+    /// The save failed, or `alive` says that the run did.
+    pub fn finish(&mut self, alive: &dyn Fn() -> Result<()>) -> Result<()> {
+        let Some(save) = &self.under_way else { return Ok(()) };
+        while save.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            alive()?;
+        }
+        self.collect()
+    }
+
+    /// The last save that has ended well, as far as [`Self::save`], [`Self::check`] or
+    /// [`Self::finish`] have seen.
+    pub fn last(&self) -> Option<Saved> {
+        self.last
+    }
+
+    /// Takes the result of the save that has ended.
+    fn collect(&mut self) -> Result<()> {
+        let Some(save) = self.under_way.take() else { return Ok(()) };
+        let (saved, copies) =
+            save.thread.join().map_err(|_| anyhow!("the thread that saves checkpoints crashed"))?;
+        self.copies = copies;
+        self.last = Some(saved?);
+        Ok(())
+    }
+
+    /// Copies to host memory what this rank is to write.
+    fn copy_share(&mut self, snapshot: &Snapshot) -> Result<Vec<Share>> {
+        let files = || {
+            snapshot.students.iter().flat_map(|student| {
+                [(Holds::Weights, &student.weights), (Holds::Optimizer, &student.optimizer)]
+                    .map(|(holds, tensors)| (stem(&student.name, holds), tensors))
+            })
+        };
+        let is_whole = |state: &&StateTensor| state.part.is_none();
+        let whole = files().flat_map(|(_, tensors)| tensors).filter(is_whole);
+        let bytes: Vec<u64> = whole.map(StateTensor::bytes).collect();
+        let mut owners = owners(&bytes, self.writers, self.board.world_size()).into_iter();
+        let mut is_mine = |state: &StateTensor| match state.part {
+            Some(_) => true,
+            None => owners.next() == Some(self.board.rank()),
+        };
+        let mut earlier = Copies::of(std::mem::take(&mut self.copies));
+        let mut shares = Vec::new();
+        for (stem, tensors) in files() {
+            let mut copies = Vec::new();
+            for state in tensors.iter().filter(|state| is_mine(state)) {
+                let name = state.stored_name()?;
+                let copy = earlier.copy(&stem, &name, &state.tensor).with_context(|| name.clone());
+                copies.push((name, copy?));
+            }
+            if !copies.is_empty() {
+                shares.push(Share { stem, tensors: copies });
+            }
+        }
+        Ok(shares)
+    }
+}
+
+impl Drop for Saver {
+    /// A save that nobody waited for is given up.
+    fn drop(&mut self) {
+        let Some(save) = self.under_way.take() else { return };
+        save.cancelled.store(true, Ordering::Relaxed);
+        if save.ended.recv_timeout(GRACE) != Err(RecvTimeoutError::Timeout) {
+            let _ = save.thread.join();
+        }
+    }
+}
+
+/// Copies in host memory. To write to memory that was used before takes half as long as to fresh
+/// memory.
+struct Copies(BTreeMap<(String, String), Tensor>);
+
+impl Copies {
+    fn of(shares: Vec<Share>) -> Self {
+        let entries = shares.into_iter().flat_map(|Share { stem, tensors }| {
+            tensors.into_iter().map(move |(name, tensor)| ((stem.clone(), name), tensor))
+        });
+        Self(entries.collect())
+    }
+
+    fn copy(&mut self, stem: &str, name: &str, tensor: &Tensor) -> Result<Tensor> {
+        let earlier = self.0.remove(&(stem.to_string(), name.to_string()));
+        let fits = |copy: &Tensor| copy.size() == tensor.size() && copy.kind() == tensor.kind();
+        let mut copy = match earlier.filter(fits) {
+            Some(copy) => copy,
+            None => Tensor::f_empty(tensor.size(), (tensor.kind(), Device::Cpu))?,
+        };
+        tch::no_grad(|| copy.f_copy_(&tensor.f_detach()?))?;
+        Ok(copy)
+    }
+}
