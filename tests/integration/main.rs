@@ -7,6 +7,7 @@ mod data_cli;
 mod dist;
 mod golden;
 mod hostile;
+mod launch;
 mod peer;
 mod preview;
 mod run;
