@@ -51,9 +51,10 @@ install_packages() {
     } >&2 || die "missing: $*; install with: sudo apt-get update && sudo apt-get install $*"
 }
 
-ensure_build_packages() {
+# ensure_packages ENTRY...: each entry a Debian package and programs that come with it.
+ensure_packages() {
     local entry package program programs missing=()
-    for entry in "${build_packages[@]}"; do
+    for entry; do
         read -r package programs <<<"$entry"
         for program in $programs; do
             if ! command -v "$program" >/dev/null && [ ! -e "$program" ]; then
@@ -158,7 +159,7 @@ ensure_cuda_headers() {
 
 # Everything that cargo needs.
 ensure_build() {
-    ensure_build_packages
+    ensure_packages "${build_packages[@]}"
     ensure_cargo
     ensure_libtorch
     ensure_cuda_headers

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# A Python with the real peers that tests compare with. Sourced after setup.sh.
+# The real peers that tests compare with: a Python with its packages, and programs. Sourced after
+# setup.sh.
 
 # shellcheck source-path=SCRIPTDIR
 source "$root/scripts/lib/python_packages.sh"
@@ -18,9 +19,13 @@ test_requirements=(
     'flask-cors==6.0.5'
 )
 
+# Debian packages that tests need, each with programs that come with it.
+test_packages=('openmpi-bin mpirun' 'iproute2 ip')
+
 # Sets DISTILL_TEST_PYTHON to an executable that sees the peers and torch, and test_programs to
 # the folder of the programs that came with them.
 ensure_test_python() {
+    ensure_packages "${test_packages[@]}"
     ensure_python_packages test-python "${test_requirements[@]}"
     export DISTILL_TEST_PYTHON=$packages_python
     # shellcheck disable=SC2034  # for the scripts that source this

@@ -14,12 +14,14 @@ use tracing_subscriber::fmt::time::{ChronoLocal, FormatTime};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::ConfigError;
+use crate::dist::environment;
 use crate::train::screen;
 
 /// What is logged, and how; every command takes these.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct LogArgs {
-    /// Least important messages to show [default: info, or what RUST_LOG says]
+    /// Least important messages to show [default: what RUST_LOG says, or info; of many processes
+    /// those after rank 0 warn]
     #[arg(long, global = true, value_enum, value_name = "LEVEL", help_heading = "Logging")]
     pub log_level: Option<LogLevel>,
     /// Lines for people, or one JSON object a line (which also turns the progress bars off)
@@ -52,14 +54,19 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends log messages of this process to standard error from here on.
+/// Sends log messages of this process to standard error from here on. Of many processes only the
+/// first draws bars.
 ///
 /// # Errors
 /// `RUST_LOG` is needed and cannot be understood, or logging was started before.
 pub fn start(args: &LogArgs) -> Result<()> {
+    let follows = follows_another();
+    if follows {
+        screen::hide();
+    }
     let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(args.log_level)?)
+        .with_env_filter(filter(args.log_level, follows)?)
         .with_ansi(screen::is_drawn() && !no_color)
         .with_writer(|| screen::AboveBars);
     match args.log_format {
@@ -72,9 +79,16 @@ pub fn start(args: &LogArgs) -> Result<()> {
     .map_err(|error| anyhow!("cannot start logging: {error}"))
 }
 
-/// The level that was asked for; without one `RUST_LOG`, and without that `info`. A level is
-/// meant for this program: of the libraries below it only warnings and errors are shown.
-fn filter(level: Option<LogLevel>) -> Result<EnvFilter, ConfigError> {
+/// Whether this is one of many processes and not the first of them, which speaks for all. What is
+/// wrong with a process's place is told by who needs it.
+fn follows_another() -> bool {
+    matches!(environment::of_this_process(), Ok(Some(place)) if place.rank > 0)
+}
+
+/// The level that was asked for; without one `RUST_LOG`, and without that `info`, or `warn` in a
+/// process that `follows` another. A level is meant for this program: of the libraries below it
+/// only warnings and errors are shown.
+fn filter(level: Option<LogLevel>, follows: bool) -> Result<EnvFilter, ConfigError> {
     let level = match (level, env::var(EnvFilter::DEFAULT_ENV)) {
         (None, Ok(directives)) if !directives.is_empty() => {
             return EnvFilter::try_new(&directives).map_err(|error| ConfigError {
@@ -85,6 +99,7 @@ fn filter(level: Option<LogLevel>) -> Result<EnvFilter, ConfigError> {
                 ),
             });
         }
+        (None, _) if follows => LogLevel::Warn,
         (level, _) => level.unwrap_or(LogLevel::Info),
     };
     Ok(EnvFilter::new(match level {

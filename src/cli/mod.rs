@@ -4,6 +4,7 @@ mod bench;
 mod data;
 mod distill;
 mod export;
+mod launch;
 pub mod logging;
 mod preview;
 mod summary;
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::data::worker;
+use crate::dist::launcher::die_with_the_launcher;
 use crate::native;
 
 const DONE: u8 = 0;
@@ -35,6 +37,7 @@ const EXAMPLES: &str = "\
 Examples:
   distill --config configs/quickstart.toml
   distill --config configs/5b_to_1b_h.toml --set data.batch_size=32
+  distill launch --nproc-per-node 8 -- --config configs/5b_to_1b_h.toml
   distill data pack PHOTOS --out data/photos
   distill export --run runs/quickstart --student small --out exported";
 
@@ -61,6 +64,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Launch(launch::LaunchArgs),
     /// Write a student's encoder, or any encoder weights, for other software to load
     Export(export::ExportArgs),
     /// Pack pictures into tar shards, index shards, check them, look at what is trained on
@@ -71,6 +75,7 @@ enum Command {
 
 /// Runs the program on its command line.
 pub fn main() -> ExitCode {
+    die_with_the_launcher();
     let arguments = Arguments::parse();
     native::install_panic_hook();
     let result = native::guard(|| run(arguments));
@@ -99,6 +104,7 @@ fn worker_program() -> Result<PathBuf> {
 fn run(arguments: Arguments) -> Result<u8> {
     logging::start(&arguments.log)?;
     match arguments.command {
+        Some(Command::Launch(args)) => launch::run(args),
         Some(Command::Export(args)) => export::run(&args).map(|()| DONE),
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),

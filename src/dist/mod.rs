@@ -5,6 +5,7 @@ mod agreement;
 mod board;
 pub mod environment;
 mod gradients;
+pub mod launcher;
 mod pulse;
 mod store_board;
 mod team;

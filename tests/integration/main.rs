@@ -8,6 +8,7 @@ mod data_cli;
 mod dist;
 mod golden;
 mod hostile;
+mod launch;
 mod peer;
 mod preview;
 mod run;

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::data::{config, jpeg, open, start, write_tar};
 use crate::workshop::Workshop;
 
-fn kill(process: u32) {
+pub fn kill(process: u32) {
     // It may be gone already.
     let _ = kill_process(Pid::from_raw(process as i32).unwrap(), Signal::KILL);
 }
@@ -30,7 +30,7 @@ fn status(process: u32) -> Option<(String, char, u32)> {
 }
 
 /// Live children of `parent`.
-fn children(parent: u32) -> Vec<u32> {
+pub fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().to_str().and_then(|name| name.parse().ok()));
@@ -41,7 +41,7 @@ fn children(parent: u32) -> Vec<u32> {
 
 /// Waits until `holds`, and fails after half a minute.
 #[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(30), "{what}: not after 30 s");

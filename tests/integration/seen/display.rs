@@ -134,3 +134,20 @@ fn levels_come_from_the_option_then_the_environment() {
         "{text}"
     );
 }
+
+/// Protects the view on a thousand processes: those after rank 0 only warn and draw no bars, where
+/// nothing else was asked for.
+#[test]
+fn ranks_after_the_first_are_quiet() {
+    let seen = |rank: &str, arguments: &str| {
+        let mut command = child::command("levels", arguments);
+        command.envs([("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_RANK", rank)]);
+        command.envs([("LOCAL_WORLD_SIZE", "2"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "1")]);
+        let log = log_of(command);
+        ["at error", "at warn", "at info"].map(|message| log.contains(message))
+    };
+    assert_eq!(seen("0", ""), [true, true, true]);
+    assert_eq!(seen("1", ""), [true, true, false]);
+    assert_eq!(seen("1", "--log-level info"), [true, true, true]);
+    assert_eq!(seen("2", ""), [true, true, true], "a place that makes no sense is told elsewhere");
+}

@@ -1,0 +1,48 @@
+//! Environment variables as text and numbers.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use super::{MASTER_PORT, error};
+use crate::config::ConfigError;
+
+/// The environment, where an empty variable is a missing one.
+pub(super) struct Variables<'a> {
+    variable: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl<'a> Variables<'a> {
+    pub(super) fn new(variable: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { variable }
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        (self.variable)(name).filter(|text| !text.is_empty())
+    }
+
+    pub(super) fn is_set(&self, name: &str) -> bool {
+        self.text(name).is_some()
+    }
+
+    /// A number that is not negative, if the variable is set.
+    pub(super) fn number<T: FromStr<Err: Display>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, ConfigError> {
+        let parse = |text: String| {
+            text.parse().map_err(|reason| {
+                error(name, format!("found `{text}`, expected a number from 0 on: {reason}"))
+            })
+        };
+        self.text(name).map(parse).transpose()
+    }
+
+    /// `MASTER_PORT`, if it is set.
+    pub(super) fn port(&self) -> Result<Option<u16>, ConfigError> {
+        let Some(text) = self.text(MASTER_PORT) else { return Ok(None) };
+        match text.parse() {
+            Ok(port) if port > 0 => Ok(Some(port)),
+            _ => Err(error(MASTER_PORT, format!("found `{text}`, expected a port, 1 to 65535"))),
+        }
+    }
+}
