@@ -2,28 +2,25 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use tch::{Cuda, Device, Kind, Tensor};
+use anyhow::{Context, Result};
+use tch::{Cuda, Device};
 use tracing::{info, warn};
 
-use super::{DONE, RESUME_ME, summary};
-use crate::config::{Config, ConfigError, DeviceChoice, EncoderSize, Precision};
+use super::{DONE, RESUME_ME, meeting, models, summary};
+use crate::config::{Config, ConfigError, DeviceChoice};
 use crate::data::{Dataset, Loader, RankBatches};
-use crate::model::{Storage, resize_positions};
+use crate::dist::{Activity, Place, Team, environment};
 use crate::native::guard;
-use crate::objective::distill::{Distillation, Teacher};
-use crate::objective::{Objective, Trainee};
-use crate::train::checkpoint::{self, Stream};
+use crate::objective::distill::Distillation;
+use crate::train::checkpoint::{self, Checkpoint, Stream};
 use crate::train::feed::Feed;
-use crate::train::run_directory::{Resume, RunDirectory};
+use crate::train::run_directory::Resume;
 use crate::train::schedule::Schedule;
 use crate::train::screen::Phase;
-use crate::train::{Outcome, State, explain_memory, signals, train};
-use crate::weights::{self, Preprocessing, WeightFile, beside_encoder};
-
-/// `weights = "random"` draws the weights instead of loading them.
-const RANDOM: &str = "random";
+use crate::train::{Outcome, Run, State, explain_memory, signals, train};
+use crate::weights::{self, Preprocessing};
 
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
@@ -50,25 +47,46 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         message: "is missing; name a TOML file, such as configs/quickstart.toml".into(),
     })?;
     let config = Config::load(file, &args.set)?;
+    let place = environment::of_this_process()?;
+    let device = choose_device(&config, &place.clone().unwrap_or_else(Place::alone))?;
     if args.dry_run {
         return dry_run(&config);
     }
     signals::install()?;
-    train_and_export(&config, &args.resume).map_err(|error| explain_memory(error, &config))
+    let team = join(place, &config, device)?;
+    let trained = train_and_export(config.clone(), &args.resume, &team, device);
+    match trained.map_err(|error| explain_memory(error, &config)) {
+        Ok(code) => team.leave().map(|()| code),
+        Err(error) => {
+            team.announce(&error);
+            Err(error)
+        }
+    }
 }
 
-fn train_and_export(config: &Config, resume: &Resume) -> Result<u8> {
-    let device = choose_device(config)?;
-    let (run, checkpoint) = RunDirectory::open(config, resume)?;
-    let dataset = Arc::new(open_dataset(config)?);
-    let schedule = schedule(config, &dataset);
+fn join(place: Option<Place>, config: &Config, device: Device) -> Result<Team> {
+    let asked_to_stop = || signals::stop_requested().is_some();
+    let Some(place) = place else { return Ok(Team::alone(device, asked_to_stop)) };
+    let timeout = Duration::from_secs_f64(config.distributed.timeout_seconds);
+    let (size, local) = (place.world_size, place.local_world_size);
+    info!("rank {} of {size}, {local} on this node, on {device:?}", place.rank);
+    Team::join(place, device, timeout, asked_to_stop)
+}
 
-    let teacher = guard(|| load_teacher(config, device))?;
-    let objective = guard(|| students(config, teacher, device, checkpoint.is_none()))?;
-    let mut state = State::new(&objective, config, stream(config, &dataset));
-    if let Some(checkpoint) = &checkpoint {
-        state.restore(&objective, checkpoint)?;
-    }
+fn train_and_export(
+    mut config: Config,
+    resume: &Resume,
+    team: &Team,
+    device: Device,
+) -> Result<u8> {
+    // Held by the first process until the end.
+    let (_run_directory, checkpoint) = meeting::open_run(&mut config, resume, team)?;
+    let config = &config;
+    let path = config.run.dir.as_path();
+    let dataset = Arc::new(meeting::open_dataset(config, team, || open_dataset(config))?);
+    let schedule = schedule(config, &dataset);
+    let (objective, mut state) =
+        models_and_state(config, team, device, &dataset, checkpoint.as_ref())?;
     if state.step >= schedule.total_steps() {
         info!(step = state.step, "this run is complete; nothing is left to train");
     }
@@ -79,69 +97,93 @@ fn train_and_export(config: &Config, resume: &Resume) -> Result<u8> {
         positions: state.position..state.position + steps_left * global_batch,
         global_batch,
         batch: config.data.batch_size as u64,
-        rank: 0,
-        world_size: 1,
+        rank: team.rank() as u64,
+        world_size: team.world_size() as u64,
     };
     let loader = Loader::start(dataset, &config.data, &super::worker_program()?, batches.ranges())?;
     let mut feed = Feed::new(loader, &config.data, device);
-    match train(config, run.path(), &objective, &schedule, &mut state, &mut feed)? {
+    let run = Run {
+        config,
+        path,
+        team,
+        objective: &objective,
+        schedule: &schedule,
+        batches_per_step: batches.per_step(),
+    };
+    match train(&run, &mut state, &mut feed)? {
         Outcome::Finished => {
-            export(config, run.path())?;
-            summary::print(config, run.path(), state.step)?;
+            team.doing(Activity::Saving);
+            if team.is_first() {
+                export(config, path)?;
+                summary::print(config, path, state.step)?;
+            }
             Ok(DONE)
         }
         Outcome::Stopped(signal) => {
-            warn!(step = state.step, "stopped by {signal}; the same command continues from here");
+            let why = signal.map_or_else(|| "a signal to another rank".into(), |s| s.to_string());
+            warn!(step = state.step, "stopped by {why}; the same command continues from here");
             Ok(RESUME_ME)
         }
     }
 }
 
+fn models_and_state(
+    config: &Config,
+    team: &Team,
+    device: Device,
+    dataset: &Dataset,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(Distillation, State)> {
+    let teacher = guard(|| models::load_teacher(config, device))?;
+    let objective = guard(|| models::students(config, teacher, device, checkpoint.is_none()))?;
+    let mut state = State::new(team, &objective, config, stream(config, dataset))?;
+    if let Some(checkpoint) = checkpoint {
+        state.restore(&objective, checkpoint)?;
+    }
+    Ok((objective, state))
+}
+
 /// Everything that can be found wrong before training, without training.
 fn dry_run(config: &Config) -> Result<u8> {
     summary::print_models(&Distillation::shapes_only(config), config);
-    choose_device(config)?;
-    for (key, weights, size) in weights_of(config).filter(|(_, weights, _)| *weights != RANDOM) {
-        let stored = StoredWeights::open(&key, weights, size)?;
-        stored.build(Storage::Shapes, |file, encoder| file.check_fit(encoder, beside_encoder))?;
-    }
+    models::check_weights(config)?;
     let dataset = open_dataset(config)?;
     summary::print_plan(config, &dataset, &schedule(config, &dataset));
     Ok(DONE)
 }
 
-/// Key, place and expected size of all weights that a config names.
-fn weights_of(config: &Config) -> impl Iterator<Item = (String, &str, EncoderSize)> {
-    let teacher = &config.teacher;
-    let students = config.students.iter().enumerate().map(|(index, student)| {
-        (format!("students.{index}.weights"), student.weights.as_str(), student.model)
-    });
-    std::iter::once(("teacher.weights".to_string(), teacher.weights.as_str(), teacher.model))
-        .chain(students)
-}
-
-fn choose_device(config: &Config) -> Result<Device, ConfigError> {
-    if config.run.threads > 0 {
-        tch::set_num_threads(config.run.threads as i32);
+/// The device of this process: on a node with several GPUs that of its local rank, unless its
+/// launcher lets it see one only.
+fn choose_device(config: &Config, place: &Place) -> Result<Device, ConfigError> {
+    let wrong = |message: String| ConfigError {
+        file: PathBuf::new(),
+        key: "run.device".into(),
+        message,
+    };
+    let threads = match config.run.threads {
+        // What a launcher says of threads stands; alone, libtorch takes all cores.
+        0 if place.local_world_size == 1 || std::env::var_os("OMP_NUM_THREADS").is_some() => None,
+        0 => {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            Some((cores / place.local_world_size).max(1))
+        }
+        threads => Some(threads),
+    };
+    if let Some(threads) = threads {
+        tch::set_num_threads(threads as i32);
     }
-    let available = Cuda::is_available();
-    match config.run.device {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Auto if !available => Ok(Device::Cpu),
-        DeviceChoice::Cuda if !available => Err(ConfigError {
-            file: PathBuf::new(),
-            key: "run.device".into(),
-            message: "found `cuda`, but libtorch sees no GPU here: check nvidia-smi, or use `cpu`"
-                .into(),
-        }),
-        DeviceChoice::Auto | DeviceChoice::Cuda => Ok(Device::Cuda(0)),
-    }
-}
-
-fn compute_kind(config: &Config) -> Kind {
-    match config.run.precision {
-        Precision::Fp32 => Kind::Float,
-        Precision::Bf16 => Kind::BFloat16,
+    let gpus = if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 };
+    match (config.run.device, gpus) {
+        (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, 0) => Ok(Device::Cpu),
+        (DeviceChoice::Cuda, 0) => Err(wrong(
+            "found `cuda`, but libtorch sees no GPU here: check nvidia-smi, or use `cpu`".into(),
+        )),
+        (_, 1) => Ok(Device::Cuda(0)),
+        (_, gpus) if place.local_rank < gpus => Ok(Device::Cuda(place.local_rank)),
+        (_, gpus) => Err(wrong(format!(
+            "local rank {} has no GPU: this node shows {gpus}; start at most as many processes",
+            place.local_rank
+        ))),
     }
 }
 
@@ -168,106 +210,6 @@ fn stream(config: &Config, dataset: &Dataset) -> Stream {
         shuffle: config.data.shuffle,
         global_batch_size: config.data.images_per_step(),
     }
-}
-
-/// Encoder weights that a config names.
-struct StoredWeights {
-    file: WeightFile,
-    context: String,
-    size: EncoderSize,
-    /// Side of the patch grid that the stored positions are for.
-    grid: usize,
-}
-
-impl StoredWeights {
-    fn open(key: &str, weights: &str, size: EncoderSize) -> Result<Self> {
-        let context = format!("{key} = \"{weights}\"");
-        let file = WeightFile::open(Path::new(weights)).with_context(|| context.clone())?;
-        let tokens = file.shapes().get("pos_embed").and_then(|shape| shape.get(1).copied());
-        let patches = (tokens.unwrap_or(0) as usize).saturating_sub(size.class_tokens);
-        Ok(Self { file, context, size, grid: patches.isqrt() })
-    }
-
-    /// Builds the encoder with the file's own grid and has it filled or checked by `visit`.
-    fn build(
-        &self,
-        storage: Storage,
-        visit: impl Fn(&WeightFile, &[(String, Tensor)]) -> Result<()>,
-    ) -> Result<Teacher> {
-        let encoder = Teacher::new(storage, self.size, self.grid);
-        visit(&self.file, encoder.parameters.named()).with_context(|| self.context.clone())?;
-        let heads = self.file.declared_size().map_or(self.size.heads, |size| size.heads);
-        ensure!(
-            heads == self.size.heads,
-            "{}: the weights have {heads} attention heads, the config says {}",
-            self.context,
-            self.size.heads
-        );
-        Ok(encoder)
-    }
-}
-
-/// The teacher on `device`, its matrices kept in the number format that they are used in.
-fn load_teacher(config: &Config, device: Device) -> Result<Teacher> {
-    let size = config.teacher.model;
-    let matrices = compute_kind(config);
-    if config.teacher.weights == RANDOM {
-        warn!(
-            "the teacher has random weights: its students learn to imitate it, but nothing about \
-             pictures. For a real run set teacher.weights"
-        );
-        let side = config.data.input_size / size.patch_size;
-        return Ok(Teacher::new(Teacher::drawn(device, matrices, config.seed), size, side));
-    }
-    let stored = StoredWeights::open("teacher.weights", &config.teacher.weights, size)?;
-    let teacher = stored.build(Storage::Empty { device, matrices }, |file, encoder| {
-        file.load_into(encoder, beside_encoder)
-    })?;
-    info!(
-        parameters = teacher.parameters.count(),
-        layout = %stored.file.layout(),
-        "teacher loaded from {}",
-        config.teacher.weights
-    );
-    Ok(teacher)
-}
-
-/// The students with initial weights; those named in the config are read only for a new run.
-fn students(
-    config: &Config,
-    teacher: Teacher,
-    device: Device,
-    starts_anew: bool,
-) -> Result<Distillation> {
-    let objective = Distillation::new(config, teacher, device, compute_kind(config));
-    let named = weights_of(config).skip(1);
-    for ((key, weights, size), trainee) in named.zip(objective.trainees()) {
-        let parameters = trainee.parameters.count();
-        info!(parameters, "student `{}`: {size}", trainee.name);
-        if starts_anew && weights != RANDOM {
-            let side = config.data.input_size / size.patch_size;
-            start_from(&StoredWeights::open(&key, weights, size)?, side, trainee)?;
-        }
-    }
-    Ok(objective)
-}
-
-/// Copies a stored encoder into a student, with positions resized to the student's `side` ×
-/// `side` patch grid.
-fn start_from(stored: &StoredWeights, side: usize, trainee: &Trainee) -> Result<()> {
-    let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
-    let encoder = stored.build(storage, |file, encoder| file.load_into(encoder, beside_encoder))?;
-    let class_tokens = stored.size.class_tokens as i64;
-    for ((name, source), (_, target)) in
-        encoder.parameters.named().iter().zip(trainee.parameters.named())
-    {
-        let source = match name.as_str() {
-            "pos_embed" => resize_positions(source, class_tokens, side as i64, side as i64),
-            _ => source.shallow_clone(),
-        };
-        tch::no_grad(|| target.shallow_clone().f_copy_(&source))?;
-    }
-    Ok(())
 }
 
 /// Writes every student of the newest checkpoint, which is the state just trained.

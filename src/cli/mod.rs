@@ -6,6 +6,8 @@ mod distill;
 mod export;
 mod launch;
 pub mod logging;
+mod meeting;
+mod models;
 mod preview;
 mod summary;
 
@@ -17,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::data::worker;
+use crate::dist::Failure;
 use crate::dist::launcher::die_with_the_launcher;
 use crate::native;
 
@@ -83,7 +86,11 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("error: {error:#}");
-            let usage = error.chain().any(|cause| cause.is::<ConfigError>());
+            let is_usage = |cause: &(dyn std::error::Error + 'static)| {
+                cause.is::<ConfigError>()
+                    || cause.downcast_ref::<Failure>().is_some_and(|failure| failure.usage)
+            };
+            let usage = error.chain().any(is_usage);
             ExitCode::from(if usage { WRONG_USAGE } else { FAILED })
         }
     }

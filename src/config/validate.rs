@@ -31,7 +31,22 @@ impl Config {
         require(self.checkpoint.writers > 0, "checkpoint.writers", || {
             "found 0, expected at least one rank".into()
         })?;
+        self.check_distributed()?;
         require(self.log.every > 0, "log.every", || "found 0, expected at least one step".into())
+    }
+
+    fn check_distributed(&self) -> Check {
+        let distributed = &self.distributed;
+        require(
+            distributed.bucket_megabytes > 0.0 && distributed.bucket_megabytes <= 1e6,
+            "distributed.bucket_megabytes",
+            || format!("found {}, expected a number above 0", distributed.bucket_megabytes),
+        )?;
+        require(
+            (1.0..=1e6).contains(&distributed.timeout_seconds),
+            "distributed.timeout_seconds",
+            || format!("found {}, expected 1 to 1000000", distributed.timeout_seconds),
+        )
     }
 
     fn check_data(&self) -> Check {
@@ -45,18 +60,9 @@ impl Config {
         require(data.prefetch_batches > 0, "data.prefetch_batches", || {
             "found 0, expected at least one batch".into()
         })?;
-        if let Some(global) = data.global_batch_size {
-            require(
-                global > 0 && global.is_multiple_of(data.batch_size),
-                "data.global_batch_size",
-                || {
-                    format!(
-                        "found {global}, expected a multiple of data.batch_size ({})",
-                        data.batch_size
-                    )
-                },
-            )?;
-        }
+        require(data.global_batch_size != Some(0), "data.global_batch_size", || {
+            "found 0, expected at least one picture".into()
+        })?;
         data.shuffle.check().map_err(|(key, message)| (format!("data.shuffle.{key}"), message))?;
         let [least, most] = data.crop_scale;
         require(0.0 < least && least <= most && most <= 1.0, "data.crop_scale", || {

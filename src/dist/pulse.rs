@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Board;
 use super::team::Abandoned;
+use crate::config::ConfigError;
 
 /// Seconds that the training thread gets to end by itself once a failure is known.
 const GRACE: Duration = Duration::from_secs(10);
@@ -79,6 +80,8 @@ pub struct Failure {
     /// The step that it was working on, from 1.
     pub step: u64,
     pub what: String,
+    /// It is the configuration's fault.
+    pub usage: bool,
 }
 
 /// A process's note.
@@ -243,7 +246,11 @@ impl Pulse {
     pub fn announce(&self, error: &anyhow::Error) {
         let shared = &self.shared;
         shared.told.store(true, Ordering::Relaxed);
-        if shared.failure().is_some() {
+        if let Some(failure) = shared.failure() {
+            // A launcher takes the first process that ends for the one that failed.
+            if failure.rank == 0 {
+                thread::sleep(3 * self.interval);
+            }
             return;
         }
         let failure = Failure {
@@ -251,9 +258,10 @@ impl Pulse {
             host: self.host.clone(),
             step: shared.step.load(Ordering::Relaxed),
             what: format!("failed ({error:#})"),
+            usage: error.chain().any(|cause| cause.is::<ConfigError>()),
         };
-        if post(&*self.board, &failure).is_ok() {
-            // Rank 0 may take the store along when it ends: the others must have read this.
+        if post(&*self.board, &failure).is_ok() && failure.rank == 0 {
+            // It may take the store along when it ends: the others must have read this.
             thread::sleep(2 * self.interval);
         }
     }
@@ -384,7 +392,7 @@ impl Heart {
 
     fn lost_store(&self, what: String) {
         let step = self.shared.step.load(Ordering::Relaxed);
-        self.shared.fail(Failure { rank: 0, host: self.store.clone(), step, what });
+        self.shared.fail(Failure { rank: 0, host: self.store.clone(), step, what, usage: false });
     }
 
     fn beat(&mut self) -> Result<()> {
@@ -482,7 +490,7 @@ fn failure_of(seen: &Seen, step: u64, what: String) -> Failure {
         Some(sign) => (sign.step, sign.host.clone()),
         None => (step, "never seen".into()),
     };
-    Failure { rank: seen.rank, host, step, what }
+    Failure { rank: seen.rank, host, step, what, usage: false }
 }
 
 /// The thread that asks nobody.
@@ -503,6 +511,7 @@ impl Watch {
                     host: self.store.clone(),
                     step: self.shared.step.load(Ordering::Relaxed),
                     what: format!("has not answered for {:.0} s", silence.as_secs_f64()),
+                    usage: false,
                 });
             }
             let known = locked(&self.shared.failure).clone();

@@ -3,9 +3,11 @@
 
 pub mod checkpoint;
 pub mod feed;
+pub mod learner;
 pub mod metrics;
 pub mod optimizer;
 pub mod progress;
+mod report;
 pub mod run_directory;
 pub mod schedule;
 pub mod screen;
@@ -13,4 +15,4 @@ pub mod signals;
 pub mod state;
 mod trainer;
 
-pub use trainer::{Outcome, State, explain_memory, train};
+pub use trainer::{Outcome, Run, State, explain_memory, train};

@@ -1,29 +1,44 @@
-//! AdamW over one trainee's parameters.
+//! AdamW over one trainee's parameters, or over this process's shares of them.
+
+use std::ops::Range;
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::state::StateTensor;
+use super::state::{Part, StateTensor};
 use crate::config::OptimizerConfig;
+use crate::dist::Share;
 use crate::model::Parameters;
-use crate::native::{self, AdamWStep};
+use crate::native::{self, AdamWStep, guard};
 
 /// Name of the number of updates in [`AdamW::state`].
 pub const UPDATES: &str = "updates";
 
-/// Parameters that share a weight decay, with their moments in the same order.
+/// What is updated together: parameters, or parts of them, that share a weight decay.
+#[derive(Default)]
 struct Group {
     weight_decay: f64,
-    parameters: Vec<Tensor>,
+    members: Vec<Member>,
+    /// What is updated, and its moments, in the order of `members`.
+    weights: Vec<Tensor>,
     first_moments: Vec<Tensor>,
     second_moments: Vec<Tensor>,
 }
 
+/// Where a group's weights belong.
+struct Member {
+    name: String,
+    parameter: Tensor,
+    /// Which of the flattened parameter's numbers; none for all of them.
+    range: Option<Range<i64>>,
+    /// Other processes update the same numbers, and rank 0 counts their gradient.
+    common: bool,
+}
+
 /// AdamW (Loshchilov & Hutter, 2019) whose weight decay spares tensors of at most one dimension.
 pub struct AdamW {
-    groups: Vec<Group>,
-    /// Parameter names of each group, in its order.
-    names: Vec<Vec<String>>,
+    groups: [Group; 2],
+    parameters: Vec<Tensor>,
     /// Updates done.
     updates: u64,
     device: Device,
@@ -31,49 +46,79 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimizer that has done no update yet.
-    pub fn new(parameters: &Parameters, config: &OptimizerConfig) -> Self {
-        let (mut groups, mut names) = (Vec::new(), Vec::new());
-        for decays in [false, true] {
-            let members = || {
-                parameters.named().iter().filter(move |(_, tensor)| (tensor.dim() > 1) == decays)
+    /// An optimizer that has done no update yet. With `shares` it updates these only, and whoever
+    /// holds the others must hand theirs round.
+    pub fn new(
+        parameters: &Parameters,
+        config: &OptimizerConfig,
+        shares: Option<Vec<Share>>,
+    ) -> Self {
+        let named = parameters.named();
+        let mut groups = [0.0, config.weight_decay]
+            .map(|weight_decay| Group { weight_decay, ..Group::default() });
+        let whole = || {
+            let member = |(name, tensor): &(String, Tensor)| {
+                let member = Member {
+                    name: name.clone(),
+                    parameter: tensor.shallow_clone(),
+                    range: None,
+                    common: false,
+                };
+                (member, tensor.shallow_clone())
             };
-            groups.push(Group {
-                weight_decay: if decays { config.weight_decay } else { 0.0 },
-                parameters: members().map(|(_, tensor)| tensor.shallow_clone()).collect(),
-                first_moments: members().map(|(_, tensor)| zeros_like(tensor)).collect(),
-                second_moments: members().map(|(_, tensor)| zeros_like(tensor)).collect(),
-            });
-            names.push(members().map(|(name, _)| name.clone()).collect());
+            named.iter().map(member).collect::<Vec<_>>()
+        };
+        let part = |share: Share| {
+            let (name, tensor) = &named[share.parameter];
+            let (parameter, range) = (tensor.shallow_clone(), Some(share.range));
+            (Member { name: name.clone(), parameter, range, common: share.common }, share.weights)
+        };
+        let members = shares.map_or_else(whole, |shares| shares.into_iter().map(part).collect());
+        for (member, weights) in members {
+            let decays = member.parameter.dim() > 1;
+            let group = &mut groups[usize::from(decays)];
+            group.first_moments.push(zeros_like(&weights));
+            group.second_moments.push(zeros_like(&weights));
+            group.weights.push(weights);
+            group.members.push(member);
         }
-        let device = parameters.named()[0].1.device();
-        Self { groups, names, updates: 0, device, config: config.clone() }
+        let device = named[0].1.device();
+        let parameters = named.iter().map(|(_, tensor)| tensor.shallow_clone()).collect();
+        Self { groups, parameters, updates: 0, device, config: config.clone() }
     }
 
-    /// The norm of all gradients together, before clipping: a scalar on the device.
+    /// The norm of the gradients of what this optimizer updates, before clipping, a scalar on the
+    /// device. Of numbers that several processes update, only `counts_common` counts them.
     ///
     /// # Errors
     /// libtorch's message.
-    pub fn gradient_norm(&self) -> Result<Tensor> {
-        native::gradient_norm(&self.gradients())
+    pub fn gradient_norm(&self, counts_common: bool) -> Result<Tensor> {
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        let counted = members.filter(|member| counts_common || !member.common);
+        let gradients = counted.map(Member::gradient).collect::<Result<Vec<_>>>()?;
+        if gradients.is_empty() {
+            return guard(|| Ok(Tensor::zeros([], (Kind::Float, self.device))));
+        }
+        native::gradient_norm(&gradients)
     }
 
-    /// Clips to the configured norm (`norm` is what [`Self::gradient_norm`] gave), updates every
-    /// parameter, and forgets the gradients.
+    /// Clips to the configured norm (`norm` is that of the whole gradient), updates, and forgets
+    /// the gradients.
     ///
     /// # Errors
     /// libtorch's message.
     pub fn update(&mut self, learning_rate: f64, norm: &Tensor) -> Result<()> {
-        if let Some(limit) = self.config.clip_grad_norm {
-            let factor = tch::no_grad(|| (limit / (norm + 1e-6)).clamp_max(1.0));
-            native::scale_gradients(&self.gradients(), &factor)?;
-        }
         self.updates += 1;
         let step = Tensor::from(self.updates as f32).to_device(self.device);
-        for group in &self.groups {
-            let gradients: Vec<Tensor> = group.parameters.iter().map(Tensor::grad).collect();
+        for group in self.groups.iter().filter(|group| !group.members.is_empty()) {
+            let gradients =
+                group.members.iter().map(Member::gradient).collect::<Result<Vec<_>>>()?;
+            if let Some(limit) = self.config.clip_grad_norm {
+                let factor = tch::no_grad(|| (limit / (norm + 1e-6)).clamp_max(1.0));
+                native::scale_gradients(&gradients, &factor)?;
+            }
             native::fused_adamw(
-                &group.parameters,
+                &group.weights,
                 &gradients,
                 &group.first_moments,
                 &group.second_moments,
@@ -85,27 +130,27 @@ impl AdamW {
                     weight_decay: group.weight_decay,
                 },
             )?;
-            native::clear_gradients(&group.parameters)?;
         }
-        Ok(())
+        native::clear_gradients(&self.parameters)
     }
 
-    fn gradients(&self) -> Vec<Tensor> {
-        self.groups.iter().flat_map(|group| &group.parameters).map(Tensor::grad).collect()
-    }
-
-    /// What a checkpoint must hold beside the weights: both moments of every parameter and the
-    /// number of updates ([`UPDATES`]). The moments share memory with the optimizer's own.
+    /// What a checkpoint must hold beside the weights: both moments of everything that this
+    /// process updates and the number of updates ([`UPDATES`]). The moments share memory with the
+    /// optimizer's own.
     pub fn state(&self) -> Vec<StateTensor> {
-        let whole = |name, tensor| StateTensor { name, tensor, part: None };
-        let mut state = vec![whole(UPDATES.to_string(), Tensor::from(self.updates as f64))];
-        for (group, names) in self.groups.iter().zip(&self.names) {
-            for (index, name) in names.iter().enumerate() {
+        let updates = Tensor::from(self.updates as f64);
+        let mut state = vec![StateTensor { name: UPDATES.to_string(), tensor: updates, part: None }];
+        for group in &self.groups {
+            for (index, member) in group.members.iter().enumerate() {
                 for (kind, moments) in
                     [("first", &group.first_moments), ("second", &group.second_moments)]
                 {
-                    let name = format!("{kind}_moment.{name}");
-                    state.push(whole(name, moments[index].shallow_clone()));
+                    let part = member.range.as_ref().map(|range| Part {
+                        start: range.start,
+                        whole: member.parameter.size(),
+                    });
+                    let name = format!("{kind}_moment.{}", member.name);
+                    state.push(StateTensor { name, tensor: moments[index].shallow_clone(), part });
                 }
             }
         }
@@ -115,6 +160,18 @@ impl AdamW {
     /// Says that the moments behind [`Self::state`] were overwritten by those after `updates`.
     pub fn set_updates(&mut self, updates: u64) {
         self.updates = updates;
+    }
+}
+
+impl Member {
+    fn gradient(&self) -> Result<Tensor> {
+        let gradient = self.parameter.grad();
+        match &self.range {
+            None => Ok(gradient),
+            Some(range) => {
+                guard(|| Ok(gradient.view([-1]).narrow(0, range.start, range.end - range.start)))
+            }
+        }
     }
 }
 

@@ -45,8 +45,7 @@ impl RunDirectory {
     /// # Errors
     /// Another process trains there, the folder cannot be written, or the checkpoint asked for
     /// is damaged.
-    pub fn open(config: &Config, resume: &Resume) -> Result<(Self, Option<Checkpoint>)> {
-        let path = config.run.dir.clone();
+    pub fn open(path: PathBuf, resume: &Resume) -> Result<(Self, Option<Checkpoint>)> {
         if *resume == Resume::Never && path.join("checkpoints").exists() {
             drop(Self::lock(&path)?);
             move_aside(&path)?;
@@ -62,13 +61,15 @@ impl RunDirectory {
                 Some(start)
             }
         };
-        durable::write(&path.join("config.toml"), config.to_toml().as_bytes())?;
         Ok((run, start))
     }
 
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Writes down the resolved configuration.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn write_config(&self, config: &Config) -> Result<()> {
+        durable::write(&self.path.join("config.toml"), config.to_toml().as_bytes())
     }
 
     fn lock(path: &Path) -> Result<Self> {

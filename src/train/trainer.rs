@@ -1,32 +1,30 @@
-//! The training loop, the same for every objective.
+//! The training loop, the same for every objective and any number of processes.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
-use tch::{Kind, Tensor};
+use anyhow::Result;
 use tracing::{info, warn};
 
 use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
 use super::feed::Feed;
-use super::metrics::{MetricsLog, StepMetrics, StudentMetrics};
-use super::optimizer::AdamW;
+use super::learner::{Learner, LearningPasses};
+use super::metrics::{MetricsLog, StepMetrics};
 use super::progress::Progress;
+use super::report::{Report, report, require_finite};
 use super::schedule::Schedule;
 use super::signals::{self, Signal};
 use super::state::StudentState;
-use crate::config::{CheckpointConfig, Config, Distance};
-use crate::dist::Alone;
-use crate::native;
-use crate::objective::{Losses, Objective};
+use crate::config::{CheckpointConfig, Config};
+use crate::dist::{Abandoned, Activity, Team, require_equal_weights};
+use crate::objective::{MicroBatch, Objective};
 
-/// How long signals may go unnoticed while data are waited for.
+/// How long signals and the other processes' failures may go unnoticed while data are waited for.
 const SIGNAL_PATIENCE: Duration = Duration::from_millis(200);
 
-/// Optimizers and counters: with the trainees' weights, all that a checkpoint holds.
+/// Learners and counters: with the trainees' weights, all that a checkpoint holds.
 pub struct State {
-    pub optimizers: Vec<AdamW>,
+    pub learners: Vec<Learner>,
     /// Optimizer steps done.
     pub step: u64,
     /// Samples of the global stream consumed.
@@ -38,19 +36,36 @@ pub struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Finished,
-    /// A signal asked for an end; the state is saved.
-    Stopped(Signal),
+    /// A signal to this process (none: to another one) asked for an end; the state is saved.
+    Stopped(Option<Signal>),
+}
+
+/// What a run of training stands on.
+pub struct Run<'a> {
+    pub config: &'a Config,
+    /// The run's directory.
+    pub path: &'a Path,
+    pub team: &'a Team,
+    pub objective: &'a dyn Objective,
+    pub schedule: &'a Schedule,
+    /// Batches of this process in every step.
+    pub batches_per_step: u64,
 }
 
 impl State {
     /// The state before the first step.
-    pub fn new(objective: &dyn Objective, config: &Config, stream: Stream) -> Self {
-        let optimizers = objective
-            .trainees()
-            .iter()
-            .map(|trainee| AdamW::new(&trainee.parameters, &config.optimizer))
-            .collect();
-        Self { optimizers, step: 0, position: 0, stream }
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn new(
+        team: &Team,
+        objective: &dyn Objective,
+        config: &Config,
+        stream: Stream,
+    ) -> Result<Self> {
+        let learners =
+            objective.trainees().iter().map(|trainee| Learner::new(team, trainee, config));
+        Ok(Self { learners: learners.collect::<Result<_>>()?, step: 0, position: 0, stream })
     }
 
     /// Continues from a checkpoint. A stream that is not the checkpoint's is warned about: the
@@ -59,7 +74,9 @@ impl State {
     /// # Errors
     /// The checkpoint does not fit the trainees.
     pub fn restore(&mut self, objective: &dyn Objective, checkpoint: &Checkpoint) -> Result<()> {
-        checkpoint.restore(objective.trainees(), &mut self.optimizers)?;
+        for (trainee, learner) in objective.trainees().iter().zip(&mut self.learners) {
+            checkpoint.restore(trainee, learner.optimizer_mut())?;
+        }
         let manifest = &checkpoint.manifest;
         (self.step, self.position) = (manifest.step, manifest.position);
         let (then, now) = (&manifest.stream, &self.stream);
@@ -77,202 +94,221 @@ impl State {
         Ok(())
     }
 
-    fn save(&self, saver: &mut Saver, objective: &dyn Objective) -> Result<()> {
+    fn save(&mut self, run: &Run, saver: &mut Saver) -> Result<()> {
+        let before = run.team.doing(Activity::Saving);
+        for learner in &mut self.learners {
+            learner.receive_weights(run.team)?;
+        }
+        run.team.settle()?;
+        let trainees = run.objective.trainees().iter().zip(&self.learners);
+        let students =
+            trainees.map(|(trainee, own)| StudentState::of(trainee, own.optimizer())).collect();
         let (step, position, stream) = (self.step, self.position, &self.stream);
-        let trainees = objective.trainees().iter().zip(&self.optimizers);
-        let students = trainees.map(|(trainee, own)| StudentState::of(trainee, own)).collect();
-        saver.save(&Snapshot { step, position, stream, students }, &|| Ok(()))
+        let snapshot = Snapshot { step, position, stream, students };
+        saver.save(&snapshot, &|| run.team.check_failure())?;
+        run.team.doing(before);
+        Ok(())
     }
 }
 
 /// Trains until the schedule ends or a signal asks to stop, saving as configured.
 ///
 /// # Errors
-/// Data, device or disk fail, or a loss is not finite; the last checkpoint stays.
-pub fn train(
-    config: &Config,
-    run: &Path,
-    objective: &dyn Objective,
-    schedule: &Schedule,
-    state: &mut State,
-    feed: &mut Feed,
-) -> Result<Outcome> {
-    let CheckpointConfig { keep, writers, .. } = config.checkpoint;
-    let mut saver = Saver::new(run, keep, Arc::new(Alone::default()), writers);
-    let outcome = take_steps(config, run, objective, schedule, state, feed, &mut saver);
+/// Data, device, disk or another process fail, or a loss is not finite; the last checkpoint stays.
+pub fn train(run: &Run, state: &mut State, feed: &mut Feed) -> Result<Outcome> {
+    let CheckpointConfig { keep, writers, .. } = run.config.checkpoint;
+    let mut saver = Saver::new(run.path, keep, run.team.board()?, writers);
+    let outcome = take_steps(run, state, feed, &mut saver);
+    run.team.doing(Activity::Saving);
     // Also where training has failed: the save under way is from before that.
-    let saved = saver.finish(&|| Ok(()));
+    let saved = saver.finish(&|| run.team.check_failure());
     let outcome = outcome?;
     saved.map(|()| outcome)
 }
 
 fn take_steps(
-    config: &Config,
-    run: &Path,
-    objective: &dyn Objective,
-    schedule: &Schedule,
+    run: &Run,
     state: &mut State,
     feed: &mut Feed,
     saver: &mut Saver,
 ) -> Result<Outcome> {
-    let total = schedule.total_steps();
-    let global_batch = state.stream.global_batch_size;
-    let accumulation = global_batch / config.data.batch_size;
-    let names: Vec<String> = objective.trainees().iter().map(|t| t.name.clone()).collect();
-    let mut log = MetricsLog::open(run, config.log.tensorboard, state.step)?;
-    let mut progress = Progress::new(total, state.step + 1, &names, config.log.every);
-    let mut since_log = Interval::begin();
+    let (config, team) = (run.config, run.team);
+    let total = run.schedule.total_steps();
+    let mut record = team.is_first().then(|| Record::open(run, state.step)).transpose()?;
     let mut saved = state.step;
-    let mut stopped = None;
+    let mut outcome = Outcome::Finished;
+    team.progress(state.step);
+    require_equal(run, state)?;
+    team.doing(Activity::Computing);
 
-    'steps: while state.step < total {
-        let since_step = Interval::begin();
+    while state.step < total {
         saver.check()?;
-        let learning_rate = schedule.learning_rate(state.step);
-        let mut losses = Vec::new();
-        for _ in 0..accumulation {
+        let since_step = Instant::now();
+        let metrics = match step(run, state, feed) {
+            Ok(metrics) => metrics,
             // Half a step is given up rather than finished: with many accumulation steps it could
             // outlast the time that a scheduler grants.
-            // Nor is a batch waited for that may never come, as when a network is down.
-            loop {
-                stopped = signals::stop_requested();
-                if stopped.is_some() {
-                    break 'steps;
-                }
-                if feed.is_ready_within(SIGNAL_PATIENCE) {
-                    break;
-                }
+            Err(error) if error.is::<Abandoned>() => {
+                outcome = Outcome::Stopped(signals::stop_requested());
+                break;
             }
-            let batch = feed.next_batch()?;
-            losses.push(objective.accumulate(&batch, 1.0 / accumulation as f64, &mut ())?);
-        }
-        let norms = state.optimizers.iter().map(AdamW::gradient_norm).collect::<Result<_>>()?;
-        let students = read(&names, &losses, norms, config)?;
-        require_finite(state.step + 1, &students.metrics)?;
-        for (optimizer, norm) in state.optimizers.iter_mut().zip(&students.norms) {
-            optimizer.update(learning_rate, norm)?;
-        }
-        state.step += 1;
-        state.position += global_batch as u64;
-
-        let waited = feed.take_waited().as_secs_f64();
-        since_log.add_step(waited);
-        let mut metrics = StepMetrics {
-            step: state.step,
-            epoch: schedule.epoch(state.step),
-            learning_rate,
-            images_seen: state.position,
-            images_per_second: global_batch as f64 / since_step.seconds(),
-            data_wait_seconds: waited,
-            exchange_wait_seconds: None,
-            step_seconds: since_step.seconds(),
-            students: students.metrics,
-            peak_memory_bytes: feed.peak_memory(),
-            failed_pictures: feed.failed(),
+            Err(error) => return Err(error),
         };
-        progress.update(&metrics);
-        if state.step.is_multiple_of(config.log.every) || state.step == total {
-            since_log.average_into(&mut metrics, global_batch);
-            log.write(&metrics)?;
-            since_log = Interval::begin();
+        if let Some(record) = &mut record {
+            record.add(metrics, since_step.elapsed(), state.step == total)?;
+        }
+        let check_every = config.distributed.check_every;
+        if check_every > 0 && state.step.is_multiple_of(check_every) {
+            require_equal(run, state)?;
         }
         if state.step.is_multiple_of(config.checkpoint.every) {
-            state.save(saver, objective)?;
+            state.save(run, saver)?;
             saved = state.step;
         }
     }
+    // The step that was given up is no longer this process's.
+    team.progress(state.step);
     if saved < state.step {
-        state.save(saver, objective)?;
+        state.save(run, saver)?;
     }
-    progress.finish();
-    Ok(stopped.map_or(Outcome::Finished, Outcome::Stopped))
+    if let Some(record) = record {
+        record.progress.finish();
+    }
+    Ok(outcome)
 }
 
-/// Wall time and data waiting over some steps.
-struct Interval {
-    started: Instant,
+/// One optimizer step.
+///
+/// # Errors
+/// Among others [`Abandoned`]: then nothing has changed.
+fn step(run: &Run, state: &mut State, feed: &mut Feed) -> Result<StepMetrics> {
+    let team = run.team;
+    let global_batch = state.stream.global_batch_size;
+    let learning_rate = run.schedule.learning_rate(state.step);
+    let mut losses = Vec::new();
+    for number in 1..=run.batches_per_step {
+        let batch = next_batch(team, state.step + 1, feed)?;
+        let share = (batch.positions.end - batch.positions.start) as f64 / global_batch as f64;
+        let is_last = number == run.batches_per_step;
+        let mut passes = LearningPasses { team, learners: &mut state.learners, is_last };
+        losses.push((share, run.objective.accumulate(&batch, share, &mut passes)?));
+    }
+    let mut exchange_wait = Duration::ZERO;
+    for learner in &state.learners {
+        exchange_wait += learner.receive_gradients(team)?;
+    }
+    let names = run.objective.trainees().iter().map(|trainee| trainee.name.as_str());
+    let names: Vec<&str> = names.collect();
+    let waited = feed.take_waited().as_secs_f64();
+    let local = [waited / team.world_size() as f64, feed.failed() as f64];
+    let Report { students, norms, sums: [waited, failed] } =
+        report(team, &names, &losses, &state.learners, local, &run.config.loss)?;
+    require_finite(state.step + 1, &students)?;
+    for (learner, norm) in state.learners.iter_mut().zip(&norms) {
+        learner.update(team, learning_rate, norm)?;
+    }
+    state.step += 1;
+    state.position += global_batch as u64;
+    Ok(StepMetrics {
+        step: state.step,
+        epoch: run.schedule.epoch(state.step),
+        learning_rate,
+        images_seen: state.position,
+        images_per_second: 0.0,
+        data_wait_seconds: waited,
+        exchange_wait_seconds: (team.world_size() > 1).then_some(exchange_wait.as_secs_f64()),
+        step_seconds: 0.0,
+        students,
+        peak_memory_bytes: feed.peak_memory(),
+        failed_pictures: failed as u64,
+    })
+}
+
+/// The next batch. Nor is one waited for that may never come, as when a network is down: a signal,
+/// or the end of another process, ends the wait.
+fn next_batch(team: &Team, step: u64, feed: &mut Feed) -> Result<MicroBatch> {
+    team.progress(step);
+    let before = team.doing(Activity::WaitingForData);
+    loop {
+        if team.is_asked_to_stop() || signals::stop_requested().is_some() {
+            team.abandon(step)?;
+            return Err(Abandoned.into());
+        }
+        team.check()?;
+        if feed.is_ready_within(SIGNAL_PATIENCE) {
+            break;
+        }
+    }
+    let batch = feed.next_batch()?;
+    team.doing(before);
+    Ok(batch)
+}
+
+/// # Errors
+/// The processes do not hold the same weights.
+fn require_equal(run: &Run, state: &mut State) -> Result<()> {
+    for learner in &mut state.learners {
+        learner.receive_weights(run.team)?;
+    }
+    let tensors = run.objective.trainees().iter().flat_map(|trainee| {
+        trainee.parameters.named().iter().map(|(name, tensor)| {
+            (format!("{}/{name}", trainee.name), tensor.shallow_clone())
+        })
+    });
+    require_equal_weights(run.team, state.step, &tensors.collect::<Vec<_>>())
+}
+
+/// What the first process writes down and shows.
+struct Record {
+    log: MetricsLog,
+    progress: Progress,
+    every: u64,
+    global_batch: usize,
+    /// Since the last line of the log.
+    since: Instant,
     steps: u32,
-    waited: f64,
+    data_wait: f64,
+    exchange_wait: f64,
 }
 
-impl Interval {
-    fn begin() -> Self {
-        Self { started: Instant::now(), steps: 0, waited: 0.0 }
+impl Record {
+    fn open(run: &Run, step: u64) -> Result<Self> {
+        let config = run.config;
+        let names: Vec<String> =
+            run.objective.trainees().iter().map(|trainee| trainee.name.clone()).collect();
+        let total = run.schedule.total_steps();
+        Ok(Self {
+            log: MetricsLog::open(run.path, config.log.tensorboard, step)?,
+            progress: Progress::new(total, step + 1, &names, config.log.every),
+            every: config.log.every,
+            global_batch: config.data.images_per_step(),
+            since: Instant::now(),
+            steps: 0,
+            data_wait: 0.0,
+            exchange_wait: 0.0,
+        })
     }
 
-    fn seconds(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
-    }
-
-    fn add_step(&mut self, waited: f64) {
+    fn add(&mut self, mut metrics: StepMetrics, time: Duration, is_last: bool) -> Result<()> {
         self.steps += 1;
-        self.waited += waited;
-    }
-
-    fn average_into(&self, metrics: &mut StepMetrics, global_batch: usize) {
-        let steps = f64::from(self.steps);
-        metrics.step_seconds = self.seconds() / steps;
-        metrics.data_wait_seconds = self.waited / steps;
-        metrics.images_per_second = global_batch as f64 / metrics.step_seconds;
-    }
-}
-
-/// A step's numbers on the host, and the gradient norms that stay on the device for clipping.
-struct StudentReport {
-    metrics: Vec<StudentMetrics>,
-    norms: Vec<Tensor>,
-}
-
-/// Averages losses over accumulation steps and brings them to the host, with the gradient norms,
-/// in one copy.
-fn read(
-    names: &[String],
-    losses: &[Vec<Losses>],
-    norms: Vec<Tensor>,
-    config: &Config,
-) -> Result<StudentReport> {
-    let metrics = native::guard(|| {
-        let mean = |values: Vec<&Tensor>| Tensor::stack(&values, 0).mean(Kind::Float);
-        let mut scalars = Vec::new();
-        for (student, norm) in norms.iter().enumerate() {
-            let column = || losses.iter().map(move |micro| &micro[student]);
-            scalars.push(mean(column().map(|losses| &losses.total).collect()));
-            scalars.push(mean(column().map(|losses| &losses.class).collect()));
-            scalars.push(mean(column().map(|losses| &losses.patch).collect()));
-            scalars.push(norm.shallow_clone());
+        self.data_wait += metrics.data_wait_seconds;
+        self.exchange_wait += metrics.exchange_wait_seconds.unwrap_or(0.0);
+        metrics.step_seconds = time.as_secs_f64();
+        metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
+        self.progress.update(&metrics);
+        if metrics.step.is_multiple_of(self.every) || is_last {
+            let steps = f64::from(self.steps);
+            metrics.step_seconds = self.since.elapsed().as_secs_f64() / steps;
+            metrics.data_wait_seconds = self.data_wait / steps;
+            metrics.exchange_wait_seconds =
+                metrics.exchange_wait_seconds.map(|_| self.exchange_wait / steps);
+            metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
+            self.log.write(&metrics)?;
+            (self.since, self.steps) = (Instant::now(), 0);
+            (self.data_wait, self.exchange_wait) = (0.0, 0.0);
         }
-        let values = Vec::<f32>::try_from(Tensor::stack(&scalars, 0))?;
-        let on = |distance, value: f32| (distance != Distance::None).then_some(f64::from(value));
-        let rows = values.chunks_exact(4).zip(names);
-        Ok(rows
-            .map(|(row, name)| StudentMetrics {
-                name: name.clone(),
-                loss: f64::from(row[0]),
-                loss_class: on(config.loss.class, row[1]),
-                loss_patch: on(config.loss.patch, row[2]),
-                grad_norm: f64::from(row[3]),
-            })
-            .collect())
-    })?;
-    Ok(StudentReport { metrics, norms })
-}
-
-/// A loss or gradient that is no number would spoil the weights, so it ends the run before the
-/// update.
-fn require_finite(step: u64, students: &[StudentMetrics]) -> Result<()> {
-    for student in students {
-        for (what, value) in [("loss", student.loss), ("gradient norm", student.grad_norm)] {
-            if !value.is_finite() {
-                bail!(
-                    "the {what} of student `{}` is {value} at step {step}; the last checkpoint is \
-                     from before that. Lower optimizer.learning_rate, set \
-                     optimizer.clip_grad_norm, or use run.precision = \"fp32\"",
-                    student.name
-                );
-            }
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Says what to lower where `error` is that the device has no memory left.
@@ -285,6 +321,7 @@ pub fn explain_memory(error: anyhow::Error, config: &Config) -> anyhow::Error {
     error.context(format!(
         "out of memory: lower data.batch_size (now {batch}; with data.global_batch_size kept, \
          gradients are accumulated and the mathematics stays the same), use run.precision = \
-         \"bf16\", or raise the students' mask_ratio"
+         \"bf16\", raise the students' mask_ratio, or with several processes set \
+         distributed.shard_optimizer = true"
     ))
 }

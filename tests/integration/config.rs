@@ -174,7 +174,7 @@ fn contradictions_are_found_before_anything_is_touched() {
         ),
         (&["students.0.mask_ratio=0.99"], &["students.0.mask_ratio", "keeps none of 16 cells"]),
         (&["students.0.mask_ratio=1.0"], &["students.0.mask_ratio", "[0, 1)"]),
-        (&["data.global_batch_size=100"], &["data.global_batch_size", "100", "multiple", "64"]),
+        (&["data.global_batch_size=0"], &["data.global_batch_size", "found 0"]),
         (
             &["optimizer.base_learning_rate=1e-4"],
             &["optimizer.base_learning_rate", "one of the two"],

@@ -63,6 +63,11 @@ impl Place {
             },
         }
     }
+
+    /// The name of this process's node.
+    pub fn node(&self) -> String {
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    }
 }
 
 /// The place that a launcher gave to this process; none if no launcher started it.

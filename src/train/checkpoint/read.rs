@@ -61,18 +61,16 @@ impl Checkpoint {
         }
     }
 
-    /// Overwrites weights and optimizer states with the saved ones.
+    /// Overwrites a trainee's weights and optimizer state with the saved ones.
     ///
     /// # Errors
-    /// The trainees are not those of the checkpoint, in names or shapes.
-    pub fn restore(&self, trainees: &[Trainee], optimizers: &mut [AdamW]) -> Result<()> {
-        for (trainee, optimizer) in trainees.iter().zip(optimizers) {
-            let state = StudentState::of(trainee, optimizer);
-            self.fill(&state)?;
-            let updates = state.optimizer.iter().find(|tensor| tensor.name == UPDATES);
-            let updates = updates.context("an optimizer counts its updates")?;
-            optimizer.set_updates(updates.tensor.f_double_value(&[])? as u64);
-        }
+    /// The trainee is not one of the checkpoint, in name or shapes.
+    pub fn restore(&self, trainee: &Trainee, optimizer: &mut AdamW) -> Result<()> {
+        let state = StudentState::of(trainee, optimizer);
+        self.fill(&state)?;
+        let updates = state.optimizer.iter().find(|tensor| tensor.name == UPDATES);
+        let updates = updates.context("an optimizer counts its updates")?;
+        optimizer.set_updates(updates.tensor.f_double_value(&[])? as u64);
         Ok(())
     }
 

@@ -1,0 +1,128 @@
+//! What the processes of a run settle before the first step: that they mean the same run, where it
+//! starts from, and that they see the same data.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, ConfigError};
+use crate::data::Dataset;
+use crate::dist::Team;
+use crate::train::checkpoint::Checkpoint;
+use crate::train::run_directory::{Resume, RunDirectory};
+
+/// What rank 0 tells the others of the run.
+#[derive(Serialize, Deserialize)]
+struct Start {
+    /// The checkpoint that training goes on from.
+    checkpoint: Option<PathBuf>,
+    /// The resolved configuration.
+    config: String,
+}
+
+/// Opens the run's directory, on rank 0, and the checkpoint to start from, on all. From then on
+/// `config` says how many pictures a step has.
+///
+/// # Errors
+/// The directory is not to be had, or another process has another configuration or does not see
+/// what rank 0 wrote.
+pub fn open_run(
+    config: &mut Config,
+    resume: &Resume,
+    team: &Team,
+) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
+    let ranks = team.world_size();
+    if team.is_first() {
+        let (run, checkpoint) = RunDirectory::open(config.run.dir.clone(), resume)?;
+        settle_global_batch(config, ranks, checkpoint.as_ref())?;
+        run.write_config(config)?;
+        let start = Start {
+            checkpoint: checkpoint.as_ref().map(|checkpoint| checkpoint.folder.clone()),
+            config: config.to_toml(),
+        };
+        team.write("start", &serde_json::to_vec(&start)?)?;
+        return Ok((Some(run), checkpoint));
+    }
+    let start: Start = serde_json::from_slice(&team.read("start")?)
+        .context("rank 0 is not of this version of distill")?;
+    let written = config.run.dir.join("config.toml");
+    ensure!(
+        std::fs::read_to_string(&written).is_ok_and(|text| text == start.config),
+        "rank {} does not see what rank 0 wrote to {}: run.dir must lie on storage that all nodes \
+         share, under the same path",
+        team.rank(),
+        written.display()
+    );
+    let checkpoint = start.checkpoint.as_deref().map(Checkpoint::open_unverified).transpose()?;
+    settle_global_batch(config, ranks, checkpoint.as_ref())?;
+    let own = config.to_toml();
+    if let Some((theirs, ours)) = start.config.lines().zip(own.lines()).find(|(a, b)| a != b) {
+        return Err(ConfigError {
+            file: PathBuf::new(),
+            key: "--config".into(),
+            message: format!(
+                "all ranks must have the same configuration: rank {} has `{ours}`, rank 0 \
+                 `{theirs}`",
+                team.rank()
+            ),
+        }
+        .into());
+    }
+    Ok((None, checkpoint))
+}
+
+/// Without `data.global_batch_size` a step has one batch of every process, unless the run was begun
+/// with another number of them: then it keeps its global batch.
+fn settle_global_batch(
+    config: &mut Config,
+    ranks: usize,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(), ConfigError> {
+    let begun_with = || checkpoint.map(|begun| begun.manifest.stream.global_batch_size);
+    let global = config.data.global_batch_size.or_else(begun_with);
+    let global = global.unwrap_or(config.data.batch_size * ranks);
+    config.data.global_batch_size = Some(global);
+    if global < ranks {
+        return Err(ConfigError {
+            file: PathBuf::new(),
+            key: "data.global_batch_size".into(),
+            message: format!("found {global}, expected at least one picture for each of {ranks} ranks"),
+        });
+    }
+    Ok(())
+}
+
+/// Opens the data set on all processes, on each node first on one of them, which may have to index
+/// shards, and so that all see the same one.
+///
+/// # Errors
+/// It cannot be opened, or is not that of rank 0.
+pub fn open_dataset(
+    config: &Config,
+    team: &Team,
+    open: impl FnOnce() -> Result<Dataset>,
+) -> Result<Dataset> {
+    let place = team.place();
+    let node = format!("dataset/{}", place.node());
+    if place.local_rank > 0 {
+        team.read(&node)?;
+    }
+    let dataset = open()?;
+    if place.local_rank == 0 {
+        team.write(&node, b"")?;
+    }
+    let fingerprint = dataset.fingerprint();
+    if team.is_first() {
+        team.write("fingerprint", fingerprint.as_bytes())?;
+    } else {
+        ensure!(
+            team.read("fingerprint")? == fingerprint.as_bytes(),
+            "rank {} does not see the data set of rank 0: data.shards ({}) must name the same \
+             shards on all nodes",
+            team.rank(),
+            config.data.shards.join(", ")
+        );
+    }
+    Ok(dataset)
+}

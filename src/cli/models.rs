@@ -1,0 +1,144 @@
+//! The teacher and the students that a config names, in memory.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use tch::{Device, Kind, Tensor};
+use tracing::{info, warn};
+
+use crate::config::{Config, EncoderSize, Precision};
+use crate::model::{Storage, resize_positions};
+use crate::objective::distill::{Distillation, Teacher};
+use crate::objective::{Objective, Trainee};
+use crate::weights::{WeightFile, beside_encoder};
+
+/// `weights = "random"` draws the weights instead of loading them.
+const RANDOM: &str = "random";
+
+/// # Errors
+/// Weights that the config names cannot be read or do not fit.
+pub fn check_weights(config: &Config) -> Result<()> {
+    for (key, weights, size) in weights_of(config).filter(|(_, weights, _)| *weights != RANDOM) {
+        let stored = StoredWeights::open(&key, weights, size)?;
+        stored.build(Storage::Shapes, |file, encoder| file.check_fit(encoder, beside_encoder))?;
+    }
+    Ok(())
+}
+
+/// Key, place and expected size of all weights that a config names.
+fn weights_of(config: &Config) -> impl Iterator<Item = (String, &str, EncoderSize)> {
+    let teacher = &config.teacher;
+    let students = config.students.iter().enumerate().map(|(index, student)| {
+        (format!("students.{index}.weights"), student.weights.as_str(), student.model)
+    });
+    std::iter::once(("teacher.weights".to_string(), teacher.weights.as_str(), teacher.model))
+        .chain(students)
+}
+
+fn compute_kind(config: &Config) -> Kind {
+    match config.run.precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+    }
+}
+
+/// Encoder weights that a config names.
+struct StoredWeights {
+    file: WeightFile,
+    context: String,
+    size: EncoderSize,
+    /// Side of the patch grid that the stored positions are for.
+    grid: usize,
+}
+
+impl StoredWeights {
+    fn open(key: &str, weights: &str, size: EncoderSize) -> Result<Self> {
+        let context = format!("{key} = \"{weights}\"");
+        let file = WeightFile::open(Path::new(weights)).with_context(|| context.clone())?;
+        let tokens = file.shapes().get("pos_embed").and_then(|shape| shape.get(1).copied());
+        let patches = (tokens.unwrap_or(0) as usize).saturating_sub(size.class_tokens);
+        Ok(Self { file, context, size, grid: patches.isqrt() })
+    }
+
+    /// Builds the encoder with the file's own grid and has it filled or checked by `visit`.
+    fn build(
+        &self,
+        storage: Storage,
+        visit: impl Fn(&WeightFile, &[(String, Tensor)]) -> Result<()>,
+    ) -> Result<Teacher> {
+        let encoder = Teacher::new(storage, self.size, self.grid);
+        visit(&self.file, encoder.parameters.named()).with_context(|| self.context.clone())?;
+        let heads = self.file.declared_size().map_or(self.size.heads, |size| size.heads);
+        ensure!(
+            heads == self.size.heads,
+            "{}: the weights have {heads} attention heads, the config says {}",
+            self.context,
+            self.size.heads
+        );
+        Ok(encoder)
+    }
+}
+
+/// The teacher on `device`, its matrices kept in the number format that they are used in.
+pub fn load_teacher(config: &Config, device: Device) -> Result<Teacher> {
+    let size = config.teacher.model;
+    let matrices = compute_kind(config);
+    if config.teacher.weights == RANDOM {
+        warn!(
+            "the teacher has random weights: its students learn to imitate it, but nothing about \
+             pictures. For a real run set teacher.weights"
+        );
+        let side = config.data.input_size / size.patch_size;
+        return Ok(Teacher::new(Teacher::drawn(device, matrices, config.seed), size, side));
+    }
+    let stored = StoredWeights::open("teacher.weights", &config.teacher.weights, size)?;
+    let teacher = stored.build(Storage::Empty { device, matrices }, |file, encoder| {
+        file.load_into(encoder, beside_encoder)
+    })?;
+    info!(
+        parameters = teacher.parameters.count(),
+        layout = %stored.file.layout(),
+        "teacher loaded from {}",
+        config.teacher.weights
+    );
+    Ok(teacher)
+}
+
+/// The students with initial weights; those named in the config are read only for a new run.
+pub fn students(
+    config: &Config,
+    teacher: Teacher,
+    device: Device,
+    starts_anew: bool,
+) -> Result<Distillation> {
+    let objective = Distillation::new(config, teacher, device, compute_kind(config));
+    let named = weights_of(config).skip(1);
+    for ((key, weights, size), trainee) in named.zip(objective.trainees()) {
+        let parameters = trainee.parameters.count();
+        info!(parameters, "student `{}`: {size}", trainee.name);
+        if starts_anew && weights != RANDOM {
+            let side = config.data.input_size / size.patch_size;
+            start_from(&StoredWeights::open(&key, weights, size)?, side, trainee)?;
+        }
+    }
+    Ok(objective)
+}
+
+/// Copies a stored encoder into a student, with positions resized to the student's `side` ×
+/// `side` patch grid.
+fn start_from(stored: &StoredWeights, side: usize, trainee: &Trainee) -> Result<()> {
+    let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
+    let encoder = stored.build(storage, |file, encoder| file.load_into(encoder, beside_encoder))?;
+    let class_tokens = stored.size.class_tokens as i64;
+    for ((name, source), (_, target)) in
+        encoder.parameters.named().iter().zip(trainee.parameters.named())
+    {
+        let source = match name.as_str() {
+            "pos_embed" => resize_positions(source, class_tokens, side as i64, side as i64),
+            _ => source.shallow_clone(),
+        };
+        tch::no_grad(|| target.shallow_clone().f_copy_(&source))?;
+    }
+    Ok(())
+}
+

@@ -1,0 +1,109 @@
+//! What turns a trainee's gradients into new weights: their exchange with the other processes, and
+//! an optimizer.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tch::Tensor;
+
+use super::optimizer::AdamW;
+use crate::config::{Config, Precision};
+use crate::dist::{GradientExchange, Team};
+use crate::native::c10d::ExchangeOptions;
+use crate::native::guard;
+use crate::objective::{Passes, Trainee};
+
+/// One trainee's exchange and optimizer.
+pub struct Learner {
+    exchange: GradientExchange,
+    optimizer: AdamW,
+    /// Each process updates its share of the weights.
+    sharded: bool,
+}
+
+impl Learner {
+    /// A learner before the first step.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn new(team: &Team, trainee: &Trainee, config: &Config) -> Result<Self> {
+        let named = trainee.parameters.named();
+        let tensors: Vec<Tensor> = named.iter().map(|(_, t)| t.shallow_clone()).collect();
+        let distributed = &config.distributed;
+        let sharded = distributed.shard_optimizer && team.world_size() > 1;
+        let options = ExchangeOptions {
+            bucket_bytes: (distributed.bucket_megabytes * f64::from(1 << 20)) as usize,
+            bfloat16: distributed.gradient_precision == Precision::Bf16,
+            scatter: sharded,
+        };
+        let mut exchange = GradientExchange::new(team, &tensors, options)?;
+        let shares = if sharded { exchange.divide(team, &tensors)? } else { None };
+        let optimizer = AdamW::new(&trainee.parameters, &config.optimizer, shares);
+        Ok(Self { exchange, optimizer, sharded })
+    }
+
+    pub fn optimizer(&self) -> &AdamW {
+        &self.optimizer
+    }
+
+    pub fn optimizer_mut(&mut self) -> &mut AdamW {
+        &mut self.optimizer
+    }
+
+    /// Whether [`Self::squared_norm`] is one part of several.
+    pub fn is_sharded(&self) -> bool {
+        self.sharded
+    }
+
+    /// Waits for the gradients of the last backward pass, and says for how long.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn receive_gradients(&self, team: &Team) -> Result<Duration> {
+        self.exchange.finish(team)
+    }
+
+    /// The square of the gradient's norm, or this process's part of it: a scalar on the device.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn squared_norm(&self, team: &Team) -> Result<Tensor> {
+        let norm = self.optimizer.gradient_norm(team.is_first())?;
+        guard(|| Ok(norm.square()))
+    }
+
+    /// Updates the weights, given the norm of the whole gradient.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn update(&mut self, team: &Team, learning_rate: f64, norm: &Tensor) -> Result<()> {
+        self.optimizer.update(learning_rate, norm)?;
+        self.exchange.begin_gathering(team)
+    }
+
+    /// Waits until the weights that other processes updated are here.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn receive_weights(&mut self, team: &Team) -> Result<()> {
+        self.exchange.finish_gathering(team)
+    }
+}
+
+/// The learners while the passes of one batch run.
+pub struct LearningPasses<'a> {
+    pub team: &'a Team,
+    pub learners: &'a mut [Learner],
+    /// This batch is the step's last: its backward passes exchange gradients.
+    pub is_last: bool,
+}
+
+impl Passes for LearningPasses<'_> {
+    fn before_forward(&mut self, trainee: usize) -> Result<()> {
+        self.learners[trainee].receive_weights(self.team)
+    }
+
+    fn before_backward(&mut self, trainee: usize) -> Result<()> {
+        if self.is_last { self.learners[trainee].exchange.expect() } else { Ok(()) }
+    }
+}
