@@ -51,7 +51,7 @@ install_packages() {
     } >&2 || die "missing: $*; install with: sudo apt-get update && sudo apt-get install $*"
 }
 
-# ensure_packages ENTRY...: each entry a Debian package and programs that come with it.
+# ensure_packages ENTRY...: each entry a Debian package, and programs or files that come with it.
 ensure_packages() {
     local entry package program programs missing=()
     for entry; do

@@ -292,7 +292,9 @@ impl Pulse {
         let others = 1..self.board.world_size();
         let gone = |rank| -> Result<bool> {
             let note = self.board.look(&key(rank))?;
-            Ok(note.and_then(|note| read(&note)).is_some_and(|sign: Sign| sign.activity == Activity::Left))
+            Ok(note
+                .and_then(|note| read(&note))
+                .is_some_and(|sign: Sign| sign.activity == Activity::Left))
         };
         // Its own last sign must be up before this process goes.
         let beat = self.shared.beat.load(Ordering::Acquire);
@@ -317,7 +319,8 @@ impl Drop for Pulse {
         self.shared.ended.store(true, Ordering::Relaxed);
         // A thread that a dead store holds up is left behind.
         let begun = Instant::now();
-        while begun.elapsed() < 2 * self.interval && !self.threads.iter().all(JoinHandle::is_finished)
+        while begun.elapsed() < 2 * self.interval
+            && !self.threads.iter().all(JoinHandle::is_finished)
         {
             thread::sleep(Duration::from_millis(5));
         }
@@ -374,9 +377,7 @@ impl Heart {
             0 => 1..self.board.world_size(),
             _ => 0..1,
         };
-        self.seen = watched
-            .map(|rank| Seen { rank, sign: None, alive: now, moved: now })
-            .collect();
+        self.seen = watched.map(|rank| Seen { rank, sign: None, alive: now, moved: now }).collect();
         while !self.shared.ended.load(Ordering::Relaxed) {
             match self.beat() {
                 Ok(()) => *locked(&self.shared.last_contact) = Instant::now(),

@@ -30,7 +30,9 @@ impl StoreBoard {
             // A process of an earlier attempt may still hold the port, or answer at it.
             match Store::open(host, port, serve, timeout.min(CONNECT)) {
                 Ok((store, _)) => break store,
-                Err(_) if begun.elapsed() < timeout => std::thread::sleep(timeout.min(CONNECT) / 20),
+                Err(_) if begun.elapsed() < timeout => {
+                    std::thread::sleep(timeout.min(CONNECT) / 20)
+                }
                 Err(error) => {
                     let what = match serve {
                         true => "rank 0 cannot listen",

@@ -88,12 +88,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn distill_reducer_expect(reducer: Handle) -> *mut c_char;
     fn distill_reducer_wait(reducer: Handle, timeout_ms: i64, done: *mut bool) -> *mut c_char;
-    fn distill_reducer_statistics(
-        reducer: Handle,
-        early: *mut u64,
-        all: *mut u64,
-        bytes: *mut u64,
-    );
+    fn distill_reducer_statistics(reducer: Handle, early: *mut u64, all: *mut u64, bytes: *mut u64);
     fn distill_reducer_free(reducer: Handle);
     fn distill_event_record(cuda: i64, event: *mut Handle) -> *mut c_char;
     fn distill_event_passed(event: Handle, passed: *mut bool) -> *mut c_char;
@@ -272,9 +267,7 @@ impl Group {
     pub fn all_gather(&self, whole: &Tensor, part: &Tensor) -> Result<Work> {
         let mut work = std::ptr::null_mut();
         // SAFETY: live tensors; the work keeps their memory alive.
-        check(unsafe {
-            distill_group_all_gather(self.0, handle(whole), handle(part), &mut work)
-        })?;
+        check(unsafe { distill_group_all_gather(self.0, handle(whole), handle(part), &mut work) })?;
         Ok(Work(work))
     }
 }

@@ -184,7 +184,9 @@ fn shares_are_summed_updated_and_handed_round() {
         for (parameter, range, common, gradient) in own {
             let range = range.start as usize..range.end as usize;
             assert_close(&[gradient], &[expected[parameter][range.clone()].to_vec()], 1e-6);
-            held[parameter][range].iter_mut().for_each(|holders| *holders += if common { 3 } else { 9 });
+            held[parameter][range]
+                .iter_mut()
+                .for_each(|holders| *holders += if common { 3 } else { 9 });
         }
     }
     let counts: Vec<i32> = held.into_iter().flatten().collect();

@@ -68,8 +68,7 @@ impl<'a> Attempt<'a> {
         }
         info!(
             attempt,
-            "{} processes run, {} of {} in all; they meet at {}:{port}",
-            launch.processes,
+            "started {} of {}; they meet at {}:{port}",
             ranks(launch.first_rank(), launch.processes),
             launch.world_size(),
             launch.host
@@ -93,27 +92,31 @@ impl<'a> Attempt<'a> {
             match signal {
                 Ok(SIGCHLD) => {}
                 Ok(signal) => self.pass_on(signal),
-                Err(RecvTimeoutError::Timeout) if !self.killed => {
-                    for process in self.running() {
-                        let grace = self.launch.grace.as_secs();
-                        warn!("rank {} did not end within {grace} s and is killed", process.rank);
-                    }
-                    self.kill();
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    let left: Vec<_> = self.running().map(Process::name).collect();
-                    bail!(
-                        "killed, but still there: {}; a driver or a network file system holds \
-                         them. This machine may need a restart",
-                        left.join(", ")
-                    );
-                }
+                Err(RecvTimeoutError::Timeout) => self.lose_patience()?,
                 Err(RecvTimeoutError::Disconnected) => bail!("the thread for signals is gone"),
             }
         }
         // All senders are dropped when all is handed on, which is what is waited for.
         let _ = self.output.recv_timeout(LONGEST_OUTPUT);
         Ok(self.ending())
+    }
+
+    /// The time of grace is over: kills, or gives up what cannot be killed.
+    fn lose_patience(&mut self) -> Result<()> {
+        if self.killed {
+            let left: Vec<_> = self.running().map(Process::name).collect();
+            bail!(
+                "killed, but still there: {}; a driver or a network file system holds them. This \
+                 machine may need a restart",
+                left.join(", ")
+            );
+        }
+        for process in self.running() {
+            let grace = self.launch.grace.as_secs();
+            warn!("rank {} did not end within {grace} s and is killed", process.rank);
+        }
+        self.kill();
+        Ok(())
     }
 
     fn running(&self) -> impl Iterator<Item = &Process> {

@@ -1,5 +1,6 @@
 //! How a launch ends, whatever its processes do.
 
+use std::fs;
 use std::process::{Child, Output};
 use std::time::{Duration, Instant};
 
@@ -29,14 +30,18 @@ fn ending(plan: &Plan) -> (String, String) {
 #[test]
 fn one_failure_takes_all_down() {
     let mark = "one-failure";
+    let folder = tempfile::tempdir().unwrap();
     let script = format!(
-        "case $RANK in
-            0) trap 'echo told; exit 0' TERM; {unending} & wait;;
-            1) trap '' TERM; {unending};;
-            2) kill -STOP $$; sleep 60;;
-            3) (trap '' TERM; exec {unending}) & wait;;
-            4) sleep 0.5; echo because >&2; exit 3;;
+        "cd '{folder}'
+        case $RANK in
+            0) trap 'echo told; exit 0' TERM; touch 0; {unending} & wait;;
+            1) trap '' TERM; touch 1; {unending};;
+            2) touch 2; kill -STOP $$; sleep 60;;
+            3) (trap '' TERM; touch 3; exec {unending}) & wait;;
+            4) until [ -e 0 ] && [ -e 1 ] && [ -e 2 ] && [ -e 3 ]; do sleep 0.1; done
+               echo because >&2; exit 3;;
         esac",
+        folder = folder.path().display(),
         unending = unending(mark)
     );
     let start = Instant::now();
@@ -85,11 +90,17 @@ fn an_early_end_is_no_failure() {
 /// for them, and end with the first attempt that does not fail.
 #[test]
 fn restarts_are_counted() {
-    let script = "
-        echo $0 attempt $TORCHELASTIC_RESTART_COUNT
-        [ $TORCHELASTIC_RESTART_COUNT = 2 ] || [ $RANK = 0 ] || exit 1
-        [ $TORCHELASTIC_RESTART_COUNT = 2 ] || sleep 60";
-    let (enough, all) = ending(&Plan { max_restarts: 2, ..Plan::new(2, script) });
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!(
+        "cd '{}'; attempt=$TORCHELASTIC_RESTART_COUNT
+        echo $0 attempt $attempt; touch $attempt-$RANK
+        [ $attempt = 2 ] && exit 0
+        [ $RANK = 0 ] && {{ sleep 60 & wait; }}
+        until [ -e $attempt-0 ]; do sleep 0.1; done
+        exit 1",
+        folder.path().display()
+    );
+    let (enough, all) = ending(&Plan { max_restarts: 2, ..Plan::new(2, &script) });
     assert!(enough.starts_with("Done"), "{all}");
     for line in ["first attempt 0", "again attempt 1", "again attempt 2"] {
         for rank in 0..2 {
@@ -97,7 +108,9 @@ fn restarts_are_counted() {
         }
     }
     assert!(all.contains("restart 2 of 2"), "{all}");
-    let (too_few, all) = ending(&Plan { max_restarts: 1, ..Plan::new(2, script) });
+    fs::remove_file(folder.path().join("0-0")).unwrap();
+    fs::remove_file(folder.path().join("1-0")).unwrap();
+    let (too_few, all) = ending(&Plan { max_restarts: 1, ..Plan::new(2, &script) });
     assert!(too_few.starts_with("code 1 of rank 1") && !all.contains("attempt 2"), "{all}");
 }
 

@@ -37,7 +37,7 @@ fn a_later_node_has_later_ranks() {
     let arguments = [&second[..], &["--master-port=29500", "--", "--version"]].concat();
     let done = finished(&workshop, &arguments).succeeds();
     assert!(done.stdout.contains("[rank 2] ") && done.stdout.contains("[rank 3] "));
-    assert!(done.stderr.contains("ranks 2 to 3 of 6 in all"), "{}", done.stderr);
+    assert!(done.stderr.contains("started ranks 2 to 3 of 6"), "{}", done.stderr);
 }
 
 /// The error of a process is the launch's: its code, and its last lines in one error.
