@@ -134,11 +134,11 @@ fn models_and_state(
     dataset: &Dataset,
     checkpoint: Option<&Checkpoint>,
 ) -> Result<(Distillation, State)> {
-    let teacher = guard(|| models::load_teacher(config, device))?;
+    let teacher = guard(|| models::load_teacher(config, team, device))?;
     let objective = guard(|| models::students(config, teacher, device, checkpoint.is_none()))?;
     let mut state = State::new(team, &objective, config, stream(config, dataset))?;
     if let Some(checkpoint) = checkpoint {
-        state.restore(&objective, checkpoint)?;
+        state.restore(team, &objective, checkpoint)?;
     }
     Ok((objective, state))
 }
@@ -155,11 +155,8 @@ fn dry_run(config: &Config) -> Result<u8> {
 /// The device of this process: on a node with several GPUs that of its local rank, unless its
 /// launcher lets it see one only.
 fn choose_device(config: &Config, place: &Place) -> Result<Device, ConfigError> {
-    let wrong = |message: String| ConfigError {
-        file: PathBuf::new(),
-        key: "run.device".into(),
-        message,
-    };
+    let wrong =
+        |message: String| ConfigError { file: PathBuf::new(), key: "run.device".into(), message };
     let threads = match config.run.threads {
         // What a launcher says of threads stands; alone, libtorch takes all cores.
         0 if place.local_world_size == 1 || std::env::var_os("OMP_NUM_THREADS").is_some() => None,

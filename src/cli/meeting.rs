@@ -87,7 +87,9 @@ fn settle_global_batch(
         return Err(ConfigError {
             file: PathBuf::new(),
             key: "data.global_batch_size".into(),
-            message: format!("found {global}, expected at least one picture for each of {ranks} ranks"),
+            message: format!(
+                "found {global}, expected at least one picture for each of {ranks} ranks"
+            ),
         });
     }
     Ok(())

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use tracing::{info, warn};
 
 use crate::config::{Config, EncoderSize, Precision};
+use crate::dist::Team;
 use crate::model::{Storage, resize_positions};
 use crate::objective::distill::{Distillation, Teacher};
 use crate::objective::{Objective, Trainee};
@@ -80,14 +81,16 @@ impl StoredWeights {
 }
 
 /// The teacher on `device`, its matrices kept in the number format that they are used in.
-pub fn load_teacher(config: &Config, device: Device) -> Result<Teacher> {
+pub fn load_teacher(config: &Config, team: &Team, device: Device) -> Result<Teacher> {
     let size = config.teacher.model;
     let matrices = compute_kind(config);
     if config.teacher.weights == RANDOM {
-        warn!(
-            "the teacher has random weights: its students learn to imitate it, but nothing about \
+        if team.is_first() {
+            warn!(
+                "the teacher has random weights: its students learn to imitate it, but nothing about \
              pictures. For a real run set teacher.weights"
-        );
+            );
+        }
         let side = config.data.input_size / size.patch_size;
         return Ok(Teacher::new(Teacher::drawn(device, matrices, config.seed), size, side));
     }
@@ -141,4 +144,3 @@ fn start_from(stored: &StoredWeights, side: usize, trainee: &Trainee) -> Result<
     }
     Ok(())
 }
-

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -17,6 +18,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <numeric>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -142,6 +144,18 @@ struct Reducer {
 
 Reducer &reducer_of(distill_reducer reducer) { return *static_cast<Reducer *>(reducer); }
 
+// c10d warns of lost connections with C++ stacks; what they mean is said by Rust. Who wants them
+// sets libtorch's own variable.
+void quieten_once() {
+  static std::once_flag done;
+  std::call_once(done, [] {
+    if (std::getenv("TORCH_CPP_LOG_LEVEL"))
+      c10::initLogging();
+    else
+      FLAGS_caffe2_log_level = c10::GLOG_ERROR;
+  });
+}
+
 intrusive_ptr<c10d::Backend> over_gloo(const Store &store, int rank, int size, const char *address,
                                   milliseconds timeout) {
   auto options = c10d::ProcessGroupGloo::Options::create(timeout);
@@ -172,6 +186,7 @@ intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, m
 char *distill_store_open(const char *host, uint16_t port, bool serve, int64_t timeout_ms,
                          distill_store *store, uint16_t *bound) {
   return guarded([&] {
+    quieten_once();
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = serve;

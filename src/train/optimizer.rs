@@ -139,16 +139,17 @@ impl AdamW {
     /// optimizer's own.
     pub fn state(&self) -> Vec<StateTensor> {
         let updates = Tensor::from(self.updates as f64);
-        let mut state = vec![StateTensor { name: UPDATES.to_string(), tensor: updates, part: None }];
+        let mut state =
+            vec![StateTensor { name: UPDATES.to_string(), tensor: updates, part: None }];
         for group in &self.groups {
             for (index, member) in group.members.iter().enumerate() {
                 for (kind, moments) in
                     [("first", &group.first_moments), ("second", &group.second_moments)]
                 {
-                    let part = member.range.as_ref().map(|range| Part {
-                        start: range.start,
-                        whole: member.parameter.size(),
-                    });
+                    let part = member
+                        .range
+                        .as_ref()
+                        .map(|range| Part { start: range.start, whole: member.parameter.size() });
                     let name = format!("{kind}_moment.{}", member.name);
                     state.push(StateTensor { name, tensor: moments[index].shallow_clone(), part });
                 }

@@ -73,7 +73,12 @@ impl State {
     ///
     /// # Errors
     /// The checkpoint does not fit the trainees.
-    pub fn restore(&mut self, objective: &dyn Objective, checkpoint: &Checkpoint) -> Result<()> {
+    pub fn restore(
+        &mut self,
+        team: &Team,
+        objective: &dyn Objective,
+        checkpoint: &Checkpoint,
+    ) -> Result<()> {
         for (trainee, learner) in objective.trainees().iter().zip(&mut self.learners) {
             checkpoint.restore(trainee, learner.optimizer_mut())?;
         }
@@ -86,7 +91,7 @@ impl State {
             ("shuffle", then.shuffle != now.shuffle),
             ("global batch size", then.global_batch_size != now.global_batch_size),
         ] {
-            if differs {
+            if differs && team.is_first() {
                 warn!("the {what} is not the checkpoint's: from here on other samples are seen");
             }
         }
@@ -126,12 +131,7 @@ pub fn train(run: &Run, state: &mut State, feed: &mut Feed) -> Result<Outcome> {
     saved.map(|()| outcome)
 }
 
-fn take_steps(
-    run: &Run,
-    state: &mut State,
-    feed: &mut Feed,
-    saver: &mut Saver,
-) -> Result<Outcome> {
+fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) -> Result<Outcome> {
     let (config, team) = (run.config, run.team);
     let total = run.schedule.total_steps();
     let mut record = team.is_first().then(|| Record::open(run, state.step)).transpose()?;
@@ -251,9 +251,11 @@ fn require_equal(run: &Run, state: &mut State) -> Result<()> {
         learner.receive_weights(run.team)?;
     }
     let tensors = run.objective.trainees().iter().flat_map(|trainee| {
-        trainee.parameters.named().iter().map(|(name, tensor)| {
-            (format!("{}/{name}", trainee.name), tensor.shallow_clone())
-        })
+        trainee
+            .parameters
+            .named()
+            .iter()
+            .map(|(name, tensor)| (format!("{}/{name}", trainee.name), tensor.shallow_clone()))
     });
     require_equal_weights(run.team, state.step, &tensors.collect::<Vec<_>>())
 }

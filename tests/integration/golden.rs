@@ -161,7 +161,7 @@ impl Replay {
         for (index, trainee) in objective.trainees().iter().enumerate() {
             let init = read(folder.join(format!("student{index}.init.safetensors")));
             fill(&trainee.parameters, &init);
-            optimizers.push(AdamW::new(&trainee.parameters, &config.optimizer));
+            optimizers.push(AdamW::new(&trainee.parameters, &config.optimizer, None));
         }
         Self {
             name: folder.file_name().unwrap().to_string_lossy().into_owned(),
@@ -231,7 +231,7 @@ impl Replay {
         for student in 0..self.optimizers.len() {
             let key = format!("lr.{student}.{micro}");
             self.check(&key, &Tensor::from(rate), tolerance);
-            let norm = self.optimizers[student].gradient_norm().unwrap();
+            let norm = self.optimizers[student].gradient_norm(true).unwrap();
             self.check(&format!("grad_norm.{student}.{micro}"), &norm, tolerance);
             self.optimizers[student].update(rate, &norm).unwrap();
         }

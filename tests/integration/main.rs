@@ -9,6 +9,7 @@ mod dist;
 mod golden;
 mod hostile;
 mod launch;
+mod many;
 mod peer;
 mod preview;
 mod run;

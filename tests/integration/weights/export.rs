@@ -169,7 +169,7 @@ fn run_directory() -> (TempDir, PathBuf) {
     let teacher = Teacher::new(drawn, config.teacher.model, 8);
     let objective = Distillation::new(&config, teacher, Device::Cpu, Kind::Float);
     let trainees = objective.trainees();
-    let optimizer = AdamW::new(&trainees[0].parameters, &config.optimizer);
+    let optimizer = AdamW::new(&trainees[0].parameters, &config.optimizer, None);
     let mut saver = Saver::new(&run, 2, Arc::new(Alone::default()), 1);
     let stream = Stream {
         seed: 0,

@@ -1,0 +1,121 @@
+//! A process that is killed, hangs or fails ends the whole run, in time, with its name.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Ranks, wait_for_steps};
+use crate::workers::children;
+use crate::workshop::{Workshop, picture};
+
+/// A run that would go on for an hour, and notices silence after three seconds.
+const ENDLESS: [&str; 4] = [
+    "schedule.epochs=100000",
+    "data.global_batch_size=6",
+    "distributed.timeout_seconds=3",
+    "checkpoint.every=1000",
+];
+
+fn signal(process: u32, signal: Signal) {
+    kill_process(Pid::from_raw(process as i32).unwrap(), signal).unwrap();
+}
+
+/// Sends `harm` to `victim` of three ranks in mid-run, and expects that the others end within
+/// `patience` with an error that names it and the step.
+#[track_caller]
+fn others_name(victim: usize, harm: Signal, patience: f64, words: &str) {
+    let workshop = Workshop::new();
+    let ranks = Ranks::start(3, |_| workshop.training(&ENDLESS));
+    wait_for_steps(&workshop, "run", 3);
+    let processes: Vec<u32> = (0..3).map(|rank| ranks.process(rank)).collect();
+    let workers: Vec<u32> = processes.iter().flat_map(|&process| children(process)).collect();
+    assert!(!workers.is_empty());
+    let begun = Instant::now();
+    signal(processes[victim], harm);
+    let others: Vec<u32> =
+        processes.iter().copied().filter(|&process| process != processes[victim]).collect();
+    crate::workers::wait_until("the others' end", || others.iter().all(|&p| has_ended(p)));
+    let seconds = begun.elapsed().as_secs_f64();
+    assert!(seconds < patience, "noticed after {seconds:.1} s");
+    crate::workers::kill(processes[victim]);
+    let finished = ranks.finish(Duration::from_secs(10));
+    for (rank, finished) in finished.into_iter().enumerate().filter(|(rank, _)| *rank != victim) {
+        let name = format!("rank {victim} (");
+        let text = finished.stderr.clone();
+        finished.fails(1, &[&name, words, "at step "]);
+        assert!(!text.contains("terminate called"), "rank {rank}: {text}");
+    }
+    crate::workers::wait_until("the end of all workers", || {
+        workers.iter().all(|&worker| has_ended(worker))
+    });
+}
+
+/// Gone, or a zombie that nobody has asked for yet.
+fn has_ended(process: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{process}/stat")) {
+        Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
+        Err(_) => true,
+    }
+}
+
+#[test]
+fn a_killed_rank_is_named() {
+    others_name(1, Signal::KILL, 12.0, "has given no sign of life");
+}
+
+/// Rank 0 keeps the store in which all others look.
+#[test]
+fn a_killed_first_rank_is_named() {
+    others_name(0, Signal::KILL, 12.0, "is gone");
+}
+
+#[test]
+fn a_hanging_rank_is_named() {
+    others_name(2, Signal::STOP, 18.0, "has given no sign of life");
+}
+
+#[test]
+fn a_hanging_first_rank_is_named() {
+    others_name(0, Signal::STOP, 18.0, "has not answered");
+}
+
+/// One rank's own error, here pictures that are damaged on its node only, is what all end with.
+#[test]
+fn what_one_rank_meets_all_are_told() {
+    let (here, elsewhere) = (Workshop::new(), Workshop::new());
+    for shard in 0..2 {
+        let damaged = |i: u32| vec![0; picture(shard * 10 + i).len()];
+        let pictures: Vec<_> = (0..10).map(|i| (format!("{shard}{i}.jpg"), damaged(i))).collect();
+        elsewhere.shard(&format!("shards/{shard}.tar"), &pictures);
+    }
+    let run = format!("run.dir={:?}", here.path("run"));
+    let ranks = Ranks::start(2, |rank| {
+        let workshop = if rank == 0 { &here } else { &elsewhere };
+        let mut command = workshop.training(&ENDLESS);
+        command.args(["--set", &run]);
+        command
+    });
+    let [first, second] = ranks.finish(Duration::from_secs(60)).try_into().ok().unwrap();
+    let text = second.stderr.clone();
+    second.fails(1, &["data.max_failed_share"]);
+    assert!(!text.contains("rank 1"), "{text}");
+    first.fails(1, &["rank 1 (", "failed (", "data.max_failed_share"]);
+}
+
+/// A loss that is no number: every rank sees it at the same step.
+#[test]
+fn a_loss_that_is_no_number_ends_all() {
+    let workshop = Workshop::new();
+    let ranks = Ranks::start(2, |_| {
+        workshop.training(&["optimizer.learning_rate=1e30", "optimizer.weight_decay=0"])
+    });
+    for finished in ranks.finish(Duration::from_secs(60)) {
+        assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+        assert!(
+            finished.stderr.contains("lower optimizer.learning_rate")
+                || finished.stderr.contains("Lower optimizer.learning_rate"),
+            "{}",
+            finished.stderr
+        );
+    }
+}

@@ -1,0 +1,47 @@
+//! Preemption: a signal to any rank makes all save together and end with the code that means
+//! "resume me".
+
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Ranks, losses, metrics, train, wait_for_steps};
+use crate::workshop::Workshop;
+
+fn terminate(process: u32) {
+    kill_process(Pid::from_raw(process as i32).unwrap(), Signal::TERM).unwrap();
+}
+
+/// Two ranks stopped by a signal to one of them, or to both, go on to the bits of a run that
+/// nobody disturbed.
+#[test]
+fn a_signal_to_any_rank_saves_all() {
+    let workshop = Workshop::new();
+    let steps = ["schedule.epochs=200", "schedule.warmup_epochs=0", "log.every=1"];
+    let overrides = |run: &'static str| [&steps[..], &[run]].concat();
+    train(&workshop, 2, &overrides("run.dir=whole"));
+    let ranks_asked: [&[usize]; 3] = [&[0], &[1], &[0, 1]];
+    for (round, asked) in ranks_asked.into_iter().enumerate() {
+        let stopped = overrides("run.dir=stopped");
+        let ranks = Ranks::start(2, |_| {
+            let mut command = workshop.training(&stopped);
+            if round > 0 {
+                command.args(["--resume", "auto"]);
+            }
+            command
+        });
+        let before = metrics(&workshop, "stopped").len();
+        wait_for_steps(&workshop, "stopped", before + 5);
+        asked.iter().for_each(|&rank| terminate(ranks.process(rank)));
+        for finished in ranks.finish(Duration::from_secs(30)) {
+            assert_eq!(finished.code, Some(75), "{}", finished.stderr);
+            assert!(finished.stderr.contains("stopped by"), "{}", finished.stderr);
+        }
+    }
+    let done = metrics(&workshop, "stopped").len();
+    assert!(done < 400, "the run was over before it was stopped");
+    train(&workshop, 2, &overrides("run.dir=stopped"));
+    let (whole, stopped) = (metrics(&workshop, "whole"), metrics(&workshop, "stopped"));
+    assert_eq!(losses(&stopped), losses(&whole));
+    assert_eq!(workshop.checkpoint("stopped", 400), workshop.checkpoint("whole", 400));
+}
