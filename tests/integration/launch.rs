@@ -6,3 +6,4 @@ mod launchers;
 mod output;
 mod program;
 mod slurm;
+mod training;
