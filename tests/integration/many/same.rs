@@ -8,8 +8,10 @@ use distill::weights::TensorFile;
 use super::{Ranks, losses, metrics, train};
 use crate::workshop::Workshop;
 
-/// Twenty-four steps of eight pictures.
-const STEPS: [&str; 5] = [
+/// Twenty-four steps of eight pictures, at the recipe's learning rate: the bias of attention's keys
+/// has no effect, so its gradient is rounding noise, which Adam turns into steps of that size.
+const STEPS: [&str; 6] = [
+    "optimizer.learning_rate=1e-3",
     "data.global_batch_size=8",
     "schedule.epochs=12",
     "checkpoint.every=12",
@@ -134,7 +136,8 @@ fn the_global_batch_of_a_run_stays() {
 #[test]
 fn sharded_optimizers_give_the_same_weights() {
     let workshop = Workshop::new();
-    for clip in ["1e9", "0.05"] {
+    // Clipping needs the norm over all shares, which is summed in another order.
+    for (clip, tolerance) in [("1e9", 0.0), ("0.05", 1e-4)] {
         let clip = format!("optimizer.clip_grad_norm={clip}");
         for (run, sharded) in [("whole", "false"), ("sharded", "true")] {
             let (dir, sharded) =
@@ -155,7 +158,7 @@ fn sharded_optimizers_give_the_same_weights() {
             &clip,
         );
         let (sharded, whole) = (weights(&workshop, "sharded", 24), weights(&workshop, "whole", 24));
-        assert_weights(&sharded, &whole, 1e-5, &clip);
+        assert_weights(&sharded, &whole, tolerance, &clip);
     }
     let folder = workshop.path("sharded").join("checkpoints/step-24");
     let size = |name: &str| std::fs::metadata(folder.join(name)).unwrap().len() as f64;
