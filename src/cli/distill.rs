@@ -70,7 +70,9 @@ fn join(place: Option<Place>, config: &Config, device: Device) -> Result<Team> {
     let timeout = Duration::from_secs_f64(config.distributed.timeout_seconds);
     let (size, local) = (place.world_size, place.local_world_size);
     info!("rank {} of {size}, {local} on this node, on {device:?}", place.rank);
-    Team::join(place, device, timeout, asked_to_stop)
+    // Nodes do not start at one moment, however soon a silent one is to be noticed later.
+    let meeting = timeout.max(Duration::from_secs(60));
+    Team::join(place, device, meeting, timeout, asked_to_stop)
 }
 
 fn train_and_export(

@@ -116,7 +116,6 @@ fn describe(args: LaunchArgs) -> Result<Launch> {
     let cores = available_parallelism().map_or(1, NonZero::get);
     Ok(Launch {
         program: env::current_exe().context("cannot tell where this program lies")?,
-        arguments_of_restarts: resuming(&args.arguments),
         arguments: args.arguments,
         processes,
         nodes,
@@ -154,21 +153,6 @@ fn devices(
     })
 }
 
-/// The arguments of a restart: whatever `--resume` says for the beginning, a restart continues.
-fn resuming(arguments: &[OsString]) -> Vec<OsString> {
-    let mut is_value = false;
-    let resumed = arguments.iter().map(|argument| {
-        let was_value = std::mem::replace(&mut is_value, argument == "--resume");
-        let text = argument.to_string_lossy();
-        match was_value {
-            true => "auto".into(),
-            false if text.starts_with("--resume=") => "--resume=auto".into(),
-            false => argument.clone(),
-        }
-    });
-    resumed.collect()
-}
-
 fn usage(key: &str, message: String) -> ConfigError {
     ConfigError { file: PathBuf::new(), key: key.into(), message }
 }
@@ -185,20 +169,5 @@ mod tests {
         assert_eq!(devices(Some(""), 0, 2).unwrap(), [""; 0]);
         let error = devices(Some("4,6"), 2, 3).unwrap_err().to_string();
         assert!(error.contains("3 processes") && error.contains("2 GPUs"), "{error}");
-    }
-
-    /// A restart must not throw away what an earlier attempt has trained.
-    #[test]
-    fn a_restart_continues() {
-        let resumed = |arguments: &[&str]| {
-            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-            resuming(&arguments)
-        };
-        assert_eq!(
-            resumed(&["--config", "a", "--resume", "never"]),
-            ["--config", "a", "--resume", "auto"]
-        );
-        assert_eq!(resumed(&["--resume=runs/a/checkpoints/step-8"]), ["--resume=auto"]);
-        assert_eq!(resumed(&["--config", "never"]), ["--config", "never"]);
     }
 }

@@ -34,7 +34,8 @@ pub fn open_run(
 ) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
     let ranks = team.world_size();
     if team.is_first() {
-        let (run, checkpoint) = RunDirectory::open(config.run.dir.clone(), resume)?;
+        let is_restart = team.place().rendezvous.attempt > 0;
+        let (run, checkpoint) = RunDirectory::open(config.run.dir.clone(), resume, is_restart)?;
         settle_global_batch(config, ranks, checkpoint.as_ref())?;
         run.write_config(config)?;
         let start = Start {

@@ -176,6 +176,8 @@ impl Pulse {
             host: host.clone(),
             store: store.clone(),
             stop,
+            looked: Instant::now(),
+            is_suspicious: false,
             seen: Vec::new(),
         };
         let watch = Watch { shared: shared.clone(), timeout, interval, store };
@@ -367,6 +369,9 @@ struct Heart {
     host: String,
     store: String,
     stop: fn() -> bool,
+    /// When the others' signs were last read. Not at every beat: rank 0 may have a thousand to read.
+    looked: Instant,
+    is_suspicious: bool,
     seen: Vec<Seen>,
 }
 
@@ -423,7 +428,15 @@ impl Heart {
         if board.rank() == 0 && board.look(SUSPICION)?.is_some() {
             shared.suspicious.store(true, Ordering::Relaxed);
         }
-        self.look_at_others()?;
+        let suspicious = shared.suspicious.load(Ordering::Relaxed);
+        if suspicious || self.looked.elapsed() >= self.timeout / 20 {
+            self.looked = Instant::now();
+            self.look_at_others()?;
+        }
+        if suspicious && !std::mem::replace(&mut self.is_suspicious, true) {
+            // What was read long ago tells nothing of the last seconds.
+            self.seen.iter_mut().for_each(|seen| seen.alive = Instant::now());
+        }
         if let Some(failure) = self.verdict(&sign) {
             post(&*board, &failure)?;
             // Another one may have been faster.
@@ -451,8 +464,7 @@ impl Heart {
 
     /// Who is to blame, if anybody is.
     fn verdict(&self, own: &Sign) -> Option<Failure> {
-        let suspicious = self.shared.suspicious.load(Ordering::Relaxed);
-        let patience = if suspicious {
+        let patience = if self.is_suspicious {
             self.timeout.min(SUSPICIOUS_SILENCE.max(3 * self.interval))
         } else {
             self.timeout

@@ -3,7 +3,7 @@
 use std::mem::ManuallyDrop;
 use std::net::{ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tch::{Device, Tensor};
@@ -47,25 +47,27 @@ impl Team {
         Self { place: Place::alone(), device, timeout: Duration::MAX, stop, others: None }
     }
 
-    /// Meets the other processes of the run. Whoever is then silent for `timeout` is held for dead.
+    /// Meets the other processes of the run, which must come within `meeting`. Whoever is then
+    /// silent for `timeout` is held for dead.
     ///
     /// # Errors
-    /// Not all come within `timeout`; the message says who is missing.
+    /// Not all come; the message says who is missing.
     pub fn join(
         place: Place,
         device: Device,
+        meeting: Duration,
         timeout: Duration,
         stop: fn() -> bool,
     ) -> Result<Self> {
         let serve = place.rank == 0 && !place.rendezvous.hosted_by_launcher;
-        let board = Arc::new(StoreBoard::open(&place, serve, timeout)?);
-        await_all(&*board, timeout)?;
-        let pulse_board = Arc::new(StoreBoard::open(&place, false, timeout)?);
+        let board = Arc::new(StoreBoard::open(&place, serve, meeting)?);
+        await_all(&board, meeting)?;
+        let pulse_board = Arc::new(StoreBoard::open(&place, false, meeting)?);
         let rendezvous = &place.rendezvous;
         let keeper = format!("{}:{}", rendezvous.host, rendezvous.port);
         let pulse = Pulse::start(pulse_board, timeout, keeper, stop)?;
         // The signs of life find a dead process first, and can tell which one it is.
-        let patience = timeout * 2 + Duration::from_secs(30);
+        let patience = meeting + timeout * 2;
         let (ranks, address) = ((place.rank, place.world_size), own_address(&place, device)?);
         let store = board.store().prefixed("group")?;
         let group = Group::join(&store, ranks, device, &address, patience)
@@ -81,6 +83,12 @@ impl Team {
 
     pub fn world_size(&self) -> usize {
         self.place.world_size
+    }
+
+    /// Whether no launcher started this process. A team of one that a launcher started does all
+    /// that larger ones do.
+    pub fn is_alone(&self) -> bool {
+        self.others.is_none()
     }
 
     /// Who this process is.
@@ -149,14 +157,6 @@ impl Team {
     /// A process failed.
     pub fn max(&self, tensor: &Tensor) -> Result<()> {
         self.collective(|group| group.max(tensor))
-    }
-
-    /// Replaces `tensor` by that of rank 0.
-    ///
-    /// # Errors
-    /// A process failed.
-    pub fn broadcast(&self, tensor: &Tensor) -> Result<()> {
-        self.collective(|group| group.broadcast(tensor))
     }
 
     /// The 1-D `part`s of all processes one after the other, on the host.
@@ -296,33 +296,60 @@ impl Others {
     }
 }
 
-/// Waits until every rank has come to the store.
+/// Waits until every rank has come to the store. Rank 0 counts them; the others wait for its word, so
+/// that a store of a thousand ranks is not asked a million times.
 fn await_all(board: &StoreBoard, timeout: Duration) -> Result<()> {
+    const COMPLETE: &[u8] = b"";
     let (rank, size) = (board.rank(), board.world_size());
     board.put(&format!("here/{rank}"), b"")?;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut missing: Vec<usize> = (0..size).collect();
     loop {
-        let mut absent = Vec::new();
-        for rank in missing {
-            if board.look(&format!("here/{rank}"))?.is_none() {
-                absent.push(rank);
-            }
-        }
-        if absent.is_empty() {
+        if let Some(word) = board.look("all")? {
+            ensure!(word == COMPLETE, "{}", String::from_utf8_lossy(&word));
             return Ok(());
         }
-        missing = absent;
-        ensure!(
-            begun.elapsed() < timeout,
-            "{} of {size} ranks did not come within {:.0} s: {}{}",
-            missing.len(),
-            timeout.as_secs_f64(),
-            missing.iter().take(16).map(usize::to_string).collect::<Vec<_>>().join(", "),
-            if missing.len() > 16 { ", ..." } else { "" }
-        );
-        std::thread::sleep(Duration::from_millis(if size > 64 { 200 } else { 20 }));
+        let late = begun.elapsed() > timeout;
+        if rank == 0 {
+            while let Some(&next) = missing.last()
+                && board.look(&format!("here/{next}"))?.is_some()
+            {
+                missing.pop();
+            }
+            if missing.is_empty() {
+                board.put("all", COMPLETE)?;
+            } else if late {
+                let absent = absent(board, &missing)?;
+                board.put("all", missing_text(&absent, size, timeout).as_bytes())?;
+                // It takes the store along when it ends: the others must have read this.
+                std::thread::sleep(TURN * 5);
+            }
+        } else {
+            let patience = timeout + TURN * 10;
+            ensure!(begun.elapsed() < patience, "rank 0 did not come within {patience:.0?}");
+        }
+        std::thread::sleep(TURN / 5);
     }
+}
+
+fn absent(board: &StoreBoard, candidates: &[usize]) -> Result<Vec<usize>> {
+    let mut absent = Vec::new();
+    for &rank in candidates {
+        if board.look(&format!("here/{rank}"))?.is_none() {
+            absent.push(rank);
+        }
+    }
+    Ok(absent)
+}
+
+fn missing_text(missing: &[usize], size: usize, timeout: Duration) -> String {
+    let some = missing.iter().take(16).map(usize::to_string).collect::<Vec<_>>().join(", ");
+    format!(
+        "{} of {size} ranks did not come within {:.0} s (distributed.timeout_seconds): {some}{}",
+        missing.len(),
+        timeout.as_secs_f64(),
+        if missing.len() > 16 { ", ..." } else { "" }
+    )
 }
 
 /// The address of this node on the network that leads to rank 0, where Gloo listens.

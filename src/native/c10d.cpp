@@ -144,15 +144,15 @@ struct Reducer {
 
 Reducer &reducer_of(distill_reducer reducer) { return *static_cast<Reducer *>(reducer); }
 
-// c10d warns of lost connections with C++ stacks; what they mean is said by Rust. Who wants them
-// sets libtorch's own variable.
+// c10d logs lost connections with C++ stacks; what they mean is said by Rust. Who wants them sets
+// libtorch's own variable.
 void quieten_once() {
   static std::once_flag done;
   std::call_once(done, [] {
     if (std::getenv("TORCH_CPP_LOG_LEVEL"))
       c10::initLogging();
     else
-      FLAGS_caffe2_log_level = c10::GLOG_ERROR;
+      FLAGS_caffe2_log_level = c10::GLOG_FATAL;
   });
 }
 
@@ -265,16 +265,6 @@ char *distill_group_all_reduce(distill_group group, distill_tensor tensor, bool 
     c10d::AllreduceOptions options;
     options.reduceOp = max ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM;
     *work = new Work(group_of(group).backend->allreduce(tensors, options));
-  });
-}
-
-char *distill_group_broadcast(distill_group group, distill_tensor tensor, int root,
-                              distill_work *work) {
-  return guarded([&] {
-    std::vector<at::Tensor> tensors{tensor_of(tensor)};
-    c10d::BroadcastOptions options;
-    options.rootRank = root;
-    *work = new Work(group_of(group).backend->broadcast(tensors, options));
   });
 }
 

@@ -34,8 +34,6 @@ char *distill_group_create(distill_store store, int rank, int size, int64_t cuda
 // In place: the sum over all processes, or with `max` the largest.
 char *distill_group_all_reduce(distill_group group, distill_tensor tensor, bool max,
                                distill_work *work);
-char *distill_group_broadcast(distill_group group, distill_tensor tensor, int root,
-                              distill_work *work);
 // All processes' `part`s one after the other in `whole`.
 char *distill_group_all_gather(distill_group group, distill_tensor whole, distill_tensor part,
                                distill_work *work);

@@ -57,12 +57,6 @@ unsafe extern "C" {
         max: bool,
         work: *mut Handle,
     ) -> *mut c_char;
-    fn distill_group_broadcast(
-        group: Handle,
-        tensor: Handle,
-        root: c_int,
-        work: *mut Handle,
-    ) -> *mut c_char;
     fn distill_group_all_gather(
         group: Handle,
         whole: Handle,
@@ -246,17 +240,6 @@ impl Group {
         let mut work = std::ptr::null_mut();
         // SAFETY: a live tensor; the work keeps its memory alive.
         check(unsafe { distill_group_all_reduce(self.0, handle(tensor), max, &mut work) })?;
-        Ok(Work(work))
-    }
-
-    /// Begins to overwrite `tensor` on all processes with that of rank 0.
-    ///
-    /// # Errors
-    /// libtorch's message.
-    pub fn broadcast(&self, tensor: &Tensor) -> Result<Work> {
-        let mut work = std::ptr::null_mut();
-        // SAFETY: a live tensor; the work keeps its memory alive.
-        check(unsafe { distill_group_broadcast(self.0, handle(tensor), 0, &mut work) })?;
         Ok(Work(work))
     }
 

@@ -30,7 +30,7 @@ impl Learner {
         let named = trainee.parameters.named();
         let tensors: Vec<Tensor> = named.iter().map(|(_, t)| t.shallow_clone()).collect();
         let distributed = &config.distributed;
-        let sharded = distributed.shard_optimizer && team.world_size() > 1;
+        let sharded = distributed.shard_optimizer && !team.is_alone();
         let options = ExchangeOptions {
             bucket_bytes: (distributed.bucket_megabytes * f64::from(1 << 20)) as usize,
             bfloat16: distributed.gradient_precision == Precision::Bf16,

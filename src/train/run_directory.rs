@@ -40,12 +40,23 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Creates or takes over the folder of a run and finds the checkpoint to start from.
+    /// Creates or takes over the folder of a run and finds the checkpoint to start from. A restart
+    /// by a launcher goes on from what an earlier attempt has saved, whatever `resume` said of the
+    /// beginning.
     ///
     /// # Errors
     /// Another process trains there, the folder cannot be written, or the checkpoint asked for
     /// is damaged.
-    pub fn open(path: PathBuf, resume: &Resume) -> Result<(Self, Option<Checkpoint>)> {
+    pub fn open(
+        path: PathBuf,
+        resume: &Resume,
+        is_restart: bool,
+    ) -> Result<(Self, Option<Checkpoint>)> {
+        // A launcher's restart continues what its first attempt began.
+        let resume = match resume {
+            Resume::Never if is_restart => &Resume::Auto,
+            resume => resume,
+        };
         if *resume == Resume::Never && path.join("checkpoints").exists() {
             drop(Self::lock(&path)?);
             move_aside(&path)?;
@@ -57,6 +68,12 @@ impl RunDirectory {
             Resume::Never => None,
             Resume::From(folder) => {
                 let start = Checkpoint::open(folder)?;
+                if is_restart
+                    && let Some(later) = checkpoint::newest(&path)?
+                    && later.manifest.step >= start.manifest.step
+                {
+                    return Ok((run, Some(later)));
+                }
                 checkpoint::set_aside_after(&path, start.manifest.step)?;
                 Some(start)
             }

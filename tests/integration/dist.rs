@@ -1,15 +1,24 @@
 //! Processes that train together, played by threads of this one: libtorch's own Gloo between them.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use distill::dist::{GradientExchange, Place, Rendezvous, Team, require_equal_weights};
+use distill::dist::{Activity, GradientExchange, Place, Rendezvous, Team, require_equal_weights};
 use distill::native::c10d::ExchangeOptions;
 use tch::{Device, Kind, Tensor};
 
 /// Runs `body` on `size` ranks at once and gives what each returned.
 fn ranks<T: Send>(size: usize, body: impl Fn(Team) -> Result<T> + Sync) -> Vec<Result<T>> {
+    patient_ranks(size, Duration::from_secs(20), body)
+}
+
+/// The same, where silence of `timeout` ends all.
+fn patient_ranks<T: Send>(
+    size: usize,
+    timeout: Duration,
+    body: impl Fn(Team) -> Result<T> + Sync,
+) -> Vec<Result<T>> {
     let port = free_port();
     thread::scope(|scope| {
         let handles: Vec<_> = (0..size)
@@ -28,8 +37,8 @@ fn ranks<T: Send>(size: usize, body: impl Fn(Team) -> Result<T> + Sync) -> Vec<R
                             attempt: 0,
                         },
                     };
-                    let timeout = Duration::from_secs(20);
-                    body(Team::join(place, Device::Cpu, timeout, || false)?)
+                    let meeting = Duration::from_secs(20);
+                    body(Team::join(place, Device::Cpu, meeting, timeout, || false)?)
                 })
             })
             .collect();
@@ -241,6 +250,58 @@ fn the_others_learn_why_a_rank_failed() {
     }
 }
 
+/// A rank whose training thread gets nowhere, though its process lives, is named together with what
+/// it does.
+#[test]
+fn a_rank_that_gets_nowhere_is_named() {
+    let found = patient_ranks(2, Duration::from_secs(2), |team| {
+        team.progress(5);
+        team.doing(Activity::Computing);
+        if team.rank() == 1 {
+            thread::sleep(Duration::from_secs(6));
+            return team.check();
+        }
+        team.sum(&Tensor::ones([4], (Kind::Float, Device::Cpu)))
+    });
+    for found in &found {
+        let error = format!("{:#}", found.as_ref().unwrap_err());
+        assert!(error.starts_with("rank 1 ("), "{error}");
+        assert!(error.contains("hangs: it has been computing for"), "{error}");
+        assert!(error.ends_with("at step 5"), "{error}");
+    }
+}
+
+/// The backward pass does not wait for slower ranks: the next model's work goes on meanwhile.
+#[test]
+fn a_backward_pass_does_not_wait_for_its_exchange() {
+    let late = Duration::from_secs(2);
+    let found = ranks(2, |team| {
+        let (first, second) = (parameters(), parameters());
+        let exchanges = [&first, &second]
+            .map(|model| GradientExchange::new(&team, model, options(false, false)).unwrap());
+        team.sum(&Tensor::ones([1], (Kind::Float, Device::Cpu)))?;
+        let begun = Instant::now();
+        if team.rank() == 1 {
+            thread::sleep(late);
+        }
+        for (model, exchange) in [&first, &second].into_iter().zip(&exchanges) {
+            exchange.expect()?;
+            loss(model, team.rank()).backward();
+        }
+        let computed = begun.elapsed();
+        exchanges.iter().try_for_each(|exchange| exchange.finish(&team).map(drop))?;
+        team.leave()?;
+        Ok((computed, gradients(&first), gradients(&second)))
+    });
+    let expected = sum_of_all_ranks(2);
+    for (rank, found) in found.into_iter().enumerate() {
+        let (computed, first, second) = found.unwrap();
+        assert!(rank == 1 || computed < late / 2, "both models took {computed:?}");
+        assert_close(&first, &expected, 1e-6);
+        assert_close(&second, &expected, 1e-6);
+    }
+}
+
 /// Who is missing at the start is named.
 #[test]
 fn missing_ranks_are_named() {
@@ -256,7 +317,11 @@ fn missing_ranks_are_named() {
             attempt: 0,
         },
     };
-    let found = Team::join(place, Device::Cpu, Duration::from_secs(1), || false);
+    let second = Duration::from_secs(1);
+    let found = Team::join(place, Device::Cpu, second, second, || false);
     let error = format!("{:#}", found.err().unwrap());
-    assert!(error.contains("2 of 3 ranks did not come within 1 s: 1, 2"), "{error}");
+    assert!(
+        error.contains("2 of 3 ranks did not come within 1 s (distributed.timeout_seconds): 1, 2"),
+        "{error}"
+    );
 }

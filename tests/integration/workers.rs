@@ -65,7 +65,7 @@ fn assert_gone(workers: &[u32]) {
 }
 
 /// A workshop whose pictures take long to decode, so that a kill hits a worker at work.
-fn slow_pictures() -> Workshop {
+pub fn slow_pictures() -> Workshop {
     let workshop = Workshop::new();
     let picture = |seed: u32| {
         let image = image::RgbImage::from_fn(1600, 1200, |x, y| {

@@ -273,11 +273,9 @@ impl Process {
 
 /// The program as one of the run's processes.
 fn command(launch: &Launch, local_rank: usize, attempt: u32, port: u16) -> Command {
-    let first = attempt == 0;
-    let arguments = if first { &launch.arguments } else { &launch.arguments_of_restarts };
     let mut command = Command::new(&launch.program);
     command
-        .args(arguments)
+        .args(&launch.arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

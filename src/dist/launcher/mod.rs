@@ -29,8 +29,6 @@ pub use ending::{End, Ending, Failure};
 pub struct Launch {
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
-    /// The arguments of every attempt after the first.
-    pub arguments_of_restarts: Vec<OsString>,
     /// Processes of each node.
     pub processes: usize,
     /// Nodes of the run.

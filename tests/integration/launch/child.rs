@@ -98,11 +98,9 @@ fn launch_script() {
     let number = |name| env::var(name).unwrap().parse::<u64>().unwrap();
     logging::start(&LogArgs::default()).unwrap();
     let script = env::var(SCRIPT).unwrap();
-    let arguments = |attempt: &str| ["-c", &script, attempt].map(Into::into).to_vec();
     let plan = Launch {
         program: "sh".into(),
-        arguments: arguments("first"),
-        arguments_of_restarts: arguments("again"),
+        arguments: ["-c", &script].map(Into::into).to_vec(),
         processes: number(PROCESSES) as usize,
         nodes: 1,
         node_rank: 0,

@@ -108,8 +108,8 @@ fn a_killed_rank_costs_a_restart() {
 }
 
 /// Two network namespaces with a cable between them, each a host with an address of its own; what
-/// is given for `$1` runs in both, with the node's number added. Without the right to make them the
-/// exit code is 99.
+/// is given for `$1` runs in both, with the node's number added, and `$3` beside them. Without the
+/// right to make them the exit code is 99.
 const TWO_HOSTS: &str = r#"
 unset -v other
 trap '[ -z "${other:-}" ] || kill "$other"' EXIT
@@ -127,15 +127,15 @@ there() { nsenter --net --target "$other" "$@"; }
     ip link set left up && there ip link set right up
 } || exit 99
 there sh -c "$1 --node-rank 1 $2" & second=$!
+eval "${3:-}" &
 sh -c "$1 --node-rank 0 $2"
 first=$?
 wait "$second" && exit "$first"
 "#;
 
-/// Two hosts that know each other by address alone.
-#[test]
-fn a_run_over_two_hosts() {
-    let workshop = Workshop::new();
+/// Two hosts that know each other by address alone, with `overrides`, and `beside` them a shell
+/// command of the first. None where no network namespaces may be made.
+fn over_two_hosts(workshop: &Workshop, overrides: &str, beside: &str) -> Option<Finished> {
     let mut unshare = Command::new("unshare");
     unshare.args(["--net", "--map-root-user"]);
     let program = env!("CARGO_BIN_EXE_distill");
@@ -143,15 +143,41 @@ fn a_run_over_two_hosts() {
         "'{program}' launch --nproc-per-node 1 --nnodes 2 --master-addr 10.99.7.1 \
          --master-port 29500"
     );
-    let run = "-- --config config.toml --set run.dir=hosts";
-    unshare.args(["bash", "-c", TWO_HOSTS, "hosts", &launch, run]);
+    let run = format!("-- --config config.toml --set run.dir=hosts {overrides}");
+    unshare.args(["bash", "-c", TWO_HOSTS, "hosts", &launch, &run, beside]);
     unshare.current_dir(workshop.path("")).stdin(Stdio::null()).env("OMP_NUM_THREADS", THREADS);
     let done = finished(unshare);
     if done.code == Some(99) || done.stderr.contains("unshare failed") {
         println!("skipped: no network namespaces may be made here: {}", done.stderr);
-        return;
+        return None;
     }
+    Some(done)
+}
+
+#[test]
+fn a_run_over_two_hosts() {
+    let workshop = Workshop::new();
+    let Some(done) = over_two_hosts(&workshop, "", "") else { return };
     let done = done.succeeds();
     assert!(done.stderr.contains("they meet at 10.99.7.1:29500"), "{}", done.stderr);
     assert_same(&workshop, "hosts", &whole(&workshop));
+}
+
+/// The cable is pulled in mid-run: no connection is closed, nothing is ever heard again. Both hosts
+/// end in time, each naming the other's rank.
+#[test]
+fn a_host_that_is_cut_off_is_named() {
+    let workshop = Workshop::new();
+    let endless = "--set schedule.epochs=100000 --set distributed.timeout_seconds=3";
+    let pull = "until grep -q '\"step\":5,' hosts/metrics.jsonl 2>/dev/null; do sleep 0.1; done; \
+                ip link set left down; date +%s.%N >pulled";
+    let Some(done) = over_two_hosts(&workshop, endless, pull) else { return };
+    let since = fs::metadata(workshop.path("pulled")).unwrap().modified().unwrap();
+    let seconds = since.elapsed().unwrap().as_secs_f64();
+    assert!(seconds < 20.0, "noticed after {seconds:.1} s: {}", done.stderr);
+    assert_ne!(done.code, Some(0));
+    for name in ["error: rank 1 (", "error: rank 0 (10.99.7.1:29500) has not answered"] {
+        assert!(done.stderr.contains(name), "{name}: {}", done.stderr);
+    }
+    assert!(done.stderr.contains("has given no sign of life"), "{}", done.stderr);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Ranks, losses, metrics, train, wait_for_steps};
+use crate::workers::{children, slow_pictures};
 use crate::workshop::Workshop;
 
 fn terminate(process: u32) {
@@ -44,4 +45,27 @@ fn a_signal_to_any_rank_saves_all() {
     let (whole, stopped) = (metrics(&workshop, "whole"), metrics(&workshop, "stopped"));
     assert_eq!(losses(&stopped), losses(&whole));
     assert_eq!(workshop.checkpoint("stopped", 400), workshop.checkpoint("whole", 400));
+}
+
+/// One rank waits for pictures that do not come, the other for that one's gradients, and only the
+/// latter gets the signal: both give the step up, save, and end.
+#[test]
+fn a_rank_without_data_holds_up_no_preemption() {
+    let workshop = slow_pictures();
+    let endless = ["schedule.epochs=10000", "checkpoint.every=100000"];
+    let ranks = Ranks::start(2, |_| workshop.training(&endless));
+    wait_for_steps(&workshop, "run", 1);
+    let workers = children(ranks.process(1));
+    assert_eq!(workers.len(), 2);
+    for &worker in &workers {
+        kill_process(Pid::from_raw(worker as i32).unwrap(), Signal::STOP).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(1)); // what is ready is trained on
+    let steps = metrics(&workshop, "run").len();
+    terminate(ranks.process(0));
+    for finished in ranks.finish(Duration::from_secs(20)) {
+        assert_eq!(finished.code, Some(75), "{}", finished.stderr);
+    }
+    let saved = format!("step-{steps}");
+    assert_eq!(workshop.checkpoints("run"), [saved]);
 }
