@@ -54,7 +54,7 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     }
     signals::install()?;
     let team = join(place, &config, device)?;
-    let trained = train_and_export(config.clone(), &args.resume, &team, device);
+    let trained = guard(|| train_and_export(config.clone(), &args.resume, &team, device));
     match trained.map_err(|error| explain_memory(error, &config)) {
         Ok(code) => team.leave().map(|()| code),
         Err(error) => {
@@ -71,8 +71,10 @@ fn join(place: Option<Place>, config: &Config, device: Device) -> Result<Team> {
     let (size, local) = (place.world_size, place.local_world_size);
     info!("rank {} of {size}, {local} on this node, on {device:?}", place.rank);
     // Nodes do not start at one moment, however soon a silent one is to be noticed later.
-    let meeting = timeout.max(Duration::from_secs(60));
-    Team::join(place, device, meeting, timeout, asked_to_stop)
+    // A restarted one waits for the others of the attempt before to notice.
+    let meeting = timeout + Duration::from_secs(60);
+    let name = config.run.dir.display().to_string();
+    Team::join(place, device, &name, meeting, timeout, asked_to_stop)
 }
 
 fn train_and_export(
@@ -115,9 +117,13 @@ fn train_and_export(
     match train(&run, &mut state, &mut feed)? {
         Outcome::Finished => {
             team.doing(Activity::Saving);
+            // The others stay until all is done: a launcher could not start rank 0 anew without them.
             if team.is_first() {
                 export(config, path)?;
                 summary::print(config, path, state.step)?;
+                team.write("exported", b"")?;
+            } else {
+                team.read("exported")?;
             }
             Ok(DONE)
         }

@@ -58,7 +58,12 @@ pub fn open_run(
     let checkpoint = start.checkpoint.as_deref().map(Checkpoint::open_unverified).transpose()?;
     settle_global_batch(config, ranks, checkpoint.as_ref())?;
     let own = config.to_toml();
-    if let Some((theirs, ours)) = start.config.lines().zip(own.lines()).find(|(a, b)| a != b) {
+    if start.config != own {
+        let first = |text: &str, other: &str| {
+            let other: Vec<&str> = other.lines().collect();
+            text.lines().find(|line| !other.contains(line)).unwrap_or("the same lines").to_string()
+        };
+        let (theirs, ours) = (first(&start.config, &own), first(&own, &start.config));
         return Err(ConfigError {
             file: PathBuf::new(),
             key: "--config".into(),

@@ -82,8 +82,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     native::install_panic_hook();
     let result = native::guard(|| run(arguments));
-    match result {
-        Ok(code) => ExitCode::from(code),
+    let code = match result {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             let is_usage = |cause: &(dyn std::error::Error + 'static)| {
@@ -91,9 +91,11 @@ pub fn main() -> ExitCode {
                     || cause.downcast_ref::<Failure>().is_some_and(|failure| failure.usage)
             };
             let usage = error.chain().any(is_usage);
-            ExitCode::from(if usage { WRONG_USAGE } else { FAILED })
+            if usage { WRONG_USAGE } else { FAILED }
         }
-    }
+    };
+    native::exit_if_hasty(code);
+    ExitCode::from(code)
 }
 
 /// The program that decodes in processes of its own: beside this one.

@@ -33,11 +33,16 @@ pub fn require_equal_weights(team: &Team, step: u64, tensors: &[(String, Tensor)
     };
     let all = team.gather(&sums.get(first as i64).view([1]))?;
     let odd = minority(&guard(|| Ok(Vec::<i64>::try_from(all)?))?);
+    let whose = match team.world_size() {
+        2 => "ranks 0 and 1 differ".to_string(),
+        _ => {
+            let odd = odd.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+            format!("rank {odd} are not those of the others")
+        }
+    };
     bail!(
-        "the weights of rank {} are not those of the others after step {step}: `{}` is the first \
-         tensor that differs. Continue from the last checkpoint; if it happens again on the same \
+        "the weights of {whose} after step {step}: `{}` is the first tensor that differs. Continue from the last checkpoint; if it happens again on the same \
          node, its memory or GPU is not sound",
-        odd.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
         tensors[first].0
     )
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use tch::Tensor;
 
 use super::Team;
-use crate::native::c10d::{ExchangeOptions, ExchangeStatistics, Reducer, Work};
+use crate::native::c10d::{DeviceMark, ExchangeOptions, ExchangeStatistics, Reducer, Work};
 use crate::native::guard;
 
 const TURN: Duration = Duration::from_millis(100);
@@ -39,22 +39,27 @@ struct FlatWeights {
 ///
 /// With `shard`, a process gets only its share of the sums, updates these weights, and hands them
 /// round (ZeRO stage 1, Rajbhandari et al., 2020): optimizer state is then divided by the number of
-/// processes, and as many bytes travel as in an all-reduce.
+/// processes, and over NCCL as many bytes travel as in an all-reduce. (Gloo's sums go to all.)
+#[derive(Default)]
 pub struct GradientExchange {
     reducer: Option<Reducer>,
     flat: Vec<FlatWeights>,
     gathering: Vec<Work>,
+    /// Where the device has them, in what it was told.
+    arrived: Option<DeviceMark>,
 }
 
 impl GradientExchange {
     /// # Errors
-    /// libtorch's message.
+    /// A process failed, or libtorch's message.
     pub fn new(team: &Team, parameters: &[Tensor], options: ExchangeOptions) -> Result<Self> {
         let Some(group) = team.group() else {
-            return Ok(Self { reducer: None, flat: Vec::new(), gathering: Vec::new() });
+            return Ok(Self::default());
         };
-        let reducer = Reducer::new(group, parameters, options)?;
-        Ok(Self { reducer: Some(reducer), flat: Vec::new(), gathering: Vec::new() })
+        // It compares bucket orders with the other processes.
+        let reducer =
+            Reducer::new(group, parameters, options).map_err(|error| team.blame(error))?;
+        Ok(Self { reducer: Some(reducer), ..Self::default() })
     }
 
     /// Says that the next backward pass is the step's last: its gradients travel as they come.
@@ -126,7 +131,8 @@ impl GradientExchange {
                 let own = whole.narrow(0, share * team.rank() as i64, *share);
                 Ok((whole, own))
             })?;
-            self.gathering.push(group.all_gather(&whole, &own)?);
+            let work = group.all_gather(&whole, &own).map_err(|error| team.blame(error))?;
+            self.gathering.push(work);
         }
         Ok(())
     }
@@ -136,10 +142,29 @@ impl GradientExchange {
     /// # Errors
     /// A process failed.
     pub fn finish_gathering(&mut self, team: &Team) -> Result<()> {
-        for work in self.gathering.drain(..) {
-            team.until(|| work.is_done_within(TURN))?;
+        if self.gathering.is_empty() {
+            return Ok(());
         }
+        // One that is not waited for to its end, because the step is given up, stays.
+        while let Some(work) = self.gathering.first() {
+            team.until(|| work.is_done_within(TURN))?;
+            self.gathering.remove(0);
+        }
+        self.arrived = DeviceMark::set(team.device())?;
         Ok(())
+    }
+
+    /// Waits until the device holds the weights that were last handed round. They may be on their
+    /// way when a later collective is given up.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn settle_weights(&mut self, team: &Team) -> Result<()> {
+        self.finish_gathering(team)?;
+        match self.arrived.take() {
+            Some(mark) => team.past(&mark),
+            None => Ok(()),
+        }
     }
 }
 

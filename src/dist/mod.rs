@@ -7,6 +7,7 @@ pub mod environment;
 mod gradients;
 pub mod launcher;
 mod pulse;
+mod rendezvous;
 mod store_board;
 mod team;
 

@@ -1,14 +1,17 @@
 //! The board of many processes: libtorch's TCP store.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::{Board, Place};
 use crate::native::c10d::Store;
 
-/// How long a request for a connection is repeated before it is made anew.
+/// How long one attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long rank 0 tries to listen at a port that may be taken.
+const LISTEN: Duration = Duration::from_secs(10);
 
 /// A connection of this process to the run's store.
 pub struct StoreBoard {
@@ -18,7 +21,7 @@ pub struct StoreBoard {
 }
 
 impl StoreBoard {
-    /// Connects to the store of `place`, which rank 0 keeps unless the launcher does.
+    /// Connects to the store of `place`, which rank 0 keeps (`serve`) unless the launcher does.
     ///
     /// # Errors
     /// Nobody answers within `timeout`, or rank 0 cannot listen at the port.
@@ -26,25 +29,29 @@ impl StoreBoard {
         let rendezvous = &place.rendezvous;
         let (host, port) = (rendezvous.host.as_str(), rendezvous.port);
         let begun = Instant::now();
+        // The rank 0 of an earlier attempt may take its time to let go of the port.
+        let patience = if serve && rendezvous.attempt == 0 { timeout.min(LISTEN) } else { timeout };
         let store = loop {
-            // A process of an earlier attempt may still hold the port, or answer at it.
             match Store::open(host, port, serve, timeout.min(CONNECT)) {
                 Ok((store, _)) => break store,
-                Err(_) if begun.elapsed() < timeout => {
-                    std::thread::sleep(timeout.min(CONNECT) / 20)
-                }
+                Err(_) if begun.elapsed() < patience => thread::sleep(patience.min(CONNECT) / 20),
                 Err(error) => {
                     let what = match serve {
                         true => "rank 0 cannot listen",
                         false => "rank 0 does not answer",
                     };
                     return Err(error).with_context(|| {
-                        format!("{what} at {host}:{port} (MASTER_ADDR, MASTER_PORT)")
+                        format!(
+                            "{what} at {host}:{port} (MASTER_ADDR, MASTER_PORT: if another program \
+                             has that port, choose another one)"
+                        )
                     });
                 }
             }
         };
-        let store = store.prefixed(&format!("distill/{}", rendezvous.attempt))?;
+        // Rank 0 takes its store along when it ends; torchrun's agent keeps it between attempts.
+        let attempt = if rendezvous.hosted_by_launcher { rendezvous.attempt } else { 0 };
+        let store = store.prefixed(&format!("distill/{attempt}"))?;
         Ok(Self { store, rank: place.rank, world_size: place.world_size })
     }
 
@@ -52,6 +59,42 @@ impl StoreBoard {
     pub fn store(&self) -> &Store {
         &self.store
     }
+
+    /// Waits for a note; none if it does not come within `timeout`.
+    ///
+    /// # Errors
+    /// The store is gone.
+    pub fn wait_for(&self, key: &str, timeout: Duration) -> Result<Option<Vec<u8>>> {
+        let begun = Instant::now();
+        let mut pause = Pause::default();
+        loop {
+            match self.look(key)? {
+                Some(note) => return Ok(Some(note)),
+                None if begun.elapsed() > timeout => return Ok(None),
+                None => pause.take(),
+            }
+        }
+    }
+}
+
+/// Pauses between looks that grow, because a thousand ranks may look for the same note.
+pub struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(Duration::from_millis(5))
+    }
+}
+
+impl Pause {
+    pub fn take(&mut self) {
+        thread::sleep(self.0);
+        self.0 = (self.0 * 3 / 2).min(Duration::from_millis(500));
+    }
+}
+
+fn gone(error: anyhow::Error) -> anyhow::Error {
+    anyhow!("the store of the run is gone ({error:#})")
 }
 
 impl Board for StoreBoard {
@@ -64,14 +107,14 @@ impl Board for StoreBoard {
     }
 
     fn put(&self, key: &str, note: &[u8]) -> Result<()> {
-        self.store.set(key, note).context("the store of the run is gone")
+        self.store.set(key, note).map_err(gone)
     }
 
     fn look(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        self.store.get(key).context("the store of the run is gone")
+        self.store.get(key).map_err(gone)
     }
 
     fn remove(&self, key: &str) -> Result<()> {
-        self.store.delete(key).context("the store of the run is gone")
+        self.store.delete(key).map_err(gone)
     }
 }

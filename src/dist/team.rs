@@ -3,16 +3,18 @@
 use std::mem::ManuallyDrop;
 use std::net::{ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tch::{Device, Tensor};
 
 use super::pulse::{Activity, Pulse};
-use super::store_board::StoreBoard;
+use super::rendezvous::meet;
+use super::store_board::{Pause, StoreBoard};
 use super::{Alone, Board, Place};
 use crate::native::c10d::{DeviceMark, Group, Work};
-use crate::native::guard;
+use crate::native::{guard, must_exit_now};
 
 /// How long a wait goes on before the signs of life are looked at.
 const TURN: Duration = Duration::from_millis(100);
@@ -28,7 +30,6 @@ pub struct Abandoned;
 pub struct Team {
     place: Place,
     device: Device,
-    timeout: Duration,
     /// Whether this process was asked to stop.
     stop: fn() -> bool,
     others: Option<Others>,
@@ -44,37 +45,36 @@ struct Others {
 impl Team {
     /// A process without others. `stop` says whether it was asked to stop.
     pub fn alone(device: Device, stop: fn() -> bool) -> Self {
-        Self { place: Place::alone(), device, timeout: Duration::MAX, stop, others: None }
+        Self { place: Place::alone(), device, stop, others: None }
     }
 
-    /// Meets the other processes of the run, which must come within `meeting`. Whoever is then
-    /// silent for `timeout` is held for dead.
+    /// Meets the other processes of the run called `name`, which must come within `meeting`.
+    /// Whoever is then silent for `timeout` is held for dead.
     ///
     /// # Errors
     /// Not all come; the message says who is missing.
     pub fn join(
         place: Place,
         device: Device,
+        name: &str,
         meeting: Duration,
         timeout: Duration,
         stop: fn() -> bool,
     ) -> Result<Self> {
-        let serve = place.rank == 0 && !place.rendezvous.hosted_by_launcher;
-        let board = Arc::new(StoreBoard::open(&place, serve, meeting)?);
-        await_all(&board, meeting)?;
+        raise_file_limit();
+        let board = meet(&place, name, meeting)?;
         let pulse_board = Arc::new(StoreBoard::open(&place, false, meeting)?);
-        let rendezvous = &place.rendezvous;
-        let keeper = format!("{}:{}", rendezvous.host, rendezvous.port);
+        let keeper = format!("{}:{}", place.rendezvous.host, place.rendezvous.port);
         let pulse = Pulse::start(pulse_board, timeout, keeper, stop)?;
-        // The signs of life find a dead process first, and can tell which one it is.
-        let patience = meeting + timeout * 2;
-        let (ranks, address) = ((place.rank, place.world_size), own_address(&place, device)?);
-        let store = board.store().prefixed("group")?;
-        let group = Group::join(&store, ranks, device, &address, patience)
-            .map_err(|error| pulse.blame(error))
-            .context("the ranks cannot connect to each other")?;
-        let others = Others { group: ManuallyDrop::new(group), pulse, board };
-        Ok(Self { place, device, timeout, stop, others: Some(others) })
+        let group = match connect(&place, device, &board, meeting + timeout * 2) {
+            Ok(group) => ManuallyDrop::new(group),
+            Err(error) => {
+                let error = pulse.blame(error).context("the ranks cannot connect to each other");
+                pulse.announce(&error);
+                return Err(error);
+            }
+        };
+        Ok(Self { place, device, stop, others: Some(Others { group, pulse, board }) })
     }
 
     pub fn rank(&self) -> usize {
@@ -101,15 +101,17 @@ impl Team {
         self.rank() == 0
     }
 
-    /// A board of notes for one more thread of this process.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub fn board(&self) -> Result<Arc<dyn Board>> {
-        Ok(match self.others {
+    /// The board of notes.
+    pub fn board(&self) -> Arc<dyn Board> {
+        match &self.others {
             None => Arc::new(Alone::default()),
-            Some(_) => Arc::new(StoreBoard::open(&self.place, false, self.timeout)?),
-        })
+            Some(others) => others.board.clone(),
+        }
+    }
+
+    /// Where this process trains.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// Puts up `note`, for all processes to [`Self::read`].
@@ -132,11 +134,11 @@ impl Team {
     /// Alone: nobody would write.
     pub fn read(&self, key: &str) -> Result<Vec<u8>> {
         let others = self.others.as_ref().expect("there are others");
-        let mut note = None;
+        let (mut note, mut pause) = (None, Pause::default());
         others.until(|| {
             note = others.board.look(key)?;
             if note.is_none() {
-                std::thread::sleep(TURN / 5);
+                pause.take();
             }
             Ok(note.is_some())
         })?;
@@ -199,9 +201,18 @@ impl Team {
     /// # Errors
     /// A process failed, or something that the device was told.
     pub fn settle(&self) -> Result<()> {
-        let Some(others) = &self.others else { return Ok(()) };
-        let Some(mark) = DeviceMark::set(self.device)? else { return Ok(()) };
-        others.until(|| {
+        if self.others.is_none() {
+            return Ok(());
+        }
+        DeviceMark::set(self.device)?.map_or(Ok(()), |mark| self.past(&mark))
+    }
+
+    /// Waits until the device has come past `mark`.
+    ///
+    /// # Errors
+    /// A process failed, or something that the device was told.
+    pub fn past(&self, mark: &DeviceMark) -> Result<()> {
+        self.until(|| {
             let passed = mark.is_passed()?;
             if !passed {
                 std::thread::sleep(Duration::from_micros(50));
@@ -210,9 +221,31 @@ impl Team {
         })
     }
 
+    /// After a step was given up: ends the collectives of that step, for which a GPU would wait for
+    /// ever. No other collective can follow.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn end_collectives(&self) -> Result<()> {
+        let Some(others) = &self.others else { return Ok(()) };
+        must_exit_now();
+        match self.device {
+            Device::Cuda(_) => others.group.abort(),
+            _ => Ok(()),
+        }
+    }
+
     /// Group for exchanges; `None` alone.
     pub(super) fn group(&self) -> Option<&Group> {
         self.others.as_ref().map(|others| &*others.group)
+    }
+
+    /// Who is to blame for an exchange that failed with `error`.
+    pub(super) fn blame(&self, error: anyhow::Error) -> anyhow::Error {
+        match &self.others {
+            Some(others) => others.pulse.blame(error),
+            None => error,
+        }
     }
 
     /// Says that training gets on, and that `step` (from 1) is worked on.
@@ -262,6 +295,7 @@ impl Team {
     /// Tells the others that this process ends with `error`.
     pub fn announce(&self, error: &anyhow::Error) {
         if let Some(others) = &self.others {
+            must_exit_now();
             others.pulse.announce(error);
         }
     }
@@ -272,11 +306,13 @@ impl Team {
     /// A process failed at the last moment.
     pub fn leave(mut self) -> Result<()> {
         let Some(others) = self.others.take() else { return Ok(()) };
+        // Rank 0 keeps the store (`_board`) until the others have left.
         let Others { group, pulse, board: _board } = others;
         pulse.leave()?;
         if !pulse.is_any_abandoned() {
             drop(ManuallyDrop::into_inner(group));
         }
+        drop(pulse);
         Ok(())
     }
 }
@@ -296,60 +332,20 @@ impl Others {
     }
 }
 
-/// Waits until every rank has come to the store. Rank 0 counts them; the others wait for its word, so
-/// that a store of a thousand ranks is not asked a million times.
-fn await_all(board: &StoreBoard, timeout: Duration) -> Result<()> {
-    const COMPLETE: &[u8] = b"";
-    let (rank, size) = (board.rank(), board.world_size());
-    board.put(&format!("here/{rank}"), b"")?;
-    let begun = Instant::now();
-    let mut missing: Vec<usize> = (0..size).collect();
-    loop {
-        if let Some(word) = board.look("all")? {
-            ensure!(word == COMPLETE, "{}", String::from_utf8_lossy(&word));
-            return Ok(());
-        }
-        let late = begun.elapsed() > timeout;
-        if rank == 0 {
-            while let Some(&next) = missing.last()
-                && board.look(&format!("here/{next}"))?.is_some()
-            {
-                missing.pop();
-            }
-            if missing.is_empty() {
-                board.put("all", COMPLETE)?;
-            } else if late {
-                let absent = absent(board, &missing)?;
-                board.put("all", missing_text(&absent, size, timeout).as_bytes())?;
-                // It takes the store along when it ends: the others must have read this.
-                std::thread::sleep(TURN * 5);
-            }
-        } else {
-            let patience = timeout + TURN * 10;
-            ensure!(begun.elapsed() < patience, "rank 0 did not come within {patience:.0?}");
-        }
-        std::thread::sleep(TURN / 5);
-    }
+/// Rank 0 keeps two connections to every other process, more than most systems allow unless asked.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it a small run works as well, and a large one says that connections fail.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
-fn absent(board: &StoreBoard, candidates: &[usize]) -> Result<Vec<usize>> {
-    let mut absent = Vec::new();
-    for &rank in candidates {
-        if board.look(&format!("here/{rank}"))?.is_none() {
-            absent.push(rank);
-        }
-    }
-    Ok(absent)
-}
-
-fn missing_text(missing: &[usize], size: usize, timeout: Duration) -> String {
-    let some = missing.iter().take(16).map(usize::to_string).collect::<Vec<_>>().join(", ");
-    format!(
-        "{} of {size} ranks did not come within {:.0} s (distributed.timeout_seconds): {some}{}",
-        missing.len(),
-        timeout.as_secs_f64(),
-        if missing.len() > 16 { ", ..." } else { "" }
-    )
+/// Connects this process to the others. The signs of life find a dead one before `patience` is
+/// over, and can tell which one it is.
+fn connect(place: &Place, device: Device, board: &StoreBoard, patience: Duration) -> Result<Group> {
+    let store = board.store().prefixed("group")?;
+    let address = own_address(place, device)?;
+    Group::join(&store, (place.rank, place.world_size), device, &address, patience)
 }
 
 /// The address of this node on the network that leads to rank 0, where Gloo listens.

@@ -17,7 +17,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <numeric>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -38,6 +37,12 @@ struct Group {
 
 Store &store_of(distill_store store) { return *static_cast<Store *>(store); }
 Group &group_of(distill_group group) { return *static_cast<Group *>(group); }
+// Some of libtorch's destructors throw.
+template <typename Owned> void release(Owned *owned) {
+  if (char *message = guarded([&] { delete owned; }))
+    distill_free_message(message);
+}
+
 at::Tensor tensor_of(distill_tensor tensor) { return *static_cast<const at::Tensor *>(tensor); }
 
 // NCCL's work is ordered on the GPU: waiting for it never blocks the host. Gloo's is done by other
@@ -78,7 +83,12 @@ public:
     std::optional<at::Tensor> wire;
     if (bfloat16_)
       wire = buffer.to(at::kBFloat16);
-    send(buffer, wire);
+    try {
+      send(buffer, wire);
+    } catch (...) {
+      // Told to who waits for the gradients, who can find out which process is to blame.
+      failure_ = std::current_exception();
+    }
     ++sent;
     early += !bucket.isLast();
     std::vector<c10::Device> devices;
@@ -93,6 +103,8 @@ public:
   at::Tensor parseHookResult(const c10::IValue &result) override { return result.toTensor(); }
 
   bool wait(milliseconds patience) {
+    if (failure_)
+      std::rethrow_exception(failure_);
     const auto end = std::chrono::steady_clock::now() + patience;
     while (!flights_.empty()) {
       auto &flight = flights_.front();
@@ -111,7 +123,10 @@ public:
 
 private:
   void send(const at::Tensor &buffer, const std::optional<at::Tensor> &wire) {
-    const int64_t size = backend_->getSize(), share = scatter_ ? buffer.numel() / size : 0;
+    // Gloo has no reduce-scatter of its own: libtorch does an all-reduce of a copy in its place,
+    // which can be waited for in one piece only.
+    const bool scatter = scatter_ && buffer.is_cuda();
+    const int64_t size = backend_->getSize(), share = scatter ? buffer.numel() / size : 0;
     const auto part = [&](int64_t start, int64_t length) {
       return std::make_pair(buffer.narrow(0, start, length),
                             wire ? std::optional(wire->narrow(0, start, length)) : std::nullopt);
@@ -134,10 +149,11 @@ private:
   intrusive_ptr<c10d::Backend> backend_;
   bool bfloat16_, scatter_;
   std::vector<Flight> flights_;
+  std::exception_ptr failure_;
 };
 
 struct Reducer {
-  std::vector<std::vector<size_t>> buckets;
+  std::vector<at::Tensor> parameters;
   Exchange *exchange; // owned by `engine`
   std::unique_ptr<c10d::Reducer> engine;
 };
@@ -172,6 +188,8 @@ intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, m
   // A process that NCCL's watchdog ends dies with a C++ stack. Dead and hung ranks are this
   // program's business (src/dist/pulse.rs), which ends with a message that names them.
   setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
+  // Waiting for a collective must not block the host, which could then not look around.
+  setenv("TORCH_NCCL_BLOCKING_WAIT", "0", /*overwrite=*/1);
   auto options = c10d::ProcessGroupNCCL::Options::create(/*is_high_priority_stream=*/true);
   options->timeout = timeout;
   return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
@@ -226,7 +244,11 @@ char *distill_store_delete(distill_store store, const char *key) {
   return guarded([&] { store_of(store)->deleteKey(key); });
 }
 
-void distill_store_free(distill_store store) { delete static_cast<Store *>(store); }
+char *distill_store_add(distill_store store, const char *key, int64_t *sum) {
+  return guarded([&] { *sum = store_of(store)->add(key, 1); });
+}
+
+void distill_store_free(distill_store store) { release(static_cast<Store *>(store)); }
 
 bool distill_has_nccl() {
 #ifdef USE_C10D_NCCL
@@ -276,7 +298,11 @@ char *distill_group_all_gather(distill_group group, distill_tensor whole, distil
   });
 }
 
-void distill_group_free(distill_group group) { delete static_cast<Group *>(group); }
+char *distill_group_abort(distill_group group) {
+  return guarded([&] { group_of(group).backend->abort(); });
+}
+
+void distill_group_free(distill_group group) { release(static_cast<Group *>(group)); }
 
 char *distill_work_wait(distill_work work, int64_t timeout_ms, bool *done) {
   return guarded([&] {
@@ -290,25 +316,20 @@ char *distill_work_wait(distill_work work, int64_t timeout_ms, bool *done) {
   });
 }
 
-void distill_work_free(distill_work work) { delete static_cast<Work *>(work); }
+void distill_work_free(distill_work work) { release(static_cast<Work *>(work)); }
 
 char *distill_reducer_create(distill_group group, const distill_tensor *parameters, size_t count,
                              size_t bucket_bytes, bool bfloat16, bool scatter,
                              distill_reducer *reducer) {
   return guarded([&] {
-    auto tensors = distill::list(parameters, count);
+    auto made = std::make_unique<Reducer>();
+    made->parameters = distill::list(parameters, count);
     // Backward passes reach the parameters in about the opposite order of their making, and the
     // first bucket is small, so that something is soon under way.
-    std::reverse(tensors.begin(), tensors.end());
+    std::vector<at::Tensor> tensors(made->parameters.rbegin(), made->parameters.rend());
     const std::vector<size_t> limits{
         std::min<size_t>(bucket_bytes, c10d::kDefaultFirstBucketBytes), bucket_bytes};
     auto buckets = std::get<0>(c10d::compute_bucket_assignment_by_size(tensors, limits));
-    std::reverse(tensors.begin(), tensors.end());
-    for (auto &bucket : buckets)
-      for (auto &index : bucket)
-        index = count - 1 - index;
-    auto made = std::make_unique<Reducer>();
-    made->buckets = buckets;
     made->engine = std::make_unique<c10d::Reducer>(
         std::move(tensors), std::move(buckets), group_of(group).processes,
         std::vector<bool>(count, false), static_cast<int64_t>(bucket_bytes),
@@ -319,18 +340,28 @@ char *distill_reducer_create(distill_group group, const distill_tensor *paramete
     auto exchange = std::make_unique<Exchange>(group_of(group).backend, bfloat16, scatter);
     made->exchange = exchange.get();
     made->engine->register_comm_hook(std::move(exchange));
+    // The engine keeps a list of parameters as their gradients come, until it orders its buckets by
+    // it, once. This gives it the order at the beginning: else that list grows for ever, and buckets
+    // would change after optimizer state was divided by them.
+    made->engine->push_rebuilt_params_for_all_indices();
+    made->engine->rebuild_buckets();
     *reducer = made.release();
   });
 }
 
 char *distill_reducer_layout(distill_reducer reducer, size_t *bucket, size_t *position) {
   return guarded([&] {
-    const auto &buckets = reducer_of(reducer).buckets;
-    for (size_t b = 0; b < buckets.size(); ++b)
-      for (size_t p = 0; p < buckets[b].size(); ++p) {
-        bucket[buckets[b][p]] = b;
-        position[buckets[b][p]] = p;
+    const auto &parameters = reducer_of(reducer).parameters;
+    for (const auto &filled : reducer_of(reducer).engine->get_grad_buckets(false)) {
+      const auto members = filled.getParameters();
+      for (size_t place = 0; place < members.size(); ++place) {
+        const auto found = std::find_if(parameters.begin(), parameters.end(),
+                                        [&](auto &one) { return one.is_same(members[place]); });
+        TORCH_CHECK(found != parameters.end(), "a bucket holds an unknown parameter");
+        bucket[found - parameters.begin()] = filled.getIndex();
+        position[found - parameters.begin()] = place;
       }
+    }
   });
 }
 
@@ -354,7 +385,7 @@ void distill_reducer_statistics(distill_reducer reducer, uint64_t *early, uint64
   *bytes = exchange.bytes;
 }
 
-void distill_reducer_free(distill_reducer reducer) { delete static_cast<Reducer *>(reducer); }
+void distill_reducer_free(distill_reducer reducer) { release(static_cast<Reducer *>(reducer)); }
 
 char *distill_event_record(int64_t cuda, distill_event *event) {
   return guarded([&] {
@@ -369,4 +400,6 @@ char *distill_event_passed(distill_event event, bool *passed) {
   return guarded([&] { *passed = static_cast<c10::Event *>(event)->query(); });
 }
 
-void distill_event_free(distill_event event) { delete static_cast<c10::Event *>(event); }
+void distill_event_free(distill_event event) {
+  release(static_cast<c10::Event *>(event));
+}

@@ -22,6 +22,8 @@ char *distill_store_set(distill_store store, const char *key, const uint8_t *byt
 char *distill_store_has(distill_store store, const char *key, bool *there);
 // Bytes of a key that is there; freed by `distill_free_message`.
 char *distill_store_get(distill_store store, const char *key, char **bytes, size_t *length);
+// Adds one to the number under a key, 0 where there is none, and gives the sum.
+char *distill_store_add(distill_store store, const char *key, int64_t *sum);
 char *distill_store_delete(distill_store store, const char *key);
 void distill_store_free(distill_store store);
 
@@ -37,6 +39,8 @@ char *distill_group_all_reduce(distill_group group, distill_tensor tensor, bool 
 // All processes' `part`s one after the other in `whole`.
 char *distill_group_all_gather(distill_group group, distill_tensor whole, distill_tensor part,
                                distill_work *work);
+// Ends the group's collectives, wherever they are; it is of no use afterwards.
+char *distill_group_abort(distill_group group);
 void distill_group_free(distill_group group);
 
 // Waits up to `timeout_ms` for a collective. On a GPU it is done once the current stream waits for
@@ -45,7 +49,7 @@ char *distill_work_wait(distill_work work, int64_t timeout_ms, bool *done);
 void distill_work_free(distill_work work);
 
 // Exchanges the gradients of `parameters` over the group. With `scatter` each process gets only
-// its share of every bucket summed (see `distill_reducer_bucket_of`), without it all get all.
+// its share of every bucket summed, without it all get all; over Gloo they do in any case.
 char *distill_reducer_create(distill_group group, const distill_tensor *parameters, size_t count,
                              size_t bucket_bytes, bool bfloat16, bool scatter,
                              distill_reducer *reducer);

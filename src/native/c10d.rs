@@ -39,6 +39,7 @@ unsafe extern "C" {
         bytes: *mut *mut c_char,
         length: *mut usize,
     ) -> *mut c_char;
+    fn distill_store_add(store: Handle, key: *const c_char, sum: *mut i64) -> *mut c_char;
     fn distill_store_delete(store: Handle, key: *const c_char) -> *mut c_char;
     fn distill_store_free(store: Handle);
     fn distill_has_nccl() -> bool;
@@ -63,6 +64,7 @@ unsafe extern "C" {
         part: Handle,
         work: *mut Handle,
     ) -> *mut c_char;
+    fn distill_group_abort(group: Handle) -> *mut c_char;
     fn distill_group_free(group: Handle);
     fn distill_work_wait(work: Handle, timeout_ms: i64, done: *mut bool) -> *mut c_char;
     fn distill_work_free(work: Handle);
@@ -164,6 +166,17 @@ impl Store {
         }
     }
 
+    /// Counts the calls for `key`, this one included.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn count(&self, key: &str) -> Result<i64> {
+        let (key, mut sum) = (text(key)?, 0);
+        // SAFETY: `key` lives through the call; the sum is written on success.
+        check(unsafe { distill_store_add(self.0, key.as_ptr(), &mut sum) })?;
+        Ok(sum)
+    }
+
     /// Removes `key`, if it is there.
     ///
     /// # Errors
@@ -252,6 +265,17 @@ impl Group {
         // SAFETY: live tensors; the work keeps their memory alive.
         check(unsafe { distill_group_all_gather(self.0, handle(whole), handle(part), &mut work) })?;
         Ok(Work(work))
+    }
+}
+
+impl Group {
+    /// Ends all collectives under way, wherever they are. The group is of no use afterwards.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn abort(&self) -> Result<()> {
+        // SAFETY: a live group.
+        check(unsafe { distill_group_abort(self.0) })
     }
 }
 

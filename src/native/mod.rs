@@ -4,6 +4,7 @@
 //! for the panics of `tch`'s infallible methods.
 
 pub mod c10d;
+mod ending;
 mod guard;
 mod mapped_file;
 mod memory;
@@ -11,8 +12,11 @@ mod optimizer;
 mod shim;
 mod upload;
 
+pub use ending::{exit_if_hasty, exit_now, must_exit_now};
 pub use guard::{guard, install_panic_hook};
 pub use mapped_file::MappedFile;
 pub use memory::{peak_memory, proportional_memory};
-pub use optimizer::{AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients};
+pub use optimizer::{
+    AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients, zero_gradients,
+};
 pub use upload::upload;

@@ -31,6 +31,7 @@ unsafe extern "C" {
         count: usize,
         factor: Handle,
     ) -> *mut c_char;
+    fn distill_zero_gradients(parameters: *const Handle, count: usize) -> *mut c_char;
     fn distill_clear_gradients(parameters: *const Handle, count: usize) -> *mut c_char;
 }
 
@@ -105,6 +106,15 @@ pub fn scale_gradients(gradients: &[Tensor], factor: &Tensor) -> Result<()> {
             factor.as_ptr().cast_mut().cast(),
         )
     })
+}
+
+/// Sets the gradients of `parameters` to zero, in the memory that they have.
+///
+/// # Errors
+/// libtorch's message.
+pub fn zero_gradients(parameters: &[Tensor]) -> Result<()> {
+    // SAFETY: live tensors, borrowed during the call.
+    check(unsafe { distill_zero_gradients(handles(parameters).as_ptr(), parameters.len()) })
 }
 
 /// Forgets the gradients of `parameters`, so that the next backward pass writes, not adds.

@@ -2,12 +2,14 @@
 
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
 #include <cstdlib>
+#include <unistd.h>
 
 using distill::guarded;
 using distill::list;
@@ -51,6 +53,19 @@ char *distill_clear_gradients(const distill_tensor *parameters, size_t count) {
       parameter.mutable_grad() = at::Tensor();
   });
 }
+
+char *distill_zero_gradients(const distill_tensor *parameters, size_t count) {
+  return guarded([&] {
+    std::vector<at::Tensor> gradients;
+    for (const auto &parameter : list(parameters, count))
+      if (parameter.grad().defined())
+        gradients.push_back(parameter.grad());
+    if (!gradients.empty())
+      at::_foreach_zero_(gradients);
+  });
+}
+
+void distill_exit_now(int code) { _exit(code); }
 
 char *distill_upload(const unsigned char *bytes, const int64_t *shape, size_t dimensions,
                      int64_t cuda, distill_tensor *tensor) {

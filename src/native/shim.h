@@ -29,6 +29,12 @@ char *distill_scale_gradients(const distill_tensor *gradients, size_t count,
 // Forgets every parameter's gradient, so that the next backward pass writes instead of adding.
 char *distill_clear_gradients(const distill_tensor *parameters, size_t count);
 
+// Sets every parameter's gradient to zero, in the memory that it has.
+char *distill_zero_gradients(const distill_tensor *parameters, size_t count);
+
+// Ends the process at once: no destructors, no other threads waited for.
+[[noreturn]] void distill_exit_now(int code);
+
 // A uint8 tensor of `bytes` in `*tensor`: on the CPU where `cuda` is negative, else on that GPU.
 // Towards a GPU the bytes go through pinned memory and the copy is not waited for; `bytes` may be
 // overwritten when this returns.

@@ -38,7 +38,10 @@ impl Learner {
         };
         let mut exchange = GradientExchange::new(team, &tensors, options)?;
         let shares = if sharded { exchange.divide(team, &tensors)? } else { None };
-        let optimizer = AdamW::new(&trainee.parameters, &config.optimizer, shares);
+        let mut optimizer = AdamW::new(&trainee.parameters, &config.optimizer, shares);
+        if !team.is_alone() {
+            optimizer.keep_gradients();
+        }
         Ok(Self { exchange, optimizer, sharded })
     }
 
@@ -81,7 +84,15 @@ impl Learner {
         self.exchange.begin_gathering(team)
     }
 
-    /// Waits until the weights that other processes updated are here.
+    /// Waits until the device holds the weights that other processes updated.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn settle_weights(&mut self, team: &Team) -> Result<()> {
+        self.exchange.settle_weights(team)
+    }
+
+    /// Sees to it that the weights that other processes updated are here before what comes next.
     ///
     /// # Errors
     /// A process failed.

@@ -39,6 +39,8 @@ struct Member {
 pub struct AdamW {
     groups: [Group; 2],
     parameters: Vec<Tensor>,
+    /// Gradients keep their memory, which belongs to their exchange.
+    gradients_stay: bool,
     /// Updates done.
     updates: u64,
     device: Device,
@@ -84,7 +86,14 @@ impl AdamW {
         }
         let device = named[0].1.device();
         let parameters = named.iter().map(|(_, tensor)| tensor.shallow_clone()).collect();
-        Self { groups, parameters, updates: 0, device, config: config.clone() }
+        Self {
+            groups,
+            parameters,
+            gradients_stay: false,
+            updates: 0,
+            device,
+            config: config.clone(),
+        }
     }
 
     /// The norm of the gradients of what this optimizer updates, before clipping, a scalar on the
@@ -103,7 +112,7 @@ impl AdamW {
     }
 
     /// Clips to the configured norm (`norm` is that of the whole gradient), updates, and forgets
-    /// the gradients.
+    /// the gradients, or sets them to zero.
     ///
     /// # Errors
     /// libtorch's message.
@@ -131,7 +140,15 @@ impl AdamW {
                 },
             )?;
         }
-        native::clear_gradients(&self.parameters)
+        match self.gradients_stay {
+            true => native::zero_gradients(&self.parameters),
+            false => native::clear_gradients(&self.parameters),
+        }
+    }
+
+    /// From here on updates set gradients to zero instead of giving their memory back.
+    pub fn keep_gradients(&mut self) {
+        self.gradients_stay = true;
     }
 
     /// What a checkpoint must hold beside the weights: both moments of everything that this

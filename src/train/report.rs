@@ -15,11 +15,11 @@ pub struct Report {
     pub students: Vec<StudentMetrics>,
     pub norms: Vec<Tensor>,
     /// The sums of what each process gave of its own.
-    pub sums: [f64; 2],
+    pub sums: [f64; 3],
 }
 
 /// Averages losses over this process's batches, each with its share of the global batch, and sums
-/// them over the processes, together with two numbers of their `own`, in one collective; brings all
+/// them over the processes, together with some numbers of their `own`, in one collective; brings all
 /// to the host, with the gradient norms, in one copy.
 ///
 /// # Errors
@@ -29,7 +29,7 @@ pub fn report(
     names: &[&str],
     losses: &[(f64, Vec<Losses>)],
     learners: &[Learner],
-    own: [f64; 2],
+    own: [f64; 3],
     config: &LossConfig,
 ) -> Result<Report> {
     let squares = learners.iter().map(|l| l.squared_norm(team)).collect::<Result<Vec<_>>>()?;
@@ -52,6 +52,7 @@ pub fn report(
     team.settle()?;
     let numbers = guard(|| Ok(Vec::<f32>::try_from(numbers)?))?;
     let count = learners.len();
+    let sums = [0, 1, 2].map(|which| f64::from(numbers[4 * count + which]));
     let on = |distance, value: f32| (distance != Distance::None).then_some(f64::from(value));
     let students = names.iter().enumerate().map(|(index, name)| {
         let [total, class, patch] = [0, 1, 2].map(|which| numbers[3 * index + which]);
@@ -60,10 +61,9 @@ pub fn report(
             loss: f64::from(total),
             loss_class: on(config.class, class),
             loss_patch: on(config.patch, patch),
-            grad_norm: f64::from(numbers[4 * count + 2 + index]),
+            grad_norm: f64::from(numbers[4 * count + sums.len() + index]),
         }
     });
-    let sums = [numbers[4 * count], numbers[4 * count + 1]].map(f64::from);
     Ok(Report { students: students.collect(), norms, sums })
 }
 
@@ -72,7 +72,7 @@ fn local_sums(
     losses: &[(f64, Vec<Losses>)],
     learners: &[Learner],
     squares: &[Tensor],
-    own: [f64; 2],
+    own: [f64; 3],
 ) -> Tensor {
     let mean = |pick: &dyn Fn(&[Losses]) -> Tensor| {
         losses.iter().map(|(share, losses)| pick(losses) * *share).reduce(|a, b| a + b)

@@ -20,7 +20,7 @@ use crate::dist::{Abandoned, Activity, Team, require_equal_weights};
 use crate::objective::{MicroBatch, Objective};
 
 /// How long signals and the other processes' failures may go unnoticed while data are waited for.
-const SIGNAL_PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Learners and counters: with the trainees' weights, all that a checkpoint holds.
 pub struct State {
@@ -122,7 +122,7 @@ impl State {
 /// Data, device, disk or another process fail, or a loss is not finite; the last checkpoint stays.
 pub fn train(run: &Run, state: &mut State, feed: &mut Feed) -> Result<Outcome> {
     let CheckpointConfig { keep, writers, .. } = run.config.checkpoint;
-    let mut saver = Saver::new(run.path, keep, run.team.board()?, writers);
+    let mut saver = Saver::new(run.path, keep, run.team.board(), writers);
     let outcome = take_steps(run, state, feed, &mut saver);
     run.team.doing(Activity::Saving);
     // Also where training has failed: the save under way is from before that.
@@ -144,11 +144,10 @@ fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) 
     while state.step < total {
         saver.check()?;
         let since_step = Instant::now();
-        let metrics = match step(run, state, feed) {
-            Ok(metrics) => metrics,
-            // Half a step is given up rather than finished: with many accumulation steps it could
-            // outlast the time that a scheduler grants.
+        let (metrics, is_to_stop) = match step(run, state, feed) {
+            Ok(done) => done,
             Err(error) if error.is::<Abandoned>() => {
+                give_up_step(run, state)?;
                 outcome = Outcome::Stopped(signals::stop_requested());
                 break;
             }
@@ -165,9 +164,11 @@ fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) 
             state.save(run, saver)?;
             saved = state.step;
         }
+        if is_to_stop {
+            outcome = Outcome::Stopped(signals::stop_requested());
+            break;
+        }
     }
-    // The step that was given up is no longer this process's.
-    team.progress(state.step);
     if saved < state.step {
         state.save(run, saver)?;
     }
@@ -177,11 +178,11 @@ fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) 
     Ok(outcome)
 }
 
-/// One optimizer step.
+/// One optimizer step; and whether the run is to stop after it, as all processes agree.
 ///
 /// # Errors
 /// Among others [`Abandoned`]: then nothing has changed.
-fn step(run: &Run, state: &mut State, feed: &mut Feed) -> Result<StepMetrics> {
+fn step(run: &Run, state: &mut State, feed: &mut Feed) -> Result<(StepMetrics, bool)> {
     let team = run.team;
     let global_batch = state.stream.global_batch_size;
     let learning_rate = run.schedule.learning_rate(state.step);
@@ -200,8 +201,9 @@ fn step(run: &Run, state: &mut State, feed: &mut Feed) -> Result<StepMetrics> {
     let names = run.objective.trainees().iter().map(|trainee| trainee.name.as_str());
     let names: Vec<&str> = names.collect();
     let waited = feed.take_waited().as_secs_f64();
-    let local = [waited / team.world_size() as f64, feed.failed() as f64];
-    let Report { students, norms, sums: [waited, failed] } =
+    let stop = if is_asked_to_stop(team) { 1.0 } else { 0.0 };
+    let local = [waited / team.world_size() as f64, feed.failed() as f64, stop];
+    let Report { students, norms, sums: [waited, failed, stop] } =
         report(team, &names, &losses, &state.learners, local, &run.config.loss)?;
     require_finite(state.step + 1, &students)?;
     for (learner, norm) in state.learners.iter_mut().zip(&norms) {
@@ -209,7 +211,7 @@ fn step(run: &Run, state: &mut State, feed: &mut Feed) -> Result<StepMetrics> {
     }
     state.step += 1;
     state.position += global_batch as u64;
-    Ok(StepMetrics {
+    let metrics = StepMetrics {
         step: state.step,
         epoch: run.schedule.epoch(state.step),
         learning_rate,
@@ -221,22 +223,41 @@ fn step(run: &Run, state: &mut State, feed: &mut Feed) -> Result<StepMetrics> {
         students,
         peak_memory_bytes: feed.peak_memory(),
         failed_pictures: failed as u64,
-    })
+    };
+    Ok((metrics, stop > 0.0))
 }
 
-/// The next batch. Nor is one waited for that may never come, as when a network is down: a signal,
-/// or the end of another process, ends the wait.
+/// Whether any process got a signal, as far as this one knows.
+fn is_asked_to_stop(team: &Team) -> bool {
+    team.is_asked_to_stop() || signals::stop_requested().is_some()
+}
+
+/// Goes back to the state before a step that some process will not take part in.
+fn give_up_step(run: &Run, state: &mut State) -> Result<()> {
+    // That step is no longer this process's.
+    run.team.progress(state.step);
+    for learner in &mut state.learners {
+        learner.settle_weights(run.team)?;
+    }
+    run.team.end_collectives()
+}
+
+/// The next batch. One that may never come, as when a network is down, is not waited for after a
+/// signal: the step is given up. While batches come, processes that must agree finish their step;
+/// one that trains alone gives it up at once: with many accumulation steps it could outlast the time
+/// that a scheduler grants.
 fn next_batch(team: &Team, step: u64, feed: &mut Feed) -> Result<MicroBatch> {
     team.progress(step);
     let before = team.doing(Activity::WaitingForData);
     loop {
-        if team.is_asked_to_stop() || signals::stop_requested().is_some() {
+        team.check()?;
+        let is_to_stop = is_asked_to_stop(team);
+        if !(is_to_stop && team.is_alone()) && feed.is_ready_within(PATIENCE) {
+            break;
+        }
+        if is_to_stop {
             team.abandon(step)?;
             return Err(Abandoned.into());
-        }
-        team.check()?;
-        if feed.is_ready_within(SIGNAL_PATIENCE) {
-            break;
         }
     }
     let batch = feed.next_batch()?;

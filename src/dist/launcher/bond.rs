@@ -3,6 +3,7 @@
 use std::env;
 use std::process;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, test_kill_process};
 
 use crate::dist::environment::LAUNCH_MARK;
@@ -18,7 +19,7 @@ pub fn die_with_the_launcher() {
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
     }
     // Before the request above, or in the time before this program's start, it may have died.
-    if getppid() != Some(launcher) && test_kill_process(launcher).is_err() {
+    if getppid() != Some(launcher) && test_kill_process(launcher) == Err(Errno::SRCH) {
         process::exit(128 + Signal::KILL.as_raw());
     }
 }

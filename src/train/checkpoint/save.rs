@@ -21,7 +21,7 @@ use crate::train::state::{StateTensor, StudentState};
 /// How often it is asked, while a save is waited for, whether the run has failed.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long the end of a run may be held up by a write that does not come back.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// What is saved.
 pub struct Snapshot<'a> {

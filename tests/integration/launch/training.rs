@@ -41,7 +41,12 @@ fn whole(workshop: &Workshop) -> Vec<(String, Vec<u8>)> {
 
 #[track_caller]
 fn assert_same(workshop: &Workshop, run: &str, whole: &[(String, Vec<u8>)]) {
-    let files = workshop.checkpoint(run, 8);
+    assert_same_at(8, workshop, run, whole);
+}
+
+#[track_caller]
+fn assert_same_at(step: u64, workshop: &Workshop, run: &str, whole: &[(String, Vec<u8>)]) {
+    let files = workshop.checkpoint(run, step);
     let names = |files: &[(String, Vec<u8>)]| -> Vec<String> {
         files.iter().map(|(name, _)| name.clone()).collect()
     };
@@ -135,13 +140,18 @@ wait "$second" && exit "$first"
 
 /// Two hosts that know each other by address alone, with `overrides`, and `beside` them a shell
 /// command of the first. None where no network namespaces may be made.
-fn over_two_hosts(workshop: &Workshop, overrides: &str, beside: &str) -> Option<Finished> {
+fn over_two_hosts(
+    workshop: &Workshop,
+    restarts: u32,
+    overrides: &str,
+    beside: &str,
+) -> Option<Finished> {
     let mut unshare = Command::new("unshare");
     unshare.args(["--net", "--map-root-user"]);
     let program = env!("CARGO_BIN_EXE_distill");
     let launch = format!(
         "'{program}' launch --nproc-per-node 1 --nnodes 2 --master-addr 10.99.7.1 \
-         --master-port 29500"
+         --master-port 29500 --max-restarts {restarts}"
     );
     let run = format!("-- --config config.toml --set run.dir=hosts {overrides}");
     unshare.args(["bash", "-c", TWO_HOSTS, "hosts", &launch, &run, beside]);
@@ -157,10 +167,40 @@ fn over_two_hosts(workshop: &Workshop, overrides: &str, beside: &str) -> Option<
 #[test]
 fn a_run_over_two_hosts() {
     let workshop = Workshop::new();
-    let Some(done) = over_two_hosts(&workshop, "", "") else { return };
+    let Some(done) = over_two_hosts(&workshop, 0, "", "") else { return };
     let done = done.succeeds();
     assert!(done.stderr.contains("they meet at 10.99.7.1:29500"), "{}", done.stderr);
     assert_same(&workshop, "hosts", &whole(&workshop));
+}
+
+/// A rank that is killed on either host: both launchers start their ranks anew, once, and the ranks
+/// find each other again.
+#[test]
+fn a_killed_rank_costs_a_restart_on_both_hosts() {
+    let workshop = Workshop::new();
+    let longer = ["--set", "schedule.epochs=100", "--set", "checkpoint.every=20"];
+    let mut undisturbed = training(&workshop, launch(&["--nproc-per-node=2"]), "whole");
+    undisturbed.args(longer);
+    finished(undisturbed).succeeds();
+    let whole = workshop.checkpoint("whole", 200);
+    for victim in 0..2 {
+        let _ = fs::remove_dir_all(workshop.path("hosts"));
+        let kill = format!(
+            "until [ -e hosts/checkpoints/step-20 ]; do sleep 0.02; done; \
+             for process in /proc/[0-9]*; do \
+                 if tr '\\0' '\\n' <$process/environ 2>/dev/null | grep -qx RANK={victim} && \
+                     [ \"$(readlink $process/cwd)\" = \"$PWD\" ]; then \
+                     kill -9 ${{process#/proc/}}; \
+                 fi; \
+             done"
+        );
+        let Some(done) = over_two_hosts(&workshop, 1, &longer.join(" "), &kill) else {
+            return;
+        };
+        let done = done.succeeds();
+        assert_eq!(done.stderr.matches("restart 1 of 1").count(), 2, "{}", done.stderr);
+        assert_same_at(200, &workshop, "hosts", &whole);
+    }
 }
 
 /// The cable is pulled in mid-run: no connection is closed, nothing is ever heard again. Both hosts
@@ -171,7 +211,7 @@ fn a_host_that_is_cut_off_is_named() {
     let endless = "--set schedule.epochs=100000 --set distributed.timeout_seconds=3";
     let pull = "until grep -q '\"step\":5,' hosts/metrics.jsonl 2>/dev/null; do sleep 0.1; done; \
                 ip link set left down; date +%s.%N >pulled";
-    let Some(done) = over_two_hosts(&workshop, endless, pull) else { return };
+    let Some(done) = over_two_hosts(&workshop, 0, endless, pull) else { return };
     let since = fs::metadata(workshop.path("pulled")).unwrap().modified().unwrap();
     let seconds = since.elapsed().unwrap().as_secs_f64();
     assert!(seconds < 20.0, "noticed after {seconds:.1} s: {}", done.stderr);

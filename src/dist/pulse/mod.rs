@@ -8,20 +8,23 @@
 //! The training thread looks at the outcome wherever it waits. Should it not (it may hang inside a
 //! library), the second thread ends the process.
 
+mod heart;
+mod watch;
+
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::Board;
 use super::team::Abandoned;
 use crate::config::ConfigError;
+use heart::Heart;
+use watch::Watch;
 
-/// Seconds that the training thread gets to end by itself once a failure is known.
-const GRACE: Duration = Duration::from_secs(10);
 /// After an exchange has failed, who is silent this long is the one that is gone.
 const SUSPICIOUS_SILENCE: Duration = Duration::from_secs(3);
 
@@ -107,9 +110,9 @@ struct Shared {
     abandoned: AtomicU64,
     /// Some process was asked to stop.
     asked_to_stop: AtomicBool,
+    /// Others can see that this process has come to its end.
+    left: AtomicBool,
     ended: AtomicBool,
-    /// The training thread knows of the failure.
-    told: AtomicBool,
     failure: Mutex<Option<(Failure, Instant)>>,
     last_contact: Mutex<Instant>,
 }
@@ -162,24 +165,13 @@ impl Pulse {
             suspicious: AtomicBool::new(false),
             abandoned: AtomicU64::new(0),
             asked_to_stop: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            told: AtomicBool::new(false),
             failure: Mutex::new(None),
             last_contact: Mutex::new(Instant::now()),
         });
         let host = host_and_process();
-        let heart = Heart {
-            shared: shared.clone(),
-            board: board.clone(),
-            timeout,
-            interval,
-            host: host.clone(),
-            store: store.clone(),
-            stop,
-            looked: Instant::now(),
-            is_suspicious: false,
-            seen: Vec::new(),
-        };
+        let heart = Heart::new(shared.clone(), board.clone(), (timeout, interval), &store, stop);
         let watch = Watch { shared: shared.clone(), timeout, interval, store };
         let threads = vec![
             thread::Builder::new().name("pulse".into()).spawn(move || heart.run())?,
@@ -206,10 +198,7 @@ impl Pulse {
     pub fn check(&self) -> Result<()> {
         match self.shared.failure() {
             None => Ok(()),
-            Some(failure) => {
-                self.shared.told.store(true, Ordering::Relaxed);
-                Err(failure.into())
-            }
+            Some(failure) => Err(failure.into()),
         }
     }
 
@@ -247,7 +236,6 @@ impl Pulse {
     /// Tells the others that this process failed by itself with `error`.
     pub fn announce(&self, error: &anyhow::Error) {
         let shared = &self.shared;
-        shared.told.store(true, Ordering::Relaxed);
         if let Some(failure) = shared.failure() {
             // A launcher takes the first process that ends for the one that failed.
             if failure.rank == 0 {
@@ -279,7 +267,6 @@ impl Pulse {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        self.shared.told.store(true, Ordering::Relaxed);
         let step = self.shared.step.load(Ordering::Relaxed);
         error.context(format!("the exchange with the other ranks failed at step {step}"))
     }
@@ -291,28 +278,24 @@ impl Pulse {
     /// A process failed instead.
     pub fn leave(&self) -> Result<()> {
         self.doing(Activity::Left);
-        let others = 1..self.board.world_size();
-        let gone = |rank| -> Result<bool> {
-            let note = self.board.look(&key(rank))?;
-            Ok(note
-                .and_then(|note| read(&note))
-                .is_some_and(|sign: Sign| sign.activity == Activity::Left))
-        };
-        // Its own last sign must be up before this process goes.
-        let beat = self.shared.beat.load(Ordering::Acquire);
-        while self.shared.beat.load(Ordering::Acquire) < beat + 2 {
+        while !self.shared.left.load(Ordering::Acquire) {
             self.check()?;
             thread::sleep(self.interval / 10);
         }
         if self.board.rank() == 0 {
-            for rank in others {
-                while !gone(rank)? {
+            for rank in 1..self.board.world_size() {
+                while !self.has_left(rank)? {
                     self.check()?;
                     thread::sleep(self.interval / 5);
                 }
             }
         }
         Ok(())
+    }
+
+    fn has_left(&self, rank: usize) -> Result<bool> {
+        let sign = self.board.look(&key(rank))?.and_then(|note| read::<Sign>(&note));
+        Ok(sign.is_some_and(|sign| sign.activity == Activity::Left))
     }
 }
 
@@ -345,198 +328,20 @@ fn post(board: &dyn Board, failure: &Failure) -> Result<()> {
     Ok(())
 }
 
+/// In a process that a launcher started anew, and that finds the store of the attempt before still
+/// there: tells the others of that attempt that its former self is gone, so that they end too.
+///
+/// # Errors
+/// The store is gone by now.
+pub fn report_former_self(board: &dyn Board) -> Result<()> {
+    let rank = board.rank();
+    let sign = board.look(&key(rank))?.and_then(|note| read::<Sign>(&note));
+    let (host, step) = sign.map_or((host_and_process(), 0), |sign| (sign.host, sign.step));
+    let what = "was started anew: its former process was gone".into();
+    post(board, &Failure { rank, host, step, what, usage: false })
+}
+
 fn host_and_process() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{name}, process {}", std::process::id())
-}
-
-/// What was last seen of another process.
-struct Seen {
-    rank: usize,
-    sign: Option<Sign>,
-    /// When its beat last changed.
-    alive: Instant,
-    /// When its progress last changed.
-    moved: Instant,
-}
-
-/// The thread that talks to the store.
-struct Heart {
-    shared: Arc<Shared>,
-    board: Arc<dyn Board>,
-    timeout: Duration,
-    interval: Duration,
-    host: String,
-    store: String,
-    stop: fn() -> bool,
-    /// When the others' signs were last read. Not at every beat: rank 0 may have a thousand to read.
-    looked: Instant,
-    is_suspicious: bool,
-    seen: Vec<Seen>,
-}
-
-impl Heart {
-    fn run(mut self) {
-        let now = Instant::now();
-        let watched = match self.board.rank() {
-            0 => 1..self.board.world_size(),
-            _ => 0..1,
-        };
-        self.seen = watched.map(|rank| Seen { rank, sign: None, alive: now, moved: now }).collect();
-        while !self.shared.ended.load(Ordering::Relaxed) {
-            match self.beat() {
-                Ok(()) => *locked(&self.shared.last_contact) = Instant::now(),
-                Err(_) if self.shared.ended.load(Ordering::Relaxed) => return,
-                Err(error) => {
-                    let what = format!("is gone, and the run's store with it ({error:#}),");
-                    return self.lost_store(what);
-                }
-            }
-            thread::sleep(self.interval);
-        }
-    }
-
-    fn lost_store(&self, what: String) {
-        let step = self.shared.step.load(Ordering::Relaxed);
-        self.shared.fail(Failure { rank: 0, host: self.store.clone(), step, what, usage: false });
-    }
-
-    fn beat(&mut self) -> Result<()> {
-        let (shared, board) = (self.shared.clone(), self.board.clone());
-        let beat = shared.beat.load(Ordering::Relaxed);
-        let sign = Sign {
-            beat,
-            progress: shared.progress.load(Ordering::Relaxed),
-            step: shared.step.load(Ordering::Relaxed),
-            activity: shared.activity(),
-            host: self.host.clone(),
-        };
-        board.put(&key(board.rank()), &serde_json::to_vec(&sign)?)?;
-        shared.beat.store(beat + 1, Ordering::Release);
-        if let Some(failure) = board.look(FAILURE)?.and_then(|note| read(&note)) {
-            shared.fail(failure);
-        }
-        if let Some(step) = board.look(ABANDONED)?.and_then(|note| read(&note)) {
-            shared.abandoned.store(step, Ordering::Relaxed);
-        }
-        if (self.stop)() && !shared.asked_to_stop.load(Ordering::Relaxed) {
-            board.put(STOP, b"")?;
-        }
-        if board.look(STOP)?.is_some() {
-            shared.asked_to_stop.store(true, Ordering::Relaxed);
-        }
-        if board.rank() == 0 && board.look(SUSPICION)?.is_some() {
-            shared.suspicious.store(true, Ordering::Relaxed);
-        }
-        let suspicious = shared.suspicious.load(Ordering::Relaxed);
-        if suspicious || self.looked.elapsed() >= self.timeout / 20 {
-            self.looked = Instant::now();
-            self.look_at_others()?;
-        }
-        if suspicious && !std::mem::replace(&mut self.is_suspicious, true) {
-            // What was read long ago tells nothing of the last seconds.
-            self.seen.iter_mut().for_each(|seen| seen.alive = Instant::now());
-        }
-        if let Some(failure) = self.verdict(&sign) {
-            post(&*board, &failure)?;
-            // Another one may have been faster.
-            shared.fail(board.look(FAILURE)?.and_then(|note| read(&note)).unwrap_or(failure));
-        }
-        Ok(())
-    }
-
-    fn look_at_others(&mut self) -> Result<()> {
-        for seen in &mut self.seen {
-            let Some(sign) = self.board.look(&key(seen.rank))?.and_then(|note| read::<Sign>(&note))
-            else {
-                continue;
-            };
-            let before = seen.sign.replace(sign.clone());
-            if before.as_ref().is_none_or(|before| before.beat != sign.beat) {
-                seen.alive = Instant::now();
-            }
-            if before.is_none_or(|before| before.progress != sign.progress) {
-                seen.moved = Instant::now();
-            }
-        }
-        Ok(())
-    }
-
-    /// Who is to blame, if anybody is.
-    fn verdict(&self, own: &Sign) -> Option<Failure> {
-        let patience = if self.is_suspicious {
-            self.timeout.min(SUSPICIOUS_SILENCE.max(3 * self.interval))
-        } else {
-            self.timeout
-        };
-        let silent = self.seen.iter().find(|seen| {
-            let left = seen.sign.as_ref().is_some_and(|sign| sign.activity == Activity::Left);
-            !left && seen.alive.elapsed() > patience
-        });
-        if let Some(seen) = silent {
-            let seconds = seen.alive.elapsed().as_secs_f64();
-            return Some(failure_of(
-                seen,
-                own.step,
-                format!("has given no sign of life for {seconds:.0} s,"),
-            ));
-        }
-        // Nobody gets on: to blame is who does not wait for the others. Only rank 0 sees all.
-        if own.activity != Activity::WaitingForOthers || self.board.rank() != 0 {
-            return None;
-        }
-        let stuck = |seen: &&Seen| {
-            seen.moved.elapsed() > self.timeout
-                && seen.sign.as_ref().is_some_and(|sign| {
-                    matches!(sign.activity, Activity::Computing | Activity::WaitingForData)
-                })
-        };
-        let seen = self.seen.iter().find(stuck)?;
-        let doing = seen.sign.as_ref().map_or("", |sign| sign.activity.in_words());
-        let seconds = seen.moved.elapsed().as_secs_f64();
-        Some(failure_of(seen, own.step, format!("hangs: it has been {doing} for {seconds:.0} s,")))
-    }
-}
-
-fn failure_of(seen: &Seen, step: u64, what: String) -> Failure {
-    let (step, host) = match &seen.sign {
-        Some(sign) => (sign.step, sign.host.clone()),
-        None => (step, "never seen".into()),
-    };
-    Failure { rank: seen.rank, host, step, what, usage: false }
-}
-
-/// The thread that asks nobody.
-struct Watch {
-    shared: Arc<Shared>,
-    timeout: Duration,
-    interval: Duration,
-    store: String,
-}
-
-impl Watch {
-    fn run(self) {
-        while !self.shared.ended.load(Ordering::Relaxed) {
-            let silence = locked(&self.shared.last_contact).elapsed();
-            if silence > self.timeout + 2 * self.interval {
-                self.shared.fail(Failure {
-                    rank: 0,
-                    host: self.store.clone(),
-                    step: self.shared.step.load(Ordering::Relaxed),
-                    what: format!("has not answered for {:.0} s", silence.as_secs_f64()),
-                    usage: false,
-                });
-            }
-            let known = locked(&self.shared.failure).clone();
-            if let Some((failure, since)) = known
-                && since.elapsed() > GRACE
-            {
-                if !self.shared.told.load(Ordering::Relaxed) {
-                    eprintln!("error: {:#}", anyhow!(failure));
-                }
-                std::process::exit(1);
-            }
-            thread::sleep(self.interval / 2);
-        }
-    }
 }

@@ -1,0 +1,136 @@
+//! How the processes of a run meet in its store, and in no other one.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use super::store_board::{Pause, StoreBoard};
+use super::{Board, Place, pulse};
+
+/// The run that a store belongs to, as rank 0 says.
+const RUN: &str = "run";
+/// Rank 0's word that all are there, or who is missing.
+const ALL: &str = "all";
+/// Time that those who wait need to read a last word.
+const LAST_WORD: Duration = Duration::from_millis(1500);
+/// Pause before a store that is not this attempt's is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Connects to the store of the run (`name` tells it from others) and waits until every rank has
+/// come.
+///
+/// The store found may be that of the attempt before, whose rank 0 has not noticed yet that this
+/// process's former self is gone; then it is told, and left alone.
+///
+/// # Errors
+/// Not all come within `meeting`; the message says who is missing, or what was found instead.
+pub fn meet(place: &Place, name: &str, meeting: Duration) -> Result<Arc<StoreBoard>> {
+    let serve = place.rank == 0 && !place.rendezvous.hosted_by_launcher;
+    let name = format!("{name} on {} ranks", place.world_size);
+    let begun = Instant::now();
+    loop {
+        let left = meeting.saturating_sub(begun.elapsed()).max(AGAIN);
+        let board = StoreBoard::open(place, serve, left)?;
+        let found = match enter(&board, place, &name, left) {
+            Ok(None) => return Ok(Arc::new(board)),
+            Ok(Some(found)) => found,
+            // The rank 0 that kept this store has ended.
+            Err(error) if place.rank > 0 && begun.elapsed() < meeting => format!("{error:#}"),
+            Err(error) => return Err(error),
+        };
+        let rendezvous = &place.rendezvous;
+        ensure!(
+            begun.elapsed() < meeting,
+            "rank {} cannot join at {}:{} (MASTER_ADDR, MASTER_PORT): {found}",
+            place.rank,
+            rendezvous.host,
+            rendezvous.port
+        );
+        drop(board);
+        thread::sleep(AGAIN);
+    }
+}
+
+/// Enters the run's store; or says why this one is not to be entered.
+fn enter(
+    board: &StoreBoard,
+    place: &Place,
+    name: &str,
+    meeting: Duration,
+) -> Result<Option<String>> {
+    if place.rank == 0 {
+        board.put(RUN, name.as_bytes())?;
+    }
+    let Some(run) = board.wait_for(RUN, meeting)? else {
+        return Ok(Some("rank 0 has not come".into()));
+    };
+    if run != name.as_bytes() {
+        let other = String::from_utf8_lossy(&run);
+        return Ok(Some(format!("another run is there ({other}): choose another port")));
+    }
+    if board.store().count(&here(place.rank))? > 1 {
+        // A second start of the same run, by mistake, must not end the first.
+        if place.rendezvous.attempt > 0 {
+            pulse::report_former_self(board)?;
+        }
+        return Ok(Some("this rank of the run is there already".into()));
+    }
+    if place.rank == 0 {
+        count_all(board, place.world_size, meeting)?;
+        return Ok(None);
+    }
+    match board.wait_for(ALL, meeting + LAST_WORD)? {
+        Some(word) if word.is_empty() => Ok(None),
+        Some(word) => bail!("{}", String::from_utf8_lossy(&word)),
+        None => Ok(Some("rank 0 does not say that all are there".into())),
+    }
+}
+
+/// Rank 0 counts for all, so that the store of a thousand ranks is not asked a million times.
+fn count_all(board: &StoreBoard, size: usize, meeting: Duration) -> Result<()> {
+    let begun = Instant::now();
+    let mut pause = Pause::default();
+    let mut missing: Vec<usize> = (0..size).collect();
+    loop {
+        let is_there = |rank: &usize| Ok(board.look(&here(*rank))?.is_some());
+        while let Some(next) = missing.last()
+            && is_there(next)?
+        {
+            missing.pop();
+        }
+        if missing.is_empty() {
+            return board.put(ALL, b"");
+        }
+        if begun.elapsed() > meeting {
+            let there = missing.iter().map(is_there).collect::<Result<Vec<bool>>>()?;
+            let absent: Vec<usize> = missing
+                .into_iter()
+                .zip(there)
+                .filter(|(_, there)| !there)
+                .map(|(r, _)| r)
+                .collect();
+            let text = missing_text(&absent, size, meeting);
+            board.put(ALL, text.as_bytes())?;
+            // It takes the store along when it ends: the others must have read this.
+            thread::sleep(LAST_WORD);
+            bail!(text);
+        }
+        pause.take();
+    }
+}
+
+fn here(rank: usize) -> String {
+    format!("here/{rank}")
+}
+
+fn missing_text(missing: &[usize], size: usize, meeting: Duration) -> String {
+    let some = missing.iter().take(16).map(usize::to_string).collect::<Vec<_>>().join(", ");
+    format!(
+        "{} of {size} ranks did not come within {:.0} s: {some}{}",
+        missing.len(),
+        meeting.as_secs_f64(),
+        if missing.len() > 16 { ", ..." } else { "" }
+    )
+}
