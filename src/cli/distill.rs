@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{DONE, RESUME_ME, meeting, models, summary};
 use crate::config::{Config, ConfigError, DeviceChoice};
 use crate::data::{Dataset, Loader, RankBatches};
-use crate::dist::{Activity, Place, Team, environment};
+use crate::dist::{Activity, Place, StoppedEarly, Team, environment};
 use crate::native::guard;
 use crate::objective::distill::Distillation;
 use crate::train::checkpoint::{self, Checkpoint, Stream};
@@ -53,7 +53,14 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
         return dry_run(&config);
     }
     signals::install()?;
-    let team = join(place, &config, device)?;
+    let team = match join(place, &config, device) {
+        Ok(team) => team,
+        Err(error) if error.is::<StoppedEarly>() => {
+            warn!("stopped before all ranks had come; the same command continues");
+            return Ok(RESUME_ME);
+        }
+        Err(error) => return Err(error),
+    };
     let trained = guard(|| train_and_export(config.clone(), &args.resume, &team, device));
     match trained.map_err(|error| explain_memory(error, &config)) {
         Ok(code) => team.leave().map(|()| code),

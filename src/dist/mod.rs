@@ -16,4 +16,5 @@ pub use board::{Alone, Board};
 pub use environment::{Place, Rendezvous};
 pub use gradients::{GradientExchange, Share};
 pub use pulse::{Activity, Failure};
+pub use rendezvous::StoppedEarly;
 pub use team::{Abandoned, Team};

@@ -9,6 +9,11 @@ use anyhow::{Result, bail, ensure};
 use super::store_board::{Pause, StoreBoard};
 use super::{Board, Place, pulse};
 
+/// This process was asked to stop before all had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("asked to stop before all ranks had come")]
+pub struct StoppedEarly;
+
 /// The run that a store belongs to, as rank 0 says.
 const RUN: &str = "run";
 /// Rank 0's word that all are there, or who is missing.
@@ -26,17 +31,23 @@ const AGAIN: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// Not all come within `meeting`; the message says who is missing, or what was found instead.
-pub fn meet(place: &Place, name: &str, meeting: Duration) -> Result<Arc<StoreBoard>> {
+pub fn meet(
+    place: &Place,
+    name: &str,
+    meeting: Duration,
+    stop: fn() -> bool,
+) -> Result<Arc<StoreBoard>> {
     let serve = place.rank == 0 && !place.rendezvous.hosted_by_launcher;
     let name = format!("{name} on {} ranks", place.world_size);
     let begun = Instant::now();
     loop {
         let left = meeting.saturating_sub(begun.elapsed()).max(AGAIN);
         let board = StoreBoard::open(place, serve, left)?;
-        let found = match enter(&board, place, &name, left) {
+        let found = match enter(&board, place, &name, left, stop) {
             Ok(None) => return Ok(Arc::new(board)),
             Ok(Some(found)) => found,
             // The rank 0 that kept this store has ended.
+            Err(error) if error.is::<StoppedEarly>() => return Err(error),
             Err(error) if place.rank > 0 && begun.elapsed() < meeting => format!("{error:#}"),
             Err(error) => return Err(error),
         };
@@ -49,6 +60,7 @@ pub fn meet(place: &Place, name: &str, meeting: Duration) -> Result<Arc<StoreBoa
             rendezvous.port
         );
         drop(board);
+        ensure!(!stop(), StoppedEarly);
         thread::sleep(AGAIN);
     }
 }
@@ -59,11 +71,12 @@ fn enter(
     place: &Place,
     name: &str,
     meeting: Duration,
+    stop: fn() -> bool,
 ) -> Result<Option<String>> {
     if place.rank == 0 {
         board.put(RUN, name.as_bytes())?;
     }
-    let Some(run) = board.wait_for(RUN, meeting)? else {
+    let Some(run) = board.wait_for(RUN, meeting, stop)? else {
         return Ok(Some("rank 0 has not come".into()));
     };
     if run != name.as_bytes() {
@@ -78,10 +91,10 @@ fn enter(
         return Ok(Some("this rank of the run is there already".into()));
     }
     if place.rank == 0 {
-        count_all(board, place.world_size, meeting)?;
+        count_all(board, place.world_size, meeting, stop)?;
         return Ok(None);
     }
-    match board.wait_for(ALL, meeting + LAST_WORD)? {
+    match board.wait_for(ALL, meeting + LAST_WORD, stop)? {
         Some(word) if word.is_empty() => Ok(None),
         Some(word) => bail!("{}", String::from_utf8_lossy(&word)),
         None => Ok(Some("rank 0 does not say that all are there".into())),
@@ -89,7 +102,7 @@ fn enter(
 }
 
 /// Rank 0 counts for all, so that the store of a thousand ranks is not asked a million times.
-fn count_all(board: &StoreBoard, size: usize, meeting: Duration) -> Result<()> {
+fn count_all(board: &StoreBoard, size: usize, meeting: Duration, stop: fn() -> bool) -> Result<()> {
     let begun = Instant::now();
     let mut pause = Pause::default();
     let mut missing: Vec<usize> = (0..size).collect();
@@ -103,6 +116,7 @@ fn count_all(board: &StoreBoard, size: usize, meeting: Duration) -> Result<()> {
         if missing.is_empty() {
             return board.put(ALL, b"");
         }
+        ensure!(!stop(), StoppedEarly);
         if begun.elapsed() > meeting {
             let there = missing.iter().map(is_there).collect::<Result<Vec<bool>>>()?;
             let absent: Vec<usize> = missing

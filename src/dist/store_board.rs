@@ -3,8 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
+use super::rendezvous::StoppedEarly;
 use super::{Board, Place};
 use crate::native::c10d::Store;
 
@@ -63,14 +64,20 @@ impl StoreBoard {
     /// Waits for a note; none if it does not come within `timeout`.
     ///
     /// # Errors
-    /// The store is gone.
-    pub fn wait_for(&self, key: &str, timeout: Duration) -> Result<Option<Vec<u8>>> {
+    /// The store is gone, or `stop` says that this process was asked to end.
+    pub fn wait_for(
+        &self,
+        key: &str,
+        timeout: Duration,
+        stop: fn() -> bool,
+    ) -> Result<Option<Vec<u8>>> {
         let begun = Instant::now();
         let mut pause = Pause::default();
         loop {
             match self.look(key)? {
                 Some(note) => return Ok(Some(note)),
                 None if begun.elapsed() > timeout => return Ok(None),
+                None if stop() => bail!(StoppedEarly),
                 None => pause.take(),
             }
         }

@@ -62,7 +62,7 @@ impl Team {
         stop: fn() -> bool,
     ) -> Result<Self> {
         raise_file_limit();
-        let board = meet(&place, name, meeting)?;
+        let board = meet(&place, name, meeting, stop)?;
         let pulse_board = Arc::new(StoreBoard::open(&place, false, meeting)?);
         let keeper = format!("{}:{}", place.rendezvous.host, place.rendezvous.port);
         let pulse = Pulse::start(pulse_board, timeout, keeper, stop)?;

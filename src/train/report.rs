@@ -74,18 +74,15 @@ fn local_sums(
     squares: &[Tensor],
     own: [f64; 3],
 ) -> Tensor {
-    let mean = |pick: &dyn Fn(&[Losses]) -> Tensor| {
-        losses.iter().map(|(share, losses)| pick(losses) * *share).reduce(|a, b| a + b)
+    let mean = |pick: fn(&Losses) -> &Tensor, student: usize| {
+        losses.iter().map(|(share, losses)| pick(&losses[student]) * *share).reduce(|a, b| a + b)
     };
-    let mut sums = Vec::new();
-    for student in 0..learners.len() {
-        let parts: [&dyn Fn(&[Losses]) -> Tensor; 3] = [
-            &|losses| losses[student].total.shallow_clone(),
-            &|losses| losses[student].class.shallow_clone(),
-            &|losses| losses[student].patch.shallow_clone(),
-        ];
-        sums.extend(parts.into_iter().filter_map(mean));
-    }
+    let parts: [fn(&Losses) -> &Tensor; 3] =
+        [|losses| &losses.total, |losses| &losses.class, |losses| &losses.patch];
+    let students = 0..learners.len();
+    let mut sums: Vec<Tensor> = students
+        .flat_map(|student| parts.iter().filter_map(move |pick| mean(*pick, student)))
+        .collect();
     sums.extend(squares.iter().map(Tensor::shallow_clone));
     let device = squares[0].device();
     sums.extend(own.map(|number| Tensor::from(number).to_device(device)));

@@ -1,11 +1,13 @@
 //! Preemption: a signal to any rank makes all save together and end with the code that means
 //! "resume me".
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Ranks, losses, metrics, train, wait_for_steps};
+use crate::dist::free_port;
 use crate::workers::{children, slow_pictures};
 use crate::workshop::Workshop;
 
@@ -68,4 +70,26 @@ fn a_rank_without_data_holds_up_no_preemption() {
     }
     let saved = format!("step-{steps}");
     assert_eq!(workshop.checkpoints("run"), [saved]);
+}
+
+/// A rank that waits for others that never come can be stopped.
+#[test]
+fn who_waits_for_the_others_can_be_stopped() {
+    let workshop = Workshop::new();
+    let mut command = workshop.training(&[]);
+    for (name, value) in [
+        ("RANK", "0"),
+        ("LOCAL_RANK", "0"),
+        ("WORLD_SIZE", "2"),
+        ("LOCAL_WORLD_SIZE", "2"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", &free_port().to_string()),
+    ] {
+        command.env(name, value);
+    }
+    let mut waiting = command.stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(waiting.try_wait().unwrap(), None);
+    terminate(waiting.id());
+    assert_eq!(waiting.wait().unwrap().code(), Some(75));
 }
