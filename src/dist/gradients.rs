@@ -11,7 +11,7 @@ use tch::Tensor;
 
 use super::Team;
 use crate::native::c10d::{DeviceMark, ExchangeOptions, ExchangeStatistics, Reducer, Work};
-use crate::native::guard;
+use crate::native::{guard, trim_heap};
 
 const TURN: Duration = Duration::from_millis(100);
 
@@ -116,6 +116,8 @@ impl GradientExchange {
             }
             self.flat.push(FlatWeights { weights: flat, share });
         }
+        // Where the parameters lay before.
+        trim_heap();
         Ok(Some(shares))
     }
 

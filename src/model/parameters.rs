@@ -116,7 +116,8 @@ fn draw(init: Init, shape: &[i64], seed: u64, lane: u64) -> Tensor {
             let mut draws = Draws::new(seed, Purpose::Weights, lane, piece as u64);
             values.iter_mut().for_each(|value| *value = number(&mut draws) as f32);
         });
-        Tensor::from_slice(&values).view(shape)
+        // In place: a view would keep this memory also after the parameter has moved elsewhere.
+        Tensor::from_slice(&values).resize_(shape)
     };
     match init {
         Init::Zeros => Tensor::zeros(shape, options),

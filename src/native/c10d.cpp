@@ -345,6 +345,13 @@ char *distill_reducer_create(distill_group group, const distill_tensor *paramete
     // would change after optimizer state was divided by them.
     made->engine->push_rebuilt_params_for_all_indices();
     made->engine->rebuild_buckets();
+    // Gradients are added up in the buckets from the first pass on: no other memory is taken for them.
+    for (auto &bucket : made->engine->get_grad_buckets(/*return_zero_tensors=*/false)) {
+      bucket.getBufferRef().zero_();
+      const auto members = bucket.getParameters(), views = bucket.getGradients();
+      for (size_t place = 0; place < members.size(); ++place)
+        members[place].mutable_grad() = views[place];
+    }
     *reducer = made.release();
   });
 }

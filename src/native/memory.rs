@@ -1,4 +1,14 @@
-//! How much memory the process has used.
+//! How much memory the process has used, and giving some back.
+
+unsafe extern "C" {
+    fn distill_trim_heap();
+}
+
+/// Gives memory that was freed in the middle of the heap back to the system.
+pub fn trim_heap() {
+    // SAFETY: no arguments; glibc's allocator locks itself.
+    unsafe { distill_trim_heap() }
+}
 
 /// Most resident memory of this process so far, in bytes; none where the system does not say.
 pub fn peak_memory() -> Option<u64> {

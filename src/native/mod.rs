@@ -15,7 +15,7 @@ mod upload;
 pub use ending::{exit_if_hasty, exit_now, must_exit_now};
 pub use guard::{guard, install_panic_hook};
 pub use mapped_file::MappedFile;
-pub use memory::{peak_memory, proportional_memory};
+pub use memory::{peak_memory, proportional_memory, trim_heap};
 pub use optimizer::{
     AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients, zero_gradients,
 };

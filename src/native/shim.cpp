@@ -9,6 +9,7 @@
 #include <ATen/ops/stack.h>
 
 #include <cstdlib>
+#include <malloc.h>
 #include <unistd.h>
 
 using distill::guarded;
@@ -64,6 +65,8 @@ char *distill_zero_gradients(const distill_tensor *parameters, size_t count) {
       at::_foreach_zero_(gradients);
   });
 }
+
+void distill_trim_heap() { malloc_trim(0); }
 
 void distill_exit_now(int code) { _exit(code); }
 

@@ -32,6 +32,9 @@ char *distill_clear_gradients(const distill_tensor *parameters, size_t count);
 // Sets every parameter's gradient to zero, in the memory that it has.
 char *distill_zero_gradients(const distill_tensor *parameters, size_t count);
 
+// Gives memory that was freed in the middle of the heap back to the system.
+void distill_trim_heap();
+
 // Ends the process at once: no destructors, no other threads waited for.
 [[noreturn]] void distill_exit_now(int code);
 

@@ -218,7 +218,7 @@ fn step(run: &Run, state: &mut State, feed: &mut Feed) -> Result<(StepMetrics, b
         images_seen: state.position,
         images_per_second: 0.0,
         data_wait_seconds: waited,
-        exchange_wait_seconds: (team.world_size() > 1).then_some(exchange_wait.as_secs_f64()),
+        exchange_wait_seconds: (!team.is_alone()).then_some(exchange_wait.as_secs_f64()),
         step_seconds: 0.0,
         students,
         peak_memory_bytes: feed.peak_memory(),

@@ -28,8 +28,8 @@ pub struct StepMetrics {
     /// Mean part of a step spent waiting for pictures since the previous record, in seconds.
     pub data_wait_seconds: f64,
     /// Mean part of a step that this process waited for gradients after its last backward pass, since
-    /// the previous record, in seconds; on a GPU the part that the host waits. Left out of a run of
-    /// one process.
+    /// the previous record, in seconds; on a GPU the part that the host waits. Left out where no launcher
+    /// started the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange_wait_seconds: Option<f64>,
     /// Mean wall time of a step, waiting included, since the previous record, in seconds.
