@@ -66,10 +66,9 @@ impl Team {
         let pulse_board = Arc::new(StoreBoard::open(&place, false, meeting)?);
         let keeper = format!("{}:{}", place.rendezvous.host, place.rendezvous.port);
         let pulse = Pulse::start(pulse_board, timeout, keeper, stop)?;
-        let group = match connect(&place, device, &board, meeting + timeout * 2) {
+        let group = match connect(&place, device, &board, meeting + timeout * 2, &pulse) {
             Ok(group) => ManuallyDrop::new(group),
             Err(error) => {
-                let error = pulse.blame(error).context("the ranks cannot connect to each other");
                 pulse.announce(&error);
                 return Err(error);
             }
@@ -342,10 +341,17 @@ fn raise_file_limit() {
 
 /// Connects this process to the others. The signs of life find a dead one before `patience` is
 /// over, and can tell which one it is.
-fn connect(place: &Place, device: Device, board: &StoreBoard, patience: Duration) -> Result<Group> {
-    let store = board.store().prefixed("group")?;
+fn connect(
+    place: &Place,
+    device: Device,
+    board: &StoreBoard,
+    patience: Duration,
+    pulse: &Pulse,
+) -> Result<Group> {
     let address = own_address(place, device)?;
+    let store = board.store().prefixed("group")?;
     Group::join(&store, (place.rank, place.world_size), device, &address, patience)
+        .map_err(|error| pulse.blame(error).context("the ranks cannot connect to each other"))
 }
 
 /// The address of this node on the network that leads to rank 0, where Gloo listens.
