@@ -160,11 +160,13 @@ struct Reducer {
 
 Reducer &reducer_of(distill_reducer reducer) { return *static_cast<Reducer *>(reducer); }
 
-// c10d logs lost connections with C++ stacks; what they mean is said by Rust. Who wants them sets
-// libtorch's own variable.
+// c10d logs lost connections with C++ stacks; what they mean is said by Rust. And it records its last
+// collectives for a debugger that needs Python, in a list that only one thread may use. Who wants
+// either sets libtorch's own variables.
 void quieten_once() {
   static std::once_flag done;
   std::call_once(done, [] {
+    setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/0);
     if (std::getenv("TORCH_CPP_LOG_LEVEL"))
       c10::initLogging();
     else
