@@ -23,7 +23,7 @@ fn metrics_of(step: u64) -> StepMetrics {
         images_seen: 64 * step,
         images_per_second: 800.0,
         data_wait_seconds: 0.002,
-        exchange_wait_seconds: None,
+        exchange_wait_seconds: Some(0.001),
         step_seconds: 0.08,
         students: vec![student("vith16", 0.25), student("vit1b16", 0.125)],
         peak_memory_bytes: None,

@@ -183,6 +183,9 @@ fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
         ("throughput/step_seconds".into(), metrics.step_seconds),
         ("data/failed_pictures".into(), metrics.failed_pictures as f64),
     ];
+    if let Some(seconds) = metrics.exchange_wait_seconds {
+        scalars.push(("throughput/exchange_wait_seconds".into(), seconds));
+    }
     if let Some(bytes) = metrics.peak_memory_bytes {
         scalars.push(("memory/peak_gib".into(), bytes as f64 / f64::from(1 << 30)));
     }

@@ -106,6 +106,7 @@ fn metrics_lines_tell_not_finite_from_turned_off() {
         "images_seen",
         "images_per_second",
         "data_wait_seconds",
+        "exchange_wait_seconds",
         "step_seconds",
         "students",
         "peak_memory_bytes",
@@ -215,6 +216,8 @@ fn scalars_of(lines: &[Value]) -> Scalars {
             add(tag.into(), line[key].as_f64());
         }
         add("throughput/data_wait_share".into(), Some(share));
+        let wait = line.get("exchange_wait_seconds").and_then(Value::as_f64);
+        add("throughput/exchange_wait_seconds".into(), wait);
         for student in line["students"].as_array().unwrap() {
             for key in ["loss", "loss_class", "loss_patch", "grad_norm"] {
                 let tag = format!("{key}/{}", student["name"].as_str().unwrap());
