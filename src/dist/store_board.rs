@@ -34,7 +34,7 @@ impl StoreBoard {
         let patience = if serve && rendezvous.attempt == 0 { timeout.min(LISTEN) } else { timeout };
         let store = loop {
             match Store::open(host, port, serve, timeout.min(CONNECT)) {
-                Ok((store, _)) => break store,
+                Ok(store) => break store,
                 Err(_) if begun.elapsed() < patience => thread::sleep(patience.min(CONNECT) / 20),
                 Err(error) => {
                     let what = match serve {

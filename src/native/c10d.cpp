@@ -204,7 +204,7 @@ intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, m
 } // namespace
 
 char *distill_store_open(const char *host, uint16_t port, bool serve, int64_t timeout_ms,
-                         distill_store *store, uint16_t *bound) {
+                         distill_store *store) {
   return guarded([&] {
     quieten_once();
     c10d::TCPStoreOptions options;
@@ -212,9 +212,7 @@ char *distill_store_open(const char *host, uint16_t port, bool serve, int64_t ti
     options.isServer = serve;
     options.waitWorkers = false;
     options.timeout = milliseconds(timeout_ms);
-    auto opened = c10::make_intrusive<c10d::TCPStore>(host, options);
-    *bound = opened->getPort();
-    *store = new Store(std::move(opened));
+    *store = new Store(c10::make_intrusive<c10d::TCPStore>(host, options));
   });
 }
 

@@ -12,10 +12,9 @@ typedef void *distill_work;
 typedef void *distill_reducer;
 typedef void *distill_event;
 
-// A connection to the TCP store at host:port. With `serve` this process also keeps the store; port
-// 0 then takes a free one, which `bound` tells.
+// A connection to the TCP store at host:port. With `serve` this process also keeps the store.
 char *distill_store_open(const char *host, uint16_t port, bool serve, int64_t timeout_ms,
-                         distill_store *store, uint16_t *bound);
+                         distill_store *store);
 // The same connection with a prefix before every key.
 char *distill_store_prefixed(distill_store store, const char *prefix, distill_store *prefixed);
 char *distill_store_set(distill_store store, const char *key, const uint8_t *bytes, size_t length);

@@ -19,7 +19,6 @@ unsafe extern "C" {
         serve: bool,
         timeout_ms: i64,
         store: *mut Handle,
-        bound: *mut u16,
     ) -> *mut c_char;
     fn distill_store_prefixed(
         store: Handle,
@@ -108,19 +107,17 @@ unsafe impl Send for Store {}
 unsafe impl Sync for Store {}
 
 impl Store {
-    /// Connects to the store at `host:port`, which with `serve` this process keeps itself (on a
-    /// free port if `port` is 0). Gives the port too.
+    /// Connects to the store at `host:port`, which with `serve` this process keeps itself.
     ///
     /// # Errors
     /// Nobody answers there for `timeout`, or the port is taken.
-    pub fn open(host: &str, port: u16, serve: bool, timeout: Duration) -> Result<(Self, u16)> {
-        let (host, mut store, mut bound) = (text(host)?, std::ptr::null_mut(), 0);
-        // SAFETY: `host` lives through the call; the rest is written on success.
+    pub fn open(host: &str, port: u16, serve: bool, timeout: Duration) -> Result<Self> {
+        let (host, mut store) = (text(host)?, std::ptr::null_mut());
+        // SAFETY: `host` lives through the call; the handle is written on success.
         check(unsafe {
-            let timeout = milliseconds(timeout);
-            distill_store_open(host.as_ptr(), port, serve, timeout, &mut store, &mut bound)
+            distill_store_open(host.as_ptr(), port, serve, milliseconds(timeout), &mut store)
         })?;
-        Ok((Self(store), bound))
+        Ok(Self(store))
     }
 
     /// The same connection, with `prefix` before every key.

@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::optimizer::AdamW;
 use crate::config::{Config, Precision};
 use crate::dist::{GradientExchange, Team};
-use crate::native::c10d::ExchangeOptions;
+use crate::native::c10d::{ExchangeOptions, ExchangeStatistics};
 use crate::native::guard;
 use crate::objective::{Passes, Trainee};
 
@@ -51,6 +51,11 @@ impl Learner {
 
     pub fn optimizer_mut(&mut self) -> &mut AdamW {
         &mut self.optimizer
+    }
+
+    /// What was sent of gradients so far.
+    pub fn statistics(&self) -> ExchangeStatistics {
+        self.exchange.statistics()
     }
 
     /// Whether [`Self::squared_norm`] is one part of several.

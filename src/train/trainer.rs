@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
 use super::feed::Feed;
@@ -174,6 +174,9 @@ fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) 
     }
     if let Some(record) = record {
         record.progress.finish();
+    }
+    for (trainee, learner) in run.objective.trainees().iter().zip(&state.learners) {
+        debug!("gradients of `{}` sent: {:?}", trainee.name, learner.statistics());
     }
     Ok(outcome)
 }
