@@ -50,12 +50,12 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn wait_for_workers(trainer: &Child, count: usize) -> Vec<u32> {
-    wait_until("workers run", || children(trainer.id()).len() == count);
-    let workers = children(trainer.id());
-    for &worker in &workers {
-        assert_eq!(status(worker).unwrap().0, "distill-worker");
-    }
-    workers
+    // A child has its parent's name until it runs its own program.
+    let is_worker = |&child: &u32| status(child).is_some_and(|(name, ..)| name == "distill-worker");
+    let workers = || children(trainer.id()).into_iter().filter(is_worker).collect::<Vec<u32>>();
+    wait_until("workers run", || workers().len() == count);
+    assert_eq!(children(trainer.id()).len(), count, "children that are no workers");
+    workers()
 }
 
 fn assert_gone(workers: &[u32]) {
