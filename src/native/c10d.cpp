@@ -250,14 +250,6 @@ char *distill_store_add(distill_store store, const char *key, int64_t *sum) {
 
 void distill_store_free(distill_store store) { release(static_cast<Store *>(store)); }
 
-bool distill_has_nccl() {
-#ifdef USE_C10D_NCCL
-  return true;
-#else
-  return false;
-#endif
-}
-
 char *distill_group_create(distill_store store, int rank, int size, int64_t cuda,
                            const char *address, int64_t timeout_ms, distill_group *group) {
   return guarded([&] {

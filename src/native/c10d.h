@@ -26,8 +26,6 @@ char *distill_store_add(distill_store store, const char *key, int64_t *sum);
 char *distill_store_delete(distill_store store, const char *key);
 void distill_store_free(distill_store store);
 
-// Whether this build has NCCL.
-bool distill_has_nccl();
 // A group of `size` processes: Gloo, listening at `address`, where `cuda` is negative, else NCCL on
 // that GPU. Waits for all of them.
 char *distill_group_create(distill_store store, int rank, int size, int64_t cuda,

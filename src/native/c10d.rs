@@ -41,7 +41,6 @@ unsafe extern "C" {
     fn distill_store_add(store: Handle, key: *const c_char, sum: *mut i64) -> *mut c_char;
     fn distill_store_delete(store: Handle, key: *const c_char) -> *mut c_char;
     fn distill_store_free(store: Handle);
-    fn distill_has_nccl() -> bool;
     fn distill_group_create(
         store: Handle,
         rank: c_int,
@@ -190,12 +189,6 @@ impl Drop for Store {
         // SAFETY: made by the shim, freed once.
         unsafe { distill_store_free(self.0) }
     }
-}
-
-/// Whether this build can connect GPUs.
-pub fn has_nccl() -> bool {
-    // SAFETY: no arguments, no state.
-    unsafe { distill_has_nccl() }
 }
 
 /// Processes that do collectives together: over Gloo on CPUs, over NCCL on GPUs.
