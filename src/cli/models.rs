@@ -14,7 +14,7 @@ use crate::objective::{Objective, Trainee};
 use crate::weights::{WeightFile, beside_encoder};
 
 /// `weights = "random"` draws the weights instead of loading them.
-const RANDOM: &str = "random";
+pub const RANDOM: &str = "random";
 
 /// # Errors
 /// Weights that the config names cannot be read or do not fit.

@@ -5,6 +5,7 @@
 //! need no memory to be listed.
 
 mod drop_path;
+mod flops;
 mod mask;
 mod parameters;
 mod patches;
@@ -13,9 +14,10 @@ mod projector;
 mod vit;
 
 pub use drop_path::drop_path_scales;
+pub use flops::{encoder_flops, projector_flops};
 pub use mask::{Mask, gather_tokens};
 pub use parameters::{Init, Parameters, Storage};
-pub use patches::{normalise, patchify};
+pub use patches::{Normalisation, patchify};
 pub use position::resize_positions;
 pub use projector::Projector;
 pub use vit::{Vit, VitInput};

@@ -6,9 +6,10 @@ use tch::{Device, Kind, Tensor};
 use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
 use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
 use crate::model::{
-    Mask, Parameters, Projector, Storage, Vit, VitInput, drop_path_scales, gather_tokens, patchify,
+    Mask, Parameters, Projector, Storage, Vit, VitInput, drop_path_scales, encoder_flops,
+    gather_tokens, patchify, projector_flops,
 };
-use crate::native::guard;
+use crate::native::{guard, upload};
 
 /// Draw lane of the teacher's random weights; students have their place in the config.
 const TEACHER_LANE: u64 = u32::MAX as u64;
@@ -73,20 +74,40 @@ impl Student {
     }
 
     /// The mask `[B, K]` and drop path factors for the pictures at these positions.
-    fn draw(&self, seed: u64, batch: &MicroBatch) -> (Option<Tensor>, Option<Tensor>) {
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    fn draw(&self, seed: u64, batch: &MicroBatch) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let device = batch.images.device();
-        let pictures = (batch.positions.end - batch.positions.start) as i64;
-        let keep = self.mask.map(|mask| {
+        let positions = || batch.positions.clone();
+        let pictures = positions().count() as i64;
+        let draw_mask = |mask: Mask| {
             let ids: Vec<i64> =
-                batch.positions.clone().flat_map(|p| mask.draw_at(seed, self.lane, p)).collect();
-            Tensor::from_slice(&ids).view([pictures, -1]).to_device(device)
-        });
+                positions().flat_map(|p| mask.draw_at(seed, self.lane, p)).collect();
+            upload(&ids, &[pictures, mask.kept() as i64], device)
+        };
+        let keep = self.mask.map(draw_mask).transpose()?;
         let depth = self.vit.size().depth;
-        let positions = batch.positions.clone();
-        let scales = drop_path_scales(self.drop_path, depth, seed, self.lane, positions)
-            .map(|s| Tensor::from_slice(&s).view([depth as i64, 2, pictures]).to_device(device));
-        (keep, scales)
+        let scales = drop_path_scales(self.drop_path, depth, seed, self.lane, positions())
+            .map(|scales| upload(&scales, &[depth as i64, 2, pictures], device))
+            .transpose()?;
+        Ok((keep, scales))
     }
+}
+
+/// Operations of a training step by the recipe, for each picture: the teacher's forward pass over all
+/// patches, and of each student and its projector a forward and a backward pass, which is two more,
+/// over the patches that it sees. What an implementation computes again or leaves out does not count.
+pub fn flops_per_image(config: &Config) -> f64 {
+    let teacher = &config.teacher.model;
+    let side = config.data.input_size / teacher.patch_size;
+    let students = config.students.iter().map(|student| {
+        let patches = Mask::of_student(student, side).map_or(side * side, |mask| mask.kept());
+        let tokens = patches + student.model.class_tokens;
+        let projector = projector_flops(student.model.dim, teacher.dim, tokens);
+        3.0 * (encoder_flops(&student.model, patches) + projector)
+    });
+    encoder_flops(teacher, side * side) + students.sum::<f64>()
 }
 
 /// One teacher, its students, and how they are compared.
@@ -166,8 +187,8 @@ impl Objective for Distillation {
         passes: &mut dyn Passes,
     ) -> Result<Vec<Losses>> {
         guard(|| {
-            let masks = self.students.iter().map(|student| student.draw(self.seed, batch));
-            self.accumulate_masked(&batch.images, masks.collect(), scale, passes)
+            let draws = self.students.iter().map(|student| student.draw(self.seed, batch));
+            self.accumulate_masked(&batch.images, draws.collect::<Result<_>>()?, scale, passes)
         })
     }
 }
@@ -192,6 +213,7 @@ impl Distillation {
         let (rows, columns) = (height / patch, width / patch);
         let patches = patchify(images, patch);
         let whole = VitInput::whole(patches.shallow_clone(), rows, columns);
+        passes.before_targets()?;
         let targets = self.teacher.tokens(&whole, self.compute);
         let students = self.students.iter().zip(draws).enumerate();
         let mut losses = Vec::new();

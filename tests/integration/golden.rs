@@ -233,7 +233,7 @@ impl Replay {
             self.check(&key, &Tensor::from(rate), tolerance);
             let norm = self.optimizers[student].gradient_norm(true).unwrap();
             self.check(&format!("grad_norm.{student}.{micro}"), &norm, tolerance);
-            self.optimizers[student].update(rate, &norm).unwrap();
+            self.optimizers[student].update(rate, &norm, &Tensor::from(0f32)).unwrap();
         }
     }
 
