@@ -131,6 +131,20 @@ pub struct StudentConfig {
     /// Drop path probability of the last block; it rises linearly from 0 at the first.
     #[serde(default)]
     pub drop_path: f64,
+    #[serde(default)]
+    pub drop_path_mode: DropPathMode,
+}
+
+/// How drop path leaves out a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DropPathMode {
+    /// Each picture is drawn by itself; the branch is computed for all and multiplied by 0 or
+    /// 1 / (1 − p).
+    #[default]
+    Scale,
+    /// A fixed share of each batch keeps the branch, and it is computed for these pictures only.
+    Skip,
 }
 
 impl StudentConfig {
@@ -143,6 +157,7 @@ impl StudentConfig {
             mask_ratio: 0.0,
             mask_grid: four(),
             drop_path: 0.0,
+            drop_path_mode: DropPathMode::Scale,
         }
     }
 }

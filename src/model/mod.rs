@@ -4,7 +4,9 @@
 //! [`Parameters`], which can also only count: the five billion parameters of the largest encoder
 //! need no memory to be listed.
 
+mod block;
 mod drop_path;
+mod layers;
 mod mask;
 mod parameters;
 mod patches;
@@ -12,7 +14,7 @@ mod position;
 mod projector;
 mod vit;
 
-pub use drop_path::drop_path_scales;
+pub use drop_path::{DropPath, drop_path_scales, kept_pictures};
 pub use mask::{Mask, gather_tokens};
 pub use parameters::{Init, Parameters, Storage};
 pub use patches::{normalise, patchify};

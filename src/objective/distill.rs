@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
 use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
 use crate::model::{
-    Mask, Parameters, Projector, Storage, Vit, VitInput, drop_path_scales, gather_tokens, patchify,
+    DropPath, Mask, Parameters, Projector, Storage, Vit, VitInput, gather_tokens, patchify,
 };
 use crate::native::guard;
 
@@ -44,7 +44,7 @@ pub struct Student {
     vit: Vit,
     projector: Projector,
     mask: Option<Mask>,
-    drop_path: f64,
+    config: StudentConfig,
     /// Tells this student's draws from the other students'.
     lane: u64,
 }
@@ -63,7 +63,7 @@ impl Student {
         let projector =
             Projector::new(&mut parameters, config.model.dim as i64, teacher_dim as i64);
         let mask = Mask::of_student(config, side);
-        (Self { vit, projector, mask, drop_path: config.drop_path, lane }, parameters)
+        (Self { vit, projector, mask, config: config.clone(), lane }, parameters)
     }
 
     /// Tokens in the teacher's width, class tokens first: `[B, C+K, D]`.
@@ -72,8 +72,8 @@ impl Student {
         self.projector.forward(&tokens.to_kind(compute))
     }
 
-    /// The mask `[B, K]` and drop path factors for the pictures at these positions.
-    fn draw(&self, seed: u64, batch: &MicroBatch) -> (Option<Tensor>, Option<Tensor>) {
+    /// The mask `[B, K]` and dropped paths for the pictures at these positions.
+    fn draw(&self, seed: u64, batch: &MicroBatch) -> (Option<Tensor>, DropPath) {
         let device = batch.images.device();
         let pictures = (batch.positions.end - batch.positions.start) as i64;
         let keep = self.mask.map(|mask| {
@@ -81,11 +81,9 @@ impl Student {
                 batch.positions.clone().flat_map(|p| mask.draw_at(seed, self.lane, p)).collect();
             Tensor::from_slice(&ids).view([pictures, -1]).to_device(device)
         });
-        let depth = self.vit.size().depth;
         let positions = batch.positions.clone();
-        let scales = drop_path_scales(self.drop_path, depth, seed, self.lane, positions)
-            .map(|s| Tensor::from_slice(&s).view([depth as i64, 2, pictures]).to_device(device));
-        (keep, scales)
+        let drop_path = DropPath::draw(&self.config, seed, self.lane, positions, device);
+        (keep, drop_path)
     }
 }
 
@@ -173,7 +171,7 @@ impl Objective for Distillation {
 }
 
 impl Distillation {
-    /// [`Objective::accumulate`] with given masks `[B, K]` and drop path factors.
+    /// [`Objective::accumulate`] with given masks `[B, K]` and dropped paths.
     ///
     /// # Errors
     /// Those of `passes`.
@@ -183,7 +181,7 @@ impl Distillation {
     pub fn accumulate_masked(
         &self,
         images: &Tensor,
-        draws: Vec<(Option<Tensor>, Option<Tensor>)>,
+        draws: Vec<(Option<Tensor>, DropPath)>,
         scale: f64,
         passes: &mut dyn Passes,
     ) -> Result<Vec<Losses>> {

@@ -6,6 +6,7 @@ mod crops;
 mod data;
 mod data_cli;
 mod dist;
+mod drop_path;
 mod golden;
 mod hostile;
 mod launch;
