@@ -54,7 +54,11 @@ impl Config {
                 precision: Precision::Fp32,
                 threads: 0,
             },
-            teacher: TeacherConfig { model: teacher, weights: random_weights() },
+            teacher: TeacherConfig {
+                model: teacher,
+                weights: random_weights(),
+                residual: Precision::Fp32,
+            },
             students: Vec::new(),
             data: DataConfig::minimal(Vec::new()),
             loss: LossConfig::default(),
@@ -110,6 +114,9 @@ pub struct TeacherConfig {
     pub model: EncoderSize,
     /// `random`, a Hugging Face folder, a `.safetensors` file, or a `.pth`/`.pt` state dict.
     pub weights: String,
+    /// Number format of the tokens between blocks.
+    #[serde(default)]
+    pub residual: Precision,
 }
 
 /// One encoder to be trained.

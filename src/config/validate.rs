@@ -1,6 +1,6 @@
 //! Checks between values, before any file or device is touched.
 
-use super::{Config, EncoderSize};
+use super::{Config, EncoderSize, Precision, TeacherConfig};
 
 type Check = Result<(), (String, String)>;
 
@@ -13,7 +13,7 @@ impl Config {
     pub(super) fn validate(&self) -> Check {
         self.check_data()?;
         self.check_curation()?;
-        self.check_encoder("teacher.model", &self.teacher.model)?;
+        self.check_teacher()?;
         require(!self.students.is_empty(), "students", || {
             "found no student, expected at least one [[students]] table".into()
         })?;
@@ -112,6 +112,15 @@ impl Config {
         let side = self.data.input_size;
         require(side > 0 && side.is_multiple_of(patch_size), "data.input_size", || {
             format!("found {side}, expected a multiple of {key}'s patch size {patch_size}")
+        })
+    }
+
+    fn check_teacher(&self) -> Check {
+        let TeacherConfig { model, residual, .. } = &self.teacher;
+        self.check_encoder("teacher.model", model)?;
+        let is_bf16 = self.run.precision == Precision::Bf16;
+        require(is_bf16 || *residual == Precision::Fp32, "teacher.residual", || {
+            "found \"bf16\", expected \"fp32\" unless run.precision is \"bf16\"".into()
         })
     }
 

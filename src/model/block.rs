@@ -67,8 +67,8 @@ impl Block {
         })
     }
 
-    /// Adds both branches to `residual` `[B, T, D]` float32, each along its path; matrix products
-    /// run in `compute`.
+    /// Adds both branches to `residual` `[B, T, D]`, each along its path; matrix products run in
+    /// `compute`.
     pub(super) fn forward(
         &self,
         residual: Tensor,
@@ -81,7 +81,21 @@ impl Block {
         });
         mlp.add(residual, |tokens| {
             let hidden = self.fc1.forward(&self.norm2.forward(tokens).to_kind(compute));
-            self.fc2.forward(&hidden.gelu("none"))
+            self.fc2.forward(&gelu(hidden))
         })
     }
+
+    /// See [`super::Vit::freeze`].
+    pub(super) fn freeze(&mut self, compute: Kind, residual: Kind) {
+        for linear in [&mut self.attn.qkv, &mut self.attn.proj, &mut self.fc1, &mut self.fc2] {
+            linear.freeze(compute);
+        }
+        self.norm1.freeze(residual);
+        self.norm2.freeze(residual);
+    }
+}
+
+/// GELU, in place where no gradient will ask for the input.
+fn gelu(mut input: Tensor) -> Tensor {
+    if input.requires_grad() { input.gelu("none") } else { input.gelu_("none") }
 }

@@ -101,12 +101,17 @@ pub(super) enum BranchPath {
 }
 
 impl BranchPath {
-    /// Adds `branch` of the tokens to `residual` `[B, T, D]`.
+    /// Adds `branch` of the tokens to `residual` `[B, T, D]`, in its memory where that can be.
     ///
     /// The factors are float32 and widen a bf16 branch in the same kernel.
     pub(super) fn add(self, mut residual: Tensor, branch: impl Fn(&Tensor) -> Tensor) -> Tensor {
         match self {
-            Self::Whole => &residual + branch(&residual),
+            // In place only where no gradient will ask for the residual.
+            Self::Whole if residual.requires_grad() => &residual + branch(&residual),
+            Self::Whole => {
+                let update = branch(&residual);
+                residual.g_add_(&update)
+            }
             Self::Scaled(factors) => &residual + branch(&residual) * factors,
             // In place: nothing of the residual is saved for the backward pass here, because the
             // branch works on a copy of the rows. A picture stands once in the list, so the sum is

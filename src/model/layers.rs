@@ -18,6 +18,12 @@ impl Linear {
         })
     }
 
+    /// Keeps weights and bias in the kind that they are used in. For weights that stay as they are.
+    pub(super) fn freeze(&mut self, compute: Kind) {
+        self.weight = self.weight.to_kind(compute);
+        self.bias = self.bias.to_kind(compute);
+    }
+
     /// `[..., from]` to `[..., to]`. Float32 master weights are cast to the input's kind; the
     /// gradient flows back through the cast in float32.
     pub(super) fn forward(&self, input: &Tensor) -> Tensor {
@@ -26,7 +32,7 @@ impl Linear {
     }
 }
 
-/// LayerNorm, computed in float32 whatever comes in.
+/// LayerNorm; means, deviations and sums are float32 whatever comes in.
 pub(super) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
@@ -42,13 +48,19 @@ impl LayerNorm {
         })
     }
 
+    /// Keeps the parameters in the kind of what comes in, as libtorch's kernel for GPUs wants them.
+    pub(super) fn freeze(&mut self, input: Kind) {
+        self.weight = self.weight.to_kind(input);
+        self.bias = self.bias.to_kind(input);
+    }
+
     /// `[..., D]` to `[..., D]` in the kind of the input.
     pub(super) fn forward(&self, input: &Tensor) -> Tensor {
-        let kind = input.kind();
-        let dim = self.weight.size();
+        // Float32, unless frozen for bf16.
+        let own = self.weight.kind();
         input
-            .to_kind(Kind::Float)
-            .layer_norm(dim, Some(&self.weight), Some(&self.bias), self.eps, true)
-            .to_kind(kind)
+            .to_kind(own)
+            .layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+            .to_kind(input.kind())
     }
 }

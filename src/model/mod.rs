@@ -14,6 +14,10 @@ mod position;
 mod projector;
 mod vit;
 
+use tch::Kind;
+
+use crate::config::Precision;
+
 pub use drop_path::{DropPath, drop_path_scales, kept_pictures};
 pub use mask::{Mask, gather_tokens};
 pub use parameters::{Init, Parameters, Storage};
@@ -21,3 +25,11 @@ pub use patches::{normalise, patchify};
 pub use position::resize_positions;
 pub use projector::Projector;
 pub use vit::{Vit, VitInput};
+
+/// The kind of tensor that a config's number format means.
+pub fn kind_of(precision: Precision) -> Kind {
+    match precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+    }
+}

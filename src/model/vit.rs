@@ -83,7 +83,23 @@ impl Vit {
         &self.size
     }
 
-    /// Class tokens and (kept) patch tokens with their positions: `[B, C+K, D]` float32.
+    /// Prepares an encoder that stays as it is for many passes over `side` × `side` patches: every
+    /// parameter is kept in the kind that it is used in, and positions fit that grid.
+    ///
+    /// Matrix products run in `compute`. Tokens between blocks are of kind `residual`: bf16 halves
+    /// the memory that additions and LayerNorms move, and rounds after each branch.
+    pub fn freeze(&mut self, compute: Kind, residual: Kind, side: i64) {
+        let class_tokens = self.size.class_tokens as i64;
+        let positions = resize_positions(&self.pos_embed, class_tokens, side, side);
+        self.pos_embed = positions.to_kind(residual);
+        self.cls_token = self.cls_token.to_kind(residual);
+        self.patch_embed.freeze(compute);
+        self.blocks.iter_mut().for_each(|block| block.freeze(compute, residual));
+        self.norm.freeze(residual);
+    }
+
+    /// Class tokens and (kept) patch tokens with their positions: `[B, C+K, D]`, float32 unless
+    /// frozen otherwise.
     pub fn embed(&self, input: &VitInput, compute: Kind) -> Tensor {
         let (batch, dim) = (input.patches.size()[0], self.size.dim as i64);
         let class_tokens = self.size.class_tokens as i64;
@@ -109,13 +125,14 @@ impl Vit {
         Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1)
     }
 
-    /// All tokens after the last block, before the final LayerNorm: `[B, C+K, D]` float32.
-    /// Matrix products run in `compute` (float32 or bf16).
+    /// All tokens after the last block, before the final LayerNorm: `[B, C+K, D]`, float32 unless
+    /// frozen otherwise. Matrix products run in `compute` (float32 or bf16).
     pub fn forward(&self, input: &VitInput, compute: Kind) -> Tensor {
         self.blocks(input, compute, |_, _| ())
     }
 
-    /// [`Self::forward`] that shows the tokens after each block to `after_block`.
+    /// [`Self::forward`] that shows the tokens after each block to `after_block`; the next block
+    /// may overwrite them.
     pub fn blocks(
         &self,
         input: &VitInput,
@@ -130,7 +147,7 @@ impl Vit {
         residual
     }
 
-    /// The final LayerNorm, `[B, T, D]` float32.
+    /// The final LayerNorm, `[B, T, D]` to `[B, T, D]` of the same kind.
     pub fn normalise(&self, tokens: &Tensor) -> Tensor {
         self.norm.forward(tokens)
     }

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
 use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
 use crate::model::{
-    DropPath, Mask, Parameters, Projector, Storage, Vit, VitInput, gather_tokens, patchify,
+    DropPath, Mask, Parameters, Projector, Storage, Vit, VitInput, gather_tokens, kind_of, patchify,
 };
 use crate::native::guard;
 
@@ -32,8 +32,14 @@ impl Teacher {
         Storage::Drawn { device, matrices, seed, lane: TEACHER_LANE }
     }
 
+    /// Prepares the weights, once they are loaded, for pictures of `side` × `side` patches; see
+    /// [`Vit::freeze`].
+    pub fn freeze(&mut self, compute: Kind, residual: Kind, side: usize) {
+        self.vit.freeze(compute, residual, side as i64);
+    }
+
     /// All tokens of whole pictures after the last block, without the final LayerNorm:
-    /// `[B, C+N, D]` float32, no gradient.
+    /// `[B, C+N, D]` in the kind of the residual stream, no gradient.
     pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
         tch::no_grad(|| self.vit.forward(input, compute))
     }
@@ -100,7 +106,9 @@ pub struct Distillation {
 impl Distillation {
     /// Students as `config` has them, with initial weights in float32 on `device`, drawn under
     /// the config's seed; matrix products run in `compute`.
-    pub fn new(config: &Config, teacher: Teacher, device: Device, compute: Kind) -> Self {
+    pub fn new(config: &Config, mut teacher: Teacher, device: Device, compute: Kind) -> Self {
+        let residual = kind_of(config.teacher.residual);
+        teacher.freeze(compute, residual, config.data.input_size / config.teacher.model.patch_size);
         let storage =
             |lane| Storage::Drawn { device, matrices: Kind::Float, seed: config.seed, lane };
         let mut distillation = Self::build(config, teacher, storage);
@@ -188,7 +196,8 @@ impl Distillation {
         let patch = self.teacher.vit.size().patch_size as i64;
         let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
         let (rows, columns) = (height / patch, width / patch);
-        let patches = patchify(images, patch);
+        // In the kind that all models use.
+        let patches = patchify(&images.to_kind(self.compute), patch);
         let whole = VitInput::whole(patches.shallow_clone(), rows, columns);
         let targets = self.teacher.tokens(&whole, self.compute);
         let students = self.students.iter().zip(draws).enumerate();

@@ -16,6 +16,7 @@ mod preview;
 mod run;
 mod seen;
 mod sources;
+mod teacher;
 mod weights;
 mod workers;
 mod workshop;
