@@ -140,6 +140,10 @@ pub struct StudentConfig {
     pub drop_path: f64,
     #[serde(default)]
     pub drop_path_mode: DropPathMode,
+    /// How many of the first blocks keep only their inputs, and are computed again in the backward
+    /// pass.
+    #[serde(default)]
+    pub recompute_blocks: usize,
 }
 
 /// How drop path leaves out a branch.
@@ -165,6 +169,7 @@ impl StudentConfig {
             mask_grid: four(),
             drop_path: 0.0,
             drop_path_mode: DropPathMode::Scale,
+            recompute_blocks: 0,
         }
     }
 }

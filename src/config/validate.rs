@@ -162,6 +162,10 @@ impl Config {
         require((0.0..1.0).contains(&student.drop_path), key("drop_path"), || {
             format!("found {}, expected a probability in [0, 1)", student.drop_path)
         })?;
+        let depth = student.model.depth;
+        require(student.recompute_blocks <= depth, key("recompute_blocks"), || {
+            format!("found {}, expected at most its {depth} blocks", student.recompute_blocks)
+        })?;
         self.check_mask(index)
     }
 

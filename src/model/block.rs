@@ -68,18 +68,20 @@ impl Block {
     }
 
     /// Adds both branches to `residual` `[B, T, D]`, each along its path; matrix products run in
-    /// `compute`.
+    /// `compute`. The residual is overwritten where that can be, unless it
+    /// is kept.
     pub(super) fn forward(
         &self,
         residual: Tensor,
+        is_kept: bool,
         compute: Kind,
         paths: [BranchPath; 2],
     ) -> Tensor {
         let [attention, mlp] = paths;
-        let residual = attention.add(residual, |tokens| {
+        let residual = attention.add(residual, !is_kept, |tokens| {
             self.attn.forward(&self.norm1.forward(tokens).to_kind(compute))
         });
-        mlp.add(residual, |tokens| {
+        mlp.add(residual, true, |tokens| {
             let hidden = self.fc1.forward(&self.norm2.forward(tokens).to_kind(compute));
             self.fc2.forward(&gelu(hidden))
         })

@@ -101,24 +101,34 @@ pub(super) enum BranchPath {
 }
 
 impl BranchPath {
-    /// Adds `branch` of the tokens to `residual` `[B, T, D]`, in its memory where that can be.
+    /// Adds `branch` of the tokens to `residual` `[B, T, D]`: where that can be in its memory, if it
+    /// may be overwritten.
     ///
     /// The factors are float32 and widen a bf16 branch in the same kernel.
-    pub(super) fn add(self, mut residual: Tensor, branch: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    pub(super) fn add(
+        self,
+        mut residual: Tensor,
+        may_overwrite: bool,
+        branch: impl Fn(&Tensor) -> Tensor,
+    ) -> Tensor {
         match self {
-            // In place only where no gradient will ask for the residual.
-            Self::Whole if residual.requires_grad() => &residual + branch(&residual),
-            Self::Whole => {
+            // The branch's backward pass would ask for the residual.
+            Self::Whole if may_overwrite && !residual.requires_grad() => {
                 let update = branch(&residual);
                 residual.g_add_(&update)
             }
+            Self::Whole => &residual + branch(&residual),
             Self::Scaled(factors) => &residual + branch(&residual) * factors,
-            // In place: nothing of the residual is saved for the backward pass here, because the
-            // branch works on a copy of the rows. A picture stands once in the list, so the sum is
-            // the same in whatever order a GPU adds.
+            // Here nothing of the residual is saved for the backward pass: the branch works on a
+            // copy of the rows. A picture stands once in the list, so the sum is the same in
+            // whatever order a GPU adds.
             Self::Kept { pictures, factor } => {
                 let update = branch(&residual.index_select(0, &pictures)) * factor;
-                residual.index_add_(0, &pictures, &update)
+                if may_overwrite {
+                    residual.index_add_(0, &pictures, &update)
+                } else {
+                    residual.index_add(0, &pictures, &update)
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ mod parameters;
 mod patches;
 mod position;
 mod projector;
+mod recompute;
 mod vit;
 
 use tch::Kind;
@@ -24,6 +25,7 @@ pub use parameters::{Init, Parameters, Storage};
 pub use patches::{normalise, patchify};
 pub use position::resize_positions;
 pub use projector::Projector;
+pub use recompute::KeptInputs;
 pub use vit::{Vit, VitInput};
 
 /// The kind of tensor that a config's number format means.

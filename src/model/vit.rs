@@ -137,14 +137,41 @@ impl Vit {
         &self,
         input: &VitInput,
         compute: Kind,
+        after_block: impl FnMut(usize, &Tensor),
+    ) -> Tensor {
+        let first = (0, self.embed(input, compute));
+        self.blocks_from(first, false, input, compute, after_block)
+    }
+
+    /// [`Self::blocks`] from a block on, given its input, which may be overwritten unless it is
+    /// kept.
+    pub(super) fn blocks_from(
+        &self,
+        (first, mut residual): (usize, Tensor),
+        is_kept: bool,
+        input: &VitInput,
+        compute: Kind,
         mut after_block: impl FnMut(usize, &Tensor),
     ) -> Tensor {
-        let mut residual = self.embed(input, compute);
-        for (index, block) in self.blocks.iter().enumerate() {
-            residual = block.forward(residual, compute, input.drop_path.of_block(index));
+        for index in first..self.blocks.len() {
+            let is_kept = is_kept && index == first;
+            residual = self.block(index, residual, is_kept, input, compute);
             after_block(index, &residual);
         }
         residual
+    }
+
+    /// One block.
+    pub(super) fn block(
+        &self,
+        index: usize,
+        residual: Tensor,
+        is_kept: bool,
+        input: &VitInput,
+        compute: Kind,
+    ) -> Tensor {
+        let paths = input.drop_path.of_block(index);
+        self.blocks[index].forward(residual, is_kept, compute, paths)
     }
 
     /// The final LayerNorm, `[B, T, D]` to `[B, T, D]` of the same kind.

@@ -3,6 +3,7 @@
 //! C++ exceptions arrive as [`anyhow::Error`] with libtorch's message; [`guard`] does the same
 //! for the panics of `tch`'s infallible methods.
 
+mod backward;
 pub mod c10d;
 mod ending;
 mod guard;
@@ -12,6 +13,7 @@ mod optimizer;
 mod shim;
 mod upload;
 
+pub use backward::backward_from;
 pub use ending::{exit_if_hasty, exit_now, must_exit_now};
 pub use guard::{guard, install_panic_hook};
 pub use mapped_file::MappedFile;

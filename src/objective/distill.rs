@@ -6,7 +6,8 @@ use tch::{Device, Kind, Tensor};
 use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
 use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
 use crate::model::{
-    DropPath, Mask, Parameters, Projector, Storage, Vit, VitInput, gather_tokens, kind_of, patchify,
+    DropPath, KeptInputs, Mask, Parameters, Projector, Storage, Vit, VitInput, gather_tokens,
+    kind_of, patchify,
 };
 use crate::native::guard;
 
@@ -72,10 +73,17 @@ impl Student {
         (Self { vit, projector, mask, config: config.clone(), lane }, parameters)
     }
 
-    /// Tokens in the teacher's width, class tokens first: `[B, C+K, D]`.
-    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
-        let tokens = self.vit.normalise(&self.vit.forward(input, compute));
-        self.projector.forward(&tokens.to_kind(compute))
+    /// A forward pass that gradients will come back through.
+    pub fn forward<'a>(&'a self, input: &'a VitInput, compute: Kind) -> StudentPass<'a> {
+        let (tokens, kept) = match self.config.recompute_blocks {
+            0 => (self.vit.forward(input, compute), None),
+            blocks => {
+                let (tokens, kept) = self.vit.forward_keeping_inputs(input, compute, blocks);
+                (tokens, Some(kept))
+            }
+        };
+        let tokens = self.projector.forward(&self.vit.normalise(&tokens).to_kind(compute));
+        StudentPass { vit: &self.vit, input, compute, tokens, kept }
     }
 
     /// The mask `[B, K]` and dropped paths for the pictures at these positions.
@@ -90,6 +98,30 @@ impl Student {
         let positions = batch.positions.clone();
         let drop_path = DropPath::draw(&self.config, seed, self.lane, positions, device);
         (keep, drop_path)
+    }
+}
+
+/// A student's forward pass.
+pub struct StudentPass<'a> {
+    /// Tokens in the teacher's width, class tokens first: `[B, C+K, D]`.
+    pub tokens: Tensor,
+    vit: &'a Vit,
+    input: &'a VitInput,
+    compute: Kind,
+    kept: Option<KeptInputs>,
+}
+
+impl StudentPass<'_> {
+    /// The backward pass of a `loss` of the tokens.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn backward(self, loss: &Tensor) -> Result<()> {
+        loss.backward();
+        self.kept.map_or(Ok(()), |kept| self.vit.backward(kept, self.input, self.compute))
     }
 }
 
@@ -206,10 +238,10 @@ impl Distillation {
             passes.before_forward(index)?;
             let patches = patches.shallow_clone();
             let input = VitInput { patches, rows, columns, keep, drop_path };
-            let tokens = student.tokens(&input, self.compute);
-            let student_losses = self.compare(&tokens, &targets, input.keep.as_ref());
+            let pass = student.forward(&input, self.compute);
+            let student_losses = self.compare(&pass.tokens, &targets, input.keep.as_ref());
             passes.before_backward(index)?;
-            (&student_losses.total * scale).backward();
+            pass.backward(&(&student_losses.total * scale))?;
             losses.push(student_losses.detach());
         }
         Ok(losses)

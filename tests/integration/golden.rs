@@ -209,8 +209,9 @@ impl Replay {
         for (student, model) in self.objective.students().iter().enumerate() {
             let keep = self.batch.get(&format!("ids_keep.{student}.0")).map(Tensor::shallow_clone);
             let whole = VitInput::whole(patches.shallow_clone(), side, side);
-            let tokens = model.tokens(&VitInput { keep, ..whole }, Kind::Float);
-            self.check(&format!("student_tokens.{student}.0"), &tokens, VALUES);
+            let masked = VitInput { keep, ..whole };
+            let pass = model.forward(&masked, Kind::Float);
+            self.check(&format!("student_tokens.{student}.0"), &pass.tokens, VALUES);
         }
     }
 

@@ -13,6 +13,7 @@ mod launch;
 mod many;
 mod peer;
 mod preview;
+mod recompute;
 mod run;
 mod seen;
 mod sources;
