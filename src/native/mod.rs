@@ -3,6 +3,7 @@
 //! C++ exceptions arrive as [`anyhow::Error`] with libtorch's message; [`guard`] does the same
 //! for the panics of `tch`'s infallible methods.
 
+mod backward;
 pub mod c10d;
 mod device;
 mod ending;
@@ -12,6 +13,7 @@ mod memory;
 mod optimizer;
 mod shim;
 
+pub use backward::backward_from;
 pub use device::{DeviceMark, Download, Gpu, peak_device_memory, upload};
 pub use ending::{exit_if_hasty, exit_now, must_exit_now};
 pub use guard::{guard, install_panic_hook};

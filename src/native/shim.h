@@ -33,6 +33,9 @@ char *distill_clear_gradients(const distill_tensor *parameters, size_t count);
 // Sets every parameter's gradient to zero, in the memory that it has.
 char *distill_zero_gradients(const distill_tensor *parameters, size_t count);
 
+// The backward pass from `output`, given its gradient.
+char *distill_backward_from(distill_tensor output, distill_tensor gradient);
+
 // Gives memory that was freed in the middle of the heap back to the system.
 void distill_trim_heap();
 

@@ -6,8 +6,8 @@ use tch::{Device, Kind, Tensor};
 use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
 use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
 use crate::model::{
-    Mask, Parameters, Projector, Storage, Vit, VitInput, drop_path_scales, encoder_flops,
-    gather_tokens, patchify, projector_flops,
+    DropPath, KeptInputs, Mask, Parameters, Projector, Storage, Vit, VitInput, encoder_flops,
+    gather_tokens, kind_of, patchify, projector_flops,
 };
 use crate::native::{guard, upload};
 
@@ -33,8 +33,14 @@ impl Teacher {
         Storage::Drawn { device, matrices, seed, lane: TEACHER_LANE }
     }
 
+    /// Prepares the weights, once they are loaded, for pictures of `side` × `side` patches; see
+    /// [`Vit::freeze`].
+    pub fn freeze(&mut self, compute: Kind, residual: Kind, side: usize) {
+        self.vit.freeze(compute, residual, side as i64);
+    }
+
     /// All tokens of whole pictures after the last block, without the final LayerNorm:
-    /// `[B, C+N, D]` float32, no gradient.
+    /// `[B, C+N, D]` in the kind of the residual stream, no gradient.
     pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
         tch::no_grad(|| self.vit.forward(input, compute))
     }
@@ -45,7 +51,7 @@ pub struct Student {
     vit: Vit,
     projector: Projector,
     mask: Option<Mask>,
-    drop_path: f64,
+    config: StudentConfig,
     /// Tells this student's draws from the other students'.
     lane: u64,
 }
@@ -64,20 +70,27 @@ impl Student {
         let projector =
             Projector::new(&mut parameters, config.model.dim as i64, teacher_dim as i64);
         let mask = Mask::of_student(config, side);
-        (Self { vit, projector, mask, drop_path: config.drop_path, lane }, parameters)
+        (Self { vit, projector, mask, config: config.clone(), lane }, parameters)
     }
 
-    /// Tokens in the teacher's width, class tokens first: `[B, C+K, D]`.
-    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
-        let tokens = self.vit.normalise(&self.vit.forward(input, compute));
-        self.projector.forward(&tokens.to_kind(compute))
+    /// A forward pass that gradients will come back through.
+    pub fn forward<'a>(&'a self, input: &'a VitInput, compute: Kind) -> StudentPass<'a> {
+        let (tokens, kept) = match self.config.recompute_blocks {
+            0 => (self.vit.forward(input, compute), None),
+            blocks => {
+                let (tokens, kept) = self.vit.forward_keeping_inputs(input, compute, blocks);
+                (tokens, Some(kept))
+            }
+        };
+        let tokens = self.projector.forward(&self.vit.normalise(&tokens).to_kind(compute));
+        StudentPass { vit: &self.vit, input, compute, tokens, kept }
     }
 
-    /// The mask `[B, K]` and drop path factors for the pictures at these positions.
+    /// The mask `[B, K]` and dropped paths for the pictures at these positions.
     ///
     /// # Errors
     /// The device has no memory left.
-    fn draw(&self, seed: u64, batch: &MicroBatch) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn draw(&self, seed: u64, batch: &MicroBatch) -> Result<(Option<Tensor>, DropPath)> {
         let device = batch.images.device();
         let positions = || batch.positions.clone();
         let pictures = positions().count() as i64;
@@ -87,11 +100,32 @@ impl Student {
             upload(&ids, &[pictures, mask.kept() as i64], device)
         };
         let keep = self.mask.map(draw_mask).transpose()?;
-        let depth = self.vit.size().depth;
-        let scales = drop_path_scales(self.drop_path, depth, seed, self.lane, positions())
-            .map(|scales| upload(&scales, &[depth as i64, 2, pictures], device))
-            .transpose()?;
-        Ok((keep, scales))
+        let drop_path = DropPath::draw(&self.config, seed, self.lane, positions(), device)?;
+        Ok((keep, drop_path))
+    }
+}
+
+/// A student's forward pass.
+pub struct StudentPass<'a> {
+    /// Tokens in the teacher's width, class tokens first: `[B, C+K, D]`.
+    pub tokens: Tensor,
+    vit: &'a Vit,
+    input: &'a VitInput,
+    compute: Kind,
+    kept: Option<KeptInputs>,
+}
+
+impl StudentPass<'_> {
+    /// The backward pass of a `loss` of the tokens.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn backward(self, loss: &Tensor) -> Result<()> {
+        loss.backward();
+        self.kept.map_or(Ok(()), |kept| self.vit.backward(kept, self.input, self.compute))
     }
 }
 
@@ -123,7 +157,9 @@ pub struct Distillation {
 impl Distillation {
     /// Students as `config` has them, with initial weights in float32 on `device`, drawn under
     /// the config's seed; matrix products run in `compute`.
-    pub fn new(config: &Config, teacher: Teacher, device: Device, compute: Kind) -> Self {
+    pub fn new(config: &Config, mut teacher: Teacher, device: Device, compute: Kind) -> Self {
+        let residual = kind_of(config.teacher.residual);
+        teacher.freeze(compute, residual, config.data.input_size / config.teacher.model.patch_size);
         let storage =
             |lane| Storage::Drawn { device, matrices: Kind::Float, seed: config.seed, lane };
         let mut distillation = Self::build(config, teacher, storage);
@@ -194,7 +230,7 @@ impl Objective for Distillation {
 }
 
 impl Distillation {
-    /// [`Objective::accumulate`] with given masks `[B, K]` and drop path factors.
+    /// [`Objective::accumulate`] with given masks `[B, K]` and dropped paths.
     ///
     /// # Errors
     /// Those of `passes`.
@@ -204,14 +240,15 @@ impl Distillation {
     pub fn accumulate_masked(
         &self,
         images: &Tensor,
-        draws: Vec<(Option<Tensor>, Option<Tensor>)>,
+        draws: Vec<(Option<Tensor>, DropPath)>,
         scale: f64,
         passes: &mut dyn Passes,
     ) -> Result<Vec<Losses>> {
         let patch = self.teacher.vit.size().patch_size as i64;
         let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
         let (rows, columns) = (height / patch, width / patch);
-        let patches = patchify(images, patch);
+        // In the kind that all models use.
+        let patches = patchify(&images.to_kind(self.compute), patch);
         let whole = VitInput::whole(patches.shallow_clone(), rows, columns);
         passes.before_targets()?;
         let targets = self.teacher.tokens(&whole, self.compute);
@@ -221,10 +258,10 @@ impl Distillation {
             passes.before_forward(index)?;
             let patches = patches.shallow_clone();
             let input = VitInput { patches, rows, columns, keep, drop_path };
-            let tokens = student.tokens(&input, self.compute);
-            let student_losses = self.compare(&tokens, &targets, input.keep.as_ref());
+            let pass = student.forward(&input, self.compute);
+            let student_losses = self.compare(&pass.tokens, &targets, input.keep.as_ref());
             passes.before_backward(index)?;
-            (&student_losses.total * scale).backward();
+            pass.backward(&(&student_losses.total * scale))?;
             losses.push(student_losses.detach());
         }
         Ok(losses)

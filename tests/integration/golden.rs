@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use distill::config::{
     Config, Distance, EncoderSize, Fuse, LossConfig, OptimizerConfig, Precision, StudentConfig,
 };
-use distill::model::{Parameters, Storage, Vit, VitInput, patchify};
+use distill::model::{DropPath, Parameters, Storage, Vit, VitInput, patchify};
 use distill::objective::distill::{Distillation, Teacher};
 use distill::objective::{Losses, Objective};
 use distill::train::optimizer::AdamW;
@@ -177,7 +177,7 @@ impl Replay {
     fn accumulate(&self, micro: usize) -> Vec<Losses> {
         let masks = (0..self.case.students.len()).map(|student| {
             let keep = self.batch.get(&format!("ids_keep.{student}.{micro}"));
-            (keep.map(Tensor::shallow_clone), None)
+            (keep.map(Tensor::shallow_clone), DropPath::None)
         });
         let images = &self.batch[&format!("images.{micro}")];
         let scale = 1.0 / self.case.accum_iter as f64;
@@ -209,8 +209,9 @@ impl Replay {
         for (student, model) in self.objective.students().iter().enumerate() {
             let keep = self.batch.get(&format!("ids_keep.{student}.0")).map(Tensor::shallow_clone);
             let whole = VitInput::whole(patches.shallow_clone(), side, side);
-            let tokens = model.tokens(&VitInput { keep, ..whole }, Kind::Float);
-            self.check(&format!("student_tokens.{student}.0"), &tokens, VALUES);
+            let masked = VitInput { keep, ..whole };
+            let pass = model.forward(&masked, Kind::Float);
+            self.check(&format!("student_tokens.{student}.0"), &pass.tokens, VALUES);
         }
     }
 
