@@ -22,7 +22,7 @@ def read_arguments():
     parser.add_argument("--rounds", type=positive, default=2)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--variants", help="eager,compiled", type=variants)
-    parser.add_argument("--compile-scope", default="model")
+    parser.add_argument("--compile-scope", default="block")
     parser.add_argument("--compile-mode", default="default")
     parser.add_argument("--peak")
     parser.add_argument("--limit", type=int)
@@ -154,7 +154,7 @@ def batch_line(found, tried, bench):
         return "not even one picture does"
     figures = tried[found]
     missed = [batch for batch, outcome in tried.items() if outcome.get("out_of_memory")]
-    memory = f"{figures['peak_memory_bytes'] / 1e9:.1f} GB"
+    memory = step_table.gigabytes(figures)
     bound = f"{min(missed)} does not" if missed else f"no more were tried (--most {bench.arguments.most})"
     return f"{found} ({memory}, {figures['images_per_s']:.1f} images/s over two steps; {bound})"
 

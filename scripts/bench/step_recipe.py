@@ -20,23 +20,8 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(batch, count, dim))
 
 
-class DropPath(nn.Module):
-    """Leaves a branch out for some pictures, and scales it up for the others."""
-
-    def __init__(self, probability):
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, branch):
-        if self.probability == 0 or not self.training:
-            return branch
-        kept = 1 - self.probability
-        mask = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(kept).div_(kept)
-        return branch * mask
-
-
 class Block(nn.Module):
-    def __init__(self, size, drop_path):
+    def __init__(self, size):
         super().__init__()
         hidden = size.dim * size.mlp_ratio
         self.norm1 = nn.LayerNorm(size.dim, eps=1e-6)
@@ -45,11 +30,17 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(size.dim, hidden), nn.GELU(), nn.Linear(hidden, size.dim)
         )
-        self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens):
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+    def forward(self, tokens, scales=None):
+        """`scales` [2, B, 1, 1] multiplies the branches picture by picture (drop path)."""
+        attended = self.attn(self.norm1(tokens))
+        if scales is not None:
+            attended = attended * scales[0].to(attended.dtype)
+        tokens = tokens + attended
+        mixed = self.mlp(self.norm2(tokens))
+        if scales is not None:
+            mixed = mixed * scales[1].to(mixed.dtype)
+        return tokens + mixed
 
 
 class Encoder(nn.Module):
@@ -61,11 +52,9 @@ class Encoder(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, size.class_tokens, size.dim))
         self.pos_embed = nn.Parameter(torch.empty(1, size.class_tokens + grid**2, size.dim))
         self.patch_embed = nn.Conv2d(3, size.dim, size.patch_size, stride=size.patch_size)
-        last = max(size.depth - 1, 1)
-        self.blocks = nn.ModuleList(
-            Block(size, drop_path * index / last) for index in range(size.depth)
-        )
+        self.blocks = nn.ModuleList(Block(size) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.dim, eps=1e-6)
+        self.drop_path = drop_path
 
     def forward(self, images, keep=None):
         """`images` [B, 3, H, W]; `keep` [B, K] are the patches that stay, or none for all."""
@@ -75,9 +64,19 @@ class Encoder(nn.Module):
             patches = take(patches, keep)
         classes = self.cls_token + self.pos_embed[:, : self.class_tokens]
         tokens = torch.cat([classes.expand(len(patches), -1, -1), patches], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens)
+        scales = self.draw_drop_path(len(images), images.device)
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, None if scales is None else scales[index])
         return tokens
+
+    def draw_drop_path(self, batch, device):
+        """What each branch is multiplied by [depth, 2, B, 1, 1]: 0 where it is left out for a picture.
+        The probability of that rises linearly to the last block."""
+        if self.drop_path == 0 or not self.training:
+            return None
+        depth = len(self.blocks)
+        kept = 1 - torch.linspace(0, self.drop_path, depth, device=device).view(depth, 1, 1, 1, 1)
+        return torch.bernoulli(kept.expand(depth, 2, batch, 1, 1)) / kept
 
 
 class Student(nn.Module):
@@ -112,7 +111,11 @@ class Student(nn.Module):
     def forward(self, images, teacher_tokens):
         """The loss on `teacher_tokens` [B, C+N, D] of the same `images`."""
         keep = self.draw_mask(len(images), images.device) if self.masks else None
-        tokens = self.projector(self.encoder.norm(self.encoder(images, keep)))
+        return self.head(self.encoder(images, keep), teacher_tokens, keep)
+
+    def head(self, tokens, teacher_tokens, keep):
+        """From the encoder's tokens [B, C+K, d] to the loss."""
+        tokens = self.projector(self.encoder.norm(tokens))
         classes = self.encoder.class_tokens
         class_targets, patch_targets = teacher_tokens[:, :classes], teacher_tokens[:, classes:]
         if keep is not None:

@@ -156,7 +156,7 @@ def outcome_of(command, seconds):
             if lines and lines[-1].startswith("{"):
                 return json.loads(lines[-1])
             return {"failed": "it printed no figures"}
-    if "out of memory" in said.lower():
+    if any(words in said.lower() for words in ("out of memory", "can't allocate memory")):
         return {"out_of_memory": True}
     Bench.say(said[-MOST_CHARACTERS_SHOWN:])
     last = said.strip().splitlines()[-1:] or ["it said nothing"]

@@ -27,7 +27,7 @@ def summary(rounds):
         "images_per_s": statistics.median(speeds),
         "lowest": min(speeds),
         "highest": max(speeds),
-        "peak_memory_bytes": max(figures["peak_memory_bytes"] for figures in measured),
+        "peak_memory_bytes": max(figures["peak_memory_bytes"] or 0 for figures in measured) or None,
         "students": [
             student_summary(name, [figures["students"][place] for figures in measured])
             for place, name in enumerate(names)
@@ -126,8 +126,13 @@ def row(figures):
         f"{figures['batch_size']:>5} {figures['images_per_s']:>9.1f} {span:>17}"
         f" {figures['step_ms']:>6.1f} ms {figures['teacher_ms']:>6.1f} ms {students:>6.1f} ms"
         f" {figures['optimizer_ms']:>5.1f} ms {figures['data_wait_ms']:>4.1f} ms {mfu:>6}"
-        f" {figures['peak_memory_bytes'] / 1e9:>6.2f} GB"
+        f" {gigabytes(figures):>9}"
     )
+
+
+def gigabytes(figures):
+    held = figures["peak_memory_bytes"]
+    return "–" if held is None else f"{held / 1e9:.2f} GB"
 
 
 def show_goals(result):
