@@ -77,8 +77,8 @@ def measured(figures):
 
 def compare(bench):
     contenders = [bench.ours()]
-    if levers := step_runs.levers_of(bench.device):
-        contenders.append(bench.ours("distill, options", levers))
+    if bench.levers:
+        contenders.append(bench.ours("distill, options", bench.levers))
     contenders += [bench.peer(variant) for variant in bench.arguments.variants]
     others = data_processes.OtherPrograms()
     summaries = in_turn(bench, contenders)
@@ -100,11 +100,10 @@ def compare(bench):
 
 def levers(bench):
     """Ours as it stands, with each switch alone, and with all of them."""
-    switches = step_runs.levers_of(bench.device)
     contenders = [bench.ours("none")]
-    contenders += [bench.ours(lever.name, [lever]) for lever in switches]
-    if len(switches) > 1:
-        contenders.append(bench.ours("all", switches))
+    contenders += [bench.ours(lever.name, [lever]) for lever in bench.levers]
+    if len(bench.levers) > 1:
+        contenders.append(bench.ours("all", bench.levers))
     summaries = in_turn(bench, contenders)
     show_heading(bench, summaries)
     step_table.show_table(summaries)
@@ -114,8 +113,8 @@ def levers(bench):
 def largest_batch(bench):
     """The largest batch of ours that fits, as it stands and with all switches."""
     contenders = [bench.ours()]
-    if switches := step_runs.levers_of(bench.device):
-        contenders.append(bench.ours("distill, options", switches))
+    if bench.levers:
+        contenders.append(bench.ours("distill, options", bench.levers))
     result = {}
     for contender in contenders:
         tried = {}
@@ -139,8 +138,10 @@ def largest_batch(bench):
             entry = {"batch_size": found}
             print(f"largest batch that fits, {contender.name}: {batch_line(found, tried, bench)}")
         except Untold as untold:
-            entry = {"failed": str(untold)}
-            print(f"largest batch that fits, {contender.name}: unknown; {untold}")
+            fitting = [batch for batch, outcome in tried.items() if measured(outcome)]
+            entry = {"at_least": max(fitting)} if fitting else {"failed": str(untold)}
+            known = f"at least {max(fitting)}" if fitting else "unknown"
+            print(f"largest batch that fits, {contender.name}: {known}; {untold}")
         result[contender.name] = {**entry, "tried": tried}
     return {"contenders": result}
 

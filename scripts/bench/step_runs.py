@@ -28,14 +28,11 @@ class Lever:
     name: str
     settings: tuple[str, ...]
     on_cpu: bool = True
+    in_fp32: bool = True
 
 
 # The options of "distill, options", and the rows of --levers. `students.*` stands for every student.
 LEVERS: tuple[Lever, ...] = ()
-
-
-def levers_of(device):
-    return [lever for lever in LEVERS if lever.on_cpu or device == "cuda"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +53,12 @@ class Bench:
             step_config.apply(table, setting)
         self.batch_size = table.get("data", {}).get("batch_size", 64)
         self.students = len(table["students"])
+        single = table.get("run", {}).get("precision", "fp32") == "fp32"
+        self.levers = [
+            lever
+            for lever in LEVERS
+            if (lever.on_cpu or device == "cuda") and (lever.in_fp32 or not single)
+        ]
         self.deadline = time.monotonic() + arguments.limit if arguments.limit else None
         self.longest = {}
         self.batches = {}
