@@ -1,5 +1,6 @@
 //! Integration tests: golden numbers, the public command line, and real peers. One module an area.
 
+mod bench;
 mod checkpoints;
 mod config;
 mod crops;

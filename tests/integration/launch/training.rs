@@ -221,18 +221,3 @@ fn a_host_that_is_cut_off_is_named() {
     }
     assert!(done.stderr.contains("has given no sign of life"), "{}", done.stderr);
 }
-
-/// The check for a machine with a GPU works, as far as a CPU can tell.
-#[test]
-fn the_gpu_check_runs_on_a_cpu() {
-    let workshop = Workshop::new();
-    let mut check = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/gpu_check"));
-    check.args(["--device", "cpu", "--program", env!("CARGO_BIN_EXE_distill"), "--shards"]);
-    check.arg(workshop.path("shards/*.tar")).env("OMP_NUM_THREADS", THREADS);
-    let done = finished(check).succeeds();
-    for run in ["all-reduce", "bf16", "sharded", "bf16-compute", "stopped"] {
-        let line = format!("\n{run}: losses differ by ");
-        assert!(format!("\n{}", done.stdout).contains(&line), "{run}: {}", done.stdout);
-    }
-    assert!(done.stdout.contains("all checks passed on cpu"), "{}", done.stdout);
-}
