@@ -279,8 +279,9 @@ pub fn explain_memory(error: anyhow::Error, config: &Config) -> anyhow::Error {
     let batch = config.data.batch_size;
     error.context(format!(
         "out of memory: lower data.batch_size (now {batch}; with data.global_batch_size kept, \
-         gradients are accumulated and the mathematics stays the same), use run.precision = \
+         gradients are accumulated and the mathematics stays the same), set \
+         students.N.recompute_blocks (the same mathematics, a little slower), use run.precision = \
          \"bf16\", raise the students' mask_ratio, or with several processes set \
-         distributed.shard_optimizer = true"
+         distributed.shard_optimizer = true; on a GPU nvidia-smi tells who else uses it"
     ))
 }

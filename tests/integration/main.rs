@@ -19,6 +19,7 @@ mod recompute;
 mod run;
 mod seen;
 mod sources;
+mod step;
 mod teacher;
 mod weights;
 mod workers;

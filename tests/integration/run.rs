@@ -228,6 +228,19 @@ fn a_loss_that_is_no_number_stops_the_run() {
     assert!(losses.into_iter().all(|student| student["loss"].is_f64()));
 }
 
+/// Where the step after it has begun before its loss is read, it is told of all the same, and neither
+/// is saved nor written down.
+#[test]
+fn a_loss_that_is_no_number_is_told_a_step_late() {
+    let workshop = Workshop::new();
+    let failed = workshop.train(&["optimizer.learning_rate=1e30", "checkpoint.every=1000"]);
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    assert!(workshop.checkpoints("run").is_empty());
+    let step = metrics(&workshop, "run").len() + 1;
+    assert!((2..8).contains(&step), "{step}");
+    assert!(failed.stderr.contains(&format!("is NaN at step {step}")), "{}", failed.stderr);
+}
+
 /// Out of memory says what to lower. The teacher's hidden layer wants terabytes at once.
 #[test]
 fn out_of_memory_names_the_knobs() {

@@ -1,0 +1,82 @@
+//! `distill bench step`: what it says of a step is what a step is.
+
+use serde_json::Value;
+
+use crate::workshop::{Finished, Workshop};
+
+fn bench(workshop: &Workshop, before: &[&str], arguments: &[&str]) -> Finished {
+    let bench = ["bench", "step", "--config", "config.toml", "--steps=4"];
+    let all = [before, &bench, arguments].concat();
+    Finished::of(workshop.command(&all).output().unwrap())
+}
+
+fn json(finished: &Finished) -> Value {
+    // A launcher says who speaks.
+    let line = finished.stdout.trim_start_matches("[rank 0] ");
+    serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {}", finished.stdout))
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("not a number: {value}"))
+}
+
+/// The parts of a step make up the step, the rate is that of the time, and the work that of the
+/// models. Shards are not needed, nothing is written.
+#[test]
+fn the_parts_make_up_the_step() {
+    let workshop = Workshop::new();
+    std::fs::remove_dir_all(workshop.path("shards")).unwrap();
+    let report = json(&bench(&workshop, &[], &["--json", "--device=cpu"]).succeeds());
+    assert!(!workshop.path("run").exists());
+    let ms = |key: &str| number(&report[key]);
+    let students = report["students"].as_array().unwrap();
+    assert_eq!(students.iter().map(|s| &s["name"]).collect::<Vec<_>>(), ["one", "two"]);
+    let of_students: f64 =
+        students.iter().map(|s| number(&s["forward_ms"]) + number(&s["backward_ms"])).sum();
+    let parts = ms("teacher_ms") + of_students + ms("optimizer_ms") + ms("data_wait_ms");
+    // Medians of four steps each, beside other tests.
+    assert!((0.5..1.5).contains(&(parts / ms("step_ms"))), "{report}");
+    assert_eq!(ms("communication_ms").round(), 0.0);
+    assert!((ms("images_per_s") * ms("seconds") - 8.0).abs() < 1e-6, "4 steps of 2: {report}");
+    // Written out for this teacher of width 48 with 8 + 16 tokens, and these students.
+    let encoder = |d: f64, depth: f64, patches: f64| {
+        let tokens = 8.0 + patches;
+        depth * (24.0 * tokens * d * d + 4.0 * tokens * tokens * d) + 384.0 * patches * d
+    };
+    let projector = |d: f64, tokens: f64| 2.0 * tokens * (d * 48.0 + 48.0 * 48.0);
+    let expected = encoder(48.0, 2.0, 16.0)
+        + 3.0 * (encoder(32.0, 2.0, 8.0) + projector(32.0, 16.0))
+        + 3.0 * (encoder(16.0, 1.0, 16.0) + projector(16.0, 24.0));
+    assert_eq!(ms("flops_per_image"), expected);
+    assert_eq!((&report["peak"], &report["mfu"]), (&Value::Null, &Value::Null));
+    assert!(ms("peak_memory_bytes") > 1e7);
+}
+
+/// A peak makes an MFU of the same figures; the table has what the JSON has.
+#[test]
+fn the_peak_is_named() {
+    let workshop = Workshop::new();
+    let report = json(&bench(&workshop, &[], &["--json", "--peak=H100"]).succeeds());
+    let peak = number(&report["peak"]["flops_per_s"]);
+    assert_eq!((&report["peak"]["name"], peak), (&"H100".into(), 989e12));
+    let flops = number(&report["images_per_s"]) * number(&report["flops_per_image"]);
+    assert!((number(&report["mfu"]) / (flops / peak) - 1.0).abs() < 1e-12);
+    let table = bench(&workshop, &[], &["--peak=H100"]).succeeds().stdout;
+    for part in ["teacher", "one, forward", "two, backward", "MFU", "of 989 (H100)", "peak memory"]
+    {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    bench(&workshop, &[], &["--peak=abacus"]).fails(2, &["abacus"]);
+}
+
+/// Under a launcher all processes take part in each step, and one tells.
+#[test]
+fn several_processes_are_measured_together() {
+    let workshop = Workshop::new();
+    let launch = ["launch", "--nproc-per-node=2", "--"];
+    let report = json(&bench(&workshop, &launch, &["--json"]).succeeds());
+    assert_eq!((&report["processes"], &report["batch_size"]), (&2.into(), &2.into()));
+    let images = number(&report["images_per_s"]) * number(&report["seconds"]);
+    assert!((images - 16.0).abs() < 1e-6, "4 steps of 2 × 2: {report}");
+    assert!(number(&report["communication_ms"]) > 0.0);
+}
