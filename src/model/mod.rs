@@ -6,6 +6,7 @@
 
 mod block;
 mod drop_path;
+mod fp8;
 mod layers;
 mod mask;
 mod parameters;
@@ -20,13 +21,14 @@ use tch::Kind;
 use crate::config::Precision;
 
 pub use drop_path::{DropPath, drop_path_scales, kept_pictures};
+pub use fp8::require_fp8;
 pub use mask::{Mask, gather_tokens};
 pub use parameters::{Init, Parameters, Storage};
 pub use patches::{normalise, patchify};
 pub use position::resize_positions;
 pub use projector::Projector;
 pub use recompute::KeptInputs;
-pub use vit::{Vit, VitInput};
+pub use vit::{FrozenFormat, Vit, VitInput};
 
 /// The kind of tensor that a config's number format means.
 pub fn kind_of(precision: Precision) -> Kind {
