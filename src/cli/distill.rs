@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tch::{Cuda, Device};
 use tracing::{info, warn};
 
+use super::fp8_report::{self, Fp8Report};
 use super::{DONE, RESUME_ME, meeting, models, summary};
 use crate::config::{Config, ConfigError, DeviceChoice};
 use crate::data::{Dataset, Loader, RankBatches};
@@ -151,8 +152,13 @@ fn models_and_state(
     dataset: &Dataset,
     checkpoint: Option<&Checkpoint>,
 ) -> Result<(Distillation, State)> {
+    fp8_report::require_device(config, device)?;
     let teacher = guard(|| models::load_teacher(config, team, device))?;
+    let report = Fp8Report::begin(config, team, dataset, &teacher)?;
     let objective = guard(|| models::students(config, teacher, device, checkpoint.is_none()))?;
+    if let Some(report) = report {
+        report.finish(&objective.teacher)?;
+    }
     let mut state = State::new(team, &objective, config, stream(config, dataset))?;
     if let Some(checkpoint) = checkpoint {
         state.restore(team, &objective, checkpoint)?;

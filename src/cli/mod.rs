@@ -4,6 +4,7 @@ mod bench;
 mod data;
 mod distill;
 mod export;
+mod fp8_report;
 mod launch;
 pub mod logging;
 mod meeting;

@@ -58,6 +58,7 @@ impl Config {
                 model: teacher,
                 weights: random_weights(),
                 residual: Precision::Fp32,
+                precision: TeacherPrecision::Same,
             },
             students: Vec::new(),
             data: DataConfig::minimal(Vec::new()),
@@ -117,6 +118,20 @@ pub struct TeacherConfig {
     /// Number format of the tokens between blocks.
     #[serde(default)]
     pub residual: Precision,
+    /// Number format of its matrix products.
+    #[serde(default)]
+    pub precision: TeacherPrecision,
+}
+
+/// The number format of the teacher's matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TeacherPrecision {
+    /// That of the run.
+    #[default]
+    Same,
+    /// FP8 (e4m3) in its blocks, with a scale for each token and each output.
+    Fp8,
 }
 
 /// One encoder to be trained.

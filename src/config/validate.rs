@@ -1,6 +1,6 @@
 //! Checks between values, before any file or device is touched.
 
-use super::{Config, EncoderSize, Precision, TeacherConfig};
+use super::{Config, EncoderSize, Precision, TeacherConfig, TeacherPrecision};
 
 type Check = Result<(), (String, String)>;
 
@@ -116,11 +116,19 @@ impl Config {
     }
 
     fn check_teacher(&self) -> Check {
-        let TeacherConfig { model, residual, .. } = &self.teacher;
+        let TeacherConfig { model, residual, precision, .. } = &self.teacher;
         self.check_encoder("teacher.model", model)?;
         let is_bf16 = self.run.precision == Precision::Bf16;
         require(is_bf16 || *residual == Precision::Fp32, "teacher.residual", || {
             "found \"bf16\", expected \"fp32\" unless run.precision is \"bf16\"".into()
+        })?;
+        let is_fp8 = *precision == TeacherPrecision::Fp8;
+        require(is_bf16 || !is_fp8, "teacher.precision", || {
+            "found \"fp8\", expected \"same\" unless run.precision is \"bf16\"".into()
+        })?;
+        // What CUDA's FP8 products take.
+        require(!is_fp8 || model.dim.is_multiple_of(16), "teacher.precision", || {
+            format!("found \"fp8\" for a width of {}, expected a multiple of 16", model.dim)
         })
     }
 

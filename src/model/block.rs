@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use super::drop_path::BranchPath;
 use super::layers::{LayerNorm, Linear};
 use super::parameters::Parameters;
+use super::vit::FrozenFormat;
 use crate::config::EncoderSize;
 
 /// Multi-head self-attention over one fused product for queries, keys and values.
@@ -88,12 +89,15 @@ impl Block {
     }
 
     /// See [`super::Vit::freeze`].
-    pub(super) fn freeze(&mut self, compute: Kind, residual: Kind) {
+    pub(super) fn freeze(&mut self, format: FrozenFormat) {
         for linear in [&mut self.attn.qkv, &mut self.attn.proj, &mut self.fc1, &mut self.fc2] {
-            linear.freeze(compute);
+            match format.fp8 {
+                true => linear.freeze_in_fp8(),
+                false => linear.freeze(format.compute),
+            }
         }
-        self.norm1.freeze(residual);
-        self.norm2.freeze(residual);
+        self.norm1.freeze(format.residual);
+        self.norm2.freeze(format.residual);
     }
 }
 

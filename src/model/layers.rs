@@ -2,37 +2,65 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::fp8::Fp8Matrix;
 use super::parameters::{Init, Parameters};
 
 /// A matrix product with bias, in the number format of its input.
 pub(super) struct Linear {
-    pub(super) weight: Tensor,
-    pub(super) bias: Tensor,
+    weight: Weight,
+    bias: Tensor,
+}
+
+enum Weight {
+    /// `[to, from]`, or more dimensions that make up the second.
+    Plain(Tensor),
+    Fp8(Fp8Matrix),
 }
 
 impl Linear {
     pub(super) fn new(parameters: &mut Parameters, name: &str, from: i64, to: i64) -> Self {
+        Self::shaped(parameters, name, &[to, from])
+    }
+
+    /// One whose weight's first dimension is `to`; all others together are `from`.
+    pub(super) fn shaped(parameters: &mut Parameters, name: &str, shape: &[i64]) -> Self {
         parameters.scoped(name, |parameters| Self {
-            weight: parameters.matrix("weight", &[to, from]),
-            bias: parameters.tensor("bias", &[to], Init::Zeros),
+            weight: Weight::Plain(parameters.matrix("weight", shape)),
+            bias: parameters.tensor("bias", &shape[..1], Init::Zeros),
         })
     }
 
     /// Keeps weights and bias in the kind that they are used in. For weights that stay as they are.
     pub(super) fn freeze(&mut self, compute: Kind) {
-        self.weight = self.weight.to_kind(compute);
+        if let Weight::Plain(weight) = &mut self.weight {
+            *weight = weight.to_kind(compute);
+        }
         self.bias = self.bias.to_kind(compute);
+    }
+
+    /// [`Self::freeze`] for products in FP8 of bf16 activations.
+    pub(super) fn freeze_in_fp8(&mut self) {
+        self.freeze(Kind::BFloat16);
+        if let Weight::Plain(weight) = &self.weight {
+            self.weight = Weight::Fp8(Fp8Matrix::of(weight));
+        }
     }
 
     /// `[..., from]` to `[..., to]`. Float32 master weights are cast to the input's kind; the
     /// gradient flows back through the cast in float32.
     pub(super) fn forward(&self, input: &Tensor) -> Tensor {
         let kind = input.kind();
-        let (weight, bias) = (self.weight.to_kind(kind), self.bias.to_kind(kind));
-        if (kind, input.device()) == (Kind::Float, Device::Cpu) {
-            return as_convolution(input, &weight, &bias);
+        match &self.weight {
+            Weight::Plain(weight) => {
+                let weight = weight.flatten(1, -1).to_kind(kind);
+                let bias = self.bias.to_kind(kind);
+                match (kind, input.device()) {
+                    (Kind::Float, Device::Cpu) => as_convolution(input, &weight, &bias),
+                    _ => input.linear(&weight, Some(bias)),
+                }
+            }
+            Weight::Fp8(matrix) => matrix.product(input, &self.bias),
         }
-        input.linear(&weight, Some(bias))
     }
 }
 

@@ -7,6 +7,7 @@
 mod block;
 mod drop_path;
 mod flops;
+mod fp8;
 mod layers;
 mod mask;
 mod parameters;
@@ -22,13 +23,14 @@ use crate::config::Precision;
 
 pub use drop_path::{DropPath, drop_path_scales, kept_pictures};
 pub use flops::{encoder_flops, projector_flops};
+pub use fp8::require_fp8;
 pub use mask::{Mask, gather_tokens};
 pub use parameters::{Init, Parameters, Storage};
 pub use patches::{Normalisation, patchify};
 pub use position::resize_positions;
 pub use projector::Projector;
 pub use recompute::KeptInputs;
-pub use vit::{Vit, VitInput};
+pub use vit::{FrozenFormat, Vit, VitInput};
 
 /// The kind of tensor that a config's number format means.
 pub fn kind_of(precision: Precision) -> Kind {

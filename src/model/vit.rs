@@ -45,6 +45,19 @@ impl VitInput {
     }
 }
 
+/// The number formats of an encoder that is not trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrozenFormat {
+    /// Matrix products run in this kind, float32 or bf16, and their weights are kept in it.
+    pub compute: Kind,
+    /// Tokens between blocks: bf16 halves the memory that additions and LayerNorms move, and rounds
+    /// after each branch.
+    pub residual: Kind,
+    /// The blocks' matrices, and what they are multiplied with, are rounded to FP8 where `compute`
+    /// is bf16.
+    pub fp8: bool,
+}
+
 /// An encoder of any size. Fields are named as the published checkpoints' tensors.
 pub struct Vit {
     cls_token: Tensor,
@@ -68,10 +81,7 @@ impl Vit {
                 &[1, tokens, dim],
                 Init::TruncatedNormal(0.02),
             ),
-            patch_embed: parameters.scoped("patch_embed.proj", |parameters| Linear {
-                weight: parameters.matrix("weight", &[dim, 3, patch, patch]),
-                bias: parameters.tensor("bias", &[dim], Init::Zeros),
-            }),
+            patch_embed: Linear::shaped(parameters, "patch_embed.proj", &[dim, 3, patch, patch]),
             blocks: (0..size.depth).map(|index| Block::new(parameters, index, &size)).collect(),
             norm: LayerNorm::new(parameters, "norm", dim, 1e-6),
             size,
@@ -84,17 +94,15 @@ impl Vit {
     }
 
     /// Prepares an encoder that stays as it is for many passes over `side` × `side` patches: every
-    /// parameter is kept in the kind that it is used in, and positions fit that grid.
-    ///
-    /// Matrix products run in `compute`. Tokens between blocks are of kind `residual`: bf16 halves
-    /// the memory that additions and LayerNorms move, and rounds after each branch.
-    pub fn freeze(&mut self, compute: Kind, residual: Kind, side: i64) {
+    /// parameter is kept in the format that it is used in, and positions fit that grid.
+    pub fn freeze(&mut self, format: FrozenFormat, side: i64) {
+        let FrozenFormat { compute, residual, .. } = format;
         let class_tokens = self.size.class_tokens as i64;
         let positions = resize_positions(&self.pos_embed, class_tokens, side, side);
         self.pos_embed = positions.to_kind(residual);
         self.cls_token = self.cls_token.to_kind(residual);
         self.patch_embed.freeze(compute);
-        self.blocks.iter_mut().for_each(|block| block.freeze(compute, residual));
+        self.blocks.iter_mut().for_each(|block| block.freeze(format));
         self.norm.freeze(residual);
     }
 
@@ -116,11 +124,7 @@ impl Vit {
             ),
             None => (input.patches.shallow_clone(), patch_positions),
         };
-        let flat = Linear {
-            weight: self.patch_embed.weight.view([dim, -1]),
-            bias: self.patch_embed.bias.shallow_clone(),
-        };
-        let patches = flat.forward(&patches.to_kind(compute)) + patch_positions;
+        let patches = self.patch_embed.forward(&patches.to_kind(compute)) + patch_positions;
         let class = &self.cls_token + positions.narrow(1, 0, class_tokens);
         Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1)
     }

@@ -4,10 +4,12 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
-use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
+use crate::config::{
+    Config, EncoderSize, LossConfig, StudentConfig, TeacherConfig, TeacherPrecision,
+};
 use crate::model::{
-    DropPath, KeptInputs, Mask, Parameters, Projector, Storage, Vit, VitInput, encoder_flops,
-    gather_tokens, kind_of, patchify, projector_flops,
+    DropPath, FrozenFormat, KeptInputs, Mask, Parameters, Projector, Storage, Vit, VitInput,
+    encoder_flops, gather_tokens, kind_of, patchify, projector_flops,
 };
 use crate::native::{guard, upload};
 
@@ -34,9 +36,10 @@ impl Teacher {
     }
 
     /// Prepares the weights, once they are loaded, for pictures of `side` × `side` patches; see
-    /// [`Vit::freeze`].
-    pub fn freeze(&mut self, compute: Kind, residual: Kind, side: usize) {
-        self.vit.freeze(compute, residual, side as i64);
+    /// [`Vit::freeze`]. The list of parameters, whose originals may take memory, is given up.
+    pub fn freeze(&mut self, format: FrozenFormat, side: usize) {
+        self.parameters = Parameters::new(Storage::Shapes);
+        self.vit.freeze(format, side as i64);
     }
 
     /// All tokens of whole pictures after the last block, without the final LayerNorm:
@@ -44,6 +47,13 @@ impl Teacher {
     pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
         tch::no_grad(|| self.vit.forward(input, compute))
     }
+}
+
+/// Mean cosine similarity of tokens `[B, T, D]` with others: how near a teacher is to itself in
+/// another number format.
+pub fn mean_cosine(tokens: &Tensor, others: &Tensor) -> f64 {
+    let (tokens, others) = (tokens.to_kind(Kind::Float), others.to_kind(Kind::Float));
+    Tensor::cosine_similarity(&tokens, &others, -1, 1e-8).mean(Kind::Float).double_value(&[])
 }
 
 /// An encoder with the projector to the teacher's width.
@@ -158,8 +168,10 @@ impl Distillation {
     /// Students as `config` has them, with initial weights in float32 on `device`, drawn under
     /// the config's seed; matrix products run in `compute`.
     pub fn new(config: &Config, mut teacher: Teacher, device: Device, compute: Kind) -> Self {
-        let residual = kind_of(config.teacher.residual);
-        teacher.freeze(compute, residual, config.data.input_size / config.teacher.model.patch_size);
+        let TeacherConfig { model, residual, precision, .. } = &config.teacher;
+        let fp8 = *precision == TeacherPrecision::Fp8;
+        let format = FrozenFormat { compute, residual: kind_of(*residual), fp8 };
+        teacher.freeze(format, config.data.input_size / model.patch_size);
         let storage =
             |lane| Storage::Drawn { device, matrices: Kind::Float, seed: config.seed, lane };
         let mut distillation = Self::build(config, teacher, storage);

@@ -1,10 +1,16 @@
 //! The frozen teacher in the formats that it can be kept in: nearly the same tokens.
 
-use distill::config::EncoderSize;
-use distill::model::{VitInput, patchify};
-use distill::objective::distill::Teacher;
+use distill::config::{Config, EncoderSize, StudentConfig};
+use distill::data::crop::load_central;
+use distill::model::{FrozenFormat, Normalisation, VitInput, patchify};
+use distill::objective::distill::{Distillation, Teacher, mean_cosine};
+use distill::objective::{MicroBatch, Objective};
+use distill::train::optimizer::AdamW;
+use distill::weights::Preprocessing;
 use tch::{Device, Kind, Tensor};
 
+use crate::device::device;
+use crate::weights::golden;
 use crate::workshop::Workshop;
 
 /// A teacher of drawn weights for pictures of 4 × 4 patches of 8 pixels.
@@ -13,16 +19,14 @@ fn teacher(dim: usize, depth: usize, matrices: Kind) -> Teacher {
     Teacher::new(Teacher::drawn(Device::Cpu, matrices, 3), size, 4)
 }
 
+fn format(compute: Kind, residual: Kind) -> FrozenFormat {
+    FrozenFormat { compute, residual, fp8: false }
+}
+
 fn pictures(side: i64) -> VitInput {
     tch::manual_seed(4);
     let images = Tensor::randn([3, 3, side, side], (Kind::Float, Device::Cpu));
     VitInput::whole(patchify(&images, 8), side / 8, side / 8)
-}
-
-/// Mean cosine similarity of the tokens.
-fn cosine(one: &Tensor, other: &Tensor) -> f64 {
-    let (one, other) = (one.to_kind(Kind::Float), other.to_kind(Kind::Float));
-    Tensor::cosine_similarity(&one, &other, -1, 1e-8).mean(Kind::Float).double_value(&[])
 }
 
 /// A residual stream in bf16 gives nearly the tokens of one in float32, shallow and deep.
@@ -32,13 +36,13 @@ fn a_bf16_residual_stream_gives_nearly_the_same_tokens() {
     for (dim, depth) in [(48, 2), (128, 24)] {
         let tokens = |residual| {
             let mut teacher = teacher(dim, depth, Kind::BFloat16);
-            teacher.freeze(Kind::BFloat16, residual, 4);
+            teacher.freeze(format(Kind::BFloat16, residual), 4);
             let tokens = teacher.tokens(&input, Kind::BFloat16);
             assert_eq!((tokens.kind(), tokens.requires_grad()), (residual, false));
             tokens
         };
         let (wide, narrow) = (tokens(Kind::Float), tokens(Kind::BFloat16));
-        let cosine = cosine(&wide, &narrow);
+        let cosine = mean_cosine(&wide, &narrow);
         println!("depth {depth}: mean cosine {cosine:.6}");
         assert!(cosine >= 0.999, "depth {depth}: mean cosine {cosine}");
         assert!(wide.not_equal_tensor(&narrow.to_kind(Kind::Float)).any().int64_value(&[]) != 0);
@@ -53,7 +57,7 @@ fn freezing_changes_nothing_in_float32() {
         let input = pictures(side);
         let mut teacher = teacher(48, 3, Kind::Float);
         let before = teacher.tokens(&input, Kind::Float);
-        teacher.freeze(Kind::Float, Kind::Float, side as usize / 8);
+        teacher.freeze(format(Kind::Float, Kind::Float), side as usize / 8);
         for _ in 0..2 {
             assert_eq!(teacher.tokens(&input, Kind::Float), before);
         }
@@ -66,8 +70,95 @@ fn casting_once_is_casting_each_time() {
     let input = pictures(32);
     let mut teacher = teacher(48, 3, Kind::BFloat16);
     let before = teacher.tokens(&input, Kind::BFloat16);
-    teacher.freeze(Kind::BFloat16, Kind::Float, 4);
+    teacher.freeze(format(Kind::BFloat16, Kind::Float), 4);
     assert_eq!(teacher.tokens(&input, Kind::BFloat16), before);
+}
+
+/// Photographs as an encoder sees them, `[B, 3, 64, 64]`.
+fn photographs(names: &[&str]) -> Tensor {
+    let Preprocessing { mean, std } = Preprocessing::IMAGENET;
+    let pixels = |name: &&str| {
+        let path = golden(&format!("crops/{name}.jpg"));
+        let bytes = load_central(&path, 64, 64, u64::MAX).unwrap();
+        Tensor::from_slice(&bytes).view([1, 64, 64, 3])
+    };
+    let bytes = Tensor::cat(&names.iter().map(pixels).collect::<Vec<_>>(), 0);
+    Normalisation::new(mean, std, Device::Cpu).apply(&bytes)
+}
+
+/// An encoder that has learned something: thirty steps of distillation on photographs and their
+/// mirror images. Weights as they are drawn have branches that point anywhere, and rounding is seen
+/// more than it is once they have been trained.
+fn trained_weights(size: EncoderSize) -> Vec<(String, Tensor)> {
+    let photographs =
+        photographs(&["baseline420", "progressive", "large", "upscaled", "exif_rotated"]);
+    let images = Tensor::cat(&[photographs.shallow_clone(), photographs.flip([3])], 0);
+    let mut config = Config::minimal("run", EncoderSize { depth: 3, ..size });
+    config.data.input_size = 64;
+    config.students.push(StudentConfig::minimal("student", size));
+    let guide = Teacher::drawn(Device::Cpu, Kind::Float, 1);
+    let guide = Teacher::new(guide, config.teacher.model, 8);
+    let objective = Distillation::new(&config, guide, Device::Cpu, Kind::Float);
+    let trainee = &objective.trainees()[0];
+    let mut optimizer = AdamW::new(&trainee.parameters, &config.optimizer, None);
+    let mut losses = Vec::new();
+    for step in 0..30 {
+        let batch = MicroBatch { images: images.shallow_clone(), positions: 0..10 };
+        losses.push(objective.accumulate(&batch, 1.0, &mut ()).unwrap()[0].total.double_value(&[]));
+        let norm = optimizer.gradient_norm(true).unwrap();
+        optimizer
+            .update(1e-3 * (f64::from(step) / 10.0).min(1.0), &norm, &Tensor::from(0f32))
+            .unwrap();
+    }
+    assert!(losses[29] < 0.5 * losses[0], "it learned nothing: {losses:?}");
+    trainee.parameters.shared()
+}
+
+/// FP8 gives nearly the tokens of bf16 on a photograph that the encoder has not seen: on a GPU its own
+/// products, which are those that the CPU imitates.
+#[test]
+fn fp8_gives_nearly_the_same_tokens() {
+    let device = device();
+    let size = EncoderSize { patch_size: 8, ..EncoderSize::new(96, 8, 3) };
+    let weights = trained_weights(size);
+    let patches = patchify(&photographs(&["baseline444"]), 8);
+    let tokens = |device, fp8, residual, is_trained| {
+        let mut teacher = Teacher::new(Teacher::drawn(device, Kind::BFloat16, 5), size, 8);
+        for (name, tensor) in teacher.parameters.named().iter().filter(|_| is_trained) {
+            let (_, source) = weights.iter().find(|(other, _)| other == name).unwrap();
+            tch::no_grad(|| tensor.shallow_clone().copy_(source));
+        }
+        teacher.freeze(FrozenFormat { compute: Kind::BFloat16, residual, fp8 }, 8);
+        assert_eq!(teacher.parameters.count(), 0, "its list would keep the wide weights");
+        let input = VitInput::whole(patches.to_device(device), 8, 8);
+        teacher.tokens(&input, Kind::BFloat16).to_device(Device::Cpu)
+    };
+    for (is_trained, least) in [(true, 0.999), (false, 0.995)] {
+        let wide = tokens(device, false, Kind::Float, is_trained);
+        for residual in [Kind::Float, Kind::BFloat16] {
+            let found = tokens(device, true, residual, is_trained);
+            assert_eq!((found.kind(), found.size()), (residual, wide.size()));
+            let cosine = mean_cosine(&wide, &found);
+            let weights = if is_trained { "trained" } else { "drawn" };
+            println!("FP8, {weights} weights, residual {residual:?}: mean cosine {cosine:.6}");
+            assert!(cosine >= least, "{weights} weights: mean cosine {cosine}");
+            assert!(cosine < 0.99999, "nothing was rounded");
+            let imitated = tokens(Device::Cpu, true, residual, is_trained);
+            let cosine = mean_cosine(&imitated, &found);
+            assert!(cosine >= 0.9998, "{device:?} and the CPU's imitation: {cosine}");
+        }
+    }
+}
+
+/// FP8 is for GPUs that have it, bf16 runs, and widths that its products take.
+#[test]
+fn fp8_is_refused_where_it_cannot_be() {
+    let workshop = Workshop::new();
+    let (fp8, bf16) = ("teacher.precision=fp8", "run.precision=bf16");
+    workshop.train(&[fp8]).fails(2, &["teacher.precision", "run.precision"]);
+    let narrow = "teacher.model={ dim = 40, depth = 2, heads = 4, patch_size = 8 }";
+    workshop.train(&[fp8, bf16, narrow]).fails(2, &["teacher.precision", "40", "16"]);
+    workshop.train(&[fp8, bf16]).fails(1, &["teacher.precision = \"fp8\"", "Hopper", "CPU"]);
 }
 
 /// The switch reaches the training run, which learns with it; without bf16 it is refused.
