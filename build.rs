@@ -30,6 +30,7 @@ fn compile_shim(lib: &Path) {
         .file("src/native/shim.cpp")
         .file("src/native/backward.cpp")
         .file("src/native/device.cpp")
+        .file("src/native/linear_gelu.cpp")
         .file("src/native/c10d.cpp");
     if let Some(headers) = nccl_headers(lib) {
         shim.includes(headers);

@@ -83,8 +83,8 @@ impl Block {
             self.attn.forward(&self.norm1.forward(tokens).to_kind(compute))
         });
         mlp.add(residual, true, |tokens| {
-            let hidden = self.fc1.forward(&self.norm2.forward(tokens).to_kind(compute));
-            self.fc2.forward(&gelu(hidden))
+            let input = self.norm2.forward(tokens).to_kind(compute);
+            self.fc2.forward(&self.fc1.forward_gelu(&input))
         })
     }
 
@@ -99,9 +99,4 @@ impl Block {
         self.norm1.freeze(format.residual);
         self.norm2.freeze(format.residual);
     }
-}
-
-/// GELU, in place where no gradient will ask for the input.
-fn gelu(mut input: Tensor) -> Tensor {
-    if input.requires_grad() { input.gelu("none") } else { input.gelu_("none") }
 }

@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::fp8::Fp8Matrix;
 use super::parameters::{Init, Parameters};
+use crate::native::linear_gelu;
 
 /// A matrix product with bias, in the number format of its input.
 pub(super) struct Linear {
@@ -62,6 +63,26 @@ impl Linear {
             Weight::Fp8(matrix) => matrix.product(input, &self.bias),
         }
     }
+
+    /// GELU of [`Self::forward`], in one kernel where frozen weights meet float32 on a CPU.
+    pub(super) fn forward_gelu(&self, input: &Tensor) -> Tensor {
+        match &self.weight {
+            Weight::Plain(weight)
+                if (input.kind(), input.device()) == (Kind::Float, Device::Cpu)
+                    && !weight.requires_grad()
+                    && !input.requires_grad() =>
+            {
+                let product = linear_gelu(input, weight, &self.bias);
+                product.unwrap_or_else(|error| panic!("{error:#}"))
+            }
+            _ => gelu(self.forward(input)),
+        }
+    }
+}
+
+/// GELU, in place where no gradient will ask for the input.
+fn gelu(mut input: Tensor) -> Tensor {
+    if input.requires_grad() { input.gelu("none") } else { input.gelu_("none") }
 }
 
 /// [`Linear`] over `[B, T, from]` as a convolution of 1 × 1.

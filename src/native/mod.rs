@@ -8,6 +8,7 @@ pub mod c10d;
 mod device;
 mod ending;
 mod guard;
+mod linear_gelu;
 mod mapped_file;
 mod memory;
 mod optimizer;
@@ -17,6 +18,7 @@ pub use backward::backward_from;
 pub use device::{DeviceMark, Download, Gpu, peak_device_memory, upload};
 pub use ending::{exit_if_hasty, exit_now, must_exit_now};
 pub use guard::{guard, install_panic_hook};
+pub use linear_gelu::linear_gelu;
 pub use mapped_file::MappedFile;
 pub use memory::{peak_memory, proportional_memory, trim_heap};
 pub use optimizer::{

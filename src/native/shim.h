@@ -41,4 +41,8 @@ void distill_trim_heap();
 
 // Ends the process at once: no destructors, no other threads waited for.
 [[noreturn]] void distill_exit_now(int code);
+
+// GELU (by the error function) of input · weightᵀ + bias in `*output`, on the CPU, without history.
+char *distill_linear_gelu(distill_tensor input, distill_tensor weight, distill_tensor bias,
+                          distill_tensor *output);
 }
