@@ -31,7 +31,7 @@ fn root(path: &str) -> PathBuf {
 fn step_bench(workshop: &Workshop, program: &Path, arguments: &[&str]) -> Command {
     let mut command = script("scripts/bench/step", program);
     command.arg("--config").arg(root("configs/quickstart.toml"));
-    command.args(["--set", "data.batch_size=8", "--json"]).arg(workshop.path("result.json"));
+    command.args(["--set", "data.batch_size=8", "--patience=0", "--json"]).arg(workshop.path("result.json"));
     command.args(arguments);
     command
 }
