@@ -28,6 +28,8 @@ fn compile_shim(lib: &Path) {
         .define("USE_DISTRIBUTED", None)
         .define("USE_C10D_GLOO", None)
         .file("src/native/shim.cpp")
+        .file("src/native/backward.cpp")
+        .file("src/native/device.cpp")
         .file("src/native/c10d.cpp");
     if let Some(headers) = nccl_headers(lib) {
         shim.includes(headers);

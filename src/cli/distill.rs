@@ -71,7 +71,9 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     }
 }
 
-fn join(place: Option<Place>, config: &Config, device: Device) -> Result<Team> {
+/// # Errors
+/// Not all processes come, or a signal asks to stop.
+pub fn join(place: Option<Place>, config: &Config, device: Device) -> Result<Team> {
     let asked_to_stop = || signals::stop_requested().is_some();
     let Some(place) = place else { return Ok(Team::alone(device, asked_to_stop)) };
     let timeout = Duration::from_secs_f64(config.distributed.timeout_seconds);
@@ -112,7 +114,7 @@ fn train_and_export(
         world_size: team.world_size() as u64,
     };
     let loader = Loader::start(dataset, &config.data, &super::worker_program()?, batches.ranges())?;
-    let mut feed = Feed::new(loader, &config.data, device);
+    let mut feed = Feed::new(Box::new(loader), &config.data, device)?;
     let run = Run {
         config,
         path,
@@ -168,8 +170,11 @@ fn dry_run(config: &Config) -> Result<u8> {
 }
 
 /// The device of this process: on a node with several GPUs that of its local rank, unless its
-/// launcher lets it see one only.
-fn choose_device(config: &Config, place: &Place) -> Result<Device, ConfigError> {
+/// launcher lets it see one only. Sets the number of CPU threads, too.
+///
+/// # Errors
+/// There is no such device.
+pub fn choose_device(config: &Config, place: &Place) -> Result<Device, ConfigError> {
     let wrong =
         |message: String| ConfigError { file: PathBuf::new(), key: "run.device".into(), message };
     let threads = match config.run.threads {

@@ -6,15 +6,15 @@ use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 use tracing::{info, warn};
 
-use crate::config::{Config, EncoderSize, Precision};
+use crate::config::{Config, EncoderSize};
 use crate::dist::Team;
-use crate::model::{Storage, resize_positions};
+use crate::model::{Storage, kind_of, resize_positions};
 use crate::objective::distill::{Distillation, Teacher};
 use crate::objective::{Objective, Trainee};
 use crate::weights::{WeightFile, beside_encoder};
 
 /// `weights = "random"` draws the weights instead of loading them.
-const RANDOM: &str = "random";
+pub const RANDOM: &str = "random";
 
 /// # Errors
 /// Weights that the config names cannot be read or do not fit.
@@ -34,13 +34,6 @@ fn weights_of(config: &Config) -> impl Iterator<Item = (String, &str, EncoderSiz
     });
     std::iter::once(("teacher.weights".to_string(), teacher.weights.as_str(), teacher.model))
         .chain(students)
-}
-
-fn compute_kind(config: &Config) -> Kind {
-    match config.run.precision {
-        Precision::Fp32 => Kind::Float,
-        Precision::Bf16 => Kind::BFloat16,
-    }
 }
 
 /// Encoder weights that a config names.
@@ -83,7 +76,7 @@ impl StoredWeights {
 /// The teacher on `device`, its matrices kept in the number format that they are used in.
 pub fn load_teacher(config: &Config, team: &Team, device: Device) -> Result<Teacher> {
     let size = config.teacher.model;
-    let matrices = compute_kind(config);
+    let matrices = kind_of(config.run.precision);
     if config.teacher.weights == RANDOM {
         if team.is_first() {
             warn!(
@@ -114,7 +107,7 @@ pub fn students(
     device: Device,
     starts_anew: bool,
 ) -> Result<Distillation> {
-    let objective = Distillation::new(config, teacher, device, compute_kind(config));
+    let objective = Distillation::new(config, teacher, device, kind_of(config.run.precision));
     let named = weights_of(config).skip(1);
     for ((key, weights, size), trainee) in named.zip(objective.trainees()) {
         let parameters = trainee.parameters.count();

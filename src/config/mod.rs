@@ -54,7 +54,11 @@ impl Config {
                 precision: Precision::Fp32,
                 threads: 0,
             },
-            teacher: TeacherConfig { model: teacher, weights: random_weights() },
+            teacher: TeacherConfig {
+                model: teacher,
+                weights: random_weights(),
+                residual: Precision::Fp32,
+            },
             students: Vec::new(),
             data: DataConfig::minimal(Vec::new()),
             loss: LossConfig::default(),
@@ -110,6 +114,9 @@ pub struct TeacherConfig {
     pub model: EncoderSize,
     /// `random`, a Hugging Face folder, a `.safetensors` file, or a `.pth`/`.pt` state dict.
     pub weights: String,
+    /// Number format of the tokens between blocks.
+    #[serde(default)]
+    pub residual: Precision,
 }
 
 /// One encoder to be trained.
@@ -131,6 +138,24 @@ pub struct StudentConfig {
     /// Drop path probability of the last block; it rises linearly from 0 at the first.
     #[serde(default)]
     pub drop_path: f64,
+    #[serde(default)]
+    pub drop_path_mode: DropPathMode,
+    /// How many of the first blocks keep only their inputs, and are computed again in the backward
+    /// pass.
+    #[serde(default)]
+    pub recompute_blocks: usize,
+}
+
+/// How drop path leaves out a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DropPathMode {
+    /// Each picture is drawn by itself; the branch is computed for all and multiplied by 0 or
+    /// 1 / (1 − p).
+    #[default]
+    Scale,
+    /// A fixed share of each batch keeps the branch, and it is computed for these pictures only.
+    Skip,
 }
 
 impl StudentConfig {
@@ -143,6 +168,8 @@ impl StudentConfig {
             mask_ratio: 0.0,
             mask_grid: four(),
             drop_path: 0.0,
+            drop_path_mode: DropPathMode::Scale,
+            recompute_blocks: 0,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Checks between values, before any file or device is touched.
 
-use super::{Config, EncoderSize};
+use super::{Config, EncoderSize, Precision, TeacherConfig};
 
 type Check = Result<(), (String, String)>;
 
@@ -13,7 +13,7 @@ impl Config {
     pub(super) fn validate(&self) -> Check {
         self.check_data()?;
         self.check_curation()?;
-        self.check_encoder("teacher.model", &self.teacher.model)?;
+        self.check_teacher()?;
         require(!self.students.is_empty(), "students", || {
             "found no student, expected at least one [[students]] table".into()
         })?;
@@ -115,6 +115,15 @@ impl Config {
         })
     }
 
+    fn check_teacher(&self) -> Check {
+        let TeacherConfig { model, residual, .. } = &self.teacher;
+        self.check_encoder("teacher.model", model)?;
+        let is_bf16 = self.run.precision == Precision::Bf16;
+        require(is_bf16 || *residual == Precision::Fp32, "teacher.residual", || {
+            "found \"bf16\", expected \"fp32\" unless run.precision is \"bf16\"".into()
+        })
+    }
+
     fn check_student(&self, index: usize) -> Check {
         let student = &self.students[index];
         let teacher = &self.teacher.model;
@@ -152,6 +161,10 @@ impl Config {
         })?;
         require((0.0..1.0).contains(&student.drop_path), key("drop_path"), || {
             format!("found {}, expected a probability in [0, 1)", student.drop_path)
+        })?;
+        let depth = student.model.depth;
+        require(student.recompute_blocks <= depth, key("recompute_blocks"), || {
+            format!("found {}, expected at most its {depth} blocks", student.recompute_blocks)
         })?;
         self.check_mask(index)
     }

@@ -3,6 +3,7 @@
 //! The sum, not the mean: a process scales its loss by its share of the global batch, so that shares
 //! may differ by a picture and the result does not depend on how many processes there are.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use anyhow::Result;
 use tch::Tensor;
 
 use super::Team;
-use crate::native::c10d::{DeviceMark, ExchangeOptions, ExchangeStatistics, Reducer, Work};
-use crate::native::{guard, trim_heap};
+use crate::native::c10d::{ExchangeOptions, ExchangeStatistics, Reducer, Work};
+use crate::native::{DeviceMark, guard, trim_heap};
 
 const TURN: Duration = Duration::from_millis(100);
 
@@ -45,8 +46,8 @@ pub struct GradientExchange {
     reducer: Option<Reducer>,
     flat: Vec<FlatWeights>,
     gathering: Vec<Work>,
-    /// Where the device has them, in what it was told.
-    arrived: Option<DeviceMark>,
+    /// Where the device has those of the last two steps, in what it was told.
+    arrived: VecDeque<DeviceMark>,
 }
 
 impl GradientExchange {
@@ -152,8 +153,21 @@ impl GradientExchange {
             team.until(|| work.is_done_within(TURN))?;
             self.gathering.remove(0);
         }
-        self.arrived = DeviceMark::set(team.device())?;
+        self.arrived.push_back(DeviceMark::set(team.device())?);
+        if self.arrived.len() > 2 {
+            self.arrived.pop_front();
+        }
         Ok(())
+    }
+
+    /// Forgets what was last handed round: the weights of a step that was given up, in which nobody
+    /// changed any, and which may never arrive.
+    pub fn forget_gathering(&mut self) {
+        if self.gathering.is_empty() {
+            self.arrived.pop_back();
+        } else {
+            self.gathering.clear();
+        }
     }
 
     /// Waits until the device holds the weights that were last handed round. They may be on their
@@ -163,10 +177,7 @@ impl GradientExchange {
     /// A process failed.
     pub fn settle_weights(&mut self, team: &Team) -> Result<()> {
         self.finish_gathering(team)?;
-        match self.arrived.take() {
-            Some(mark) => team.past(&mark),
-            None => Ok(()),
-        }
+        self.arrived.back().map_or(Ok(()), |mark| team.past(mark))
     }
 }
 

@@ -13,8 +13,8 @@ use super::pulse::{Activity, Pulse};
 use super::rendezvous::meet;
 use super::store_board::{Pause, StoreBoard};
 use super::{Alone, Board, Place};
-use crate::native::c10d::{DeviceMark, Group, Work};
-use crate::native::{guard, must_exit_now};
+use crate::native::c10d::{Group, Work};
+use crate::native::{DeviceMark, guard, must_exit_now};
 
 /// How long a wait goes on before the signs of life are looked at.
 const TURN: Duration = Duration::from_millis(100);
@@ -187,10 +187,13 @@ impl Team {
     ///
     /// # Errors
     /// That of `done`, a failed process, or [`Abandoned`].
-    pub fn until(&self, done: impl FnMut() -> Result<bool>) -> Result<()> {
+    pub fn until(&self, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         match &self.others {
             Some(others) => others.until(done),
-            None => Ok(()),
+            None => {
+                while !done()? {}
+                Ok(())
+            }
         }
     }
 
@@ -200,10 +203,7 @@ impl Team {
     /// # Errors
     /// A process failed, or something that the device was told.
     pub fn settle(&self) -> Result<()> {
-        if self.others.is_none() {
-            return Ok(());
-        }
-        DeviceMark::set(self.device)?.map_or(Ok(()), |mark| self.past(&mark))
+        self.past(&DeviceMark::set(self.device)?)
     }
 
     /// Waits until the device has come past `mark`.
@@ -279,8 +279,14 @@ impl Team {
         }
     }
 
+    /// The step that some process did not take part in, once one is given up. Alone, a step is given
+    /// up before it begins, and nobody need be told.
+    pub fn abandoned(&self) -> Option<u64> {
+        self.others.as_ref().and_then(|others| others.pulse.abandoned())
+    }
+
     /// # Errors
-    /// A process failed, or gave up the step that this one works on.
+    /// A process failed, or gave up the step that this one works on or an earlier one.
     pub fn check(&self) -> Result<()> {
         self.others.as_ref().map_or(Ok(()), |others| others.pulse.check_step())
     }
@@ -308,7 +314,7 @@ impl Team {
         // Rank 0 keeps the store (`_board`) until the others have left.
         let Others { group, pulse, board: _board } = others;
         pulse.leave()?;
-        if !pulse.is_any_abandoned() {
+        if pulse.abandoned().is_none() {
             drop(ManuallyDrop::into_inner(group));
         }
         drop(pulse);

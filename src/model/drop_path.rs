@@ -2,12 +2,182 @@
 
 use std::ops::Range;
 
+use anyhow::Result;
+use tch::{Device, Tensor};
+
+use crate::config::{DropPathMode, StudentConfig};
 use crate::draws::{Draws, Purpose};
+use crate::native::upload;
+
+/// Which branches are left out for which pictures, in one pass of a model.
+pub enum DropPath {
+    /// None.
+    None,
+    /// All are computed and multiplied by these factors, `[depth, 2, B]` float32, as
+    /// [`drop_path_scales`] gives them.
+    Scale(Tensor),
+    /// Only those that stay are computed.
+    Skip(KeptBranches),
+}
+
+/// The pictures that keep each branch, on the device.
+pub struct KeptBranches {
+    /// Pictures of all branches one after another, int64.
+    pictures: Tensor,
+    /// Each branch's factor, `[depth · 2, 1, 1]` float32.
+    factors: Tensor,
+    /// Each branch's range of `pictures`; none where all of the batch keep it.
+    ranges: Vec<Option<Range<i64>>>,
+}
+
+impl DropPath {
+    /// The draw of a student for the pictures at these positions of the stream.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn draw(
+        student: &StudentConfig,
+        seed: u64,
+        lane: u64,
+        positions: Range<u64>,
+        device: Device,
+    ) -> Result<Self> {
+        let (rate, depth) = (student.drop_path, student.model.depth);
+        let pictures = (positions.end - positions.start) as i64;
+        match student.drop_path_mode {
+            _ if rate == 0.0 => Ok(Self::None),
+            DropPathMode::Scale => {
+                let scales = drop_path_scales(rate, depth, seed, lane, positions);
+                let shape = [depth as i64, 2, pictures];
+                Ok(Self::Scale(upload(&scales, &shape, device)?))
+            }
+            DropPathMode::Skip => {
+                let kept = kept_pictures(rate, depth, seed, lane, positions);
+                Self::skip(&kept, pictures, device)
+            }
+        }
+    }
+
+    /// Computes each branch for these pictures of a batch of `batch` only: one list for each of
+    /// `depth × 2` branches, as [`kept_pictures`] gives them.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn skip(kept: &[Vec<i64>], batch: i64, device: Device) -> Result<Self> {
+        let (mut listed, mut factors, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
+        for pictures in kept {
+            factors.push((batch as f64 / pictures.len() as f64) as f32);
+            let is_whole = pictures.len() as i64 == batch;
+            ranges.push((!is_whole).then(|| {
+                let start = listed.len() as i64;
+                listed.extend_from_slice(pictures);
+                start..listed.len() as i64
+            }));
+        }
+        let pictures = upload(&listed, &[listed.len() as i64], device)?;
+        let factors = upload(&factors, &[factors.len() as i64, 1, 1], device)?;
+        Ok(Self::Skip(KeptBranches { pictures, factors, ranges }))
+    }
+
+    /// The paths of a block's attention and MLP.
+    pub(super) fn of_block(&self, block: usize) -> [BranchPath; 2] {
+        [2 * block, 2 * block + 1].map(|branch| match self {
+            Self::None => BranchPath::Whole,
+            Self::Scale(scales) => {
+                let scales = scales.get(block as i64).get((branch % 2) as i64);
+                BranchPath::Scaled(scales.view([-1, 1, 1]))
+            }
+            Self::Skip(kept) => match &kept.ranges[branch] {
+                None => BranchPath::Whole,
+                Some(range) => BranchPath::Kept {
+                    pictures: kept.pictures.narrow(0, range.start, range.end - range.start),
+                    factor: kept.factors.narrow(0, branch as i64, 1),
+                },
+            },
+        })
+    }
+}
+
+/// How one branch joins the residual stream.
+pub(super) enum BranchPath {
+    /// For all pictures.
+    Whole,
+    /// For all pictures, multiplied by these factors `[B, 1, 1]`.
+    Scaled(Tensor),
+    /// For these pictures `[K]` only, multiplied by a factor `[1, 1, 1]`.
+    Kept { pictures: Tensor, factor: Tensor },
+}
+
+impl BranchPath {
+    /// Adds `branch` of the tokens to `residual` `[B, T, D]`: where that can be in its memory, if it
+    /// may be overwritten.
+    ///
+    /// The factors are float32 and widen a bf16 branch in the same kernel.
+    pub(super) fn add(
+        self,
+        mut residual: Tensor,
+        may_overwrite: bool,
+        branch: impl Fn(&Tensor) -> Tensor,
+    ) -> Tensor {
+        match self {
+            // The branch's backward pass would ask for the residual.
+            Self::Whole if may_overwrite && !residual.requires_grad() => {
+                let update = branch(&residual);
+                residual.g_add_(&update)
+            }
+            Self::Whole => &residual + branch(&residual),
+            Self::Scaled(factors) => &residual + branch(&residual) * factors,
+            // Here nothing of the residual is saved for the backward pass: the branch works on a
+            // copy of the rows. A picture stands once in the list, so the sum is the same in
+            // whatever order a GPU adds.
+            Self::Kept { pictures, factor } => {
+                let update = branch(&residual.index_select(0, &pictures)) * factor;
+                if may_overwrite {
+                    residual.index_add_(0, &pictures, &update)
+                } else {
+                    residual.index_add(0, &pictures, &update)
+                }
+            }
+        }
+    }
+}
+
+/// The probability that a branch of this block is dropped: it rises linearly from 0 at the first
+/// of `depth` blocks to `rate` at the last.
+fn probability(rate: f64, block: usize, depth: usize) -> f64 {
+    rate * block as f64 / (depth - 1).max(1) as f64
+}
+
+/// The pictures of a batch that keep each of `depth × 2` branches (attention, then MLP), ascending:
+/// a fixed share, `B · (1 − p)` rounded and at least one.
+///
+/// What is kept of a branch has to be multiplied by B over their number: each picture is kept with
+/// the same probability, so the expectation is that of the whole branch. The share is one of the
+/// batch, so unlike [`drop_path_scales`] the draws depend on how the global batch is divided; the
+/// key is the position of the batch's first picture.
+pub fn kept_pictures(
+    rate: f64,
+    depth: usize,
+    seed: u64,
+    lane: u64,
+    positions: Range<u64>,
+) -> Vec<Vec<i64>> {
+    let batch = (positions.end - positions.start) as usize;
+    let mut draws = Draws::new(seed, Purpose::DropPath, lane, positions.start);
+    let kept = |branch: usize| {
+        let share = 1.0 - probability(rate, branch / 2, depth);
+        let count = ((batch as f64 * share).round() as usize).max(1);
+        let mut pictures: Vec<i64> =
+            draws.choose(batch, count).into_iter().map(|picture| picture as i64).collect();
+        pictures.sort_unstable();
+        pictures
+    };
+    (0..depth * 2).map(kept).collect()
+}
 
 /// What each branch is multiplied by: 0 where the path is dropped, 1 / (1 − p) where it is kept.
 ///
-/// The probability p rises linearly from 0 at the first of `depth` blocks to `rate` at the last.
-/// Returns `depth × 2 × B` numbers in that order (attention, then MLP), or none for a rate of 0.
+/// Returns `depth × 2 × B` numbers in that order (attention, then MLP).
 /// Draws are keyed by the picture's position in the stream, so they do not depend on how the
 /// global batch is divided.
 pub fn drop_path_scales(
@@ -16,22 +186,19 @@ pub fn drop_path_scales(
     seed: u64,
     lane: u64,
     positions: Range<u64>,
-) -> Option<Vec<f32>> {
-    if rate == 0.0 {
-        return None;
-    }
+) -> Vec<f32> {
     let batch = (positions.end - positions.start) as usize;
     let mut scales = vec![0f32; depth * 2 * batch];
     for (picture, position) in positions.enumerate() {
         let mut draws = Draws::new(seed, Purpose::DropPath, lane, position);
         for branch in 0..depth * 2 {
-            let dropped = rate * (branch / 2) as f64 / (depth - 1).max(1) as f64;
+            let dropped = probability(rate, branch / 2, depth);
             let kept = draws.uniform() >= dropped;
             scales[branch * batch + picture] =
                 if kept { (1.0 / (1.0 - dropped)) as f32 } else { 0.0 };
         }
     }
-    Some(scales)
+    scales
 }
 
 #[cfg(test)]
@@ -41,7 +208,7 @@ mod tests {
     #[test]
     fn rises_linearly_and_keeps_the_expectation() {
         let (depth, batch) = (5, 20_000);
-        let scales = drop_path_scales(0.4, depth, 0, 0, 0..batch as u64).unwrap();
+        let scales = drop_path_scales(0.4, depth, 0, 0, 0..batch as u64);
         for block in 0..depth {
             let branch = &scales[block * 2 * batch..][..batch];
             let mean = branch.iter().sum::<f32>() / batch as f32;
@@ -53,11 +220,46 @@ mod tests {
 
     #[test]
     fn a_batch_is_its_parts() {
-        let whole = drop_path_scales(0.3, 2, 9, 1, 10..14).unwrap();
-        let parts = [10..12, 12..14].map(|part| drop_path_scales(0.3, 2, 9, 1, part).unwrap());
+        let whole = drop_path_scales(0.3, 2, 9, 1, 10..14);
+        let parts = [10..12, 12..14].map(|part| drop_path_scales(0.3, 2, 9, 1, part));
         for branch in 0..4 {
             let joined = [&parts[0][branch * 2..][..2], &parts[1][branch * 2..][..2]].concat();
             assert_eq!(whole[branch * 4..][..4], joined);
         }
+    }
+
+    #[test]
+    fn a_fixed_share_stays_and_keeps_the_expectation() {
+        let (depth, batch, rounds) = (5, 10, 4_000);
+        let mut sums = vec![[0f64; 10]; depth * 2];
+        for round in 0..rounds {
+            let start = round * batch as u64;
+            let kept = kept_pictures(0.5, depth, 3, 1, start..start + batch as u64);
+            for (branch, pictures) in kept.iter().enumerate() {
+                // 10, 8.75, 7.5, 6.25 and 5 of ten.
+                assert_eq!(pictures.len(), [10, 9, 8, 6, 5][branch / 2]);
+                assert!(pictures.windows(2).all(|pair| pair[0] < pair[1]));
+                for &picture in pictures {
+                    sums[branch][picture as usize] += batch as f64 / pictures.len() as f64;
+                }
+            }
+        }
+        for mean in sums.iter().flatten().map(|sum| sum / rounds as f64) {
+            // The deviation of the mean is at most 1 / √4000 = 0.016.
+            assert!((mean - 1.0).abs() < 0.07, "mean {mean}");
+        }
+    }
+
+    #[test]
+    fn one_picture_always_stays() {
+        assert!(kept_pictures(0.9, 3, 0, 0, 5..6).iter().all(|kept| kept == &[0]));
+    }
+
+    #[test]
+    fn kept_pictures_depend_on_the_place_in_the_stream() {
+        let kept = |lane, start| kept_pictures(0.5, 4, 7, lane, start..start + 16);
+        assert_eq!(kept(0, 32), kept(0, 32));
+        assert_ne!(kept(0, 32), kept(0, 48));
+        assert_ne!(kept(0, 32), kept(1, 32));
     }
 }

@@ -4,18 +4,36 @@
 //! [`Parameters`], which can also only count: the five billion parameters of the largest encoder
 //! need no memory to be listed.
 
+mod block;
 mod drop_path;
+mod flops;
+mod layers;
 mod mask;
 mod parameters;
 mod patches;
 mod position;
 mod projector;
+mod recompute;
 mod vit;
 
-pub use drop_path::drop_path_scales;
+use tch::Kind;
+
+use crate::config::Precision;
+
+pub use drop_path::{DropPath, drop_path_scales, kept_pictures};
+pub use flops::{encoder_flops, projector_flops};
 pub use mask::{Mask, gather_tokens};
 pub use parameters::{Init, Parameters, Storage};
-pub use patches::{normalise, patchify};
+pub use patches::{Normalisation, patchify};
 pub use position::resize_positions;
 pub use projector::Projector;
+pub use recompute::KeptInputs;
 pub use vit::{Vit, VitInput};
+
+/// The kind of tensor that a config's number format means.
+pub fn kind_of(precision: Precision) -> Kind {
+    match precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+    }
+}

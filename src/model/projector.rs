@@ -2,8 +2,8 @@
 
 use tch::Tensor;
 
+use super::layers::{LayerNorm, Linear};
 use super::parameters::Parameters;
-use super::vit::{LayerNorm, Linear};
 
 /// Linear(d→D), LayerNorm(D), GELU, Linear(D→D), under the names of the published recipe.
 pub struct Projector {

@@ -4,7 +4,7 @@
 //! ```no_run
 //! use distill::config::EncoderSize;
 //! use distill::model::{Parameters, Storage, Vit, VitInput, patchify};
-//! use tch::{Device, Kind, Tensor};
+//! use tch::{Kind, Tensor};
 //!
 //! let storage = Storage::Drawn { device: Device::Cpu, matrices: Kind::Float, seed: 0, lane: 0 };
 //! let mut parameters = Parameters::new(storage);
@@ -16,134 +16,13 @@
 
 use tch::{Kind, Tensor};
 
+use super::block::Block;
+use super::drop_path::DropPath;
+use super::layers::{LayerNorm, Linear};
 use super::mask::gather_tokens;
 use super::parameters::{Init, Parameters};
 use super::position::resize_positions;
 use crate::config::EncoderSize;
-
-/// A matrix product with bias, in the number format of its input.
-pub(super) struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    pub(super) fn new(parameters: &mut Parameters, name: &str, from: i64, to: i64) -> Self {
-        parameters.scoped(name, |parameters| Self {
-            weight: parameters.matrix("weight", &[to, from]),
-            bias: parameters.tensor("bias", &[to], Init::Zeros),
-        })
-    }
-
-    /// `[..., from]` to `[..., to]`. Float32 master weights are cast to the input's kind; the
-    /// gradient flows back through the cast in float32.
-    pub(super) fn forward(&self, input: &Tensor) -> Tensor {
-        let kind = input.kind();
-        input.linear(&self.weight.to_kind(kind), Some(self.bias.to_kind(kind)))
-    }
-}
-
-/// LayerNorm, computed in float32 whatever comes in.
-pub(super) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
-}
-
-impl LayerNorm {
-    pub(super) fn new(parameters: &mut Parameters, name: &str, dim: i64, eps: f64) -> Self {
-        parameters.scoped(name, |parameters| Self {
-            weight: parameters.tensor("weight", &[dim], Init::Ones),
-            bias: parameters.tensor("bias", &[dim], Init::Zeros),
-            eps,
-        })
-    }
-
-    /// `[..., D]` to `[..., D]` in the kind of the input.
-    pub(super) fn forward(&self, input: &Tensor) -> Tensor {
-        let kind = input.kind();
-        let dim = self.weight.size();
-        input
-            .to_kind(Kind::Float)
-            .layer_norm(dim, Some(&self.weight), Some(&self.bias), self.eps, true)
-            .to_kind(kind)
-    }
-}
-
-/// Multi-head self-attention over one fused product for queries, keys and values.
-struct Attention {
-    qkv: Linear,
-    proj: Linear,
-    heads: i64,
-}
-
-impl Attention {
-    fn new(parameters: &mut Parameters, dim: i64, heads: i64) -> Self {
-        parameters.scoped("attn", |parameters| Self {
-            qkv: Linear::new(parameters, "qkv", dim, 3 * dim),
-            proj: Linear::new(parameters, "proj", dim, dim),
-            heads,
-        })
-    }
-
-    /// `[B, T, D]` to `[B, T, D]`.
-    fn forward(&self, input: &Tensor) -> Tensor {
-        let (batch, tokens, dim) = input.size3().expect("tokens are [B, T, D]");
-        let qkv = self
-            .qkv
-            .forward(input)
-            .reshape([batch, tokens, 3, self.heads, dim / self.heads])
-            .permute([2, 0, 3, 1, 4]);
-        let (query, key, value) = (qkv.get(0), qkv.get(1), qkv.get(2));
-        let mixed = Tensor::scaled_dot_product_attention(
-            &query,
-            &key,
-            &value,
-            None::<&Tensor>,
-            0.0,
-            false,
-            None,
-            false,
-        );
-        self.proj.forward(&mixed.transpose(1, 2).reshape([batch, tokens, dim]))
-    }
-}
-
-/// A transformer block: attention and MLP, each on a normalised residual branch.
-struct Block {
-    norm1: LayerNorm,
-    attn: Attention,
-    norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Block {
-    fn new(parameters: &mut Parameters, index: usize, size: &EncoderSize) -> Self {
-        let (dim, hidden) = (size.dim as i64, (size.dim * size.mlp_ratio) as i64);
-        parameters.scoped(&format!("blocks.{index}"), |parameters| Self {
-            norm1: LayerNorm::new(parameters, "norm1", dim, 1e-6),
-            attn: Attention::new(parameters, dim, size.heads as i64),
-            norm2: LayerNorm::new(parameters, "norm2", dim, 1e-6),
-            fc1: Linear::new(parameters, "mlp.fc1", dim, hidden),
-            fc2: Linear::new(parameters, "mlp.fc2", hidden, dim),
-        })
-    }
-
-    /// Adds both branches to `residual` `[B, T, D]` float32; matrix products run in `compute`.
-    /// `scales` `[2, B]` multiplies the branches picture by picture (drop path).
-    fn forward(&self, residual: &Tensor, compute: Kind, scales: Option<&Tensor>) -> Tensor {
-        let add = |residual: &Tensor, branch: Tensor, index: i64| match scales {
-            Some(scales) => residual + branch * scales.get(index).view([-1, 1, 1]),
-            None => residual + branch,
-        };
-        let input = self.norm1.forward(residual).to_kind(compute);
-        let residual = add(residual, self.attn.forward(&input), 0);
-        let input = self.norm2.forward(&residual).to_kind(compute);
-        let branch = self.fc2.forward(&self.fc1.forward(&input).gelu("none"));
-        add(&residual, branch, 1)
-    }
-}
 
 /// What an encoder looks at.
 pub struct VitInput {
@@ -155,14 +34,14 @@ pub struct VitInput {
     pub columns: i64,
     /// Patches that stay `[B, K]` (int64), or all of them.
     pub keep: Option<Tensor>,
-    /// Drop path factors `[depth, 2, B]`, see [`super::drop_path_scales`].
-    pub drop_path: Option<Tensor>,
+    /// Which branches are left out for which pictures.
+    pub drop_path: DropPath,
 }
 
 impl VitInput {
     /// All patches and all paths.
     pub fn whole(patches: Tensor, rows: i64, columns: i64) -> Self {
-        Self { patches, rows, columns, keep: None, drop_path: None }
+        Self { patches, rows, columns, keep: None, drop_path: DropPath::None }
     }
 }
 
@@ -204,7 +83,23 @@ impl Vit {
         &self.size
     }
 
-    /// Class tokens and (kept) patch tokens with their positions: `[B, C+K, D]` float32.
+    /// Prepares an encoder that stays as it is for many passes over `side` × `side` patches: every
+    /// parameter is kept in the kind that it is used in, and positions fit that grid.
+    ///
+    /// Matrix products run in `compute`. Tokens between blocks are of kind `residual`: bf16 halves
+    /// the memory that additions and LayerNorms move, and rounds after each branch.
+    pub fn freeze(&mut self, compute: Kind, residual: Kind, side: i64) {
+        let class_tokens = self.size.class_tokens as i64;
+        let positions = resize_positions(&self.pos_embed, class_tokens, side, side);
+        self.pos_embed = positions.to_kind(residual);
+        self.cls_token = self.cls_token.to_kind(residual);
+        self.patch_embed.freeze(compute);
+        self.blocks.iter_mut().for_each(|block| block.freeze(compute, residual));
+        self.norm.freeze(residual);
+    }
+
+    /// Class tokens and (kept) patch tokens with their positions: `[B, C+K, D]`, float32 unless
+    /// frozen otherwise.
     pub fn embed(&self, input: &VitInput, compute: Kind) -> Tensor {
         let (batch, dim) = (input.patches.size()[0], self.size.dim as i64);
         let class_tokens = self.size.class_tokens as i64;
@@ -230,29 +125,56 @@ impl Vit {
         Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1)
     }
 
-    /// All tokens after the last block, before the final LayerNorm: `[B, C+K, D]` float32.
-    /// Matrix products run in `compute` (float32 or bf16).
+    /// All tokens after the last block, before the final LayerNorm: `[B, C+K, D]`, float32 unless
+    /// frozen otherwise. Matrix products run in `compute` (float32 or bf16).
     pub fn forward(&self, input: &VitInput, compute: Kind) -> Tensor {
         self.blocks(input, compute, |_, _| ())
     }
 
-    /// [`Self::forward`] that shows the tokens after each block to `after_block`.
+    /// [`Self::forward`] that shows the tokens after each block to `after_block`; the next block
+    /// may overwrite them.
     pub fn blocks(
         &self,
         input: &VitInput,
         compute: Kind,
+        after_block: impl FnMut(usize, &Tensor),
+    ) -> Tensor {
+        let first = (0, self.embed(input, compute));
+        self.blocks_from(first, false, input, compute, after_block)
+    }
+
+    /// [`Self::blocks`] from a block on, given its input, which may be overwritten unless it is
+    /// kept.
+    pub(super) fn blocks_from(
+        &self,
+        (first, mut residual): (usize, Tensor),
+        is_kept: bool,
+        input: &VitInput,
+        compute: Kind,
         mut after_block: impl FnMut(usize, &Tensor),
     ) -> Tensor {
-        let mut residual = self.embed(input, compute);
-        for (index, block) in self.blocks.iter().enumerate() {
-            let scales = input.drop_path.as_ref().map(|scales| scales.get(index as i64));
-            residual = block.forward(&residual, compute, scales.as_ref());
+        for index in first..self.blocks.len() {
+            let is_kept = is_kept && index == first;
+            residual = self.block(index, residual, is_kept, input, compute);
             after_block(index, &residual);
         }
         residual
     }
 
-    /// The final LayerNorm, `[B, T, D]` float32.
+    /// One block.
+    pub(super) fn block(
+        &self,
+        index: usize,
+        residual: Tensor,
+        is_kept: bool,
+        input: &VitInput,
+        compute: Kind,
+    ) -> Tensor {
+        let paths = input.drop_path.of_block(index);
+        self.blocks[index].forward(residual, is_kept, compute, paths)
+    }
+
+    /// The final LayerNorm, `[B, T, D]` to `[B, T, D]` of the same kind.
     pub fn normalise(&self, tokens: &Tensor) -> Tensor {
         self.norm.forward(tokens)
     }

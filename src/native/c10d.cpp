@@ -2,7 +2,6 @@
 #include "guarded.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -385,20 +384,3 @@ void distill_reducer_statistics(distill_reducer reducer, uint64_t *early, uint64
 }
 
 void distill_reducer_free(distill_reducer reducer) { release(static_cast<Reducer *>(reducer)); }
-
-char *distill_event_record(int64_t cuda, distill_event *event) {
-  return guarded([&] {
-    const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda));
-    auto made = std::make_unique<c10::Event>(at::kCUDA);
-    made->record(c10::impl::VirtualGuardImpl(at::kCUDA).getStream(device));
-    *event = made.release();
-  });
-}
-
-char *distill_event_passed(distill_event event, bool *passed) {
-  return guarded([&] { *passed = static_cast<c10::Event *>(event)->query(); });
-}
-
-void distill_event_free(distill_event event) {
-  release(static_cast<c10::Event *>(event));
-}

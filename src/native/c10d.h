@@ -10,7 +10,6 @@ typedef void *distill_store;
 typedef void *distill_group;
 typedef void *distill_work;
 typedef void *distill_reducer;
-typedef void *distill_event;
 
 // A connection to the TCP store at host:port. With `serve` this process also keeps the store.
 char *distill_store_open(const char *host, uint16_t port, bool serve, int64_t timeout_ms,
@@ -62,9 +61,4 @@ char *distill_reducer_wait(distill_reducer reducer, int64_t timeout_ms, bool *do
 void distill_reducer_statistics(distill_reducer reducer, uint64_t *early, uint64_t *all,
                                 uint64_t *bytes);
 void distill_reducer_free(distill_reducer reducer);
-
-// A mark in the current stream of a GPU, and whether the GPU has come past it.
-char *distill_event_record(int64_t cuda, distill_event *event);
-char *distill_event_passed(distill_event event, bool *passed);
-void distill_event_free(distill_event event);
 }

@@ -7,10 +7,11 @@
 use std::ffi::{CString, c_char, c_int};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tch::{Device, Tensor};
 
-use super::shim::{Handle, check, free_message, handles};
+use super::device::cuda_index;
+use super::shim::{Handle, check, free_message, handle, handles};
 
 unsafe extern "C" {
     fn distill_store_open(
@@ -84,9 +85,6 @@ unsafe extern "C" {
     fn distill_reducer_wait(reducer: Handle, timeout_ms: i64, done: *mut bool) -> *mut c_char;
     fn distill_reducer_statistics(reducer: Handle, early: *mut u64, all: *mut u64, bytes: *mut u64);
     fn distill_reducer_free(reducer: Handle);
-    fn distill_event_record(cuda: i64, event: *mut Handle) -> *mut c_char;
-    fn distill_event_passed(event: Handle, passed: *mut bool) -> *mut c_char;
-    fn distill_event_free(event: Handle);
 }
 
 fn text(text: &str) -> Result<CString> {
@@ -276,18 +274,6 @@ impl Drop for Group {
     }
 }
 
-fn handle(tensor: &Tensor) -> Handle {
-    tensor.as_ptr().cast_mut().cast()
-}
-
-fn cuda_index(device: Device) -> Result<i64> {
-    match device {
-        Device::Cpu => Ok(-1),
-        Device::Cuda(number) => Ok(number as i64),
-        other => bail!("{other:?} is not a device to train on"),
-    }
-}
-
 /// A collective under way.
 pub struct Work(Handle);
 
@@ -415,41 +401,5 @@ impl Drop for Reducer {
     fn drop(&mut self) {
         // SAFETY: made by the shim, freed once.
         unsafe { distill_reducer_free(self.handle) }
-    }
-}
-
-/// A mark in what a GPU has been told to do.
-pub struct DeviceMark(Handle);
-
-impl DeviceMark {
-    /// A mark after everything that `device` was told so far; none on a CPU, which is never
-    /// behind.
-    ///
-    /// # Errors
-    /// libtorch's message.
-    pub fn set(device: Device) -> Result<Option<Self>> {
-        let Device::Cuda(number) = device else { return Ok(None) };
-        let mut event = std::ptr::null_mut();
-        // SAFETY: `event` is written on success.
-        check(unsafe { distill_event_record(number as i64, &mut event) })?;
-        Ok(Some(Self(event)))
-    }
-
-    /// Whether the GPU has come past it.
-    ///
-    /// # Errors
-    /// Something that the GPU was told before it failed.
-    pub fn is_passed(&self) -> Result<bool> {
-        let mut passed = false;
-        // SAFETY: a live event.
-        check(unsafe { distill_event_passed(self.0, &mut passed) })?;
-        Ok(passed)
-    }
-}
-
-impl Drop for DeviceMark {
-    fn drop(&mut self) {
-        // SAFETY: made by the shim, freed once.
-        unsafe { distill_event_free(self.0) }
     }
 }

@@ -3,15 +3,18 @@
 //! C++ exceptions arrive as [`anyhow::Error`] with libtorch's message; [`guard`] does the same
 //! for the panics of `tch`'s infallible methods.
 
+mod backward;
 pub mod c10d;
+mod device;
 mod ending;
 mod guard;
 mod mapped_file;
 mod memory;
 mod optimizer;
 mod shim;
-mod upload;
 
+pub use backward::backward_from;
+pub use device::{DeviceMark, Download, Gpu, peak_device_memory, upload};
 pub use ending::{exit_if_hasty, exit_now, must_exit_now};
 pub use guard::{guard, install_panic_hook};
 pub use mapped_file::MappedFile;
@@ -19,4 +22,3 @@ pub use memory::{peak_memory, proportional_memory, trim_heap};
 pub use optimizer::{
     AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients, zero_gradients,
 };
-pub use upload::upload;

@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use anyhow::Result;
 use tch::Tensor;
 
-use super::shim::{Handle, check, handles};
+use super::shim::{Handle, check, handle, handles};
 
 unsafe extern "C" {
     fn distill_fused_adamw(
@@ -15,6 +15,7 @@ unsafe extern "C" {
         second_moments: *const Handle,
         count: usize,
         step: Handle,
+        skip: Handle,
         learning_rate: f64,
         beta1: f64,
         beta2: f64,
@@ -46,7 +47,8 @@ pub struct AdamWStep {
 
 /// Updates `parameters` in place: decoupled weight decay, then Adam (Loshchilov & Hutter, 2019).
 ///
-/// `step` is a float32 scalar on the same device holding the number of this update, from 1.
+/// `step` is a float32 scalar on the same device holding the number of this update, from 1. Where
+/// `skip`, another one, is 1, nothing changes: the device decides, and the host need not ask it.
 ///
 /// # Errors
 /// libtorch's message, for example when shapes or devices differ.
@@ -56,6 +58,7 @@ pub fn fused_adamw(
     first_moments: &[Tensor],
     second_moments: &[Tensor],
     step: &Tensor,
+    skip: &Tensor,
     numbers: AdamWStep,
 ) -> Result<()> {
     let count = parameters.len();
@@ -69,7 +72,8 @@ pub fn fused_adamw(
             handles(first_moments).as_ptr(),
             handles(second_moments).as_ptr(),
             count,
-            step.as_ptr().cast_mut().cast(),
+            handle(step),
+            handle(skip),
             numbers.learning_rate,
             numbers.betas[0],
             numbers.betas[1],
@@ -100,11 +104,7 @@ pub fn gradient_norm(gradients: &[Tensor]) -> Result<Tensor> {
 pub fn scale_gradients(gradients: &[Tensor], factor: &Tensor) -> Result<()> {
     // SAFETY: live tensors, borrowed during the call.
     check(unsafe {
-        distill_scale_gradients(
-            handles(gradients).as_ptr(),
-            gradients.len(),
-            factor.as_ptr().cast_mut().cast(),
-        )
+        distill_scale_gradients(handles(gradients).as_ptr(), gradients.len(), handle(factor))
     })
 }
 

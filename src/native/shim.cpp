@@ -4,7 +4,6 @@
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/_fused_adamw.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
@@ -20,7 +19,7 @@ void distill_free_message(char *message) { std::free(message); }
 char *distill_fused_adamw(const distill_tensor *parameters, const distill_tensor *gradients,
                           const distill_tensor *first_moments,
                           const distill_tensor *second_moments, size_t count,
-                          distill_tensor step, double learning_rate, double beta1, double beta2,
+                          distill_tensor step, distill_tensor skip, double learning_rate, double beta1, double beta2,
                           double weight_decay, double eps) {
   return guarded([&] {
     auto weights = list(parameters, count);
@@ -29,7 +28,8 @@ char *distill_fused_adamw(const distill_tensor *parameters, const distill_tensor
     auto second = list(second_moments, count);
     std::vector<at::Tensor> steps(count, *static_cast<const at::Tensor *>(step));
     at::_fused_adamw_(weights, grads, first, second, /*max_exp_avg_sqs=*/{}, steps, learning_rate,
-                      beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+                      beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false,
+                      /*grad_scale=*/{}, *static_cast<const at::Tensor *>(skip));
   });
 }
 
@@ -69,18 +69,3 @@ char *distill_zero_gradients(const distill_tensor *parameters, size_t count) {
 void distill_trim_heap() { malloc_trim(0); }
 
 void distill_exit_now(int code) { _exit(code); }
-
-char *distill_upload(const unsigned char *bytes, const int64_t *shape, size_t dimensions,
-                     int64_t cuda, distill_tensor *tensor) {
-  return guarded([&] {
-    const bool to_gpu = cuda >= 0;
-    auto host = at::empty(at::IntArrayRef(shape, dimensions),
-                          at::TensorOptions(at::kByte).pinned_memory(to_gpu));
-    std::memcpy(host.mutable_data_ptr(), bytes, host.nbytes());
-    // libtorch's allocator keeps pinned memory until copies from it are done.
-    auto result = to_gpu ? host.to(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda)),
-                                   at::kByte, /*non_blocking=*/true)
-                         : host;
-    *tensor = new at::Tensor(std::move(result));
-  });
-}

@@ -35,7 +35,12 @@ pub unsafe fn free_message(bytes: *mut c_char) {
     unsafe { distill_free_message(bytes) }
 }
 
+/// The address of `tensor`, as the shim takes it.
+pub fn handle(tensor: &Tensor) -> Handle {
+    tensor.as_ptr().cast_mut().cast()
+}
+
 /// The addresses of `tensors`, as the shim takes lists.
 pub fn handles(tensors: &[Tensor]) -> Vec<Handle> {
-    tensors.iter().map(|tensor| tensor.as_ptr().cast_mut().cast()).collect()
+    tensors.iter().map(handle).collect()
 }

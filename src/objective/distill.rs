@@ -6,9 +6,10 @@ use tch::{Device, Kind, Tensor};
 use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
 use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
 use crate::model::{
-    Mask, Parameters, Projector, Storage, Vit, VitInput, drop_path_scales, gather_tokens, patchify,
+    DropPath, KeptInputs, Mask, Parameters, Projector, Storage, Vit, VitInput, encoder_flops,
+    gather_tokens, kind_of, patchify, projector_flops,
 };
-use crate::native::guard;
+use crate::native::{guard, upload};
 
 /// Draw lane of the teacher's random weights; students have their place in the config.
 const TEACHER_LANE: u64 = u32::MAX as u64;
@@ -32,8 +33,14 @@ impl Teacher {
         Storage::Drawn { device, matrices, seed, lane: TEACHER_LANE }
     }
 
+    /// Prepares the weights, once they are loaded, for pictures of `side` × `side` patches; see
+    /// [`Vit::freeze`].
+    pub fn freeze(&mut self, compute: Kind, residual: Kind, side: usize) {
+        self.vit.freeze(compute, residual, side as i64);
+    }
+
     /// All tokens of whole pictures after the last block, without the final LayerNorm:
-    /// `[B, C+N, D]` float32, no gradient.
+    /// `[B, C+N, D]` in the kind of the residual stream, no gradient.
     pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
         tch::no_grad(|| self.vit.forward(input, compute))
     }
@@ -44,7 +51,7 @@ pub struct Student {
     vit: Vit,
     projector: Projector,
     mask: Option<Mask>,
-    drop_path: f64,
+    config: StudentConfig,
     /// Tells this student's draws from the other students'.
     lane: u64,
 }
@@ -63,30 +70,78 @@ impl Student {
         let projector =
             Projector::new(&mut parameters, config.model.dim as i64, teacher_dim as i64);
         let mask = Mask::of_student(config, side);
-        (Self { vit, projector, mask, drop_path: config.drop_path, lane }, parameters)
+        (Self { vit, projector, mask, config: config.clone(), lane }, parameters)
     }
 
-    /// Tokens in the teacher's width, class tokens first: `[B, C+K, D]`.
-    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
-        let tokens = self.vit.normalise(&self.vit.forward(input, compute));
-        self.projector.forward(&tokens.to_kind(compute))
+    /// A forward pass that gradients will come back through.
+    pub fn forward<'a>(&'a self, input: &'a VitInput, compute: Kind) -> StudentPass<'a> {
+        let (tokens, kept) = match self.config.recompute_blocks {
+            0 => (self.vit.forward(input, compute), None),
+            blocks => {
+                let (tokens, kept) = self.vit.forward_keeping_inputs(input, compute, blocks);
+                (tokens, Some(kept))
+            }
+        };
+        let tokens = self.projector.forward(&self.vit.normalise(&tokens).to_kind(compute));
+        StudentPass { vit: &self.vit, input, compute, tokens, kept }
     }
 
-    /// The mask `[B, K]` and drop path factors for the pictures at these positions.
-    fn draw(&self, seed: u64, batch: &MicroBatch) -> (Option<Tensor>, Option<Tensor>) {
+    /// The mask `[B, K]` and dropped paths for the pictures at these positions.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    fn draw(&self, seed: u64, batch: &MicroBatch) -> Result<(Option<Tensor>, DropPath)> {
         let device = batch.images.device();
-        let pictures = (batch.positions.end - batch.positions.start) as i64;
-        let keep = self.mask.map(|mask| {
+        let positions = || batch.positions.clone();
+        let pictures = positions().count() as i64;
+        let draw_mask = |mask: Mask| {
             let ids: Vec<i64> =
-                batch.positions.clone().flat_map(|p| mask.draw_at(seed, self.lane, p)).collect();
-            Tensor::from_slice(&ids).view([pictures, -1]).to_device(device)
-        });
-        let depth = self.vit.size().depth;
-        let positions = batch.positions.clone();
-        let scales = drop_path_scales(self.drop_path, depth, seed, self.lane, positions)
-            .map(|s| Tensor::from_slice(&s).view([depth as i64, 2, pictures]).to_device(device));
-        (keep, scales)
+                positions().flat_map(|p| mask.draw_at(seed, self.lane, p)).collect();
+            upload(&ids, &[pictures, mask.kept() as i64], device)
+        };
+        let keep = self.mask.map(draw_mask).transpose()?;
+        let drop_path = DropPath::draw(&self.config, seed, self.lane, positions(), device)?;
+        Ok((keep, drop_path))
     }
+}
+
+/// A student's forward pass.
+pub struct StudentPass<'a> {
+    /// Tokens in the teacher's width, class tokens first: `[B, C+K, D]`.
+    pub tokens: Tensor,
+    vit: &'a Vit,
+    input: &'a VitInput,
+    compute: Kind,
+    kept: Option<KeptInputs>,
+}
+
+impl StudentPass<'_> {
+    /// The backward pass of a `loss` of the tokens.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn backward(self, loss: &Tensor) -> Result<()> {
+        loss.backward();
+        self.kept.map_or(Ok(()), |kept| self.vit.backward(kept, self.input, self.compute))
+    }
+}
+
+/// Operations of a training step by the recipe, for each picture: the teacher's forward pass over all
+/// patches, and of each student and its projector a forward and a backward pass, which is two more,
+/// over the patches that it sees. What an implementation computes again or leaves out does not count.
+pub fn flops_per_image(config: &Config) -> f64 {
+    let teacher = &config.teacher.model;
+    let side = config.data.input_size / teacher.patch_size;
+    let students = config.students.iter().map(|student| {
+        let patches = Mask::of_student(student, side).map_or(side * side, |mask| mask.kept());
+        let tokens = patches + student.model.class_tokens;
+        let projector = projector_flops(student.model.dim, teacher.dim, tokens);
+        3.0 * (encoder_flops(&student.model, patches) + projector)
+    });
+    encoder_flops(teacher, side * side) + students.sum::<f64>()
 }
 
 /// One teacher, its students, and how they are compared.
@@ -102,7 +157,9 @@ pub struct Distillation {
 impl Distillation {
     /// Students as `config` has them, with initial weights in float32 on `device`, drawn under
     /// the config's seed; matrix products run in `compute`.
-    pub fn new(config: &Config, teacher: Teacher, device: Device, compute: Kind) -> Self {
+    pub fn new(config: &Config, mut teacher: Teacher, device: Device, compute: Kind) -> Self {
+        let residual = kind_of(config.teacher.residual);
+        teacher.freeze(compute, residual, config.data.input_size / config.teacher.model.patch_size);
         let storage =
             |lane| Storage::Drawn { device, matrices: Kind::Float, seed: config.seed, lane };
         let mut distillation = Self::build(config, teacher, storage);
@@ -166,14 +223,14 @@ impl Objective for Distillation {
         passes: &mut dyn Passes,
     ) -> Result<Vec<Losses>> {
         guard(|| {
-            let masks = self.students.iter().map(|student| student.draw(self.seed, batch));
-            self.accumulate_masked(&batch.images, masks.collect(), scale, passes)
+            let draws = self.students.iter().map(|student| student.draw(self.seed, batch));
+            self.accumulate_masked(&batch.images, draws.collect::<Result<_>>()?, scale, passes)
         })
     }
 }
 
 impl Distillation {
-    /// [`Objective::accumulate`] with given masks `[B, K]` and drop path factors.
+    /// [`Objective::accumulate`] with given masks `[B, K]` and dropped paths.
     ///
     /// # Errors
     /// Those of `passes`.
@@ -183,15 +240,17 @@ impl Distillation {
     pub fn accumulate_masked(
         &self,
         images: &Tensor,
-        draws: Vec<(Option<Tensor>, Option<Tensor>)>,
+        draws: Vec<(Option<Tensor>, DropPath)>,
         scale: f64,
         passes: &mut dyn Passes,
     ) -> Result<Vec<Losses>> {
         let patch = self.teacher.vit.size().patch_size as i64;
         let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
         let (rows, columns) = (height / patch, width / patch);
-        let patches = patchify(images, patch);
+        // In the kind that all models use.
+        let patches = patchify(&images.to_kind(self.compute), patch);
         let whole = VitInput::whole(patches.shallow_clone(), rows, columns);
+        passes.before_targets()?;
         let targets = self.teacher.tokens(&whole, self.compute);
         let students = self.students.iter().zip(draws).enumerate();
         let mut losses = Vec::new();
@@ -199,10 +258,10 @@ impl Distillation {
             passes.before_forward(index)?;
             let patches = patches.shallow_clone();
             let input = VitInput { patches, rows, columns, keep, drop_path };
-            let tokens = student.tokens(&input, self.compute);
-            let student_losses = self.compare(&tokens, &targets, input.keep.as_ref());
+            let pass = student.forward(&input, self.compute);
+            let student_losses = self.compare(&pass.tokens, &targets, input.keep.as_ref());
             passes.before_backward(index)?;
-            (&student_losses.total * scale).backward();
+            pass.backward(&(&student_losses.total * scale))?;
             losses.push(student_losses.detach());
         }
         Ok(losses)

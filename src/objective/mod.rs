@@ -51,6 +51,12 @@ pub trait Objective {
 
 /// Who must know when a trainee's weights are used and when its gradients come.
 pub trait Passes {
+    /// What the trainees are to learn is about to be computed.
+    ///
+    /// # Errors
+    /// That cannot be noted.
+    fn before_targets(&mut self) -> Result<()>;
+
     /// The trainee of this place is about to run forward.
     ///
     /// # Errors
@@ -66,6 +72,10 @@ pub trait Passes {
 
 /// Nobody.
 impl Passes for () {
+    fn before_targets(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn before_forward(&mut self, _: usize) -> Result<()> {
         Ok(())
     }

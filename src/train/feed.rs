@@ -9,20 +9,61 @@ use tch::{Device, Tensor};
 
 use crate::config::DataConfig;
 use crate::data::Loader;
-use crate::model::normalise;
-use crate::native::{guard, peak_memory, upload};
+use crate::model::Normalisation;
+use crate::native::{guard, peak_device_memory, upload};
 use crate::objective::MicroBatch;
 
 /// Batches that are on the device, or on their way there, before they are asked for.
 const AHEAD: usize = 2;
 
-/// Takes batches from the loader, moves their bytes to the device ahead of time, and normalises
+/// Where batches come from.
+pub trait Pictures {
+    /// Whether [`Self::next`] would return at once.
+    fn is_ready(&mut self) -> bool;
+
+    /// [`Self::is_ready`], waiting for it no longer than `patience`.
+    fn is_ready_within(&mut self, patience: Duration) -> bool;
+
+    /// Shows the next batch to `take`; false after the last one.
+    ///
+    /// # Errors
+    /// The data set cannot be read, or the error of `take`.
+    fn next(&mut self, take: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<bool>;
+}
+
+/// A batch of pictures on the host.
+pub struct Pixels<'a> {
+    /// `[B, H, W, 3]`, 8-bit RGB.
+    pub bytes: &'a [u8],
+    /// Places of the B pictures in the global stream.
+    pub positions: Range<u64>,
+    /// Pictures so far that did not decode and were replaced.
+    pub failed: u64,
+}
+
+impl Pictures for Loader {
+    fn is_ready(&mut self) -> bool {
+        Loader::is_ready(self)
+    }
+
+    fn is_ready_within(&mut self, patience: Duration) -> bool {
+        Loader::is_ready_within(self, patience)
+    }
+
+    fn next(&mut self, take: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<bool> {
+        let Some(batch) = self.next_batch()? else { return Ok(false) };
+        let (positions, failed) = (batch.positions.clone(), batch.failures.failed);
+        take(Pixels { bytes: batch.images(), positions, failed })?;
+        Ok(true)
+    }
+}
+
+/// Takes batches from their source, moves their bytes to the device ahead of time, and normalises
 /// them there.
 pub struct Feed {
-    loader: Loader,
+    source: Box<dyn Pictures>,
     side: i64,
-    mean: [f64; 3],
-    std: [f64; 3],
+    normalisation: Normalisation,
     device: Device,
     on_device: VecDeque<Uploaded>,
     waited: Duration,
@@ -36,17 +77,19 @@ struct Uploaded {
 }
 
 impl Feed {
-    pub fn new(loader: Loader, config: &DataConfig, device: Device) -> Self {
-        Self {
-            loader,
+    /// # Errors
+    /// The device has no memory left.
+    pub fn new(source: Box<dyn Pictures>, config: &DataConfig, device: Device) -> Result<Self> {
+        let normalisation = guard(|| Ok(Normalisation::new(config.mean, config.std, device)))?;
+        Ok(Self {
+            source,
             side: config.input_size as i64,
-            mean: config.mean,
-            std: config.std,
+            normalisation,
             device,
             on_device: VecDeque::new(),
             waited: Duration::ZERO,
             failed: 0,
-        }
+        })
     }
 
     /// The next batch of the stream.
@@ -62,8 +105,8 @@ impl Feed {
         }
         let Uploaded { bytes, positions } =
             self.on_device.pop_front().context("the stream of batches ended early")?;
-        let images = guard(|| Ok(normalise(&bytes, self.mean, self.std)))?;
-        while self.on_device.len() < AHEAD && self.loader.is_ready() {
+        let images = guard(|| Ok(self.normalisation.apply(&bytes)))?;
+        while self.on_device.len() < AHEAD && self.source.is_ready() {
             if !self.upload_next()? {
                 break;
             }
@@ -74,19 +117,22 @@ impl Feed {
     /// Waits until a batch is there, but no longer than `patience`. False if there is none yet.
     pub fn is_ready_within(&mut self, patience: Duration) -> bool {
         let started = Instant::now();
-        let ready = !self.on_device.is_empty() || self.loader.is_ready_within(patience);
+        let ready = !self.on_device.is_empty() || self.source.is_ready_within(patience);
         self.waited += started.elapsed();
         ready
     }
 
-    /// Sends the loader's next batch to the device. False after the last one.
+    /// Sends the next batch to the device. False after the last one.
     fn upload_next(&mut self) -> Result<bool> {
-        let Some(batch) = self.loader.next_batch()? else { return Ok(false) };
-        self.failed = batch.failures.failed;
-        let shape = [batch.labels.len() as i64, self.side, self.side, 3];
-        let bytes = upload(batch.images(), &shape, self.device)?;
-        self.on_device.push_back(Uploaded { bytes, positions: batch.positions.clone() });
-        Ok(true)
+        let Self { source, on_device, failed, side, device, .. } = self;
+        source.next(&mut |pixels| {
+            let Pixels { bytes, positions, failed: failed_so_far } = pixels;
+            let shape = [(positions.end - positions.start) as i64, *side, *side, 3];
+            let bytes = upload(bytes, &shape, *device)?;
+            on_device.push_back(Uploaded { bytes, positions });
+            *failed = failed_so_far;
+            Ok(())
+        })
     }
 
     /// Time spent waiting for batches since this was last asked.
@@ -94,10 +140,9 @@ impl Feed {
         std::mem::take(&mut self.waited)
     }
 
-    /// Most memory that the training device gave this process so far, in bytes; on a GPU libtorch's
-    /// bindings do not tell.
+    /// Most memory that the training device gave this process so far, in bytes.
     pub fn peak_memory(&self) -> Option<u64> {
-        (self.device == Device::Cpu).then(peak_memory).flatten()
+        peak_device_memory(self.device)
     }
 
     /// Pictures so far that did not decode and were replaced.

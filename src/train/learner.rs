@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tch::Tensor;
 
+use super::clock::{Phase, StepClock};
 use super::optimizer::AdamW;
 use crate::config::{Config, Precision};
 use crate::dist::{GradientExchange, Team};
@@ -80,13 +81,25 @@ impl Learner {
         guard(|| Ok(norm.square()))
     }
 
-    /// Updates the weights, given the norm of the whole gradient.
+    /// Updates the weights, given the norm of the whole gradient, unless `skip` is 1 on the device.
     ///
     /// # Errors
     /// libtorch's message.
-    pub fn update(&mut self, team: &Team, learning_rate: f64, norm: &Tensor) -> Result<()> {
-        self.optimizer.update(learning_rate, norm)?;
+    pub fn update(
+        &mut self,
+        team: &Team,
+        learning_rate: f64,
+        norm: &Tensor,
+        skip: &Tensor,
+    ) -> Result<()> {
+        self.optimizer.update(learning_rate, norm, skip)?;
         self.exchange.begin_gathering(team)
+    }
+
+    /// Goes back before the last update, which the device skipped on all processes.
+    pub fn forget_update(&mut self) {
+        self.optimizer.forget_update();
+        self.exchange.forget_gathering();
     }
 
     /// Waits until the device holds the weights that other processes updated.
@@ -112,14 +125,27 @@ pub struct LearningPasses<'a> {
     pub learners: &'a mut [Learner],
     /// This batch is the step's last: its backward passes exchange gradients.
     pub is_last: bool,
+    pub clock: Option<&'a mut StepClock>,
+}
+
+impl LearningPasses<'_> {
+    fn tick(&mut self, phase: Phase) -> Result<()> {
+        self.clock.as_mut().map_or(Ok(()), |clock| clock.begin(phase))
+    }
 }
 
 impl Passes for LearningPasses<'_> {
+    fn before_targets(&mut self) -> Result<()> {
+        self.tick(Phase::Targets)
+    }
+
     fn before_forward(&mut self, trainee: usize) -> Result<()> {
+        self.tick(Phase::Forward(trainee))?;
         self.learners[trainee].receive_weights(self.team)
     }
 
     fn before_backward(&mut self, trainee: usize) -> Result<()> {
+        self.tick(Phase::Backward(trainee))?;
         if self.is_last { self.learners[trainee].exchange.expect() } else { Ok(()) }
     }
 }

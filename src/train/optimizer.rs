@@ -111,14 +111,15 @@ impl AdamW {
         native::gradient_norm(&gradients)
     }
 
-    /// Clips to the configured norm (`norm` is that of the whole gradient), updates, and forgets
-    /// the gradients, or sets them to zero.
+    /// Clips to the configured norm (`norm` is that of the whole gradient), updates unless `skip`
+    /// is 1 on the device, and forgets the gradients, or sets them to zero.
     ///
     /// # Errors
     /// libtorch's message.
-    pub fn update(&mut self, learning_rate: f64, norm: &Tensor) -> Result<()> {
+    pub fn update(&mut self, learning_rate: f64, norm: &Tensor, skip: &Tensor) -> Result<()> {
         self.updates += 1;
-        let step = Tensor::from(self.updates as f32).to_device(self.device);
+        // Filled on the device: a copy from the host would wait for it.
+        let step = guard(|| Ok(Tensor::full([], self.updates as f64, (Kind::Float, self.device))))?;
         for group in self.groups.iter().filter(|group| !group.members.is_empty()) {
             let gradients =
                 group.members.iter().map(Member::gradient).collect::<Result<Vec<_>>>()?;
@@ -132,6 +133,7 @@ impl AdamW {
                 &group.first_moments,
                 &group.second_moments,
                 &step,
+                skip,
                 AdamWStep {
                     learning_rate,
                     betas: self.config.betas,
@@ -173,6 +175,11 @@ impl AdamW {
             }
         }
         state
+    }
+
+    /// Counts the last update as not done, which the device skipped.
+    pub fn forget_update(&mut self) {
+        self.updates -= 1;
     }
 
     /// Says that the moments behind [`Self::state`] were overwritten by those after `updates`.

@@ -1,4 +1,4 @@
-//! A step's numbers: over all processes, and on the host.
+//! A step's numbers: summed over all processes on the device, read by the host when it can.
 
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
@@ -7,39 +7,53 @@ use super::learner::Learner;
 use super::metrics::StudentMetrics;
 use crate::config::{Distance, LossConfig};
 use crate::dist::Team;
-use crate::native::guard;
+use crate::native::{DeviceMark, Download, guard, upload};
 use crate::objective::Losses;
 
-/// A step's numbers on the host, and the gradient norms that stay on the device for clipping.
-pub struct Report {
-    pub students: Vec<StudentMetrics>,
+/// Whether and how a step's update is done, decided on the device, which the host does not wait for.
+pub struct Verdict {
+    /// The norm of each trainee's whole gradient, a scalar.
     pub norms: Vec<Tensor>,
-    /// The sums of what each process gave of its own.
-    pub sums: [f64; 3],
+    /// A scalar: 1 where the weights must stay as they are, since a loss or a gradient is no finite
+    /// number or a process did not take part, else 0.
+    pub skip: Tensor,
 }
 
+/// A step's numbers on their way to the host.
+pub struct Report {
+    download: Download,
+    students: usize,
+}
+
+/// A step's numbers on the host.
+pub struct Numbers {
+    pub students: Vec<StudentMetrics>,
+    /// The sums of what each process gave of its own.
+    pub sums: [f64; OWN],
+}
+
+/// How many numbers of its own each process adds.
+const OWN: usize = 3;
+
 /// Averages losses over this process's batches, each with its share of the global batch, and sums
-/// them over the processes, together with some numbers of their `own`, in one collective; brings all
-/// to the host, with the gradient norms, in one copy.
+/// them over the processes, together with some numbers of their `own`, in one collective.
 ///
 /// # Errors
 /// A process failed.
 pub fn report(
     team: &Team,
-    names: &[&str],
     losses: &[(f64, Vec<Losses>)],
     learners: &[Learner],
-    own: [f64; 3],
-    config: &LossConfig,
-) -> Result<Report> {
+    own: [f64; OWN],
+) -> Result<(Verdict, Report)> {
     let squares = learners.iter().map(|l| l.squared_norm(team)).collect::<Result<Vec<_>>>()?;
-    let sums = guard(|| Ok(local_sums(losses, learners, &squares, own)))?;
+    let sums = guard(|| local_sums(losses, learners, &squares, own))?;
     team.sum(&sums)?;
-    let (norms, numbers) = guard(|| {
-        let students = learners.len() as i64;
+    let students = learners.len();
+    let (verdict, numbers) = guard(|| {
         let norm = |(index, (learner, square)): (usize, (&Learner, &Tensor))| {
             let whole = if learner.is_sharded() {
-                sums.get(3 * students + index as i64)
+                sums.get((3 * students + index) as i64)
             } else {
                 square.shallow_clone()
             };
@@ -47,33 +61,59 @@ pub fn report(
         };
         let norms: Vec<Tensor> = learners.iter().zip(&squares).enumerate().map(norm).collect();
         let numbers = Tensor::cat(&[&sums, &Tensor::stack(&norms, 0)], 0);
-        Ok((norms, numbers))
+        // A collective that was ended before its time leaves another count of processes.
+        let all_took_part = sums.get(-1).eq(team.world_size() as f64);
+        let sound = numbers.isfinite().all().logical_and(&all_took_part);
+        let skip = sound.logical_not().to_kind(Kind::Float);
+        Ok((Verdict { norms, skip }, numbers))
     })?;
-    team.settle()?;
-    let numbers = guard(|| Ok(Vec::<f32>::try_from(numbers)?))?;
-    let count = learners.len();
-    let sums = [0, 1, 2].map(|which| f64::from(numbers[4 * count + which]));
-    let on = |distance, value: f32| (distance != Distance::None).then_some(f64::from(value));
-    let students = names.iter().enumerate().map(|(index, name)| {
-        let [total, class, patch] = [0, 1, 2].map(|which| numbers[3 * index + which]);
-        StudentMetrics {
-            name: name.to_string(),
-            loss: f64::from(total),
-            loss_class: on(config.class, class),
-            loss_patch: on(config.patch, patch),
-            grad_norm: f64::from(numbers[4 * count + sums.len() + index]),
-        }
-    });
-    Ok(Report { students: students.collect(), norms, sums })
+    Ok((verdict, Report { download: Download::begin(&numbers)?, students }))
 }
 
-/// Three losses a student, then the square of each gradient norm, then `own`.
+impl Report {
+    /// Waits for the numbers.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn read(&self, team: &Team, names: &[&str], config: &LossConfig) -> Result<Numbers> {
+        team.past(self.download.arrived())?;
+        let numbers = guard(|| self.download.numbers())?;
+        let count = self.students;
+        let own = 4 * count;
+        let on = |distance, value: f32| (distance != Distance::None).then_some(f64::from(value));
+        let students = names.iter().enumerate().map(|(index, name)| {
+            let [total, class, patch] = [0, 1, 2].map(|which| numbers[3 * index + which]);
+            StudentMetrics {
+                name: name.to_string(),
+                loss: f64::from(total),
+                loss_class: on(config.class, class),
+                loss_patch: on(config.patch, patch),
+                grad_norm: f64::from(numbers[own + OWN + 1 + index]),
+            }
+        });
+        let sums = std::array::from_fn(|which| f64::from(numbers[own + which]));
+        Ok(Numbers { students: students.collect(), sums })
+    }
+
+    /// When the device had them.
+    pub fn arrived(&self) -> &DeviceMark {
+        self.download.arrived()
+    }
+
+    /// [`Self::arrived`] for longer than the rest.
+    pub fn into_arrived(self) -> DeviceMark {
+        self.download.into_arrived()
+    }
+}
+
+/// Three losses a student, then the square of each gradient norm, then `own`, then 1 to count the
+/// processes.
 fn local_sums(
     losses: &[(f64, Vec<Losses>)],
     learners: &[Learner],
     squares: &[Tensor],
-    own: [f64; 3],
-) -> Tensor {
+    own: [f64; OWN],
+) -> Result<Tensor> {
     let mean = |pick: fn(&Losses) -> &Tensor, student: usize| {
         losses.iter().map(|(share, losses)| pick(&losses[student]) * *share).reduce(|a, b| a + b)
     };
@@ -84,14 +124,15 @@ fn local_sums(
         .flat_map(|student| parts.iter().filter_map(move |pick| mean(*pick, student)))
         .collect();
     sums.extend(squares.iter().map(Tensor::shallow_clone));
-    let device = squares[0].device();
-    sums.extend(own.map(|number| Tensor::from(number).to_device(device)));
     let floats: Vec<Tensor> = sums.iter().map(|sum| sum.to_kind(Kind::Float)).collect();
-    Tensor::stack(&floats, 0)
+    let mut host: Vec<f32> = own.iter().map(|&number| number as f32).collect();
+    host.push(1.0);
+    let host = upload(&host, &[host.len() as i64], squares[0].device())?;
+    Ok(Tensor::cat(&[Tensor::stack(&floats, 0), host], 0))
 }
 
-/// A loss or gradient that is no number would spoil the weights, so it ends the run before the
-/// update.
+/// A loss or gradient that is no number would spoil the weights: the device has skipped that update,
+/// and this ends the run.
 ///
 /// # Errors
 /// There is one; the message says whose, and what helps.

@@ -1,26 +1,23 @@
 //! The training loop, the same for every objective and any number of processes.
 
+use std::collections::VecDeque;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tracing::{debug, info, warn};
 
 use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
 use super::feed::Feed;
-use super::learner::{Learner, LearningPasses};
-use super::metrics::{MetricsLog, StepMetrics};
-use super::progress::Progress;
-use super::report::{Report, report, require_finite};
+use super::learner::Learner;
+use super::record::Record;
 use super::schedule::Schedule;
 use super::signals::{self, Signal};
 use super::state::StudentState;
+use super::step::{self, Begun};
 use crate::config::{CheckpointConfig, Config};
 use crate::dist::{Abandoned, Activity, Team, require_equal_weights};
-use crate::objective::{MicroBatch, Objective};
-
-/// How long signals and the other processes' failures may go unnoticed while data are waited for.
-const PATIENCE: Duration = Duration::from_millis(200);
+use crate::native::DeviceMark;
+use crate::objective::Objective;
 
 /// Learners and counters: with the trainees' weights, all that a checkpoint holds.
 pub struct State {
@@ -99,6 +96,15 @@ impl State {
         Ok(())
     }
 
+    /// Goes back before the last step, whose update the devices of all processes skipped.
+    fn forget_step(&mut self) {
+        self.step -= 1;
+        self.position -= self.stream.global_batch_size as u64;
+        for learner in &mut self.learners {
+            learner.forget_update();
+        }
+    }
+
     fn save(&mut self, run: &Run, saver: &mut Saver) -> Result<()> {
         let before = run.team.doing(Activity::Saving);
         for learner in &mut self.learners {
@@ -132,48 +138,31 @@ pub fn train(run: &Run, state: &mut State, feed: &mut Feed) -> Result<Outcome> {
 }
 
 fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) -> Result<Outcome> {
-    let (config, team) = (run.config, run.team);
-    let total = run.schedule.total_steps();
-    let mut record = team.is_first().then(|| Record::open(run, state.step)).transpose()?;
-    let mut saved = state.step;
-    let mut outcome = Outcome::Finished;
+    let team = run.team;
     team.progress(state.step);
     require_equal(run, state)?;
     team.doing(Activity::Computing);
-
-    while state.step < total {
-        saver.check()?;
-        let since_step = Instant::now();
-        let (metrics, is_to_stop) = match step(run, state, feed) {
-            Ok(done) => done,
-            Err(error) if error.is::<Abandoned>() => {
-                give_up_step(run, state)?;
-                outcome = Outcome::Stopped(signals::stop_requested());
-                break;
-            }
-            Err(error) => return Err(error),
-        };
-        if let Some(record) = &mut record {
-            record.add(metrics, since_step.elapsed(), state.step == total)?;
+    let mut progress = Progressing {
+        record: team.is_first().then(|| Record::open(run, state.step)).transpose()?,
+        since: DeviceMark::set(team.device())?,
+        unread: VecDeque::new(),
+        saved: state.step,
+        is_to_stop: false,
+    };
+    let outcome = match progress.advance(run, state, feed, saver) {
+        Ok(()) if progress.is_to_stop => Outcome::Stopped(signals::stop_requested()),
+        Ok(()) => Outcome::Finished,
+        Err(error) if error.is::<Abandoned>() => {
+            progress.give_up(run, state, feed)?;
+            Outcome::Stopped(signals::stop_requested())
         }
-        let check_every = config.distributed.check_every;
-        if check_every > 0 && state.step.is_multiple_of(check_every) {
-            require_equal(run, state)?;
-        }
-        if state.step.is_multiple_of(config.checkpoint.every) {
-            state.save(run, saver)?;
-            saved = state.step;
-        }
-        if is_to_stop {
-            outcome = Outcome::Stopped(signals::stop_requested());
-            break;
-        }
-    }
-    if saved < state.step {
+        Err(error) => return Err(error),
+    };
+    if progress.saved < state.step {
         state.save(run, saver)?;
     }
-    if let Some(record) = record {
-        record.progress.finish();
+    if let Some(record) = progress.record {
+        record.finish();
     }
     for (trainee, learner) in run.objective.trainees().iter().zip(&state.learners) {
         debug!("gradients of `{}` sent: {:?}", trainee.name, learner.statistics());
@@ -181,91 +170,88 @@ fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) 
     Ok(outcome)
 }
 
-/// One optimizer step; and whether the run is to stop after it, as all processes agree.
-///
-/// # Errors
-/// Among others [`Abandoned`]: then nothing has changed.
-fn step(run: &Run, state: &mut State, feed: &mut Feed) -> Result<(StepMetrics, bool)> {
-    let team = run.team;
-    let global_batch = state.stream.global_batch_size;
-    let learning_rate = run.schedule.learning_rate(state.step);
-    let mut losses = Vec::new();
-    for number in 1..=run.batches_per_step {
-        let batch = next_batch(team, state.step + 1, feed)?;
-        let share = (batch.positions.end - batch.positions.start) as f64 / global_batch as f64;
-        let is_last = number == run.batches_per_step;
-        let mut passes = LearningPasses { team, learners: &mut state.learners, is_last };
-        losses.push((share, run.objective.accumulate(&batch, share, &mut passes)?));
-    }
-    let mut exchange_wait = Duration::ZERO;
-    for learner in &state.learners {
-        exchange_wait += learner.receive_gradients(team)?;
-    }
-    let names = run.objective.trainees().iter().map(|trainee| trainee.name.as_str());
-    let names: Vec<&str> = names.collect();
-    let waited = feed.take_waited().as_secs_f64();
-    let stop = if is_asked_to_stop(team) { 1.0 } else { 0.0 };
-    let local = [waited / team.world_size() as f64, feed.failed() as f64, stop];
-    let Report { students, norms, sums: [waited, failed, stop] } =
-        report(team, &names, &losses, &state.learners, local, &run.config.loss)?;
-    require_finite(state.step + 1, &students)?;
-    for (learner, norm) in state.learners.iter_mut().zip(&norms) {
-        learner.update(team, learning_rate, norm)?;
-    }
-    state.step += 1;
-    state.position += global_batch as u64;
-    let metrics = StepMetrics {
-        step: state.step,
-        epoch: run.schedule.epoch(state.step),
-        learning_rate,
-        images_seen: state.position,
-        images_per_second: 0.0,
-        data_wait_seconds: waited,
-        exchange_wait_seconds: (!team.is_alone()).then_some(exchange_wait.as_secs_f64()),
-        step_seconds: 0.0,
-        students,
-        peak_memory_bytes: feed.peak_memory(),
-        failed_pictures: failed as u64,
-    };
-    Ok((metrics, stop > 0.0))
+/// Where a run of training is.
+struct Progressing {
+    record: Option<Record>,
+    /// When the last step that was read was done.
+    since: DeviceMark,
+    /// Steps that the device was told and that were not read, at most two.
+    unread: VecDeque<Begun>,
+    /// Step of the last checkpoint.
+    saved: u64,
+    is_to_stop: bool,
 }
 
-/// Whether any process got a signal, as far as this one knows.
-fn is_asked_to_stop(team: &Team) -> bool {
-    team.is_asked_to_stop() || signals::stop_requested().is_some()
-}
-
-/// Goes back to the state before a step that some process will not take part in.
-fn give_up_step(run: &Run, state: &mut State) -> Result<()> {
-    // That step is no longer this process's.
-    run.team.progress(state.step);
-    for learner in &mut state.learners {
-        learner.settle_weights(run.team)?;
-    }
-    run.team.end_collectives()
-}
-
-/// The next batch. One that may never come, as when a network is down, is not waited for after a
-/// signal: the step is given up. While batches come, processes that must agree finish their step;
-/// one that trains alone gives it up at once: with many accumulation steps it could outlast the time
-/// that a scheduler grants.
-fn next_batch(team: &Team, step: u64, feed: &mut Feed) -> Result<MicroBatch> {
-    team.progress(step);
-    let before = team.doing(Activity::WaitingForData);
-    loop {
-        team.check()?;
-        let is_to_stop = is_asked_to_stop(team);
-        if !(is_to_stop && team.is_alone()) && feed.is_ready_within(PATIENCE) {
-            break;
+impl Progressing {
+    /// Takes steps until the schedule ends, the processes agree to stop, or one of them gives a step
+    /// up.
+    fn advance(
+        &mut self,
+        run: &Run,
+        state: &mut State,
+        feed: &mut Feed,
+        saver: &mut Saver,
+    ) -> Result<()> {
+        let every = |steps: u64, step: u64| steps > 0 && step.is_multiple_of(steps);
+        let total = run.schedule.total_steps();
+        while state.step < total && !self.is_to_stop {
+            saver.check()?;
+            self.unread.push_back(step::begin(run, state, feed, None)?);
+            let is_to_save = every(run.config.checkpoint.every, state.step);
+            let is_to_compare = every(run.config.distributed.check_every, state.step);
+            // Read a step late, so that the device has the next one to do meanwhile.
+            let may_wait = !is_to_save && !is_to_compare && state.step < total;
+            self.read(run, feed, usize::from(may_wait))?;
+            if self.is_to_stop {
+                self.read(run, feed, 0)?;
+            }
+            if is_to_compare {
+                require_equal(run, state)?;
+            }
+            if is_to_save {
+                state.save(run, saver)?;
+                self.saved = state.step;
+            }
         }
-        if is_to_stop {
-            team.abandon(step)?;
-            return Err(Abandoned.into());
-        }
+        Ok(())
     }
-    let batch = feed.next_batch()?;
-    team.doing(before);
-    Ok(batch)
+
+    /// Reads what the device has been told, but for the last `left` steps.
+    fn read(&mut self, run: &Run, feed: &Feed, left: usize) -> Result<()> {
+        while self.unread.len() > left {
+            let Some(begun) = self.unread.front() else { break };
+            let done = begun.read(run, feed)?;
+            let seconds = self.since.seconds_until(begun.read_at())?;
+            let is_last = begun.step() == run.schedule.total_steps();
+            if let Some(record) = &mut self.record {
+                record.add(done.metrics, seconds, is_last)?;
+            }
+            self.is_to_stop |= done.is_to_stop;
+            if let Some(begun) = self.unread.pop_front() {
+                self.since = begun.into_read_at();
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes back to the state before a step that some process did not take part in. This process may
+    /// have told its device that step and the next one: it skips their updates, since not all
+    /// processes' numbers come together.
+    fn give_up(&mut self, run: &Run, state: &mut State, feed: &Feed) -> Result<()> {
+        let team = run.team;
+        let given_up = team.abandoned().unwrap_or(state.step + 1);
+        while state.step >= given_up {
+            state.forget_step();
+        }
+        self.unread.retain(|begun| begun.step() < given_up);
+        // That step is no longer this process's.
+        team.progress(state.step);
+        for learner in &mut state.learners {
+            learner.settle_weights(team)?;
+        }
+        self.read(run, feed, 0)?;
+        team.end_collectives()
+    }
 }
 
 /// # Errors
@@ -282,59 +268,6 @@ fn require_equal(run: &Run, state: &mut State) -> Result<()> {
             .map(|(name, tensor)| (format!("{}/{name}", trainee.name), tensor.shallow_clone()))
     });
     require_equal_weights(run.team, state.step, &tensors.collect::<Vec<_>>())
-}
-
-/// What the first process writes down and shows.
-struct Record {
-    log: MetricsLog,
-    progress: Progress,
-    every: u64,
-    global_batch: usize,
-    /// Since the last line of the log.
-    since: Instant,
-    steps: u32,
-    data_wait: f64,
-    exchange_wait: f64,
-}
-
-impl Record {
-    fn open(run: &Run, step: u64) -> Result<Self> {
-        let config = run.config;
-        let names: Vec<String> =
-            run.objective.trainees().iter().map(|trainee| trainee.name.clone()).collect();
-        let total = run.schedule.total_steps();
-        Ok(Self {
-            log: MetricsLog::open(run.path, config.log.tensorboard, step)?,
-            progress: Progress::new(total, step + 1, &names, config.log.every),
-            every: config.log.every,
-            global_batch: config.data.images_per_step(),
-            since: Instant::now(),
-            steps: 0,
-            data_wait: 0.0,
-            exchange_wait: 0.0,
-        })
-    }
-
-    fn add(&mut self, mut metrics: StepMetrics, time: Duration, is_last: bool) -> Result<()> {
-        self.steps += 1;
-        self.data_wait += metrics.data_wait_seconds;
-        self.exchange_wait += metrics.exchange_wait_seconds.unwrap_or(0.0);
-        metrics.step_seconds = time.as_secs_f64();
-        metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
-        self.progress.update(&metrics);
-        if metrics.step.is_multiple_of(self.every) || is_last {
-            let steps = f64::from(self.steps);
-            metrics.step_seconds = self.since.elapsed().as_secs_f64() / steps;
-            metrics.data_wait_seconds = self.data_wait / steps;
-            metrics.exchange_wait_seconds =
-                metrics.exchange_wait_seconds.map(|_| self.exchange_wait / steps);
-            metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
-            self.log.write(&metrics)?;
-            (self.since, self.steps) = (Instant::now(), 0);
-            (self.data_wait, self.exchange_wait) = (0.0, 0.0);
-        }
-        Ok(())
-    }
 }
 
 /// Says what to lower where `error` is that the device has no memory left.

@@ -1,6 +1,6 @@
 //! Golden cases: whole distillation steps and encoder outputs, made by public libraries alone.
 //!
-//! Cases are found in `GOLDEN_DIR` (default: `tests/golden`) by what is in them.
+//! On the device that `crate::device` names. Cases are found in `GOLDEN_DIR` (default: `tests/golden`) by what is in them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use distill::config::{
     Config, Distance, EncoderSize, Fuse, LossConfig, OptimizerConfig, Precision, StudentConfig,
 };
-use distill::model::{Parameters, Storage, Vit, VitInput, patchify};
+use distill::model::{DropPath, Parameters, Storage, Vit, VitInput, patchify};
 use distill::objective::distill::{Distillation, Teacher};
 use distill::objective::{Losses, Objective};
 use distill::train::optimizer::AdamW;
 use distill::train::schedule::Schedule;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
+
+use crate::device::device;
 
 /// Tolerances of `tests/golden/README.md`, float32 on a CPU.
 const VALUES: f64 = 1e-4;
@@ -42,7 +44,8 @@ pub fn read(path: PathBuf) -> Tensors {
 
 /// ‖found − expected‖ / ‖expected‖.
 pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
-    let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
+    let on_host = |tensor: &Tensor| tensor.to_device(Device::Cpu).to_kind(Kind::Double);
+    let (found, expected) = (on_host(found), on_host(expected));
     let norm = expected.norm().double_value(&[]);
     (found - expected).norm().double_value(&[]) / norm.max(f64::MIN_POSITIVE)
 }
@@ -54,6 +57,12 @@ pub fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64, what: &st
     assert!(error <= tolerance, "{what}: relative error {error:.2e} > {tolerance:.0e}");
 }
 
+/// [`read`], onto the device under test.
+fn read_there(path: PathBuf) -> Tensors {
+    let tensors = read(path).into_iter();
+    tensors.map(|(name, tensor)| (name, tensor.to_device(device()))).collect()
+}
+
 fn fill(parameters: &Parameters, from: &Tensors) {
     assert_eq!(parameters.named().len(), from.len());
     tch::no_grad(|| {
@@ -62,8 +71,6 @@ fn fill(parameters: &Parameters, from: &Tensors) {
         }
     });
 }
-
-const CPU: Storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
 
 #[derive(Deserialize)]
 struct DistillCase {
@@ -152,11 +159,11 @@ impl Replay {
             Precision::Fp32 => Kind::Float,
             Precision::Bf16 => Kind::BFloat16,
         };
-        let storage = Storage::Empty { device: Device::Cpu, matrices: compute };
+        let storage = Storage::Empty { device: device(), matrices: compute };
         let side = case.input_size / case.patch_size;
         let teacher = Teacher::new(storage, config.teacher.model, side);
         fill(&teacher.parameters, &read(folder.join("teacher.safetensors")));
-        let objective = Distillation::new(&config, teacher, Device::Cpu, compute);
+        let objective = Distillation::new(&config, teacher, device(), compute);
         let mut optimizers = Vec::new();
         for (index, trainee) in objective.trainees().iter().enumerate() {
             let init = read(folder.join(format!("student{index}.init.safetensors")));
@@ -166,7 +173,7 @@ impl Replay {
         Self {
             name: folder.file_name().unwrap().to_string_lossy().into_owned(),
             case,
-            batch: read(folder.join("batch.safetensors")),
+            batch: read_there(folder.join("batch.safetensors")),
             expected: read(folder.join("expected.safetensors")),
             objective,
             optimizers,
@@ -177,7 +184,7 @@ impl Replay {
     fn accumulate(&self, micro: usize) -> Vec<Losses> {
         let masks = (0..self.case.students.len()).map(|student| {
             let keep = self.batch.get(&format!("ids_keep.{student}.{micro}"));
-            (keep.map(Tensor::shallow_clone), None)
+            (keep.map(Tensor::shallow_clone), DropPath::None)
         });
         let images = &self.batch[&format!("images.{micro}")];
         let scale = 1.0 / self.case.accum_iter as f64;
@@ -209,8 +216,9 @@ impl Replay {
         for (student, model) in self.objective.students().iter().enumerate() {
             let keep = self.batch.get(&format!("ids_keep.{student}.0")).map(Tensor::shallow_clone);
             let whole = VitInput::whole(patches.shallow_clone(), side, side);
-            let tokens = model.tokens(&VitInput { keep, ..whole }, Kind::Float);
-            self.check(&format!("student_tokens.{student}.0"), &tokens, VALUES);
+            let masked = VitInput { keep, ..whole };
+            let pass = model.forward(&masked, Kind::Float);
+            self.check(&format!("student_tokens.{student}.0"), &pass.tokens, VALUES);
         }
     }
 
@@ -233,7 +241,9 @@ impl Replay {
             self.check(&key, &Tensor::from(rate), tolerance);
             let norm = self.optimizers[student].gradient_norm(true).unwrap();
             self.check(&format!("grad_norm.{student}.{micro}"), &norm, tolerance);
-            self.optimizers[student].update(rate, &norm).unwrap();
+            self.optimizers[student]
+                .update(rate, &norm, &Tensor::zeros([], (Kind::Float, device())))
+                .unwrap();
         }
     }
 
@@ -307,8 +317,9 @@ fn golden_inference() {
     for folder in folders {
         let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
         let size: HuggingFaceSize = serde_json::from_str(&text).unwrap();
-        let expected = read(folder.join("expected.safetensors"));
-        let mut parameters = Parameters::new(CPU);
+        let expected = read_there(folder.join("expected.safetensors"));
+        let storage = Storage::Empty { device: device(), matrices: Kind::Float };
+        let mut parameters = Parameters::new(storage);
         let encoder = EncoderSize {
             patch_size: size.patch_size,
             class_tokens: size.n_cls_tokens,

@@ -2,7 +2,7 @@
 //! same picture gives the same numbers there and here.
 
 use distill::data::crop::load_central;
-use distill::model::{Parameters, Storage, Vit, VitInput, normalise, patchify};
+use distill::model::{Normalisation, Parameters, Storage, Vit, VitInput, patchify};
 use distill::weights::{Preprocessing, WeightFile, beside_encoder};
 use tch::{Device, Kind, Tensor};
 
@@ -10,7 +10,7 @@ use crate::golden::{assert_close, read};
 use crate::weights::{golden, python, run};
 use crate::workshop::{Finished, Workshop};
 
-/// `last_hidden_state` of an exported encoder for normalised pictures `[B, 3, H, W]`.
+/// `last_hidden_state` of an exported encoder for Normalisationd pictures `[B, 3, H, W]`.
 fn last_hidden_state(export: &std::path::Path, pixels: &Tensor) -> Tensor {
     let file = WeightFile::open(export).unwrap();
     let stored = file.encoder(None).unwrap();
@@ -51,7 +51,7 @@ fn a_trained_student_is_the_same_in_transformers() {
     let bytes = load_central(&picture, 32, 32, u64::MAX).unwrap();
     let pixels = Tensor::from_slice(&bytes).view([1, 32, 32, 3]);
     let Preprocessing { mean, std } = Preprocessing::IMAGENET;
-    let ours = normalise(&pixels, mean, std);
+    let ours = Normalisation::new(mean, std, Device::Cpu).apply(&pixels);
     assert_eq!(ours.size(), theirs["pixel_values"].size());
     let levels = (ours - &theirs["pixel_values"]).abs() * (255.0 * 0.229);
     let mean_off = levels.mean(Kind::Float).double_value(&[]);

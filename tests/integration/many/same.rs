@@ -89,6 +89,16 @@ fn the_number_of_processes_changes_no_result() {
     }
 }
 
+/// Blocks that are computed again give each gradient once to the exchange, which counts them.
+#[test]
+fn recomputed_blocks_exchange_the_same_gradients() {
+    let workshop = Workshop::new();
+    train(&workshop, 2, &with(&["run.dir=plain"]));
+    let switches = ["run.dir=recomputed", "students.0.recompute_blocks=2"];
+    train(&workshop, 2, &with(&switches));
+    assert_eq!(weights(&workshop, "recomputed", 24), weights(&workshop, "plain", 24));
+}
+
 /// A run begun on four processes goes on with three, two and one, on the same samples.
 #[test]
 fn a_run_goes_on_with_another_number_of_processes() {

@@ -1,29 +1,17 @@
-//! `distill bench`: how fast this machine does a part of the work.
+//! `distill bench data`: how fast this machine turns shards into batches.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Subcommand};
+use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use super::data::{PATTERN_HELP, defaults, print, with_bar};
+use crate::cli::data::{PATTERN_HELP, defaults, print, with_bar};
 use crate::config::DataConfig;
 use crate::data::{Dataset, Loader};
 use crate::native::proportional_memory;
-
-/// Measure how fast this machine does a part of the work
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    #[command(subcommand)]
-    command: BenchCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum BenchCommand {
-    Data(DataArgs),
-}
 
 /// Measure the data plane: from shards to batches in the trainer's hands
 ///
@@ -33,7 +21,7 @@ enum BenchCommand {
 /// counted once.
 #[derive(Debug, Args)]
 #[command(after_help = PATTERN_HELP)]
-struct DataArgs {
+pub struct DataArgs {
     /// Shards; may be given several times
     #[arg(long, required = true, value_name = "PATTERN")]
     shards: Vec<String>,
@@ -78,8 +66,7 @@ struct DataReport {
 ///
 /// # Errors
 /// What the user has to know, in a line.
-pub fn run(args: &BenchArgs) -> Result<()> {
-    let BenchCommand::Data(args) = &args.command;
+pub fn run(args: &DataArgs) -> Result<()> {
     let report = measure_data(args)?;
     print(&if args.json {
         serde_json::to_string(&report)? + "\n"
@@ -110,7 +97,7 @@ fn measure_data(args: &DataArgs) -> Result<DataReport> {
         with_bar("opening shards", |progress| Dataset::open(&config, 0, progress)).map(Arc::new)?;
     let batch = u64::from(args.batch_size);
     let endless = (0u64..).map(move |number| number * batch..(number + 1) * batch);
-    let program = super::worker_program()?;
+    let program = crate::cli::worker_program()?;
     let mut loader = Loader::start(dataset.clone(), &config, &program, endless)?;
     take(&mut loader, args.seconds / 5.0, &mut Peak::default())?;
     let before = (loader.statistics().encoded_bytes, dataset.failure_counts().failed);

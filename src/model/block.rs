@@ -1,0 +1,103 @@
+//! A transformer block.
+
+use tch::{Kind, Tensor};
+
+use super::drop_path::BranchPath;
+use super::layers::{LayerNorm, Linear};
+use super::parameters::Parameters;
+use crate::config::EncoderSize;
+
+/// Multi-head self-attention over one fused product for queries, keys and values.
+struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    heads: i64,
+}
+
+impl Attention {
+    fn new(parameters: &mut Parameters, dim: i64, heads: i64) -> Self {
+        parameters.scoped("attn", |parameters| Self {
+            qkv: Linear::new(parameters, "qkv", dim, 3 * dim),
+            proj: Linear::new(parameters, "proj", dim, dim),
+            heads,
+        })
+    }
+
+    /// `[B, T, D]` to `[B, T, D]`.
+    fn forward(&self, input: &Tensor) -> Tensor {
+        let (batch, tokens, dim) = input.size3().expect("tokens are [B, T, D]");
+        let qkv = self
+            .qkv
+            .forward(input)
+            .reshape([batch, tokens, 3, self.heads, dim / self.heads])
+            .permute([2, 0, 3, 1, 4]);
+        let (query, key, value) = (qkv.get(0), qkv.get(1), qkv.get(2));
+        let mixed = Tensor::scaled_dot_product_attention(
+            &query,
+            &key,
+            &value,
+            None::<&Tensor>,
+            0.0,
+            false,
+            None,
+            false,
+        );
+        self.proj.forward(&mixed.transpose(1, 2).reshape([batch, tokens, dim]))
+    }
+}
+
+/// A transformer block: attention and MLP, each on a normalised residual branch.
+pub(super) struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Block {
+    pub(super) fn new(parameters: &mut Parameters, index: usize, size: &EncoderSize) -> Self {
+        let (dim, hidden) = (size.dim as i64, (size.dim * size.mlp_ratio) as i64);
+        parameters.scoped(&format!("blocks.{index}"), |parameters| Self {
+            norm1: LayerNorm::new(parameters, "norm1", dim, 1e-6),
+            attn: Attention::new(parameters, dim, size.heads as i64),
+            norm2: LayerNorm::new(parameters, "norm2", dim, 1e-6),
+            fc1: Linear::new(parameters, "mlp.fc1", dim, hidden),
+            fc2: Linear::new(parameters, "mlp.fc2", hidden, dim),
+        })
+    }
+
+    /// Adds both branches to `residual` `[B, T, D]`, each along its path; matrix products run in
+    /// `compute`. The residual is overwritten where that can be, unless it
+    /// is kept.
+    pub(super) fn forward(
+        &self,
+        residual: Tensor,
+        is_kept: bool,
+        compute: Kind,
+        paths: [BranchPath; 2],
+    ) -> Tensor {
+        let [attention, mlp] = paths;
+        let residual = attention.add(residual, !is_kept, |tokens| {
+            self.attn.forward(&self.norm1.forward(tokens).to_kind(compute))
+        });
+        mlp.add(residual, true, |tokens| {
+            let hidden = self.fc1.forward(&self.norm2.forward(tokens).to_kind(compute));
+            self.fc2.forward(&gelu(hidden))
+        })
+    }
+
+    /// See [`super::Vit::freeze`].
+    pub(super) fn freeze(&mut self, compute: Kind, residual: Kind) {
+        for linear in [&mut self.attn.qkv, &mut self.attn.proj, &mut self.fc1, &mut self.fc2] {
+            linear.freeze(compute);
+        }
+        self.norm1.freeze(residual);
+        self.norm2.freeze(residual);
+    }
+}
+
+/// GELU, in place where no gradient will ask for the input.
+fn gelu(mut input: Tensor) -> Tensor {
+    if input.requires_grad() { input.gelu("none") } else { input.gelu_("none") }
+}

@@ -1,0 +1,60 @@
+//! Where the time of a step goes, as the device sees it.
+
+use anyhow::Result;
+use tch::Device;
+
+use crate::native::DeviceMark;
+
+/// What a device does in a step, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It has nothing to do until pictures are there; then they are normalised.
+    Data,
+    /// What the trainees are to learn: the teacher's tokens.
+    Targets,
+    /// The forward pass of the trainee of this place, its loss included.
+    Forward(usize),
+    /// Its backward pass.
+    Backward(usize),
+    /// It waits for gradients that are still on their way from other processes.
+    Exchange,
+    /// Gradient norms, clipping, AdamW.
+    Update,
+}
+
+/// Marks between the phases of one step.
+pub struct StepClock {
+    device: Device,
+    marks: Vec<(Phase, DeviceMark)>,
+}
+
+impl StepClock {
+    pub fn new(device: Device) -> Self {
+        Self { device, marks: Vec::new() }
+    }
+
+    /// What the device is told from here on belongs to `phase`.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn begin(&mut self, phase: Phase) -> Result<()> {
+        self.marks.push((phase, DeviceMark::set(self.device)?));
+        Ok(())
+    }
+
+    /// When the first phase began.
+    pub fn begun(&self) -> Option<&DeviceMark> {
+        self.marks.first().map(|(_, mark)| mark)
+    }
+
+    /// Seconds of each phase, in their order, until the step's `end`; the device must have come past
+    /// it. A phase that comes with every batch is there as often.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn seconds(&self, end: &DeviceMark) -> Result<Vec<(Phase, f64)>> {
+        let ends = self.marks.iter().skip(1).map(|(_, mark)| mark).chain([end]);
+        let spans = self.marks.iter().zip(ends);
+        spans.map(|((phase, begin), end)| Ok((*phase, begin.seconds_until(end)?))).collect()
+    }
+}

@@ -1,0 +1,73 @@
+//! What a run's first process writes down and shows.
+
+use anyhow::Result;
+
+use super::metrics::{MetricsLog, StepMetrics};
+use super::progress::Progress;
+use super::trainer::Run;
+
+/// The metrics files and the progress line.
+pub struct Record {
+    log: MetricsLog,
+    progress: Progress,
+    every: u64,
+    global_batch: usize,
+    /// Since the last line of the log.
+    steps: u32,
+    seconds: f64,
+    data_wait: f64,
+    exchange_wait: f64,
+}
+
+impl Record {
+    /// Opens the run's files for what comes after `step`.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn open(run: &Run, step: u64) -> Result<Self> {
+        let config = run.config;
+        let names: Vec<String> =
+            run.objective.trainees().iter().map(|trainee| trainee.name.clone()).collect();
+        let total = run.schedule.total_steps();
+        Ok(Self {
+            log: MetricsLog::open(run.path, config.log.tensorboard, step)?,
+            progress: Progress::new(total, step + 1, &names, config.log.every),
+            every: config.log.every,
+            global_batch: config.data.images_per_step(),
+            steps: 0,
+            seconds: 0.0,
+            data_wait: 0.0,
+            exchange_wait: 0.0,
+        })
+    }
+
+    /// Takes down a step that took this many `seconds`.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub fn add(&mut self, mut metrics: StepMetrics, seconds: f64, is_last: bool) -> Result<()> {
+        self.steps += 1;
+        self.seconds += seconds;
+        self.data_wait += metrics.data_wait_seconds;
+        self.exchange_wait += metrics.exchange_wait_seconds.unwrap_or(0.0);
+        metrics.step_seconds = seconds;
+        metrics.images_per_second = self.global_batch as f64 / seconds;
+        self.progress.update(&metrics);
+        if metrics.step.is_multiple_of(self.every) || is_last {
+            let steps = f64::from(self.steps);
+            metrics.step_seconds = self.seconds / steps;
+            metrics.data_wait_seconds = self.data_wait / steps;
+            metrics.exchange_wait_seconds =
+                metrics.exchange_wait_seconds.map(|_| self.exchange_wait / steps);
+            metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
+            self.log.write(&metrics)?;
+            (self.steps, self.seconds, self.data_wait, self.exchange_wait) = (0, 0.0, 0.0, 0.0);
+        }
+        Ok(())
+    }
+
+    /// Nothing more is to come.
+    pub fn finish(self) {
+        self.progress.finish();
+    }
+}

@@ -1,0 +1,167 @@
+//! What a training device must do alike, wherever it is. On the CPU, unless `DISTILL_TEST_DEVICE` says
+//! `cuda`, as `scripts/gpu_check` does.
+
+use distill::config::{
+    Config, DropPathMode, EncoderSize, OptimizerConfig, Precision, StudentConfig,
+};
+use distill::model::{Init, Parameters, Storage};
+use distill::native::{DeviceMark, Download, Gpu, peak_device_memory, upload};
+use distill::objective::distill::{Distillation, Teacher};
+use distill::objective::{MicroBatch, Objective};
+use distill::train::optimizer::AdamW;
+use tch::{Device, Kind, Tensor};
+
+use crate::golden::assert_close;
+
+/// The device under test.
+pub fn device() -> Device {
+    match std::env::var("DISTILL_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::Cuda(0),
+        Ok("cpu") | Err(_) => Device::Cpu,
+        Ok(other) => panic!("DISTILL_TEST_DEVICE is `{other}`, expected cpu or cuda"),
+    }
+}
+
+/// Waits for the device.
+fn settle(mark: &DeviceMark) {
+    while !mark.is_passed().unwrap() {
+        std::thread::yield_now();
+    }
+}
+
+/// A teacher and two students that see halves of 8 pictures.
+fn config() -> Config {
+    let size =
+        |dim, depth, heads| EncoderSize { patch_size: 8, ..EncoderSize::new(dim, depth, heads) };
+    let mut config = Config::minimal("unused", size(64, 3, 2));
+    config.data.input_size = 32;
+    config.data.batch_size = 8;
+    config.students = vec![
+        StudentConfig {
+            mask_ratio: 0.5,
+            mask_grid: 2,
+            drop_path: 0.4,
+            ..StudentConfig::minimal("one", size(64, 3, 2))
+        },
+        StudentConfig::minimal("two", size(32, 2, 2)),
+    ];
+    config
+}
+
+/// The losses and gradients of one pass over the same pictures, on the host.
+fn pass(config: &Config, device: Device) -> Vec<(String, Tensor)> {
+    let compute = match config.run.precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+    };
+    let side = config.data.input_size / config.teacher.model.patch_size;
+    let teacher = Teacher::new(Teacher::drawn(device, compute, 1), config.teacher.model, side);
+    let objective = Distillation::new(config, teacher, device, compute);
+    let pixels: Vec<f32> =
+        (0..8 * 3 * 32 * 32).map(|i| ((i * 37 % 251) as f32 - 125.0) / 60.0).collect();
+    let images = upload(&pixels, &[8, 3, 32, 32], device).unwrap();
+    let batch = MicroBatch { images, positions: 0..8 };
+    let losses = objective.accumulate(&batch, 1.0, &mut ()).unwrap();
+    let mut found = Vec::new();
+    for (trainee, losses) in objective.trainees().iter().zip(losses) {
+        found.push((format!("loss of {}", trainee.name), losses.total.to_device(Device::Cpu)));
+        for (name, tensor) in trainee.parameters.named() {
+            found.push((format!("{}: {name}", trainee.name), tensor.grad().to_device(Device::Cpu)));
+        }
+    }
+    found
+}
+
+/// Losses and gradients are the CPU's in float32, with every switch of the students.
+#[test]
+fn a_pass_is_the_same_as_on_the_cpu() {
+    let mut config = config();
+    for mode in [DropPathMode::Scale, DropPathMode::Skip] {
+        config.students[0].drop_path_mode = mode;
+        config.students[0].recompute_blocks = 0;
+        let expected = pass(&config, Device::Cpu);
+        for blocks in [0, 2] {
+            config.students[0].recompute_blocks = blocks;
+            for ((name, found), (_, expected)) in pass(&config, device()).iter().zip(&expected) {
+                assert_close(found, expected, 1e-4, &format!("{mode:?}, {blocks}: {name}"));
+            }
+        }
+    }
+}
+
+/// bf16 products, with a float32 and a bf16 residual stream of the teacher, stay near float32.
+#[test]
+fn bf16_losses_stay_near_float32() {
+    let mut config = config();
+    let expected = pass(&config, Device::Cpu);
+    config.run.precision = Precision::Bf16;
+    for residual in [Precision::Fp32, Precision::Bf16] {
+        config.teacher.residual = residual;
+        let found = pass(&config, device());
+        let losses = found.iter().zip(&expected).filter(|((name, _), _)| name.starts_with("loss"));
+        for ((name, found), (_, expected)) in losses {
+            assert_close(found, expected, 2e-2, &format!("residual in {residual:?}: {name}"));
+        }
+    }
+}
+
+/// An update that the device is told to skip leaves weights and moments as they are, gradients that
+/// are no numbers included; the next one is as if that one had never been.
+#[test]
+fn a_skipped_update_changes_nothing() {
+    let device = device();
+    let scalar = |value: f64| Tensor::full([], value, (Kind::Float, device));
+    let storage = Storage::Drawn { device, matrices: Kind::Float, seed: 5, lane: 0 };
+    let mut parameters = Parameters::new(storage);
+    let weights = parameters.tensor("weight", &[5, 3], Init::Normal(1.0));
+    parameters.train();
+    let config = OptimizerConfig { clip_grad_norm: Some(1.0), ..OptimizerConfig::default() };
+    let mut optimizer = AdamW::new(&parameters, &config, None);
+    let mut step = |gradient: f64, skip: f64| {
+        (&weights * gradient).sum(Kind::Float).backward();
+        let norm = optimizer.gradient_norm(true).unwrap();
+        optimizer.update(0.1, &norm, &scalar(skip)).unwrap();
+        if skip == 1.0 {
+            optimizer.forget_update();
+        }
+        let state = optimizer.state().into_iter().map(|state| state.tensor.copy());
+        std::iter::once(weights.detach().copy()).chain(state).collect::<Vec<_>>()
+    };
+    let first = step(1.0, 0.0);
+    let skipped = step(f64::NAN, 1.0);
+    assert_eq!(skipped.len(), first.len());
+    assert!(first.iter().zip(&skipped).all(|(before, after)| before == after));
+    let second = step(1.0, 0.0);
+    assert!(bool::try_from(second[0].isfinite().all()).unwrap());
+    assert_ne!(first[0], second[0]);
+}
+
+/// Numbers come from the device as they were when they were asked for, and marks keep its time.
+#[test]
+fn the_device_is_ahead_of_nothing() {
+    let device = device();
+    let before = DeviceMark::set(device).unwrap();
+    let mut tensor = upload(&[1f32, 2.0, 3.0], &[3], device).unwrap();
+    let download = Download::begin(&tensor).unwrap();
+    let _ = tensor.fill_(0.0);
+    let after = DeviceMark::set(device).unwrap();
+    settle(&after);
+    assert_eq!(download.numbers().unwrap(), [1.0, 2.0, 3.0]);
+    assert!((0.0..10.0).contains(&before.seconds_until(&after).unwrap()));
+}
+
+/// The device says who it is and how much memory it gave.
+#[test]
+fn a_device_describes_itself() {
+    let device = device();
+    let mebibyte = 1 << 20;
+    let before = peak_device_memory(device).unwrap();
+    let tensor = Tensor::ones([256 * mebibyte], (Kind::Uint8, device));
+    assert_eq!(tensor.sum(Kind::Int64).int64_value(&[]), 256 * mebibyte);
+    assert!(peak_device_memory(device).unwrap() >= before.max(256 * mebibyte as u64));
+    let gpu = Gpu::of(device).unwrap();
+    assert_eq!(gpu.is_some(), device != Device::Cpu);
+    if let Some(Gpu { name, capability }) = gpu {
+        assert!(!name.is_empty() && capability.0 >= 5, "{name}: {capability:?}");
+    }
+}
