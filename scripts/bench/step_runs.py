@@ -24,16 +24,23 @@ NO_TIME = "no time left for it (--limit)"
 
 @dataclasses.dataclass(frozen=True)
 class Lever:
-    """A switch of ours that makes a step faster or smaller, and is not on by default."""
+    """A switch of ours that is not on by default. `is_option` says that it makes a step faster, so that
+    "distill, options" has it."""
 
     name: str
     settings: tuple[str, ...]
     on_cpu: bool = True
     in_fp32: bool = True
+    is_option: bool = True
 
 
-# The options of "distill, options", and the rows of --levers. `students.*` stands for every student.
-LEVERS: tuple[Lever, ...] = ()
+# The options of "distill, options", and the rows of --levers. `students.*` stands for every student,
+# {half_depth} for half of its blocks.
+LEVERS = (
+    Lever("bf16 residual", ("teacher.residual=bf16",), in_fp32=False),
+    Lever("skipped paths", ("students.*.drop_path_mode=skip",)),
+    Lever("half recomputed", ("students.*.recompute_blocks={half_depth}",), is_option=False),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +60,14 @@ class Bench:
         for setting in arguments.set:
             step_config.apply(table, setting)
         self.batch_size = table.get("data", {}).get("batch_size", 64)
-        self.students = len(table["students"])
+        self.depths = [step_config.Size.of(each["model"]).depth for each in table["students"]]
         single = table.get("run", {}).get("precision", "fp32") == "fp32"
         self.levers = [
             lever
             for lever in LEVERS
             if (lever.on_cpu or device == "cuda") and (lever.in_fp32 or not single)
         ]
+        self.options = [lever for lever in self.levers if lever.is_option]
         self.deadline = time.monotonic() + arguments.limit if arguments.limit else None
         self.longest = {}
         self.batches = {}
@@ -89,7 +97,10 @@ class Bench:
         key, star, rest = setting.partition("students.*.")
         if not star:
             return [setting]
-        return [f"{key}students.{number}.{rest}" for number in range(self.students)]
+        return [
+            f"{key}students.{number}.{rest.format(half_depth=depth // 2)}"
+            for number, depth in enumerate(self.depths)
+        ]
 
     def remaining(self):
         return None if self.deadline is None else self.deadline - time.monotonic()
