@@ -12,6 +12,7 @@ import tempfile
 import time
 import tomllib
 
+import data_processes
 import step_config
 
 HERE = pathlib.Path(__file__).parent
@@ -23,16 +24,23 @@ NO_TIME = "no time left for it (--limit)"
 
 @dataclasses.dataclass(frozen=True)
 class Lever:
-    """A switch of ours that makes a step faster or smaller, and is not on by default."""
+    """A switch of ours that is not on by default. `is_option` says that it makes a step faster, so that
+    "distill, options" has it."""
 
     name: str
     settings: tuple[str, ...]
     on_cpu: bool = True
     in_fp32: bool = True
+    is_option: bool = True
 
 
-# The options of "distill, options", and the rows of --levers. `students.*` stands for every student.
-LEVERS: tuple[Lever, ...] = ()
+# The options of "distill, options", and the rows of --levers. `students.*` stands for every student,
+# {half_depth} for half of its blocks.
+LEVERS = (
+    Lever("bf16 residual", ("teacher.residual=bf16",), in_fp32=False),
+    Lever("skipped paths", ("students.*.drop_path_mode=skip",)),
+    Lever("half recomputed", ("students.*.recompute_blocks={half_depth}",), is_option=False),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +60,14 @@ class Bench:
         for setting in arguments.set:
             step_config.apply(table, setting)
         self.batch_size = table.get("data", {}).get("batch_size", 64)
-        self.students = len(table["students"])
+        self.depths = [step_config.Size.of(each["model"]).depth for each in table["students"]]
         single = table.get("run", {}).get("precision", "fp32") == "fp32"
         self.levers = [
             lever
             for lever in LEVERS
             if (lever.on_cpu or device == "cuda") and (lever.in_fp32 or not single)
         ]
+        self.options = [lever for lever in self.levers if lever.is_option]
         self.deadline = time.monotonic() + arguments.limit if arguments.limit else None
         self.longest = {}
         self.batches = {}
@@ -88,7 +97,10 @@ class Bench:
         key, star, rest = setting.partition("students.*.")
         if not star:
             return [setting]
-        return [f"{key}students.{number}.{rest}" for number in range(self.students)]
+        return [
+            f"{key}students.{number}.{rest.format(half_depth=depth // 2)}"
+            for number, depth in enumerate(self.depths)
+        ]
 
     def remaining(self):
         return None if self.deadline is None else self.deadline - time.monotonic()
@@ -106,12 +118,30 @@ class Bench:
                 continue
             if not self.has_time_for(contender):
                 return {"failed": NO_TIME, "batch_size": batch, "whole_seconds": 0.0}
-            figures = self.run(contender, batch)
+            figures = self.run_undisturbed(contender, batch)
             if not figures.get("out_of_memory"):
                 break
             self.say(f"{contender.name}: out of memory at batch {batch}")
         self.batches[contender.name] = batch
         return figures
+
+    def run_undisturbed(self, contender, batch):
+        """On a CPU other programs take from a measurement: it is repeated while they do and patience
+        lasts; the least disturbed one counts."""
+        if self.device != "cpu" or not self.arguments.patience:
+            return self.run(contender, batch)
+        deadline = time.monotonic() + self.arguments.patience
+        least_disturbed = None
+        while True:
+            data_processes.wait_until_quiet(deadline)
+            others = data_processes.OtherPrograms()
+            figures = {**self.run(contender, batch), "others_share": others.share()}
+            share = figures["others_share"]
+            if least_disturbed is None or share < least_disturbed["others_share"]:
+                least_disturbed = figures
+            quiet = share <= data_processes.DISTURBING_SHARE
+            if quiet or "images_per_s" not in figures or time.monotonic() >= deadline:
+                return least_disturbed
 
     def run(self, contender, batch, steps=None, warmup=None):
         """The figures of one run, whatever it is that it ends with."""

@@ -31,7 +31,9 @@ fn root(path: &str) -> PathBuf {
 fn step_bench(workshop: &Workshop, program: &Path, arguments: &[&str]) -> Command {
     let mut command = script("scripts/bench/step", program);
     command.arg("--config").arg(root("configs/quickstart.toml"));
-    command.args(["--set", "data.batch_size=8", "--json"]).arg(workshop.path("result.json"));
+    command
+        .args(["--set", "data.batch_size=8", "--patience=0", "--json"])
+        .arg(workshop.path("result.json"));
     command.args(arguments);
     command
 }
@@ -58,7 +60,8 @@ batch=8
 for argument; do case $argument in data.batch_size=*) batch=${argument#*=} ;; esac; done
 [ "$batch" -le 50 ] || { echo "error: out of memory: lower data.batch_size" >&2; exit 1; }
 echo "{\"images_per_s\": $batch, \"peak_memory_bytes\": $((batch * 1000000000)), \"step_ms\": 1000,
-\"teacher_ms\": 500, \"students\": [], \"optimizer_ms\": 1, \"flops_per_image\": 1e9, \"peak\": null,
+\"teacher_ms\": 500, \"optimizer_ms\": 1,
+\"students\": [{\"name\": \"one\", \"forward_ms\": 1, \"backward_ms\": 2, \"loss\": 0.5}], \"flops_per_image\": 1e9, \"peak\": null,
 \"precision\": \"fp32\", \"device_name\": \"none\"}" | tr -d '\n'
 "#;
 
@@ -91,6 +94,8 @@ fn a_step_is_compared_with_pytorchs() {
         let (ours, peers) = (number(&student["loss"]), number(&peer["loss"]));
         assert!((ours / peers - 1.0).abs() < 0.05, "losses {ours} and {peers}");
     }
+    let skipping = &result["contenders"]["distill, options"];
+    assert!(number(&skipping["images_per_s"]) > 0.0, "{skipping}");
     let ratio = &result["ratios"][0];
     let expected = number(&ours["images_per_s"]) / number(&eager["images_per_s"]);
     assert!((number(&ratio["ratio"]) / expected - 1.0).abs() < 1e-9, "{ratio}");
@@ -171,7 +176,8 @@ fn what_does_not_fit_or_fails_is_told() {
     let done = Finished::of(step_bench(&workshop, &program, &arguments).output().unwrap());
     let done = done.succeeds();
     assert!(done.stderr.contains("distill: out of memory at batch 64"), "{}", done.stderr);
-    assert!(done.stderr.matches("out of memory").count() == 1, "once: {}", done.stderr);
+    let missed = done.stderr.matches("distill: out of memory").count();
+    assert_eq!(missed, 1, "the second round does not try again: {}", done.stderr);
     assert_eq!(result(&workshop)["contenders"]["distill"]["batch_size"], 48);
     assert!(done.stdout.contains("distill / PyTorch, eager: goal 1.1 ×: not measured"));
 
@@ -208,6 +214,30 @@ fn the_gpu_check_runs_on_a_cpu() {
     ] {
         assert!(table.contains(finding), "{finding}: {table}");
     }
+}
+
+/// Each switch has its row, with the settings of every student.
+#[test]
+fn every_lever_has_a_row() {
+    let workshop = Workshop::new();
+    let told = workshop.path("told");
+    let program = stand_in(&workshop, &format!("echo \"$@\" >>{}\n{HOLDS_FIFTY}", told.display()));
+    let arguments = ["--levers", "--rounds=1", "--set=run.precision=bf16"];
+    let done = Finished::of(step_bench(&workshop, &program, &arguments).output().unwrap());
+    let done = done.succeeds();
+    for name in ["none", "bf16 residual", "skipped paths", "half recomputed", "all options"] {
+        let row = done.stdout.lines().find(|line| line.starts_with(name));
+        assert!(row.is_some_and(|row| row.contains("1000.0 ms")), "{name}: {}", done.stdout);
+    }
+    let told = fs::read_to_string(told).unwrap();
+    let settings: Vec<_> = told.lines().collect();
+    assert!(!settings[0].contains("drop_path_mode"), "{told}");
+    assert!(settings[3].contains("students.0.recompute_blocks=2"), "half of 4: {told}");
+    assert!(settings[3].contains("students.1.recompute_blocks=1"), "half of 3: {told}");
+    for setting in ["teacher.residual=bf16", "students.1.drop_path_mode=skip"] {
+        assert!(settings[4].contains(setting), "{setting}: {told}");
+    }
+    assert!(!settings[4].contains("recompute_blocks"), "it is not for speed: {told}");
 }
 
 /// One part that fails does not keep the others from running, and the exit code says it.
