@@ -2,15 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tch::{Cuda, Device};
+use tch::Device;
 use tracing::{info, warn};
 
-use super::fp8_report::{self, Fp8Report};
-use super::{DONE, RESUME_ME, meeting, models, summary};
-use crate::config::{Config, ConfigError, DeviceChoice};
+use super::fp8_report::Fp8Report;
+use super::{DONE, RESUME_ME, device, meeting, models, summary};
+use crate::config::{Config, ConfigError};
 use crate::data::{Dataset, Loader, RankBatches};
 use crate::dist::{Activity, Place, StoppedEarly, Team, environment};
 use crate::native::guard;
@@ -49,12 +48,13 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
     })?;
     let config = Config::load(file, &args.set)?;
     let place = environment::of_this_process()?;
-    let device = choose_device(&config, &place.clone().unwrap_or_else(Place::alone))?;
+    let device = device::choose(&config, &place.clone().unwrap_or_else(Place::alone))?;
     if args.dry_run {
         return dry_run(&config);
     }
+    device::require_abilities(&config, device)?;
     signals::install()?;
-    let team = match join(place, &config, device) {
+    let team = match meeting::join(place, &config, device) {
         Ok(team) => team,
         Err(error) if error.is::<StoppedEarly>() => {
             warn!("stopped before all ranks had come; the same command continues");
@@ -70,21 +70,6 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
             Err(error)
         }
     }
-}
-
-/// # Errors
-/// Not all processes come, or a signal asks to stop.
-pub fn join(place: Option<Place>, config: &Config, device: Device) -> Result<Team> {
-    let asked_to_stop = || signals::stop_requested().is_some();
-    let Some(place) = place else { return Ok(Team::alone(device, asked_to_stop)) };
-    let timeout = Duration::from_secs_f64(config.distributed.timeout_seconds);
-    let (size, local) = (place.world_size, place.local_world_size);
-    info!("rank {} of {size}, {local} on this node, on {device:?}", place.rank);
-    // Nodes do not start at one moment, however soon a silent one is to be noticed later.
-    // A restarted one waits for the others of the attempt before to notice.
-    let meeting = timeout + Duration::from_secs(60);
-    let name = config.run.dir.display().to_string();
-    Team::join(place, device, &name, meeting, timeout, asked_to_stop)
 }
 
 fn train_and_export(
@@ -152,7 +137,6 @@ fn models_and_state(
     dataset: &Dataset,
     checkpoint: Option<&Checkpoint>,
 ) -> Result<(Distillation, State)> {
-    fp8_report::require_device(config, device)?;
     let teacher = guard(|| models::load_teacher(config, team, device))?;
     let report = Fp8Report::begin(config, team, dataset, &teacher)?;
     let objective = guard(|| models::students(config, teacher, device, checkpoint.is_none()))?;
@@ -173,41 +157,6 @@ fn dry_run(config: &Config) -> Result<u8> {
     let dataset = open_dataset(config)?;
     summary::print_plan(config, &dataset, &schedule(config, &dataset));
     Ok(DONE)
-}
-
-/// The device of this process: on a node with several GPUs that of its local rank, unless its
-/// launcher lets it see one only. Sets the number of CPU threads, too.
-///
-/// # Errors
-/// There is no such device.
-pub fn choose_device(config: &Config, place: &Place) -> Result<Device, ConfigError> {
-    let wrong =
-        |message: String| ConfigError { file: PathBuf::new(), key: "run.device".into(), message };
-    let threads = match config.run.threads {
-        // What a launcher says of threads stands; alone, libtorch takes all cores.
-        0 if place.local_world_size == 1 || std::env::var_os("OMP_NUM_THREADS").is_some() => None,
-        0 => {
-            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            Some((cores / place.local_world_size).max(1))
-        }
-        threads => Some(threads),
-    };
-    if let Some(threads) = threads {
-        tch::set_num_threads(threads as i32);
-    }
-    let gpus = if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 };
-    match (config.run.device, gpus) {
-        (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, 0) => Ok(Device::Cpu),
-        (DeviceChoice::Cuda, 0) => Err(wrong(
-            "found `cuda`, but libtorch sees no GPU here: check nvidia-smi, or use `cpu`".into(),
-        )),
-        (_, 1) => Ok(Device::Cuda(0)),
-        (_, gpus) if place.local_rank < gpus => Ok(Device::Cuda(place.local_rank)),
-        (_, gpus) => Err(wrong(format!(
-            "local rank {} has no GPU: this node shows {gpus}; start at most as many processes",
-            place.local_rank
-        ))),
-    }
 }
 
 fn open_dataset(config: &Config) -> Result<Dataset> {

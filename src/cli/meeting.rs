@@ -1,16 +1,20 @@
-//! What the processes of a run settle before the first step: that they mean the same run, where it
-//! starts from, and that they see the same data.
+//! How the processes of a run come together, and what they settle before the first step: that they
+//! mean the same run, where it starts from, and that they see the same data.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use tch::Device;
+use tracing::info;
 
 use crate::config::{Config, ConfigError};
 use crate::data::Dataset;
-use crate::dist::Team;
+use crate::dist::{Place, Team};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::run_directory::{Resume, RunDirectory};
+use crate::train::signals;
 
 /// What rank 0 tells the others of the run.
 #[derive(Serialize, Deserialize)]
@@ -133,4 +137,21 @@ pub fn open_dataset(
         );
     }
     Ok(dataset)
+}
+
+/// This process's team: those that its launcher started with it, or nobody.
+///
+/// # Errors
+/// Not all processes come, or a signal asks to stop.
+pub fn join(place: Option<Place>, config: &Config, device: Device) -> Result<Team> {
+    let asked_to_stop = || signals::stop_requested().is_some();
+    let Some(place) = place else { return Ok(Team::alone(device, asked_to_stop)) };
+    let timeout = Duration::from_secs_f64(config.distributed.timeout_seconds);
+    let (size, local) = (place.world_size, place.local_world_size);
+    info!("rank {} of {size}, {local} on this node, on {device:?}", place.rank);
+    // Nodes do not start at one moment, however soon a silent one is to be noticed later.
+    // A restarted one waits for the others of the attempt before to notice.
+    let meeting = timeout + Duration::from_secs(60);
+    let name = config.run.dir.display().to_string();
+    Team::join(place, device, &name, meeting, timeout, asked_to_stop)
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod data;
+mod device;
 mod distill;
 mod export;
 mod fp8_report;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tch::Device;
 
 use crate::cli::data::print;
-use crate::cli::{distill, models};
+use crate::cli::{device, meeting, models};
 use crate::config::{Config, DeviceChoice, Precision};
 use crate::data::RankBatches;
 use crate::dist::{Place, Team, environment};
@@ -122,9 +122,10 @@ pub fn run(args: &StepArgs) -> Result<()> {
         None => {}
     }
     let place = environment::of_this_process()?;
-    let device = distill::choose_device(&config, &place.clone().unwrap_or_else(Place::alone))?;
+    let device = device::choose(&config, &place.clone().unwrap_or_else(Place::alone))?;
+    device::require_abilities(&config, device)?;
     let peak = peak_of(args.peak.as_deref(), device)?;
-    let team = distill::join(place, &config, device)?;
+    let team = meeting::join(place, &config, device)?;
     random_and_alone(&mut config, team.world_size());
     let report = guard(|| measure(args, &config, &team, device, peak))
         .map_err(|error| explain_memory(error, &config))

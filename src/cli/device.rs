@@ -1,0 +1,57 @@
+//! Where this process computes.
+
+use std::path::PathBuf;
+
+use tch::{Cuda, Device};
+
+use crate::config::{Config, ConfigError, DeviceChoice, TeacherPrecision};
+use crate::dist::Place;
+use crate::model::require_fp8;
+
+/// The device of this process: on a node with several GPUs that of its local rank, unless its
+/// launcher lets it see one only. Sets the number of CPU threads, too.
+///
+/// # Errors
+/// There is no such device.
+pub fn choose(config: &Config, place: &Place) -> Result<Device, ConfigError> {
+    let wrong =
+        |message: String| ConfigError { file: PathBuf::new(), key: "run.device".into(), message };
+    let threads = match config.run.threads {
+        // What a launcher says of threads stands; alone, libtorch takes all cores.
+        0 if place.local_world_size == 1 || std::env::var_os("OMP_NUM_THREADS").is_some() => None,
+        0 => {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            Some((cores / place.local_world_size).max(1))
+        }
+        threads => Some(threads),
+    };
+    if let Some(threads) = threads {
+        tch::set_num_threads(threads as i32);
+    }
+    let gpus = if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 };
+    match (config.run.device, gpus) {
+        (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, 0) => Ok(Device::Cpu),
+        (DeviceChoice::Cuda, 0) => Err(wrong(
+            "found `cuda`, but libtorch sees no GPU here: check nvidia-smi, or use `cpu`".into(),
+        )),
+        (_, 1) => Ok(Device::Cuda(0)),
+        (_, gpus) if place.local_rank < gpus => Ok(Device::Cuda(place.local_rank)),
+        (_, gpus) => Err(wrong(format!(
+            "local rank {} has no GPU: this node shows {gpus}; start at most as many processes",
+            place.local_rank
+        ))),
+    }
+}
+
+/// # Errors
+/// The config asks for something that the device cannot do.
+pub fn require_abilities(config: &Config, device: Device) -> Result<(), ConfigError> {
+    let wrong =
+        |message| ConfigError { file: PathBuf::new(), key: "teacher.precision".into(), message };
+    match config.teacher.precision {
+        TeacherPrecision::Same => Ok(()),
+        TeacherPrecision::Fp8 => {
+            require_fp8(device).map_err(|error| wrong(format!("found \"fp8\", but {error:#}")))
+        }
+    }
+}
