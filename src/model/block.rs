@@ -27,16 +27,15 @@ impl Attention {
     /// `[B, T, D]` to `[B, T, D]`.
     fn forward(&self, input: &Tensor) -> Tensor {
         let (batch, tokens, dim) = input.size3().expect("tokens are [B, T, D]");
-        let qkv = self
-            .qkv
-            .forward(input)
-            .reshape([batch, tokens, 3, self.heads, dim / self.heads])
-            .permute([2, 0, 3, 1, 4]);
-        let (query, key, value) = (qkv.get(0), qkv.get(1), qkv.get(2));
+        // Split in the last dimension, so that the three gradients are joined by one copy.
+        let parts = self.qkv.forward(input).split(dim, -1);
+        let of_heads = |part: &Tensor| {
+            part.view([batch, tokens, self.heads, dim / self.heads]).transpose(1, 2)
+        };
         let mixed = Tensor::scaled_dot_product_attention(
-            &query,
-            &key,
-            &value,
+            &of_heads(&parts[0]),
+            &of_heads(&parts[1]),
+            &of_heads(&parts[2]),
             None::<&Tensor>,
             0.0,
             false,

@@ -126,7 +126,7 @@ impl BranchPath {
                 residual.g_add_(&update)
             }
             Self::Whole => &residual + branch(&residual),
-            Self::Scaled(factors) => &residual + branch(&residual) * factors,
+            Self::Scaled(factors) => residual.addcmul(&branch(&residual), &factors),
             // Here nothing of the residual is saved for the backward pass: the branch works on a
             // copy of the rows. A picture stands once in the list, so the sum is the same in
             // whatever order a GPU adds.

@@ -73,7 +73,7 @@ impl Linear {
                     && !input.requires_grad() =>
             {
                 let product = linear_gelu(input, weight, &self.bias);
-                product.unwrap_or_else(|error| panic!("{error:#}"))
+                product.unwrap_or_else(|error| panic!("libtorch: {error:#}"))
             }
             _ => gelu(self.forward(input)),
         }

@@ -31,13 +31,11 @@ pub fn feature_losses(
     config: &LossConfig,
 ) -> Losses {
     let tokens = student.size()[1];
-    let (student, teacher) = (student.to_kind(Kind::Float), teacher.to_kind(Kind::Float));
-    let part = |tensor: &Tensor, start, length| tensor.narrow(1, start, length);
-    let compare = |kind, start, length| {
-        distance(kind, &part(&student, start, length), &part(&teacher, start, length))
-    };
-    let class = compare(config.class, 0, class_tokens);
-    let patch = compare(config.patch, class_tokens, tokens - class_tokens);
+    let sizes = [class_tokens, tokens - class_tokens];
+    let parts = |tensor: &Tensor| tensor.to_kind(Kind::Float).split_with_sizes(sizes, 1);
+    let (student, teacher) = (parts(student), parts(teacher));
+    let class = distance(config.class, &student[0], &teacher[0]);
+    let patch = distance(config.patch, &student[1], &teacher[1]);
     let total = match (config.class, config.patch, config.fuse) {
         (Distance::None, _, _) => patch.shallow_clone(),
         (_, Distance::None, _) => class.shallow_clone(),
