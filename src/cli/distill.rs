@@ -175,8 +175,9 @@ fn dry_run(config: &Config) -> Result<u8> {
 /// # Errors
 /// There is no such device.
 pub fn choose_device(config: &Config, place: &Place) -> Result<Device, ConfigError> {
-    let wrong =
-        |message: String| ConfigError { file: PathBuf::new(), key: "run.device".into(), message };
+    let wrong_key =
+        |key: &str, message| ConfigError { file: PathBuf::new(), key: key.into(), message };
+    let wrong = |message: String| wrong_key("run.device", message);
     let threads = match config.run.threads {
         // What a launcher says of threads stands; alone, libtorch takes all cores.
         0 if place.local_world_size == 1 || std::env::var_os("OMP_NUM_THREADS").is_some() => None,
@@ -191,6 +192,9 @@ pub fn choose_device(config: &Config, place: &Place) -> Result<Device, ConfigErr
     }
     let gpus = if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 };
     match (config.run.device, gpus) {
+        (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, 0) if config.teacher.cuda_graph => {
+            Err(wrong_key("teacher.cuda_graph", "found true, expected false on a CPU".into()))
+        }
         (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, 0) => Ok(Device::Cpu),
         (DeviceChoice::Cuda, 0) => Err(wrong(
             "found `cuda`, but libtorch sees no GPU here: check nvidia-smi, or use `cpu`".into(),

@@ -58,6 +58,8 @@ impl Config {
                 model: teacher,
                 weights: random_weights(),
                 residual: Precision::Fp32,
+                fused_kernels: false,
+                cuda_graph: false,
             },
             students: Vec::new(),
             data: DataConfig::minimal(Vec::new()),
@@ -117,6 +119,12 @@ pub struct TeacherConfig {
     /// Number format of the tokens between blocks.
     #[serde(default)]
     pub residual: Precision,
+    /// Additions and LayerNorms in one kernel of our own, on a GPU in bf16.
+    #[serde(default)]
+    pub fused_kernels: bool,
+    /// The forward pass is recorded once, and told to the GPU as a whole.
+    #[serde(default)]
+    pub cuda_graph: bool,
 }
 
 /// One encoder to be trained.

@@ -7,6 +7,7 @@
 mod block;
 mod drop_path;
 mod flops;
+mod frozen;
 mod layers;
 mod mask;
 mod parameters;
@@ -22,6 +23,7 @@ use crate::config::Precision;
 
 pub use drop_path::{DropPath, drop_path_scales, kept_pictures};
 pub use flops::{encoder_flops, projector_flops};
+pub use frozen::FrozenPass;
 pub use mask::{Mask, gather_tokens};
 pub use parameters::{Init, Parameters, Storage};
 pub use patches::{Normalisation, patchify};

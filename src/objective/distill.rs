@@ -4,10 +4,10 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
-use crate::config::{Config, EncoderSize, LossConfig, StudentConfig};
+use crate::config::{Config, EncoderSize, LossConfig, StudentConfig, TeacherConfig};
 use crate::model::{
-    DropPath, KeptInputs, Mask, Parameters, Projector, Storage, Vit, VitInput, encoder_flops,
-    gather_tokens, kind_of, patchify, projector_flops,
+    DropPath, FrozenPass, KeptInputs, Mask, Parameters, Projector, Storage, Vit, VitInput,
+    encoder_flops, gather_tokens, kind_of, patchify, projector_flops,
 };
 use crate::native::{guard, upload};
 
@@ -18,6 +18,7 @@ const TEACHER_LANE: u64 = u32::MAX as u64;
 pub struct Teacher {
     pub vit: Vit,
     pub parameters: Parameters,
+    pass: FrozenPass,
 }
 
 impl Teacher {
@@ -25,7 +26,7 @@ impl Teacher {
     pub fn new(storage: Storage, size: EncoderSize, grid: usize) -> Self {
         let mut parameters = Parameters::new(storage);
         let vit = Vit::new(&mut parameters, size, grid);
-        Self { vit, parameters }
+        Self { vit, parameters, pass: FrozenPass::default() }
     }
 
     /// Storage of a randomly drawn teacher.
@@ -39,11 +40,28 @@ impl Teacher {
         self.vit.freeze(compute, residual, side as i64);
     }
 
-    /// All tokens of whole pictures after the last block, without the final LayerNorm:
-    /// `[B, C+N, D]` in the kind of the residual stream, no gradient.
-    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
-        tch::no_grad(|| self.vit.forward(input, compute))
+    /// Has the forward pass run as `pass` says from now on.
+    pub fn run_as(&mut self, pass: FrozenPass) {
+        self.pass = pass;
     }
+
+    /// All tokens of whole pictures after the last block, without the final LayerNorm:
+    /// `[B, C+N, D]` in the kind of the residual stream, no gradient. See [`FrozenPass::tokens`].
+    ///
+    /// # Panics
+    /// Where libtorch or a kernel fails.
+    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
+        self.pass.tokens(&self.vit, input, compute).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+}
+
+/// How `config` wants the teacher's forward pass to be run on this device.
+fn frozen_pass(config: &TeacherConfig, device: Device, compute: Kind) -> FrozenPass {
+    let mut pass = FrozenPass::default();
+    if config.fused_kernels {
+        pass = pass.with_kernels(config.model.dim, device, compute);
+    }
+    if config.cuda_graph { pass.with_graph() } else { pass }
 }
 
 /// An encoder with the projector to the teacher's width.
@@ -160,6 +178,7 @@ impl Distillation {
     pub fn new(config: &Config, mut teacher: Teacher, device: Device, compute: Kind) -> Self {
         let residual = kind_of(config.teacher.residual);
         teacher.freeze(compute, residual, config.data.input_size / config.teacher.model.patch_size);
+        teacher.run_as(frozen_pass(&config.teacher, device, compute));
         let storage =
             |lane| Storage::Drawn { device, matrices: Kind::Float, seed: config.seed, lane };
         let mut distillation = Self::build(config, teacher, storage);
