@@ -30,6 +30,7 @@ fn compile_shim(lib: &Path) {
         .file("src/native/shim.cpp")
         .file("src/native/backward.cpp")
         .file("src/native/device.cpp")
+        .file("src/native/graph.cpp")
         .file("src/native/linear_gelu.cpp")
         .file("src/native/c10d.cpp");
     if let Some(headers) = nccl_headers(lib) {
@@ -75,6 +76,14 @@ fn variable(name: &str) -> Option<PathBuf> {
 
 fn link_libtorch(lib: &Path) {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+    // The compiler of the teacher's kernels is opened by name at run time. It comes with torch's
+    // wheel, beside it.
+    if let Some(nvidia) =
+        lib.parent().and_then(Path::parent).map(|site| site.join("nvidia/cu13/lib"))
+        && nvidia.is_dir()
+    {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", nvidia.display());
+    }
     // No symbol of libtorch_cuda.so is used by name: it registers its kernels when it is loaded.
     // The linker would leave it out, and then no GPU is ever seen.
     let cuda = lib.join("libtorch_cuda.so");

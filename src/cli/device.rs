@@ -46,12 +46,17 @@ pub fn choose(config: &Config, place: &Place) -> Result<Device, ConfigError> {
 /// # Errors
 /// The config asks for something that the device cannot do.
 pub fn require_abilities(config: &Config, device: Device) -> Result<(), ConfigError> {
-    let wrong =
-        |message| ConfigError { file: PathBuf::new(), key: "teacher.precision".into(), message };
-    match config.teacher.precision {
-        TeacherPrecision::Same => Ok(()),
-        TeacherPrecision::Fp8 => {
-            require_fp8(device).map_err(|error| wrong(format!("found \"fp8\", but {error:#}")))
-        }
+    let wrong = |key: &str, message: String| {
+        Err(ConfigError { file: PathBuf::new(), key: key.into(), message })
+    };
+    let teacher = &config.teacher;
+    if teacher.cuda_graph && device == Device::Cpu {
+        return wrong("teacher.cuda_graph", "found true, expected false on a CPU".into());
     }
+    if teacher.precision == TeacherPrecision::Fp8
+        && let Err(error) = require_fp8(device)
+    {
+        return wrong("teacher.precision", format!("found \"fp8\", but {error:#}"));
+    }
+    Ok(())
 }

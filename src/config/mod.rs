@@ -59,6 +59,8 @@ impl Config {
                 weights: random_weights(),
                 residual: Precision::Fp32,
                 precision: TeacherPrecision::Same,
+                fused_kernels: false,
+                cuda_graph: false,
             },
             students: Vec::new(),
             data: DataConfig::minimal(Vec::new()),
@@ -121,6 +123,12 @@ pub struct TeacherConfig {
     /// Number format of its matrix products.
     #[serde(default)]
     pub precision: TeacherPrecision,
+    /// Additions and LayerNorms in one kernel of our own, on a GPU in bf16.
+    #[serde(default)]
+    pub fused_kernels: bool,
+    /// The forward pass is recorded once, and told to the GPU as a whole.
+    #[serde(default)]
+    pub cuda_graph: bool,
 }
 
 /// The number format of the teacher's matrix products.

@@ -48,9 +48,9 @@ impl Attention {
 
 /// A transformer block: attention and MLP, each on a normalised residual branch.
 pub(super) struct Block {
-    norm1: LayerNorm,
+    pub(super) norm1: LayerNorm,
     attn: Attention,
-    norm2: LayerNorm,
+    pub(super) norm2: LayerNorm,
     fc1: Linear,
     fc2: Linear,
 }
@@ -79,12 +79,22 @@ impl Block {
     ) -> Tensor {
         let [attention, mlp] = paths;
         let residual = attention.add(residual, !is_kept, |tokens| {
-            self.attn.forward(&self.norm1.forward(tokens).to_kind(compute))
+            self.attention(self.norm1.forward(tokens).to_kind(compute))
         });
-        mlp.add(residual, true, |tokens| {
-            let input = self.norm2.forward(tokens).to_kind(compute);
-            self.fc2.forward(&self.fc1.forward_gelu(&input))
-        })
+        mlp.add(residual, true, |tokens| self.mlp(self.norm2.forward(tokens).to_kind(compute)))
+    }
+
+    /// The attention branch of normalised tokens `[B, T, D]`.
+    pub(super) fn attention(&self, normalised: Tensor) -> Tensor {
+        self.attn.forward(&normalised)
+    }
+
+    /// The MLP branch of normalised tokens `[B, T, D]`.
+    pub(super) fn mlp(&self, normalised: Tensor) -> Tensor {
+        let hidden = self.fc1.forward_gelu(&normalised);
+        // The widest layer follows: without gradients, this memory is free for it.
+        drop(normalised);
+        self.fc2.forward(&hidden)
     }
 
     /// See [`super::Vit::freeze`].

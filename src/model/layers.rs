@@ -97,9 +97,9 @@ fn as_convolution(input: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
 
 /// LayerNorm; means, deviations and sums are float32 whatever comes in.
 pub(super) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) eps: f64,
 }
 
 impl LayerNorm {

@@ -63,7 +63,7 @@ pub struct Vit {
     cls_token: Tensor,
     pos_embed: Tensor,
     patch_embed: Linear,
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
     norm: LayerNorm,
     size: EncoderSize,
 }

@@ -7,7 +7,9 @@ mod backward;
 pub mod c10d;
 mod device;
 mod ending;
+mod graph;
 mod guard;
+mod kernels;
 mod linear_gelu;
 mod mapped_file;
 mod memory;
@@ -17,7 +19,11 @@ mod shim;
 pub use backward::backward_from;
 pub use device::{DeviceMark, Download, Gpu, peak_device_memory, upload};
 pub use ending::{exit_if_hasty, exit_now, must_exit_now};
+pub use graph::CudaGraph;
 pub use guard::{guard, install_panic_hook};
+pub use kernels::{
+    KERNEL_SOURCE, RowNorm, TeacherKernels, compile_kernels, kernels_fit, threads_of_row,
+};
 pub use linear_gelu::linear_gelu;
 pub use mapped_file::MappedFile;
 pub use memory::{peak_memory, proportional_memory, trim_heap};

@@ -8,8 +8,8 @@ use crate::config::{
     Config, EncoderSize, LossConfig, StudentConfig, TeacherConfig, TeacherPrecision,
 };
 use crate::model::{
-    DropPath, FrozenFormat, KeptInputs, Mask, Parameters, Projector, Storage, Vit, VitInput,
-    encoder_flops, gather_tokens, kind_of, patchify, projector_flops,
+    DropPath, FrozenFormat, FrozenPass, KeptInputs, Mask, Parameters, Projector, Storage, Vit,
+    VitInput, encoder_flops, gather_tokens, kind_of, patchify, projector_flops,
 };
 use crate::native::{guard, upload};
 
@@ -20,6 +20,7 @@ const TEACHER_LANE: u64 = u32::MAX as u64;
 pub struct Teacher {
     pub vit: Vit,
     pub parameters: Parameters,
+    pass: FrozenPass,
 }
 
 impl Teacher {
@@ -27,7 +28,7 @@ impl Teacher {
     pub fn new(storage: Storage, size: EncoderSize, grid: usize) -> Self {
         let mut parameters = Parameters::new(storage);
         let vit = Vit::new(&mut parameters, size, grid);
-        Self { vit, parameters }
+        Self { vit, parameters, pass: FrozenPass::default() }
     }
 
     /// Storage of a randomly drawn teacher.
@@ -42,11 +43,30 @@ impl Teacher {
         self.vit.freeze(format, side as i64);
     }
 
-    /// All tokens of whole pictures after the last block, without the final LayerNorm:
-    /// `[B, C+N, D]` in the kind of the residual stream, no gradient.
-    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
-        tch::no_grad(|| self.vit.forward(input, compute))
+    /// Has the forward pass run as `pass` says from now on.
+    pub fn run_as(&mut self, pass: FrozenPass) {
+        self.pass = pass;
     }
+
+    /// All tokens of whole pictures after the last block, without the final LayerNorm:
+    /// `[B, C+N, D]` in the kind of the residual stream, no gradient. See [`FrozenPass::tokens`].
+    ///
+    /// # Panics
+    /// Where libtorch or a kernel fails.
+    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
+        self.pass
+            .tokens(&self.vit, input, compute)
+            .unwrap_or_else(|error| panic!("libtorch: {error:#}"))
+    }
+}
+
+/// How `config` wants the teacher's forward pass to be run on this device.
+fn frozen_pass(config: &TeacherConfig, device: Device, compute: Kind) -> FrozenPass {
+    let mut pass = FrozenPass::default();
+    if config.fused_kernels {
+        pass = pass.with_kernels(config.model.dim, device, compute);
+    }
+    if config.cuda_graph { pass.with_graph() } else { pass }
 }
 
 /// Mean cosine similarity of tokens `[B, T, D]` with others: how near a teacher is to itself in
@@ -172,6 +192,7 @@ impl Distillation {
         let fp8 = *precision == TeacherPrecision::Fp8;
         let format = FrozenFormat { compute, residual: kind_of(*residual), fp8 };
         teacher.freeze(format, config.data.input_size / model.patch_size);
+        teacher.run_as(frozen_pass(&config.teacher, device, compute));
         let storage =
             |lane| Storage::Drawn { device, matrices: Kind::Float, seed: config.seed, lane };
         let mut distillation = Self::build(config, teacher, storage);

@@ -11,6 +11,7 @@ mod dist;
 mod drop_path;
 mod golden;
 mod hostile;
+mod kernels;
 mod launch;
 mod many;
 mod peer;

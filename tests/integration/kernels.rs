@@ -1,0 +1,299 @@
+//! The frozen teacher's kernels and its recorded pass. With DISTILL_TEST_DEVICE=cuda on the first GPU;
+//! else the same source runs on the CPU, compiled by a host's compiler, and what needs a GPU says
+//! that it is skipped.
+
+mod emulation;
+
+use distill::config::EncoderSize;
+use distill::model::{
+    FrozenFormat, FrozenPass, Init, Parameters, Storage, Vit, VitInput, patchify,
+};
+use distill::native::{CudaGraph, RowNorm, TeacherKernels, compile_kernels};
+use distill::objective::distill::Teacher;
+use tch::{Device, Kind, Tensor};
+
+use crate::workshop::Workshop;
+
+/// The device that tests are to use.
+fn device() -> Device {
+    match std::env::var("DISTILL_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::Cuda(0),
+        _ => Device::Cpu,
+    }
+}
+
+/// What the kernel is given, on the CPU.
+struct Rows {
+    /// `[rows, D]`, float32 or bf16.
+    residual: Tensor,
+    /// `[rows, D]` bf16.
+    branch: Option<Tensor>,
+    /// `[D]`, as the residual.
+    weight: Tensor,
+    bias: Tensor,
+}
+
+const EPS: f64 = 1e-6;
+
+/// Normal numbers drawn one tensor after another. libtorch's own generator belongs to all tests of
+/// this process: who draws from it changes what others draw.
+struct Numbers(Parameters);
+
+impl Numbers {
+    fn new(seed: u64) -> Self {
+        let (device, matrices) = (Device::Cpu, Kind::Float);
+        Self(Parameters::new(Storage::Drawn { device, matrices, seed, lane: 0 }))
+    }
+
+    fn draw(&mut self, shape: &[i64]) -> Tensor {
+        self.0.tensor("drawn", shape, Init::Normal(1.0))
+    }
+}
+
+impl Rows {
+    fn drawn(
+        numbers: &mut Numbers,
+        (rows, dim): (i64, i64),
+        kind: Kind,
+        with_branch: bool,
+    ) -> Self {
+        let mut drawn = |shape: &[i64]| numbers.draw(shape);
+        // Deviations and means of all sizes, a mean far larger than its deviation among them.
+        let spread = Tensor::logspace(-2.0, 2.0, rows, 10.0, (Kind::Float, Device::Cpu));
+        let offset = Tensor::from_slice(&[0f32, 1000.0, -3.0]).repeat([rows]).narrow(0, 0, rows);
+        let residual = drawn(&[rows, dim]) * spread.unsqueeze(1) + offset.unsqueeze(1);
+        Self {
+            residual: residual.to_kind(kind),
+            branch: with_branch.then(|| (drawn(&[rows, dim]) * 3.0).to_kind(Kind::BFloat16)),
+            weight: (drawn(&[dim]) + 1.0).to_kind(kind),
+            bias: drawn(&[dim]).to_kind(kind),
+        }
+    }
+
+    /// The residual and the output of the kernel.
+    fn by_kernel(&self) -> (Tensor, Tensor) {
+        let device = device();
+        if device == Device::Cpu {
+            return emulation::run(self);
+        }
+        let kernels = TeacherKernels::load(device).unwrap();
+        let on_gpu = |tensor: &Tensor| tensor.to_device(device);
+        let mut residual = on_gpu(&self.residual);
+        let (weight, bias) = (on_gpu(&self.weight), on_gpu(&self.bias));
+        let norm = RowNorm { weight: &weight, bias: &bias, eps: EPS };
+        let branch = self.branch.as_ref().map(on_gpu);
+        let output = kernels.add_layer_norm(&mut residual, branch.as_ref(), &norm).unwrap();
+        (residual.to_device(Device::Cpu), output.to_device(Device::Cpu))
+    }
+
+    /// The same by libtorch: the sum as the composed path has it, the LayerNorm in float64.
+    fn by_libtorch(&self) -> (Tensor, Tensor) {
+        let mut sum = self.residual.copy();
+        if let Some(branch) = &self.branch {
+            let _ = sum.g_add_(branch);
+        }
+        let [wide, weight, bias] =
+            [&sum, &self.weight, &self.bias].map(|tensor| tensor.to_kind(Kind::Double));
+        let output = wide.layer_norm(weight.size(), Some(&weight), Some(&bias), EPS, false);
+        (sum, output)
+    }
+}
+
+/// Rows of every width, from the smallest to the largest, with whole warps and without.
+#[test]
+fn the_kernel_adds_and_normalises_rows() {
+    let mut numbers = Numbers::new(7);
+    for (rows, dim) in [(1, 8), (9, 40), (6, 264), (6, 768), (4, 3072), (2, 8192)] {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for with_branch in [true, false] {
+                let case = Rows::drawn(&mut numbers, (rows, dim), kind, with_branch);
+                let (residual, output) = case.by_kernel();
+                let (sum, expected) = case.by_libtorch();
+                let what = format!("[{rows}, {dim}] {kind:?}, branch {with_branch}");
+                assert_eq!((residual.kind(), output.kind()), (kind, Kind::BFloat16));
+                assert_eq!(residual, sum, "{what}: the residual");
+                // bf16 rounds by at most 2⁻⁸ of the number. A mean of many numbers is good to some
+                // 2⁻²¹ of itself in float32, and the output is in deviations.
+                let wide = sum.to_kind(Kind::Double);
+                let mean = wide.mean_dim(-1, true, Kind::Double).abs();
+                let deviation = wide.std_dim(-1, false, true);
+                let weight = case.weight.to_kind(Kind::Double).abs();
+                let error = (output.to_kind(Kind::Double) - &expected).abs();
+                let allowed = expected.abs() * 2f64.powi(-8)
+                    + mean / deviation * weight * 2f64.powi(-21)
+                    + 1e-5;
+                let worst = (error / allowed).max().double_value(&[]);
+                assert!(worst <= 1.05, "{what}: {worst} of what rounding explains");
+            }
+        }
+    }
+}
+
+/// Rows without deviation give the bias; a NaN stays in its row.
+#[test]
+fn the_kernel_takes_constant_rows_and_passes_nan_on() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let mut case = Rows::drawn(&mut Numbers::new(6), (3, 264), kind, true);
+        let (constant, nan) = (case.residual.get(0), case.residual.get(1));
+        let _ = case.branch.as_mut().unwrap().get(0).fill_(0.0);
+        let _ = (constant.shallow_clone().fill_(2.0), nan.get(77).fill_(f64::NAN));
+        let (residual, output) = case.by_kernel();
+        assert_eq!(residual.get(0), constant);
+        assert_eq!(output.get(0), case.bias.to_kind(Kind::BFloat16));
+        assert_eq!(
+            output.isnan().sum_dim_intlist(1, false, Kind::Int64),
+            Tensor::from_slice(&[0i64, 264, 0])
+        );
+    }
+}
+
+/// NVRTC takes the source for every GPU that it is meant for; a row is read 16 bytes at a time and
+/// stays in registers.
+#[test]
+fn nvrtc_compiles_the_kernels() {
+    for (capability, target) in [((8, 0), "sm_80"), ((9, 0), "sm_90"), ((10, 0), "sm_100")] {
+        let ptx = match compile_kernels(capability) {
+            Ok(ptx) => ptx.to_src(),
+            Err(why) if device() == Device::Cpu && why.to_string().ends_with("is missing") => {
+                println!("skipped: {why}");
+                return;
+            }
+            Err(why) => panic!("{target}: {why}"),
+        };
+        assert!(ptx.contains(&format!(".target {target}")), "{ptx}");
+        for kernel in ["add_layer_norm_float32", "add_layer_norm_bf16"] {
+            assert!(ptx.contains(&format!(".entry {kernel}(")), "{kernel} for {target}");
+        }
+        // Float32: two of the residual, one of the branch, two each of weight and bias; bf16: four.
+        let wide = |operation: &str| {
+            ptx.lines().filter(|line| line.contains(operation) && line.contains(".v4.")).count()
+        };
+        assert_eq!((wide("ld."), wide("st.")), (7 + 4, 3 + 2), "{target}: {ptx}");
+        assert!(!ptx.contains(".local"), "{target}: registers do not suffice\n{ptx}");
+    }
+}
+
+/// A teacher of drawn weights for 4 × 4 patches of 8 pixels, frozen.
+fn teacher(compute: Kind, residual: Kind) -> Teacher {
+    let size = EncoderSize { patch_size: 8, ..EncoderSize::new(128, 5, 4) };
+    let mut teacher = Teacher::new(Teacher::drawn(device(), compute, 3), size, 4);
+    teacher.freeze(FrozenFormat { compute, residual, fp8: false }, 4);
+    teacher
+}
+
+/// So many drawn pictures.
+fn pictures(numbers: &mut Numbers, count: i64, compute: Kind) -> VitInput {
+    let images = numbers.draw(&[count, 3, 32, 32]).to_device(device()).to_kind(compute);
+    VitInput::whole(patchify(&images, 8), 4, 4)
+}
+
+const FORMATS: [(Kind, Kind); 3] =
+    [(Kind::Float, Kind::Float), (Kind::BFloat16, Kind::Float), (Kind::BFloat16, Kind::BFloat16)];
+
+fn plain(vit: &Vit, input: &VitInput, compute: Kind) -> Tensor {
+    tch::no_grad(|| vit.forward(input, compute))
+}
+
+/// The frozen pass without kernels is the plain forward pass, bit for bit; asking for kernels where
+/// there are none changes nothing.
+#[test]
+fn the_frozen_pass_is_the_forward_pass() {
+    let mut numbers = Numbers::new(8);
+    for (compute, residual) in FORMATS {
+        let input = pictures(&mut numbers, 3, compute);
+        let mut teacher = teacher(compute, residual);
+        let expected = plain(&teacher.vit, &input, compute);
+        assert_eq!(teacher.tokens(&input, compute), expected);
+        assert_eq!(expected.kind(), residual);
+        if device() == Device::Cpu || compute == Kind::Float {
+            teacher.run_as(FrozenPass::default().with_kernels(128, device(), compute));
+            assert_eq!(teacher.tokens(&input, compute), expected);
+        }
+    }
+}
+
+/// On a GPU the kernels give the composed path's tokens, up to what rounding in bf16 explains.
+#[test]
+fn a_teacher_with_kernels_gives_the_same_tokens() {
+    if device() == Device::Cpu {
+        println!("skipped: needs a GPU, DISTILL_TEST_DEVICE=cuda");
+        return;
+    }
+    let mut numbers = Numbers::new(9);
+    for (compute, residual) in &FORMATS[1..] {
+        let input = pictures(&mut numbers, 64, *compute);
+        let mut teacher = teacher(*compute, *residual);
+        let expected = teacher.tokens(&input, *compute).to_kind(Kind::Float);
+        // A warning alone would let the composed path be compared with itself.
+        TeacherKernels::load(device()).unwrap();
+        teacher.run_as(FrozenPass::default().with_kernels(128, device(), *compute));
+        let fused = teacher.tokens(&input, *compute).to_kind(Kind::Float);
+        let cosine = Tensor::cosine_similarity(&fused, &expected, -1, 1e-8);
+        let worst = cosine.min().double_value(&[]);
+        println!("residual {residual:?}: worst cosine {worst:.6}");
+        assert!(worst >= 0.999, "residual {residual:?}: worst cosine {worst}");
+    }
+}
+
+/// On a GPU a recorded pass gives what the pass itself gives, for inputs that change and shapes that
+/// take turns, with kernels and without.
+#[test]
+fn a_recorded_pass_gives_the_same_tokens() {
+    let mut numbers = Numbers::new(10);
+    let furthest = |one: &Tensor, other: &Tensor| (one - other).abs().max().double_value(&[]);
+    for (compute, residual) in FORMATS {
+        // Products may be summed in another order.
+        let allowed = if compute == Kind::Float { 1e-4 } else { 0.05 };
+        let inputs = [8, 3, 8, 8, 3].map(|count| pictures(&mut numbers, count, compute));
+        for with_kernels in [false, compute == Kind::BFloat16 && device().is_cuda()] {
+            let pass = || match with_kernels {
+                true => FrozenPass::default().with_kernels(128, device(), compute),
+                false => FrozenPass::default(),
+            };
+            let mut teacher = teacher(compute, residual);
+            teacher.run_as(pass());
+            let expected = inputs.each_ref().map(|input| teacher.tokens(input, compute));
+            // Tokens of other pictures would be found out.
+            let other = furthest(&expected[0], &expected[2]);
+            assert!(other > 10.0 * allowed, "pictures differ by {other}");
+            if device() == Device::Cpu {
+                println!("skipped: recording needs a GPU, DISTILL_TEST_DEVICE=cuda");
+                continue;
+            }
+            teacher.run_as(pass().with_graph());
+            for (input, expected) in inputs.iter().zip(&expected) {
+                let off = furthest(&teacher.tokens(input, compute), expected);
+                assert!(off <= allowed, "{compute:?}, {residual:?}: off by {off}");
+            }
+        }
+    }
+}
+
+/// A pass cannot be recorded on a CPU, which is said in one line.
+#[test]
+fn nothing_is_recorded_on_a_cpu() {
+    let input = pictures(&mut Numbers::new(11), 1, Kind::Float).patches.to_device(Device::Cpu);
+    let recorded = CudaGraph::record(Device::Cpu, None, || Ok(input.shallow_clone()));
+    assert_eq!(recorded.err().unwrap().to_string(), "a CUDA graph needs a GPU");
+}
+
+/// On a CPU the kernels' switch changes nothing but a warning, and that of the graph is refused.
+#[test]
+fn switches_for_gpus_on_a_cpu() {
+    let workshop = Workshop::new();
+    let cpu = "run.device=cpu";
+    workshop.train(&[cpu, "teacher.cuda_graph=true"]).fails(2, &["teacher.cuda_graph", "CPU"]);
+    let losses = |set: &[&str]| -> (Vec<f64>, String) {
+        let trained = workshop.train(set).succeeds();
+        let rows = std::fs::read_to_string(workshop.path("run/metrics.jsonl")).unwrap();
+        std::fs::remove_dir_all(workshop.path("run")).unwrap();
+        let rows = rows.lines().map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap());
+        let losses = rows.map(|row| row["students"][0]["loss"].as_f64().unwrap()).collect();
+        (losses, trained.stderr)
+    };
+    let (plain, quiet) = losses(&[cpu]);
+    let (switched, warned) = losses(&[cpu, "teacher.fused_kernels=true"]);
+    assert_eq!(plain, switched);
+    let warnings = |text: &str| text.matches("teacher.fused_kernels is not used").count();
+    assert_eq!((warnings(&quiet), warnings(&warned)), (0, 1), "{warned}");
+}
