@@ -62,6 +62,9 @@ def ratios(contenders, device):
         speeds = [contenders.get(name, {}).get("images_per_s") for name in (above, below)]
         ratio = speeds[0] / speeds[1] if all(speeds) else None
         goal = verdict(ratio, ratio is not None and ratio >= least)
+        batches = [contenders.get(name, {}).get("batch_size") for name in (above, below)]
+        if ratio is not None and batches[0] != batches[1]:
+            goal += f", but at batch {batches[0]} against {batches[1]}"
         found.append({"of": above, "over": below, "ratio": ratio, "goal": least, "verdict": goal})
     return found
 

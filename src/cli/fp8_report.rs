@@ -51,9 +51,9 @@ impl Fp8Report {
     /// # Errors
     /// libtorch's message.
     pub fn finish(self, teacher: &Teacher) -> Result<f64> {
-        let cosine = guard(|| {
-            Ok(mean_cosine(&self.tokens, &teacher.tokens(&self.pictures, Kind::BFloat16)))
-        })?;
+        // Not as a recorded pass, which would keep its memory for this one comparison.
+        let forward = || teacher.vit.forward(&self.pictures, Kind::BFloat16);
+        let cosine = guard(|| Ok(mean_cosine(&self.tokens, &tch::no_grad(forward))))?;
         info!(
             "the teacher's tokens in FP8 have a mean cosine of {cosine:.5} with those in bf16, on \
              {PICTURES} pictures"

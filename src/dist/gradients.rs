@@ -3,7 +3,6 @@
 //! The sum, not the mean: a process scales its loss by its share of the global batch, so that shares
 //! may differ by a picture and the result does not depend on how many processes there are.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -46,8 +45,8 @@ pub struct GradientExchange {
     reducer: Option<Reducer>,
     flat: Vec<FlatWeights>,
     gathering: Vec<Work>,
-    /// Where the device has those of the last two steps, in what it was told.
-    arrived: VecDeque<DeviceMark>,
+    /// Where the device has them, in what it was told.
+    arrived: Option<DeviceMark>,
 }
 
 impl GradientExchange {
@@ -153,21 +152,8 @@ impl GradientExchange {
             team.until(|| work.is_done_within(TURN))?;
             self.gathering.remove(0);
         }
-        self.arrived.push_back(DeviceMark::set(team.device())?);
-        if self.arrived.len() > 2 {
-            self.arrived.pop_front();
-        }
+        self.arrived = Some(DeviceMark::set(team.device())?);
         Ok(())
-    }
-
-    /// Forgets what was last handed round: the weights of a step that was given up, in which nobody
-    /// changed any, and which may never arrive.
-    pub fn forget_gathering(&mut self) {
-        if self.gathering.is_empty() {
-            self.arrived.pop_back();
-        } else {
-            self.gathering.clear();
-        }
     }
 
     /// Waits until the device holds the weights that were last handed round. They may be on their
@@ -177,7 +163,7 @@ impl GradientExchange {
     /// A process failed.
     pub fn settle_weights(&mut self, team: &Team) -> Result<()> {
         self.finish_gathering(team)?;
-        self.arrived.back().map_or(Ok(()), |mark| team.past(mark))
+        self.arrived.take().map_or(Ok(()), |mark| team.past(&mark))
     }
 }
 

@@ -279,14 +279,8 @@ impl Team {
         }
     }
 
-    /// The step that some process did not take part in, once one is given up. Alone, a step is given
-    /// up before it begins, and nobody need be told.
-    pub fn abandoned(&self) -> Option<u64> {
-        self.others.as_ref().and_then(|others| others.pulse.abandoned())
-    }
-
     /// # Errors
-    /// A process failed, or gave up the step that this one works on or an earlier one.
+    /// A process failed, or gave up the step that this one works on.
     pub fn check(&self) -> Result<()> {
         self.others.as_ref().map_or(Ok(()), |others| others.pulse.check_step())
     }
@@ -314,7 +308,7 @@ impl Team {
         // Rank 0 keeps the store (`_board`) until the others have left.
         let Others { group, pulse, board: _board } = others;
         pulse.leave()?;
-        if pulse.abandoned().is_none() {
+        if !pulse.is_any_abandoned() {
             drop(ManuallyDrop::into_inner(group));
         }
         drop(pulse);

@@ -181,17 +181,27 @@ impl Download {
     }
 }
 
-/// Most memory that a device gave this process so far, in bytes: on a GPU what libtorch held of it,
-/// on the CPU the process's own; none where it cannot be told.
-pub fn peak_device_memory(device: Device) -> Option<u64> {
-    let cuda = cuda_index(device).ok()?;
-    if cuda < 0 {
-        return memory::peak_memory();
+/// Most memory of a device that this process had so far, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeakMemory {
+    /// Taken by tensors.
+    pub used: u64,
+    /// Held by libtorch, of which tensors take theirs. On the CPU both are the process's own memory.
+    pub held: u64,
+}
+
+impl PeakMemory {
+    /// That of `device`; none where it cannot be told.
+    pub fn of(device: Device) -> Option<Self> {
+        let cuda = cuda_index(device).ok()?;
+        if cuda < 0 {
+            return memory::peak_memory().map(|bytes| Self { used: bytes, held: bytes });
+        }
+        let (mut used, mut held) = (0, 0);
+        // SAFETY: two numbers to write.
+        check(unsafe { distill_peak_memory(cuda, &mut used, &mut held) }).ok()?;
+        Some(Self { used, held })
     }
-    let (mut allocated, mut reserved) = (0, 0);
-    // SAFETY: two numbers to write.
-    check(unsafe { distill_peak_memory(cuda, &mut allocated, &mut reserved) }).ok()?;
-    Some(reserved)
 }
 
 /// A GPU, as its driver describes it.
@@ -203,15 +213,13 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// What `device` is; none for the CPU.
+    /// What `device` is.
     ///
     /// # Errors
-    /// There is no such GPU, or this build has no CUDA headers to ask with.
-    pub fn of(device: Device) -> Result<Option<Self>> {
+    /// It is no GPU, or this build has no CUDA headers to ask with.
+    pub fn of(device: Device) -> Result<Self> {
         let cuda = cuda_index(device)?;
-        if cuda < 0 {
-            return Ok(None);
-        }
+        ensure!(cuda >= 0, "a CPU is no GPU");
         let mut name = [0 as c_char; 256];
         let (mut major, mut minor) = (0, 0);
         // SAFETY: the shim writes at most the buffer's length, its final zero included.
@@ -219,7 +227,7 @@ impl Gpu {
             check(distill_gpu(cuda, name.as_mut_ptr(), name.len(), &mut major, &mut minor))?;
             CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned()
         };
-        Ok(Some(Self { name, capability: (major, minor) }))
+        Ok(Self { name, capability: (major, minor) })
     }
 }
 

@@ -99,7 +99,8 @@ impl TeacherKernels {
     /// # Errors
     /// It is no GPU, or NVRTC or the driver cannot be found or fails.
     pub fn load(device: Device) -> Result<Self> {
-        let Some(gpu) = Gpu::of(device)? else { bail!("they need a GPU") };
+        ensure!(device.is_cuda(), "they need a GPU");
+        let gpu = Gpu::of(device)?;
         let image = compile_kernels(gpu.capability)?;
         let image = CString::new(image.to_src()).context("the compiled kernels hold a zero")?;
         // SAFETY: opening the library runs its initialisers; libtorch has done so before.

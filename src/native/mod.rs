@@ -17,7 +17,7 @@ mod optimizer;
 mod shim;
 
 pub use backward::backward_from;
-pub use device::{DeviceMark, Download, Gpu, peak_device_memory, upload};
+pub use device::{DeviceMark, Download, Gpu, PeakMemory, upload};
 pub use ending::{exit_if_hasty, exit_now, must_exit_now};
 pub use graph::CudaGraph;
 pub use guard::{guard, install_panic_hook};

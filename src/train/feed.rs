@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 use crate::config::DataConfig;
 use crate::data::Loader;
 use crate::model::Normalisation;
-use crate::native::{guard, peak_device_memory, upload};
+use crate::native::{PeakMemory, guard, upload};
 use crate::objective::MicroBatch;
 
 /// Batches that are on the device, or on their way there, before they are asked for.
@@ -142,7 +142,7 @@ impl Feed {
 
     /// Most memory that the training device gave this process so far, in bytes.
     pub fn peak_memory(&self) -> Option<u64> {
-        peak_device_memory(self.device)
+        PeakMemory::of(self.device).map(|peak| peak.held)
     }
 
     /// Pictures so far that did not decode and were replaced.

@@ -96,12 +96,6 @@ impl Learner {
         self.exchange.begin_gathering(team)
     }
 
-    /// Goes back before the last update, which the device skipped on all processes.
-    pub fn forget_update(&mut self) {
-        self.optimizer.forget_update();
-        self.exchange.forget_gathering();
-    }
-
     /// Waits until the device holds the weights that other processes updated.
     ///
     /// # Errors

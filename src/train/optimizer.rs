@@ -177,11 +177,6 @@ impl AdamW {
         state
     }
 
-    /// Counts the last update as not done, which the device skipped.
-    pub fn forget_update(&mut self) {
-        self.updates -= 1;
-    }
-
     /// Says that the moments behind [`Self::state`] were overwritten by those after `updates`.
     pub fn set_updates(&mut self, updates: u64) {
         self.updates = updates;

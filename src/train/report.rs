@@ -1,6 +1,6 @@
 //! A step's numbers: summed over all processes on the device, read by the host when it can.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use tch::{Kind, Tensor};
 
 use super::learner::Learner;
@@ -15,7 +15,7 @@ pub struct Verdict {
     /// The norm of each trainee's whole gradient, a scalar.
     pub norms: Vec<Tensor>,
     /// A scalar: 1 where the weights must stay as they are, since a loss or a gradient is no finite
-    /// number or a process did not take part, else 0.
+    /// number, else 0.
     pub skip: Tensor,
 }
 
@@ -30,6 +30,8 @@ pub struct Numbers {
     pub students: Vec<StudentMetrics>,
     /// The sums of what each process gave of its own.
     pub sums: [f64; OWN],
+    /// All are finite, as the device requires for an update.
+    pub are_finite: bool,
 }
 
 /// How many numbers of its own each process adds.
@@ -61,10 +63,7 @@ pub fn report(
         };
         let norms: Vec<Tensor> = learners.iter().zip(&squares).enumerate().map(norm).collect();
         let numbers = Tensor::cat(&[&sums, &Tensor::stack(&norms, 0)], 0);
-        // A collective that was ended before its time leaves another count of processes.
-        let all_took_part = sums.get(-1).eq(team.world_size() as f64);
-        let sound = numbers.isfinite().all().logical_and(&all_took_part);
-        let skip = sound.logical_not().to_kind(Kind::Float);
+        let skip = numbers.isfinite().all().logical_not().to_kind(Kind::Float);
         Ok((Verdict { norms, skip }, numbers))
     })?;
     Ok((verdict, Report { download: Download::begin(&numbers)?, students }))
@@ -88,11 +87,12 @@ impl Report {
                 loss: f64::from(total),
                 loss_class: on(config.class, class),
                 loss_patch: on(config.patch, patch),
-                grad_norm: f64::from(numbers[own + OWN + 1 + index]),
+                grad_norm: f64::from(numbers[own + OWN + index]),
             }
         });
         let sums = std::array::from_fn(|which| f64::from(numbers[own + which]));
-        Ok(Numbers { students: students.collect(), sums })
+        let are_finite = numbers.iter().all(|number| number.is_finite());
+        Ok(Numbers { students: students.collect(), sums, are_finite })
     }
 
     /// When the device had them.
@@ -106,8 +106,7 @@ impl Report {
     }
 }
 
-/// Three losses a student, then the square of each gradient norm, then `own`, then 1 to count the
-/// processes.
+/// Three losses a student, then the square of each gradient norm, then `own`.
 fn local_sums(
     losses: &[(f64, Vec<Losses>)],
     learners: &[Learner],
@@ -125,10 +124,8 @@ fn local_sums(
         .collect();
     sums.extend(squares.iter().map(Tensor::shallow_clone));
     let floats: Vec<Tensor> = sums.iter().map(|sum| sum.to_kind(Kind::Float)).collect();
-    let mut host: Vec<f32> = own.iter().map(|&number| number as f32).collect();
-    host.push(1.0);
-    let host = upload(&host, &[host.len() as i64], squares[0].device())?;
-    Ok(Tensor::cat(&[Tensor::stack(&floats, 0), host], 0))
+    let own = upload(&own.map(|number| number as f32), &[OWN as i64], squares[0].device())?;
+    Ok(Tensor::cat(&[Tensor::stack(&floats, 0), own], 0))
 }
 
 /// A loss or gradient that is no number would spoil the weights: the device has skipped that update,
@@ -136,8 +133,8 @@ fn local_sums(
 ///
 /// # Errors
 /// There is one; the message says whose, and what helps.
-pub fn require_finite(step: u64, students: &[StudentMetrics]) -> Result<()> {
-    for student in students {
+pub fn require_finite(step: u64, numbers: &Numbers) -> Result<()> {
+    for student in &numbers.students {
         for (what, value) in [("loss", student.loss), ("gradient norm", student.grad_norm)] {
             if !value.is_finite() {
                 bail!(
@@ -149,5 +146,6 @@ pub fn require_finite(step: u64, students: &[StudentMetrics]) -> Result<()> {
             }
         }
     }
+    ensure!(numbers.are_finite, "the squared gradient norms of step {step} have no finite sum");
     Ok(())
 }

@@ -42,7 +42,7 @@ pub struct Done {
 /// Tells the device one optimizer step, and counts it as done.
 ///
 /// # Errors
-/// Among others [`Abandoned`]: then see [`State::forget_step`].
+/// Among others [`Abandoned`]: then nothing has changed.
 pub fn begin(
     run: &Run,
     state: &mut State,
@@ -72,6 +72,11 @@ pub fn begin(
     let stop = if is_asked_to_stop(team) { 1.0 } else { 0.0 };
     let own = [waited / team.world_size() as f64, feed.failed() as f64, stop];
     let (verdict, report) = report(team, &losses, &state.learners, own)?;
+    if !team.is_alone() {
+        // That all processes took part must be sure before weights change: one may give the step up.
+        // AdamW then gives the device enough to do while it is told the next step.
+        team.past(report.arrived())?;
+    }
     for (learner, norm) in state.learners.iter_mut().zip(&verdict.norms) {
         learner.update(team, learning_rate, norm, &verdict.skip)?;
     }
@@ -110,9 +115,9 @@ impl Begun {
     pub fn read(&self, run: &Run, feed: &Feed) -> Result<Done> {
         let trainees = run.objective.trainees().iter();
         let names: Vec<&str> = trainees.map(|trainee| trainee.name.as_str()).collect();
-        let Numbers { students, sums: [waited, failed, stop] } =
-            self.report.read(run.team, &names, &run.config.loss)?;
-        require_finite(self.step(), &students)?;
+        let numbers = self.report.read(run.team, &names, &run.config.loss)?;
+        require_finite(self.step(), &numbers)?;
+        let Numbers { students, sums: [waited, failed, stop], .. } = numbers;
         let metrics = StepMetrics {
             data_wait_seconds: waited,
             students,

@@ -96,15 +96,6 @@ impl State {
         Ok(())
     }
 
-    /// Goes back before the last step, whose update the devices of all processes skipped.
-    fn forget_step(&mut self) {
-        self.step -= 1;
-        self.position -= self.stream.global_batch_size as u64;
-        for learner in &mut self.learners {
-            learner.forget_update();
-        }
-    }
-
     fn save(&mut self, run: &Run, saver: &mut Saver) -> Result<()> {
         let before = run.team.doing(Activity::Saving);
         for learner in &mut self.learners {
@@ -234,16 +225,9 @@ impl Progressing {
         Ok(())
     }
 
-    /// Goes back to the state before a step that some process did not take part in. This process may
-    /// have told its device that step and the next one: it skips their updates, since not all
-    /// processes' numbers come together.
+    /// Goes back to the state before a step that some process will not take part in.
     fn give_up(&mut self, run: &Run, state: &mut State, feed: &Feed) -> Result<()> {
         let team = run.team;
-        let given_up = team.abandoned().unwrap_or(state.step + 1);
-        while state.step >= given_up {
-            state.forget_step();
-        }
-        self.unread.retain(|begun| begun.step() < given_up);
         // That step is no longer this process's.
         team.progress(state.step);
         for learner in &mut state.learners {

@@ -16,7 +16,7 @@ use crate::config::{Config, DeviceChoice, Precision};
 use crate::data::RankBatches;
 use crate::dist::{Place, Team, environment};
 use crate::draws::{Draws, Purpose};
-use crate::native::{Gpu, guard, peak_device_memory};
+use crate::native::{Gpu, PeakMemory, guard};
 use crate::objective::distill::flops_per_image;
 use crate::train::checkpoint::Stream;
 use crate::train::clock::{Phase, StepClock};
@@ -44,7 +44,7 @@ pub struct StepArgs {
     device: Option<String>,
     /// Steps to measure
     #[arg(long, value_name = "N", default_value_t = 20,
-          value_parser = clap::value_parser!(u64).range(1..=100_000))]
+          value_parser = clap::value_parser!(u64).range(1..=10_000))]
     steps: u64,
     /// Steps before them that are not measured
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -98,7 +98,10 @@ struct StepReport {
     flops_per_image: f64,
     peak: Option<Peak>,
     mfu: Option<f64>,
+    /// Taken by tensors on a GPU, by the process on a CPU.
     peak_memory_bytes: Option<u64>,
+    /// Held by libtorch on a GPU.
+    peak_memory_reserved_bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,7 +127,7 @@ pub fn run(args: &StepArgs) -> Result<()> {
     let place = environment::of_this_process()?;
     let device = device::choose(&config, &place.clone().unwrap_or_else(Place::alone))?;
     device::require_abilities(&config, device)?;
-    let peak = peak_of(args.peak.as_deref(), device)?;
+    let peak = peak_of(args.peak.as_deref(), device);
     let team = meeting::join(place, &config, device)?;
     random_and_alone(&mut config, team.world_size());
     let report = guard(|| measure(args, &config, &team, device, peak))
@@ -203,11 +206,12 @@ fn measure(
     let measured = &begun[args.warmup as usize..];
     let times = Times::of(measured, losses.len())?;
     let images_per_s = measured.len() as f64 * global_batch as f64 / times.seconds;
+    let memory = PeakMemory::of(device);
     let flops = flops_per_image(config);
     let per_device = images_per_s * flops / team.world_size() as f64;
     Ok(StepReport {
         device: if device == Device::Cpu { "cpu" } else { "cuda" },
-        device_name: device_name(device)?,
+        device_name: device_name(device),
         precision: config.run.precision,
         batch_size: config.data.batch_size,
         processes: team.world_size(),
@@ -231,7 +235,8 @@ fn measure(
         flops_per_image: flops,
         peak,
         mfu: peak.map(|peak| per_device / peak.flops_per_s),
-        peak_memory_bytes: peak_device_memory(device),
+        peak_memory_bytes: memory.map(|peak| peak.used),
+        peak_memory_reserved_bytes: memory.map(|peak| peak.held),
     })
 }
 
@@ -329,24 +334,22 @@ impl StepReport {
     }
 }
 
-fn peak_of(name: Option<&str>, device: Device) -> Result<Option<Peak>> {
-    let of = |name: &str| PEAKS.into_iter().find(|peak| name == peak.name);
+/// The peak of this name, or that of the device, where it is known.
+fn peak_of(name: Option<&str>, device: Device) -> Option<Peak> {
     if let Some(name) = name {
-        return Ok(of(name));
+        return PEAKS.into_iter().find(|peak| name == peak.name);
     }
-    let Some(gpu) = Gpu::of(device)? else { return Ok(None) };
-    let name = gpu.name.to_lowercase();
+    let name = Gpu::of(device).ok()?.name.to_lowercase();
     let fits = |peak: &Peak| peak.name.to_lowercase().split('-').all(|word| name.contains(word));
-    Ok(PEAKS.into_iter().find(fits))
+    PEAKS.into_iter().find(fits)
 }
 
-fn device_name(device: Device) -> Result<String> {
-    if let Some(gpu) = Gpu::of(device)? {
-        return Ok(gpu.name);
+fn device_name(device: Device) -> String {
+    if device != Device::Cpu {
+        return Gpu::of(device).map_or_else(|_| "a GPU".into(), |gpu| gpu.name);
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = tch::get_num_threads();
-    Ok(format!("CPU, {threads} threads on {cores} cores"))
+    format!("CPU, {} threads on {cores} cores", tch::get_num_threads())
 }
 
 /// Random pictures, always there.

@@ -212,21 +212,20 @@ impl Pulse {
     }
 
     /// # Errors
-    /// A process failed, or gave up the step that this one works on or an earlier one.
+    /// A process failed, or gave up the step that this one works on.
     pub fn check_step(&self) -> Result<()> {
         self.check()?;
         let (abandoned, step) = (&self.shared.abandoned, &self.shared.step);
         match abandoned.load(Ordering::Relaxed) {
             0 => Ok(()),
-            given_up if given_up <= step.load(Ordering::Relaxed) => Err(Abandoned.into()),
+            given_up if given_up == step.load(Ordering::Relaxed) => Err(Abandoned.into()),
             _ => Ok(()),
         }
     }
 
-    /// The step that was given up, if one was.
-    pub fn abandoned(&self) -> Option<u64> {
-        let step = self.shared.abandoned.load(Ordering::Relaxed);
-        (step > 0).then_some(step)
+    /// Whether a step was given up.
+    pub fn is_any_abandoned(&self) -> bool {
+        self.shared.abandoned.load(Ordering::Relaxed) > 0
     }
 
     /// Whether any process was asked to stop.
