@@ -4,7 +4,7 @@
 //! ```no_run
 //! use distill::config::EncoderSize;
 //! use distill::model::{Parameters, Storage, Vit, VitInput, patchify};
-//! use tch::{Kind, Tensor};
+//! use tch::{Device, Kind, Tensor};
 //!
 //! let storage = Storage::Drawn { device: Device::Cpu, matrices: Kind::Float, seed: 0, lane: 0 };
 //! let mut parameters = Parameters::new(storage);
