@@ -101,9 +101,7 @@ def run(loader, seconds):
                 peak = max(peak, data_processes.tree_bytes(process.pid))
                 wait_for(process, MEMORY_INTERVAL_SECONDS)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            data_processes.end_group(process)
         output.seek(0)
         messages.seek(0)
         figures = last_json(output.read())

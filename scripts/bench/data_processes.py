@@ -1,8 +1,10 @@
-"""What a loader's processes hold, and what other programs take from it meanwhile. From /proc."""
+"""The processes of a measurement: what they hold, how they end, and what other programs take from them
+meanwhile. From /proc."""
 
 import os
 import pathlib
 import resource
+import signal
 import time
 
 # Memory that cannot be dropped: files that are mapped (programs, shards) can be read again.
@@ -40,6 +42,13 @@ def tree_bytes(root):
             if line.startswith(COUNTED_MEMORY):
                 total += int(line.split()[1]) * 1024
     return total
+
+
+def end_group(process):
+    """Ends a child that leads a process group, and all of the group with it, if it still runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class OtherPrograms:

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
@@ -181,10 +180,8 @@ def outcome_of(command, seconds):
         except subprocess.TimeoutExpired:
             return {"failed": f"not done in {seconds:.0f} s (--limit)"}
         finally:
-            if process.poll() is None:
-                # Its own group: a compiler's workers go with it.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            # A compiler's workers go with it.
+            data_processes.end_group(process)
         output.seek(0)
         messages.seek(0)
         said = messages.read()

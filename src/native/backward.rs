@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use anyhow::Result;
 use tch::Tensor;
 
-use super::shim::{Handle, check};
+use super::shim::{Handle, check, handle};
 
 unsafe extern "C" {
     fn distill_backward_from(output: Handle, gradient: Handle) -> *mut c_char;
@@ -17,7 +17,6 @@ unsafe extern "C" {
 /// # Errors
 /// libtorch's message, for example when shapes differ.
 pub fn backward_from(output: &Tensor, gradient: &Tensor) -> Result<()> {
-    let handle = |tensor: &Tensor| tensor.as_ptr().cast_mut().cast();
     // SAFETY: live tensors, borrowed during the call.
     check(unsafe { distill_backward_from(handle(output), handle(gradient)) })
 }
