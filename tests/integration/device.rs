@@ -4,7 +4,7 @@
 use distill::config::{
     Config, DropPathMode, EncoderSize, OptimizerConfig, Precision, StudentConfig,
 };
-use distill::model::{Init, Parameters, Storage};
+use distill::model::{Init, Parameters, Storage, kind_of};
 use distill::native::{DeviceMark, Download, Gpu, PeakMemory, upload};
 use distill::objective::distill::{Distillation, Teacher};
 use distill::objective::{MicroBatch, Objective};
@@ -50,10 +50,7 @@ fn config() -> Config {
 
 /// The losses and gradients of one pass over the same pictures, on the host.
 fn pass(config: &Config, device: Device) -> Vec<(String, Tensor)> {
-    let compute = match config.run.precision {
-        Precision::Fp32 => Kind::Float,
-        Precision::Bf16 => Kind::BFloat16,
-    };
+    let compute = kind_of(config.run.precision);
     let side = config.data.input_size / config.teacher.model.patch_size;
     let teacher = Teacher::new(Teacher::drawn(device, compute, 1), config.teacher.model, side);
     let objective = Distillation::new(config, teacher, device, compute);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use distill::config::{
     Config, Distance, EncoderSize, Fuse, LossConfig, OptimizerConfig, Precision, StudentConfig,
 };
-use distill::model::{DropPath, Parameters, Storage, Vit, VitInput, patchify};
+use distill::model::{DropPath, Parameters, Storage, Vit, VitInput, kind_of, patchify};
 use distill::objective::distill::{Distillation, Teacher};
 use distill::objective::{Losses, Objective};
 use distill::train::optimizer::AdamW;
@@ -155,10 +155,7 @@ impl Replay {
         let text = std::fs::read_to_string(folder.join("case.json")).unwrap();
         let case: DistillCase = serde_json::from_str(&text).unwrap();
         let config = case.config();
-        let compute = match precision {
-            Precision::Fp32 => Kind::Float,
-            Precision::Bf16 => Kind::BFloat16,
-        };
+        let compute = kind_of(precision);
         let storage = Storage::Empty { device: device(), matrices: compute };
         let side = case.input_size / case.patch_size;
         let teacher = Teacher::new(storage, config.teacher.model, side);

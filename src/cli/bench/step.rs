@@ -21,6 +21,7 @@ use crate::objective::distill::flops_per_image;
 use crate::train::checkpoint::Stream;
 use crate::train::clock::{Phase, StepClock};
 use crate::train::feed::{Feed, Pictures, Pixels};
+use crate::train::metrics::StudentMetrics;
 use crate::train::schedule::Schedule;
 use crate::train::step::{self, Begun};
 use crate::train::{Run, State, explain_memory};
@@ -151,13 +152,14 @@ fn random_and_alone(config: &mut Config, processes: usize) {
     config.data.global_batch_size = Some(config.data.batch_size * processes);
 }
 
-fn measure(
-    args: &StepArgs,
-    config: &Config,
-    team: &Team,
-    device: Device,
-    peak: Option<Peak>,
-) -> Result<StepReport> {
+/// The steps that were taken, and the losses of the last one.
+struct Taken {
+    steps: Vec<Begun>,
+    students: Vec<StudentMetrics>,
+}
+
+/// Takes so many steps, as a training run does, and waits for the last one's end.
+fn take(count: u64, config: &Config, team: &Team, device: Device) -> Result<Taken> {
     let teacher = models::load_teacher(config, team, device)?;
     let objective = models::students(config, teacher, device, true)?;
     let global_batch = config.data.images_per_step();
@@ -171,9 +173,8 @@ fn measure(
     // An epoch of a thousand steps where the config leaves it to the data set.
     let samples = 1000 * global_batch as u64;
     let schedule = Schedule::new(&config.optimizer, &config.schedule, global_batch, samples);
-    let taken = u64::from(args.warmup) + args.steps;
     let batches = RankBatches {
-        positions: 0..taken * global_batch as u64,
+        positions: 0..count * global_batch as u64,
         global_batch: global_batch as u64,
         batch: config.data.batch_size as u64,
         rank: team.rank() as u64,
@@ -189,23 +190,32 @@ fn measure(
     };
     let pictures = Synthetic::new(config, batches.ranges());
     let mut feed = Feed::new(Box::new(pictures), &config.data, device)?;
-    let mut begun: Vec<Begun> = Vec::new();
-    let mut losses = Vec::new();
-    for number in 0..taken {
-        begun.push(step::begin(&run, &mut state, &mut feed, Some(StepClock::new(device)))?);
+    let mut steps: Vec<Begun> = Vec::new();
+    for _ in 0..count {
+        let begun = step::begin(&run, &mut state, &mut feed, Some(StepClock::new(device)))?;
         // A step late, as in training.
-        if let Some(before) = number.checked_sub(1) {
-            begun[before as usize].read(&run, &feed)?;
+        if let Some(before) = steps.last() {
+            before.read(&run, &feed)?;
         }
+        steps.push(begun);
     }
-    if let Some(last) = begun.last() {
-        losses = last.read(&run, &feed)?.metrics.students;
-    }
+    let last = steps.last().context("no step was taken")?.read(&run, &feed)?;
     team.settle()?;
-    let losses = losses.into_iter().map(|student| (student.name, student.loss));
-    let measured = &begun[args.warmup as usize..];
-    let times = Times::of(measured, losses.len())?;
-    let images_per_s = measured.len() as f64 * global_batch as f64 / times.seconds;
+    Ok(Taken { steps, students: last.metrics.students })
+}
+
+fn measure(
+    args: &StepArgs,
+    config: &Config,
+    team: &Team,
+    device: Device,
+    peak: Option<Peak>,
+) -> Result<StepReport> {
+    let Taken { steps, students } =
+        take(u64::from(args.warmup) + args.steps, config, team, device)?;
+    let times = Times::of(&steps[args.warmup as usize..], students.len())?;
+    let global_batch = config.data.images_per_step();
+    let images_per_s = args.steps as f64 * global_batch as f64 / times.seconds;
     let memory = PeakMemory::of(device);
     let flops = flops_per_image(config);
     let per_device = images_per_s * flops / team.world_size() as f64;
@@ -220,9 +230,10 @@ fn measure(
         images_per_s,
         step_ms: times.step,
         teacher_ms: times.teacher,
-        students: losses
+        students: students
+            .into_iter()
             .zip(times.students)
-            .map(|((name, loss), [forward_ms, backward_ms])| StudentReport {
+            .map(|(StudentMetrics { name, loss, .. }, [forward_ms, backward_ms])| StudentReport {
                 name,
                 forward_ms,
                 backward_ms,
