@@ -10,6 +10,7 @@ pub mod dist;
 pub mod model;
 pub mod native;
 pub mod objective;
+pub mod report;
 pub mod train;
 pub mod weights;
 

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::preview::{self, PreviewArgs};
-use crate::config::{Config, DataConfig};
+use crate::config::{AnyConfig, DataConfig};
 use crate::data::index_cache::IndexCache;
 use crate::data::pack::{self, Encoding, PackOptions};
 use crate::data::source::Sources;
@@ -190,7 +190,7 @@ fn row(
 
 fn run_check(args: CheckArgs) -> Result<()> {
     let config = match &args.config {
-        Some(file) => Config::load(file, &args.set)?.data,
+        Some(file) => AnyConfig::load(file, &args.set)?.train().data.clone(),
         None => defaults(args.patterns)?,
     };
     let key = if args.config.is_some() { "data.shards" } else { "PATTERN" };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tch::{Cuda, Device};
 
-use crate::config::{Config, ConfigError, DeviceChoice, TeacherPrecision};
+use crate::config::{ConfigError, DeviceChoice, DistillConfig, RunConfig, TeacherPrecision};
 use crate::dist::Place;
 use crate::model::require_fp8;
 
@@ -13,10 +13,10 @@ use crate::model::require_fp8;
 ///
 /// # Errors
 /// There is no such device.
-pub fn choose(config: &Config, place: &Place) -> Result<Device, ConfigError> {
+pub fn choose(config: &RunConfig, place: &Place) -> Result<Device, ConfigError> {
     let wrong =
         |message: String| ConfigError { file: PathBuf::new(), key: "run.device".into(), message };
-    let threads = match config.run.threads {
+    let threads = match config.threads {
         // What a launcher says of threads stands; alone, libtorch takes all cores.
         0 if place.local_world_size == 1 || std::env::var_os("OMP_NUM_THREADS").is_some() => None,
         0 => {
@@ -29,7 +29,7 @@ pub fn choose(config: &Config, place: &Place) -> Result<Device, ConfigError> {
         tch::set_num_threads(threads as i32);
     }
     let gpus = if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 };
-    match (config.run.device, gpus) {
+    match (config.device, gpus) {
         (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, 0) => Ok(Device::Cpu),
         (DeviceChoice::Cuda, 0) => Err(wrong(
             "found `cuda`, but libtorch sees no GPU here: check nvidia-smi, or use `cpu`".into(),
@@ -45,7 +45,7 @@ pub fn choose(config: &Config, place: &Place) -> Result<Device, ConfigError> {
 
 /// # Errors
 /// The config asks for something that the device cannot do.
-pub fn require_abilities(config: &Config, device: Device) -> Result<(), ConfigError> {
+pub fn require_abilities(config: &DistillConfig, device: Device) -> Result<(), ConfigError> {
     let wrong = |key: &str, message: String| {
         Err(ConfigError { file: PathBuf::new(), key: key.into(), message })
     };

@@ -1,22 +1,22 @@
-//! `distill export`: a trained student, or weights in another layout.
+//! `distill export`: a trained encoder, or weights in another layout.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::config::{Config, ConfigError, ExportFormat};
+use crate::config::{AnyConfig, ConfigError, ExportFormat};
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::weights::{self, Preprocessing, StoredEncoder, WeightFile};
 
-/// Write a student's encoder, or other weights, so that transformers or the original Pixio code
+/// Write a trained encoder, or other weights, so that transformers or the original Pixio code
 /// load them.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("source").required(true).args(["run", "weights"])))]
 pub struct ExportArgs {
     /// Directory of a run; its newest checkpoint is exported
-    #[arg(long, value_name = "DIR", requires = "student")]
+    #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
-    /// Name of the student in the run's config
+    /// Name of the student in the run's config; a run of one encoder needs none
     #[arg(long, value_name = "NAME", requires = "run")]
     student: Option<String>,
     /// Export the checkpoint of this step instead of the newest
@@ -47,9 +47,9 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     if args.projector && args.format == ExportFormat::Hf {
         return Err(wrong("--projector", "the hf format has no projector; use --format pixio"));
     }
-    let (file, encoder, preprocessing) = match (&args.run, &args.student) {
-        (Some(run), Some(student)) => student_of_run(run, student, args.checkpoint)?,
-        _ => foreign(args)?,
+    let (file, encoder, preprocessing) = match &args.run {
+        Some(run) => encoder_of_run(run, args.student.as_deref(), args.checkpoint)?,
+        None => foreign(args)?,
     };
     let formats = [args.format];
     let written =
@@ -63,31 +63,38 @@ pub fn run(args: &ExportArgs) -> Result<()> {
 
 type Source = (WeightFile, StoredEncoder, Preprocessing);
 
-/// The weights of a student, with what the run's config says of it.
-fn student_of_run(run: &Path, name: &str, step: Option<u64>) -> Result<Source> {
-    let config = Config::load(&run.join("config.toml"), &[])?;
-    let Some(student) = config.students.iter().find(|student| student.name == name) else {
-        let known: Vec<&str> =
-            config.students.iter().map(|student| student.name.as_str()).collect();
-        let message = format!("the run has no student `{name}`; it has {}", known.join(", "));
-        return Err(wrong("--student", &message));
+/// The weights of an encoder that was trained, with what the run's config says of it.
+fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<Source> {
+    let config = AnyConfig::load(&run.join("config.toml"), &[])?;
+    let known = || {
+        let names: Vec<&str> = config.encoders().iter().map(|one| one.name.as_str()).collect();
+        names.join(", ")
+    };
+    let encoder = match (name, config.encoders()) {
+        (None, [only]) => only,
+        (None, _) => {
+            return Err(wrong("--student", &format!("is missing; the run has {}", known())));
+        }
+        (Some(name), all) => all.iter().find(|one| one.name == name).ok_or_else(|| {
+            wrong("--student", &format!("the run has no `{name}`; it has {}", known()))
+        })?,
     };
     let checkpoint = match step {
         Some(step) => Checkpoint::open(&checkpoint::folder_of(run, step))?,
         None => checkpoint::newest(run)?
             .with_context(|| format!("{} holds no checkpoint yet", run.display()))?,
     };
-    let file = checkpoint.weights(name)?;
-    let encoder = file.encoder(Some(student.model.heads))?;
+    let file = checkpoint.weights(&encoder.name)?;
+    let stored = file.encoder(Some(encoder.model.heads))?;
     ensure!(
-        encoder.size == student.model,
+        stored.size == encoder.model,
         "{} holds an encoder of {}, but the run's config says {}",
         file.path().display(),
-        encoder.size,
-        student.model
+        stored.size,
+        encoder.model
     );
-    let preprocessing = Preprocessing { mean: config.data.mean, std: config.data.std };
-    Ok((file, encoder, preprocessing))
+    let preprocessing = Preprocessing { mean: config.train().data.mean, std: config.train().data.std };
+    Ok((file, stored, preprocessing))
 }
 
 /// Weights from elsewhere, with what stands beside them.

@@ -5,7 +5,7 @@ use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 use tracing::info;
 
-use crate::config::{Config, TeacherPrecision};
+use crate::config::{DistillConfig, TeacherPrecision};
 use crate::data::{Dataset, Scratch};
 use crate::dist::Team;
 use crate::model::{Normalisation, VitInput, patchify};
@@ -28,7 +28,7 @@ impl Fp8Report {
     /// # Errors
     /// The first pictures cannot be read, or libtorch fails.
     pub fn begin(
-        config: &Config,
+        config: &DistillConfig,
         team: &Team,
         dataset: &Dataset,
         teacher: &Teacher,
@@ -39,7 +39,7 @@ impl Fp8Report {
         let images = first_pictures(config, dataset, team.device())?;
         guard(|| {
             let patch = config.teacher.model.patch_size as i64;
-            let side = config.data.input_size as i64 / patch;
+            let side = config.train.data.input_size as i64 / patch;
             let pictures = VitInput::whole(patchify(&images, patch), side, side);
             let tokens = teacher.tokens(&pictures, Kind::BFloat16);
             Ok(Some(Self { pictures, tokens }))
@@ -63,8 +63,8 @@ impl Fp8Report {
 }
 
 /// The first pictures of the stream, normalised: `[B, 3, H, W]`.
-fn first_pictures(config: &Config, dataset: &Dataset, device: Device) -> Result<Tensor> {
-    let side = config.data.input_size;
+fn first_pictures(config: &DistillConfig, dataset: &Dataset, device: Device) -> Result<Tensor> {
+    let side = config.train.data.input_size;
     let mut scratch = Scratch::default();
     let mut bytes = Vec::new();
     for position in 0..PICTURES {
@@ -74,7 +74,7 @@ fn first_pictures(config: &Config, dataset: &Dataset, device: Device) -> Result<
     }
     let shape = [PICTURES as i64, side as i64, side as i64, 3];
     let bytes = upload(&bytes, &shape, device)?;
-    guard(|| Ok(Normalisation::new(config.data.mean, config.data.std, device).apply(&bytes)))
+    guard(|| Ok(Normalisation::new(config.train.data.mean, config.train.data.std, device).apply(&bytes)))
 }
 
 #[cfg(test)]
@@ -82,7 +82,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{EncoderSize, StudentConfig};
+    use crate::config::{EncoderConfig, EncoderSize};
     use crate::objective::distill::Distillation;
 
     /// Looked at on the CPU, where users cannot come.
@@ -97,11 +97,11 @@ mod tests {
         let path = folder.path().join("0.tar");
         std::fs::write(&path, shard.into_inner().unwrap()).unwrap();
         let size = EncoderSize { patch_size: 8, ..EncoderSize::new(48, 2, 4) };
-        let mut config = Config::minimal(folder.path(), size);
-        config.data.shards = vec![path.display().to_string()];
-        config.data.input_size = 32;
-        config.students = vec![StudentConfig::minimal("student", size)];
-        let dataset = Dataset::open(&config.data, 0, &|_, _| ()).unwrap();
+        let mut config = DistillConfig::minimal(folder.path(), size);
+        config.train.data.shards = vec![path.display().to_string()];
+        config.train.data.input_size = 32;
+        config.students = vec![EncoderConfig::minimal("student", size)];
+        let dataset = Dataset::open(&config.train.data, 0, &|_, _| ()).unwrap();
         let team = Team::alone(Device::Cpu, || false);
         let teacher = || Teacher::new(Teacher::drawn(Device::Cpu, Kind::BFloat16, 0), size, 4);
         assert!(Fp8Report::begin(&config, &team, &dataset, &teacher()).unwrap().is_none());

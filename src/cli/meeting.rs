@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 use tracing::info;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{ConfigError, TaskConfig, TrainConfig};
 use crate::data::Dataset;
 use crate::dist::{Place, Team};
 use crate::train::checkpoint::Checkpoint;
@@ -32,16 +32,16 @@ struct Start {
 /// The directory is not to be had, or another process has another configuration or does not see
 /// what rank 0 wrote.
 pub fn open_run(
-    config: &mut Config,
+    config: &mut impl TaskConfig,
     resume: &Resume,
     team: &Team,
 ) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
     let ranks = team.world_size();
     if team.is_first() {
         let is_restart = team.place().rendezvous.attempt > 0;
-        let (run, checkpoint) = RunDirectory::open(config.run.dir.clone(), resume, is_restart)?;
-        settle_global_batch(config, ranks, checkpoint.as_ref())?;
-        run.write_config(config)?;
+        let (run, checkpoint) = RunDirectory::open(config.train().run.dir.clone(), resume, is_restart)?;
+        settle_global_batch(config.train_mut(), ranks, checkpoint.as_ref())?;
+        run.write_config(&config.to_toml())?;
         let start = Start {
             checkpoint: checkpoint.as_ref().map(|checkpoint| checkpoint.folder.clone()),
             config: config.to_toml(),
@@ -51,7 +51,7 @@ pub fn open_run(
     }
     let start: Start = serde_json::from_slice(&team.read("start")?)
         .context("rank 0 is not of this version of distill")?;
-    let written = config.run.dir.join("config.toml");
+    let written = config.train().run.dir.join("config.toml");
     ensure!(
         std::fs::read_to_string(&written).is_ok_and(|text| text == start.config),
         "rank {} does not see what rank 0 wrote to {}: run.dir must lie on storage that all nodes \
@@ -60,7 +60,7 @@ pub fn open_run(
         written.display()
     );
     let checkpoint = start.checkpoint.as_deref().map(Checkpoint::open_unverified).transpose()?;
-    settle_global_batch(config, ranks, checkpoint.as_ref())?;
+    settle_global_batch(config.train_mut(), ranks, checkpoint.as_ref())?;
     let own = config.to_toml();
     if start.config != own {
         let first = |text: &str, other: &str| {
@@ -85,7 +85,7 @@ pub fn open_run(
 /// Without `data.global_batch_size` a step has one batch of every process, unless the run was begun
 /// with another number of them: then it keeps its global batch.
 fn settle_global_batch(
-    config: &mut Config,
+    config: &mut TrainConfig,
     ranks: usize,
     checkpoint: Option<&Checkpoint>,
 ) -> Result<(), ConfigError> {
@@ -111,7 +111,7 @@ fn settle_global_batch(
 /// # Errors
 /// It cannot be opened, or is not that of rank 0.
 pub fn open_dataset(
-    config: &Config,
+    config: &TrainConfig,
     team: &Team,
     open: impl FnOnce() -> Result<Dataset>,
 ) -> Result<Dataset> {
@@ -143,7 +143,7 @@ pub fn open_dataset(
 ///
 /// # Errors
 /// Not all processes come, or a signal asks to stop.
-pub fn join(place: Option<Place>, config: &Config, device: Device) -> Result<Team> {
+pub fn join(place: Option<Place>, config: &TrainConfig, device: Device) -> Result<Team> {
     let asked_to_stop = || signals::stop_requested().is_some();
     let Some(place) = place else { return Ok(Team::alone(device, asked_to_stop)) };
     let timeout = Duration::from_secs_f64(config.distributed.timeout_seconds);

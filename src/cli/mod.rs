@@ -10,8 +10,11 @@ mod launch;
 pub mod logging;
 mod meeting;
 mod models;
+mod pretrain;
 mod preview;
+mod reconstructions;
 mod summary;
+mod training;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,7 +63,7 @@ Examples:
 )]
 struct Arguments {
     #[command(flatten)]
-    train: distill::TrainArgs,
+    train: training::TrainArgs,
     #[command(flatten)]
     log: logging::LogArgs,
     #[command(subcommand)]
@@ -70,6 +73,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Launch(launch::LaunchArgs),
+    Pretrain(pretrain::PretrainArgs),
     /// Write a student's encoder, or any encoder weights, for other software to load
     Export(export::ExportArgs),
     /// Pack pictures into tar shards, index shards, check them, look at what is trained on
@@ -116,6 +120,7 @@ fn run(arguments: Arguments) -> Result<u8> {
     logging::start(&arguments.log)?;
     match arguments.command {
         Some(Command::Launch(args)) => launch::run(args),
+        Some(Command::Pretrain(args)) => pretrain::run(&args),
         Some(Command::Export(args)) => export::run(&args).map(|()| DONE),
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),

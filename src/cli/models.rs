@@ -1,4 +1,4 @@
-//! The teacher and the students that a config names, in memory.
+//! The models that a config names, in memory.
 
 use std::path::Path;
 
@@ -6,28 +6,42 @@ use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 use tracing::{info, warn};
 
-use crate::config::{Config, EncoderSize};
+use crate::config::{DistillConfig, EncoderConfig, EncoderSize, PretrainConfig};
 use crate::dist::Team;
 use crate::model::{Storage, kind_of, resize_positions};
 use crate::objective::distill::{Distillation, Teacher};
+use crate::objective::pretrain::Autoencoder;
 use crate::objective::{Objective, Trainee};
 use crate::weights::{WeightFile, beside_encoder};
 
 /// `weights = "random"` draws the weights instead of loading them.
 pub const RANDOM: &str = "random";
 
+/// Where a config of pre-training says what its encoder starts from.
+const ENCODER_KEY: &str = "encoder.weights";
+
 /// # Errors
 /// Weights that the config names cannot be read or do not fit.
-pub fn check_weights(config: &Config) -> Result<()> {
-    for (key, weights, size) in weights_of(config).filter(|(_, weights, _)| *weights != RANDOM) {
-        let stored = StoredWeights::open(&key, weights, size)?;
-        stored.build(Storage::Shapes, |file, encoder| file.check_fit(encoder, beside_encoder))?;
+pub fn check_weights(config: &DistillConfig) -> Result<()> {
+    weights_of(config).try_for_each(|(key, weights, size)| check(&key, weights, size))
+}
+
+/// As [`check_weights`], of what an encoder that is to be pre-trained starts from.
+pub fn check_encoder_weights(config: &EncoderConfig) -> Result<()> {
+    check(ENCODER_KEY, &config.weights, config.model)
+}
+
+fn check(key: &str, weights: &str, size: EncoderSize) -> Result<()> {
+    if weights == RANDOM {
+        return Ok(());
     }
+    let stored = StoredWeights::open(key, weights, size)?;
+    stored.build(Storage::Shapes, |file, encoder| file.check_fit(encoder, beside_encoder))?;
     Ok(())
 }
 
 /// Key, place and expected size of all weights that a config names.
-fn weights_of(config: &Config) -> impl Iterator<Item = (String, &str, EncoderSize)> {
+fn weights_of(config: &DistillConfig) -> impl Iterator<Item = (String, &str, EncoderSize)> {
     let teacher = &config.teacher;
     let students = config.students.iter().enumerate().map(|(index, student)| {
         (format!("students.{index}.weights"), student.weights.as_str(), student.model)
@@ -74,9 +88,9 @@ impl StoredWeights {
 }
 
 /// The teacher on `device`, its matrices kept in the number format that they are used in.
-pub fn load_teacher(config: &Config, team: &Team, device: Device) -> Result<Teacher> {
+pub fn load_teacher(config: &DistillConfig, team: &Team, device: Device) -> Result<Teacher> {
     let size = config.teacher.model;
-    let matrices = kind_of(config.run.precision);
+    let matrices = kind_of(config.train.run.precision);
     if config.teacher.weights == RANDOM {
         if team.is_first() {
             warn!(
@@ -84,8 +98,8 @@ pub fn load_teacher(config: &Config, team: &Team, device: Device) -> Result<Teac
              pictures. For a real run set teacher.weights"
             );
         }
-        let side = config.data.input_size / size.patch_size;
-        return Ok(Teacher::new(Teacher::drawn(device, matrices, config.seed), size, side));
+        let side = config.train.data.input_size / size.patch_size;
+        return Ok(Teacher::new(Teacher::drawn(device, matrices, config.train.seed), size, side));
     }
     let stored = StoredWeights::open("teacher.weights", &config.teacher.weights, size)?;
     let teacher = stored.build(Storage::Empty { device, matrices }, |file, encoder| {
@@ -102,26 +116,45 @@ pub fn load_teacher(config: &Config, team: &Team, device: Device) -> Result<Teac
 
 /// The students with initial weights; those named in the config are read only for a new run.
 pub fn students(
-    config: &Config,
+    config: &DistillConfig,
     teacher: Teacher,
     device: Device,
     starts_anew: bool,
 ) -> Result<Distillation> {
-    let objective = Distillation::new(config, teacher, device, kind_of(config.run.precision));
+    let objective = Distillation::new(config, teacher, device, kind_of(config.train.run.precision));
     let named = weights_of(config).skip(1);
     for ((key, weights, size), trainee) in named.zip(objective.trainees()) {
         let parameters = trainee.parameters.count();
         info!(parameters, "student `{}`: {size}", trainee.name);
         if starts_anew && weights != RANDOM {
-            let side = config.data.input_size / size.patch_size;
+            let side = config.train.data.input_size / size.patch_size;
             start_from(&StoredWeights::open(&key, weights, size)?, side, trainee)?;
         }
     }
     Ok(objective)
 }
 
-/// Copies a stored encoder into a student, with positions resized to the student's `side` ×
-/// `side` patch grid.
+/// The autoencoder with initial weights; those named in the config are read only for a new run.
+pub fn autoencoder(
+    config: &PretrainConfig,
+    device: Device,
+    starts_anew: bool,
+) -> Result<Autoencoder> {
+    let PretrainConfig { train, encoder, .. } = config;
+    let objective = Autoencoder::new(config, device, kind_of(train.run.precision));
+    let trainee = &objective.trainees()[0];
+    let parameters = trainee.parameters.count();
+    info!(parameters, "encoder `{}` with its decoder: {}", trainee.name, encoder.model);
+    if starts_anew && encoder.weights != RANDOM {
+        let side = train.data.input_size / encoder.model.patch_size;
+        let stored = StoredWeights::open(ENCODER_KEY, &encoder.weights, encoder.model)?;
+        start_from(&stored, side, trainee)?;
+    }
+    Ok(objective)
+}
+
+/// Copies a stored encoder into a trainee's, with positions resized to the trainee's `side` × `side`
+/// patch grid.
 fn start_from(stored: &StoredWeights, side: usize, trainee: &Trainee) -> Result<()> {
     let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
     let encoder = stored.build(storage, |file, encoder| file.load_into(encoder, beside_encoder))?;

@@ -2,23 +2,21 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use image::codecs::png::PngEncoder;
-use image::{ImageEncoder, RgbImage, imageops};
+use image::RgbImage;
 
 use super::data::{print, with_bar};
-use crate::config::Config;
+use crate::config::{AnyConfig, EncoderConfig};
 use crate::data::{Dataset, Scratch, durable};
 use crate::model::Mask;
+use crate::report::Sheet;
 
-/// White between the pictures of a sheet, in pixels.
-const GAP: u32 = 4;
-
-/// Draw what teacher and students see of the next samples
+/// Draw what teacher and students, or a pre-trained encoder, see of the next samples
 ///
-/// Writes a PNG with one row for each sample of the run's stream: the crop that the teacher sees,
-/// then for each student the same crop with the patches greyed that are masked out for it. Crops
+/// Writes a PNG with one row for each sample of the run's stream: the whole crop (a teacher sees that),
+/// then for each encoder that is trained the same crop with the patches greyed that are masked out for
+/// it. Crops
 /// and masks are those of the training run. What rows and columns are is printed.
 #[derive(Debug, Args)]
 #[command(
@@ -49,60 +47,59 @@ pub(super) struct PreviewArgs {
 /// # Errors
 /// What the user has to know, in a line.
 pub(super) fn run(args: &PreviewArgs) -> Result<()> {
-    let config = Config::load(&args.config, &args.set)?;
+    let config = AnyConfig::load(&args.config, &args.set)?;
+    let train = config.train();
     let dataset =
-        with_bar("indexing", |progress| Dataset::open(&config.data, config.seed, progress))?;
+        with_bar("indexing", |progress| Dataset::open(&train.data, train.seed, progress))?;
     let end = args.position.checked_add(args.count.into());
     let Some(end) = end else { bail!("--position {}: no sample is there", args.position) };
     let (sheet, legend) = draw(&config, &dataset, args.position..end)?;
-    let mut encoded = Vec::new();
-    let (width, height) = sheet.dimensions();
-    PngEncoder::new(&mut encoded)
-        .write_image(&sheet, width, height, image::ExtendedColorType::Rgb8)
-        .context("cannot encode the sheet")?;
-    durable::write(&args.out, &encoded)?;
+    let (width, height) = sheet.size();
+    durable::write(&args.out, &sheet.to_png()?)?;
     print(&format!("{legend}wrote {} ({width}×{height} pixels)\n", args.out.display()))
 }
 
 /// The sheet of the samples at `positions`, and what its rows and columns are.
 fn draw(
-    config: &Config,
+    config: &AnyConfig,
     dataset: &Dataset,
     positions: std::ops::Range<u64>,
-) -> Result<(RgbImage, String)> {
-    let side = config.data.input_size as u32;
-    let patch = config.teacher.model.patch_size as u32;
-    let place = |number: usize| i64::from(side + GAP) * number as i64;
-    let extent = |count: usize| (side + GAP) * count as u32 - GAP;
-    let rows = (positions.end - positions.start) as usize;
-    let (width, height) = (extent(1 + config.students.len()), extent(rows));
-    let mut sheet = RgbImage::from_pixel(width, height, image::Rgb([255; 3]));
+) -> Result<(Sheet, String)> {
+    let (encoders, seed) = (config.encoders(), config.train().seed);
+    let side = config.train().data.input_size as u32;
+    let rows = (positions.end - positions.start) as u32;
+    let mut sheet = Sheet::new(rows, 1 + encoders.len() as u32, (side, side));
     let mut legend = format!("columns: {}\n", columns(config));
     let mut scratch = Scratch::default();
-    for (row, position) in positions.enumerate() {
+    for (row, position) in (0..).zip(positions) {
         let mut crop = RgbImage::new(side, side);
         let picture = dataset.fill_from(&mut scratch, position, &mut crop)?;
         let label = picture.label.map_or("no label".to_string(), |label| format!("label {label}"));
         let name = dataset.describe(&picture);
         legend += &format!("row {}: position {position}, {name}, {label}\n", row + 1);
-        imageops::replace(&mut sheet, &crop, 0, place(row));
-        for (lane, student) in config.students.iter().enumerate() {
-            let mask = Mask::of_student(student, (side / patch) as usize);
-            let kept = mask.map(|mask| mask.draw_at(config.seed, lane as u64, position));
+        sheet.put(row, 0, &crop);
+        for (lane, encoder) in (0..).zip(encoders) {
+            let patch = encoder.model.patch_size as u32;
+            let mask = Mask::of(encoder, (side / patch) as usize);
+            let kept = mask.map(|mask| mask.draw_at(seed, lane.into(), position));
             let seen = kept.map_or_else(|| crop.clone(), |kept| greyed(&crop, patch, &kept));
-            imageops::replace(&mut sheet, &seen, place(lane + 1), place(row));
+            sheet.put(row, lane + 1, &seen);
         }
     }
     Ok((sheet, legend))
 }
 
-fn columns(config: &Config) -> String {
-    let student = |student: &crate::config::StudentConfig| {
-        let hidden = 100.0 * student.mask_ratio;
-        format!("student `{}` (mask_ratio {hidden:.0} %)", student.name)
+fn columns(config: &AnyConfig) -> String {
+    let (whole, role) = match config {
+        AnyConfig::Distill(_) => ("teacher", "student"),
+        AnyConfig::Pretrain(_) => ("whole crop", "encoder"),
     };
-    let students = config.students.iter().map(student);
-    std::iter::once("teacher".to_string()).chain(students).collect::<Vec<_>>().join(", ")
+    let masked = |encoder: &EncoderConfig| {
+        let hidden = 100.0 * encoder.mask_ratio;
+        format!("{role} `{}` (mask_ratio {hidden:.0} %)", encoder.name)
+    };
+    let encoders = config.encoders().iter().map(masked);
+    std::iter::once(whole.to_string()).chain(encoders).collect::<Vec<_>>().join(", ")
 }
 
 /// `crop` with little left of all patches but `kept`, indices into the row-by-row grid.

@@ -4,28 +4,47 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde_json::Value;
+use tch::Tensor;
 
-use crate::config::{Config, ExportFormat};
+use crate::config::{
+    DistillConfig, EncoderSize, ExportFormat, PretrainConfig, TaskConfig, TrainConfig,
+};
 use crate::data::Dataset;
 use crate::objective::Objective;
 use crate::objective::distill::Distillation;
+use crate::objective::pretrain::Autoencoder;
 use crate::train::schedule::Schedule;
+use crate::weights::beside_encoder;
 
 /// Teacher and students with their sizes.
-pub fn print_models(models: &Distillation, config: &Config) {
-    let row = |role: &str, size: String, count: u64| {
-        println!("{role:<24} {size:<44} {:>8.1} M parameters", count as f64 / 1e6);
-    };
+pub fn print_distillation(models: &Distillation, config: &DistillConfig) {
     let teacher = models.teacher.parameters.count();
-    row("teacher", config.teacher.model.to_string(), teacher);
+    print_model("teacher", &config.teacher.model, teacher);
     for (student, trainee) in config.students.iter().zip(models.trainees()) {
         let role = format!("student {}", student.name);
-        row(&role, student.model.to_string(), trainee.parameters.count());
+        print_model(&role, &student.model, trainee.parameters.count());
     }
 }
 
+/// Encoder and decoder with their sizes.
+pub fn print_autoencoder(models: &Autoencoder, config: &PretrainConfig) {
+    let encoder = &config.encoder.model;
+    let of_encoder = |(name, _): &&(String, Tensor)| !beside_encoder(name);
+    let (own, decoder): (Vec<_>, Vec<_>) =
+        models.trainees()[0].parameters.named().iter().partition(of_encoder);
+    let count = |named: Vec<&(String, Tensor)>| {
+        named.iter().map(|(_, tensor)| tensor.numel() as u64).sum::<u64>()
+    };
+    print_model("encoder", encoder, count(own));
+    print_model("decoder", &config.decoder.size(encoder), count(decoder));
+}
+
+fn print_model(role: &str, size: &EncoderSize, count: u64) {
+    println!("{role:<24} {:<44} {:>8.1} M parameters", size.to_string(), count as f64 / 1e6);
+}
+
 /// Data and schedule.
-pub fn print_plan(config: &Config, dataset: &Dataset, schedule: &Schedule) {
+pub fn print_plan(config: &TrainConfig, dataset: &Dataset, schedule: &Schedule) {
     let global = config.data.images_per_step();
     println!(
         "{:<24} {} samples in {} shards",
@@ -47,41 +66,38 @@ pub fn print_plan(config: &Config, dataset: &Dataset, schedule: &Schedule) {
 ///
 /// # Errors
 /// The run's metrics cannot be read.
-pub fn print(config: &Config, run: &Path, steps: u64) -> Result<()> {
-    println!("\nDone: {steps} steps, {} students.", config.students.len());
+pub fn print(task: &impl TaskConfig, steps: u64) -> Result<()> {
+    let (config, encoders) = (task.train(), task.encoders());
+    let run = config.run.dir.as_path();
+    let plural = if encoders.len() == 1 { "" } else { "s" };
+    println!("\nDone: {steps} steps, {} encoder{plural}.", encoders.len());
     let losses = losses(run)?;
-    for student in &config.students {
-        let folder = run.join("exports").join(&student.name);
-        let change = match losses.iter().find(|found| found.0 == student.name) {
+    for encoder in encoders {
+        let folder = run.join("exports").join(&encoder.name);
+        let change = match losses.iter().find(|found| found.0 == encoder.name) {
             Some((_, first, last)) => format!("loss {first:.4} -> {last:.4}"),
             None => String::new(),
         };
-        println!("  {:<16} {change:<28} {}", student.name, folder.display());
+        println!("  {:<16} {change:<28} {}", encoder.name, folder.display());
     }
     println!("\nTry next:");
     if config.log.tensorboard {
         println!("  tensorboard --logdir {}", run.join("tensorboard").display());
     }
-    if let (Some(student), true) =
-        (config.students.first(), config.export.formats.contains(&ExportFormat::Hf))
+    if let (Some(encoder), true) =
+        (encoders.first(), config.export.formats.contains(&ExportFormat::Hf))
     {
-        let folder = run.join("exports").join(&student.name);
+        let folder = run.join("exports").join(&encoder.name);
         println!(
             "  python3 -c 'from transformers import AutoModel; \
              print(AutoModel.from_pretrained(\"{}\"))'",
             folder.display()
         );
     }
-    println!("  your own pictures: distill data pack FOLDER --out data/mine, then");
-    println!("    --set 'data.shards=[\"data/mine/*.tar\"]' --set run.dir=runs/mine");
-    if config.teacher.weights == "random" {
-        println!("  a real teacher: this one had random weights, so the students learned to");
-        println!("    imitate it and nothing else; configs/reference.toml shows how to name yours");
-    }
     Ok(())
 }
 
-/// Each student's first and last logged loss.
+/// Each encoder's first and last logged loss.
 fn losses(run: &Path) -> Result<Vec<(String, f64, f64)>> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl"))?;
     let rows: Vec<Value> =

@@ -1,25 +1,22 @@
 //! Checks between values, before any file or device is touched.
 
-use super::{Config, EncoderSize, Precision, TeacherConfig, TeacherPrecision};
+use super::load::KeyError;
+use super::{
+    DecoderConfig, Distance, DistillConfig, EncoderConfig, EncoderSize, KnnConfig, LossConfig, Precision, PretrainConfig,
+    TeacherConfig, TeacherPrecision, TrainConfig,
+};
 
-type Check = Result<(), (String, String)>;
+pub type Check = Result<(), KeyError>;
 
 fn require(holds: bool, key: impl Into<String>, message: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err((key.into(), message())) }
 }
 
-impl Config {
+impl TrainConfig {
     /// The first contradiction as (key, what was found and what was expected).
     pub(super) fn validate(&self) -> Check {
         self.check_data()?;
         self.check_curation()?;
-        self.check_teacher()?;
-        require(!self.students.is_empty(), "students", || {
-            "found no student, expected at least one [[students]] table".into()
-        })?;
-        for index in 0..self.students.len() {
-            self.check_student(index)?;
-        }
         self.check_optimizer()?;
         self.check_schedule()?;
         require(self.checkpoint.every > 0, "checkpoint.every", || {
@@ -32,7 +29,8 @@ impl Config {
             "found 0, expected at least one rank".into()
         })?;
         self.check_distributed()?;
-        require(self.log.every > 0, "log.every", || "found 0, expected at least one step".into())
+        require(self.log.every > 0, "log.every", || "found 0, expected at least one step".into())?;
+        self.evaluation.knn.as_ref().map_or(Ok(()), check_knn)
     }
 
     fn check_distributed(&self) -> Check {
@@ -115,85 +113,47 @@ impl Config {
         })
     }
 
-    fn check_teacher(&self) -> Check {
-        let TeacherConfig { model, residual, precision, .. } = &self.teacher;
-        self.check_encoder("teacher.model", model)?;
-        let is_bf16 = self.run.precision == Precision::Bf16;
-        require(is_bf16 || *residual == Precision::Fp32, "teacher.residual", || {
-            "found \"bf16\", expected \"fp32\" unless run.precision is \"bf16\"".into()
-        })?;
-        let is_fp8 = *precision == TeacherPrecision::Fp8;
-        require(is_bf16 || !is_fp8, "teacher.precision", || {
-            "found \"fp8\", expected \"same\" unless run.precision is \"bf16\"".into()
-        })?;
-        // What CUDA's FP8 products take.
-        require(!is_fp8 || model.dim.is_multiple_of(16), "teacher.precision", || {
-            format!("found \"fp8\" for a width of {}, expected a multiple of 16", model.dim)
-        })
-    }
-
-    fn check_student(&self, index: usize) -> Check {
-        let student = &self.students[index];
-        let teacher = &self.teacher.model;
-        let key = |name: &str| format!("students.{index}.{name}");
+    /// Name and numbers of an encoder that is trained, which stands at `key`.
+    fn check_trained(&self, key: &str, encoder: &EncoderConfig) -> Check {
+        let at = |name: &str| format!("{key}.{name}");
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let name = &encoder.name;
         require(
-            !student.name.is_empty()
-                && !student.name.starts_with('.')
-                && student.name.chars().all(plain),
-            key("name"),
-            || format!("found `{}`, expected letters, digits, `-`, `_`, `.`", student.name),
+            !name.is_empty() && !name.starts_with('.') && name.chars().all(plain),
+            at("name"),
+            || format!("found `{name}`, expected letters, digits, `-`, `_`, `.`"),
         )?;
-        require(
-            self.students[..index].iter().all(|other| other.name != student.name),
-            key("name"),
-            || format!("found `{}` a second time, expected a name of its own", student.name),
-        )?;
-        require(!student.name.ends_with(".optimizer"), key("name"), || {
-            let name = &student.name;
+        require(!name.ends_with(".optimizer"), at("name"), || {
             format!("found `{name}`, expected another ending: checkpoints have files of that name")
         })?;
-        self.check_encoder(&key("model"), &student.model)?;
-        for (name, own, teachers) in [
-            ("patch_size", student.model.patch_size, teacher.patch_size),
-            ("class_tokens", student.model.class_tokens, teacher.class_tokens),
-        ] {
-            require(own == teachers, key(&format!("model.{name}")), || {
-                format!(
-                    "found {own}, expected the teacher's {teachers}: tokens are matched one by one"
-                )
-            })?;
-        }
-        require((0.0..1.0).contains(&student.mask_ratio), key("mask_ratio"), || {
-            format!("found {}, expected a share in [0, 1)", student.mask_ratio)
+        self.check_encoder(&at("model"), &encoder.model)?;
+        require((0.0..1.0).contains(&encoder.mask_ratio), at("mask_ratio"), || {
+            format!("found {}, expected a share in [0, 1)", encoder.mask_ratio)
         })?;
-        require((0.0..1.0).contains(&student.drop_path), key("drop_path"), || {
-            format!("found {}, expected a probability in [0, 1)", student.drop_path)
+        require((0.0..1.0).contains(&encoder.drop_path), at("drop_path"), || {
+            format!("found {}, expected a probability in [0, 1)", encoder.drop_path)
         })?;
-        let depth = student.model.depth;
-        require(student.recompute_blocks <= depth, key("recompute_blocks"), || {
-            format!("found {}, expected at most its {depth} blocks", student.recompute_blocks)
+        let depth = encoder.model.depth;
+        require(encoder.recompute_blocks <= depth, at("recompute_blocks"), || {
+            format!("found {}, expected at most its {depth} blocks", encoder.recompute_blocks)
         })?;
-        self.check_mask(index)
+        self.check_mask(key, encoder)
     }
 
-    fn check_mask(&self, index: usize) -> Check {
-        let student = &self.students[index];
-        if student.mask_ratio == 0.0 {
+    fn check_mask(&self, key: &str, encoder: &EncoderConfig) -> Check {
+        if encoder.mask_ratio == 0.0 {
             return Ok(());
         }
-        let side = self.data.input_size / student.model.patch_size;
-        let grid = student.mask_grid;
-        require(
-            grid > 0 && side.is_multiple_of(grid),
-            format!("students.{index}.mask_grid"),
-            || format!("found {grid}, expected a divisor of the {side}×{side} patch grid"),
-        )?;
+        let side = self.data.input_size / encoder.model.patch_size;
+        let grid = encoder.mask_grid;
+        require(grid > 0 && side.is_multiple_of(grid), format!("{key}.mask_grid"), || {
+            format!("found {grid}, expected a divisor of the {side}×{side} patch grid")
+        })?;
         let cells = (side / grid).pow(2);
         require(
-            (cells as f64 * (1.0 - student.mask_ratio)).floor() >= 1.0,
-            format!("students.{index}.mask_ratio"),
-            || format!("found {}, which keeps none of {cells} cells", student.mask_ratio),
+            (cells as f64 * (1.0 - encoder.mask_ratio)).floor() >= 1.0,
+            format!("{key}.mask_ratio"),
+            || format!("found {}, which keeps none of {cells} cells", encoder.mask_ratio),
         )
     }
 
@@ -247,4 +207,108 @@ impl Config {
             "found 0, expected at least one step".into()
         })
     }
+}
+
+impl DistillConfig {
+    pub(super) fn check_teacher(&self) -> Check {
+        let TeacherConfig { model, residual, precision, .. } = &self.teacher;
+        self.train.check_encoder("teacher.model", model)?;
+        let is_bf16 = self.train.run.precision == Precision::Bf16;
+        require(is_bf16 || *residual == Precision::Fp32, "teacher.residual", || {
+            "found \"bf16\", expected \"fp32\" unless run.precision is \"bf16\"".into()
+        })?;
+        let is_fp8 = *precision == TeacherPrecision::Fp8;
+        require(is_bf16 || !is_fp8, "teacher.precision", || {
+            "found \"fp8\", expected \"same\" unless run.precision is \"bf16\"".into()
+        })?;
+        // What CUDA's FP8 products take.
+        require(!is_fp8 || model.dim.is_multiple_of(16), "teacher.precision", || {
+            format!("found \"fp8\" for a width of {}, expected a multiple of 16", model.dim)
+        })
+    }
+
+    pub(super) fn check_loss(&self) -> Check {
+        let LossConfig { class, patch, .. } = self.loss;
+        require([class, patch] != [Distance::None; 2], "loss.patch", || {
+            "found \"none\" like loss.class, expected a distance for one of them at least".into()
+        })
+    }
+
+    pub(super) fn check_students(&self) -> Check {
+        require(!self.students.is_empty(), "students", || {
+            "found no student, expected at least one [[students]] table".into()
+        })?;
+        for (index, student) in self.students.iter().enumerate() {
+            let key = format!("students.{index}");
+            self.train.check_trained(&key, student)?;
+            let name = &student.name;
+            require(
+                self.students[..index].iter().all(|other| other.name != *name),
+                format!("{key}.name"),
+                || format!("found `{name}` a second time, expected a name of its own"),
+            )?;
+            self.check_tokens(&key, student)?;
+        }
+        Ok(())
+    }
+
+    /// Students have the tokens that the teacher has.
+    fn check_tokens(&self, key: &str, student: &EncoderConfig) -> Check {
+        let teacher = &self.teacher.model;
+        for (name, own, teachers) in [
+            ("patch_size", student.model.patch_size, teacher.patch_size),
+            ("class_tokens", student.model.class_tokens, teacher.class_tokens),
+        ] {
+            require(own == teachers, format!("{key}.model.{name}"), || {
+                format!(
+                    "found {own}, expected the teacher's {teachers}: tokens are matched one by one"
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl PretrainConfig {
+    pub(super) fn check_autoencoder(&self) -> Check {
+        let Self { train, encoder, decoder, reconstructions } = self;
+        train.check_trained("encoder", encoder)?;
+        require(encoder.mask_ratio > 0.0, "encoder.mask_ratio", || {
+            "found 0, expected a share above it: masked patches are what is learned from".into()
+        })?;
+        let DecoderConfig { dim, depth, heads, mlp_ratio } = *decoder;
+        for (name, value) in [("dim", dim), ("depth", depth), ("heads", heads), ("mlp_ratio", mlp_ratio)]
+        {
+            require(value > 0, format!("decoder.{name}"), || {
+                "found 0, expected at least 1".into()
+            })?;
+        }
+        require(dim.is_multiple_of(heads), "decoder.heads", || {
+            format!("found {heads}, expected a divisor of the width {dim}")
+        })?;
+        let samples = reconstructions.samples;
+        require((1..=1000).contains(&samples), "reconstructions.samples", || {
+            format!("found {samples}, expected 1 to 1000")
+        })
+    }
+}
+
+fn check_knn(knn: &KnnConfig) -> Check {
+    let key = |name: &str| format!("evaluation.knn.{name}");
+    for (name, shards) in [("reference", &knn.reference), ("held_out", &knn.held_out)] {
+        require(!shards.is_empty(), key(name), || {
+            "found an empty list, expected at least one path or pattern".into()
+        })?;
+    }
+    let neighbours = &knn.neighbours;
+    require(!neighbours.is_empty() && !neighbours.contains(&0), key("neighbours"), || {
+        format!("found {neighbours:?}, expected numbers above 0")
+    })?;
+    require(knn.temperature > 0.0 && knn.temperature.is_finite(), key("temperature"), || {
+        format!("found {}, expected a number above 0", knn.temperature)
+    })?;
+    for (name, most) in [("most_reference", knn.most_reference), ("most_held_out", knn.most_held_out)] {
+        require(most != Some(0), key(name), || "found 0, expected at least one picture".into())?;
+    }
+    Ok(())
 }

@@ -56,9 +56,10 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(parameters: &mut Parameters, index: usize, size: &EncoderSize) -> Self {
+    /// A block whose parameters go under `name`.
+    pub(super) fn named(parameters: &mut Parameters, name: &str, size: &EncoderSize) -> Self {
         let (dim, hidden) = (size.dim as i64, (size.dim * size.mlp_ratio) as i64);
-        parameters.scoped(&format!("blocks.{index}"), |parameters| Self {
+        parameters.scoped(name, |parameters| Self {
             norm1: LayerNorm::new(parameters, "norm1", dim, 1e-6),
             attn: Attention::new(parameters, dim, size.heads as i64),
             norm2: LayerNorm::new(parameters, "norm2", dim, 1e-6),

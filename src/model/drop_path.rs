@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use tch::{Device, Tensor};
 
-use crate::config::{DropPathMode, StudentConfig};
+use crate::config::{DropPathMode, EncoderConfig};
 use crate::draws::{Draws, Purpose};
 use crate::native::upload;
 
@@ -31,20 +31,20 @@ pub struct KeptBranches {
 }
 
 impl DropPath {
-    /// The draw of a student for the pictures at these positions of the stream.
+    /// The draw of an encoder for the pictures at these positions of the stream.
     ///
     /// # Errors
     /// The device has no memory left.
     pub fn draw(
-        student: &StudentConfig,
+        encoder: &EncoderConfig,
         seed: u64,
         lane: u64,
         positions: Range<u64>,
         device: Device,
     ) -> Result<Self> {
-        let (rate, depth) = (student.drop_path, student.model.depth);
+        let (rate, depth) = (encoder.drop_path, encoder.model.depth);
         let pictures = (positions.end - positions.start) as i64;
-        match student.drop_path_mode {
+        match encoder.drop_path_mode {
             _ if rate == 0.0 => Ok(Self::None),
             DropPathMode::Scale => {
                 let scales = drop_path_scales(rate, depth, seed, lane, positions);

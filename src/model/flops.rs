@@ -16,6 +16,14 @@ pub fn encoder_flops(size: &EncoderSize, patches: usize) -> f64 {
     depth * (products + attention) + 2.0 * patches as f64 * 3.0 * patch * patch * dim
 }
 
+/// Operations of a decoder's forward pass: its blocks over all `patches`, the prediction of their
+/// pixels, and the way in from an encoder of width `from` that saw `seen` of them.
+pub fn decoder_flops(size: &EncoderSize, from: usize, seen: usize, patches: usize) -> f64 {
+    // Predicting pixels takes what embedding them takes.
+    let tokens = size.class_tokens + seen;
+    encoder_flops(size, patches) + 2.0 * (tokens * from * size.dim) as f64
+}
+
 /// Operations of a projector's forward pass from width `from` to width `to` over `tokens` tokens.
 pub fn projector_flops(from: usize, to: usize, tokens: usize) -> f64 {
     2.0 * (tokens * (from * to + to * to)) as f64
@@ -33,5 +41,7 @@ mod tests {
         let ratio = encoder_flops(&size, 256) / (2.0 * 264.0 * weights);
         assert!((1.013..1.016).contains(&ratio), "{ratio}");
         assert_eq!(projector_flops(2, 3, 5), 150.0);
+        let way_in = decoder_flops(&size, 10, 56, 256) - encoder_flops(&size, 256);
+        assert_eq!(way_in, 2.0 * 64.0 * 10.0 * 3072.0);
     }
 }

@@ -1,8 +1,8 @@
-//! Which patches a student sees.
+//! Which patches an encoder sees.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use crate::config::StudentConfig;
+use crate::config::EncoderConfig;
 use crate::draws::{Draws, Purpose};
 
 /// Random masking in square cells of patches.
@@ -17,9 +17,9 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// The mask of a student on pictures of `side` × `side` patches, unless it sees all of them.
-    pub fn of_student(student: &StudentConfig, side: usize) -> Option<Self> {
-        let StudentConfig { mask_ratio: ratio, mask_grid: grid, .. } = *student;
+    /// The mask of an encoder on pictures of `side` × `side` patches, unless it sees all of them.
+    pub fn of(encoder: &EncoderConfig, side: usize) -> Option<Self> {
+        let EncoderConfig { mask_ratio: ratio, mask_grid: grid, .. } = *encoder;
         (ratio > 0.0).then_some(Self { side, grid, ratio })
     }
 
@@ -30,7 +30,7 @@ impl Mask {
     }
 
     /// The patches that stay, as [`Mask::draw`] gives them, of the picture at `position` of the
-    /// stream of samples, for the student whose draws are in `lane`: its place in the config.
+    /// stream of samples, for the encoder whose draws are in `lane`: its place in the config.
     pub fn draw_at(&self, seed: u64, lane: u64, position: u64) -> Vec<i64> {
         self.draw(&mut Draws::new(seed, Purpose::Mask, lane, position))
     }
@@ -58,6 +58,13 @@ impl Mask {
 pub fn gather_tokens(tokens: &Tensor, ids: &Tensor) -> Tensor {
     let dim = tokens.size()[2];
     tokens.gather(1, &ids.unsqueeze(-1).expand([-1, -1, dim], false), false)
+}
+
+/// Which of `patches` are not in `keep` `[B, K]`: ones and zeros `[B, patches]` float32.
+pub fn masked_patches(keep: &Tensor, patches: i64) -> Tensor {
+    let batch = keep.size()[0];
+    let masked = Tensor::ones([batch, patches], (Kind::Float, keep.device()));
+    masked.scatter_value(1, keep, 0.0)
 }
 
 #[cfg(test)]

@@ -82,7 +82,9 @@ impl Vit {
                 Init::TruncatedNormal(0.02),
             ),
             patch_embed: Linear::shaped(parameters, "patch_embed.proj", &[dim, 3, patch, patch]),
-            blocks: (0..size.depth).map(|index| Block::new(parameters, index, &size)).collect(),
+            blocks: (0..size.depth)
+                .map(|index| Block::named(parameters, &format!("blocks.{index}"), &size))
+                .collect(),
             norm: LayerNorm::new(parameters, "norm", dim, 1e-6),
             size,
         }

@@ -3,15 +3,16 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use super::masked_encoder::{EncoderPass, MaskedEncoder, PassDraws};
 use super::{Losses, MicroBatch, Objective, Passes, Trainee, feature_losses};
 use crate::config::{
-    Config, EncoderSize, LossConfig, StudentConfig, TeacherConfig, TeacherPrecision,
+    DistillConfig, EncoderConfig, EncoderSize, LossConfig, TeacherConfig, TeacherPrecision,
 };
 use crate::model::{
-    DropPath, FrozenFormat, FrozenPass, KeptInputs, Mask, Parameters, Projector, Storage, Vit,
-    VitInput, encoder_flops, gather_tokens, kind_of, patchify, projector_flops,
+    FrozenFormat, FrozenPass, Mask, Parameters, Projector, Storage, Vit, VitInput, encoder_flops,
+    gather_tokens, kind_of, patchify, projector_flops,
 };
-use crate::native::{guard, upload};
+use crate::native::guard;
 
 /// Draw lane of the teacher's random weights; students have their place in the config.
 const TEACHER_LANE: u64 = u32::MAX as u64;
@@ -78,95 +79,48 @@ pub fn mean_cosine(tokens: &Tensor, others: &Tensor) -> f64 {
 
 /// An encoder with the projector to the teacher's width.
 pub struct Student {
-    vit: Vit,
+    encoder: MaskedEncoder,
     projector: Projector,
-    mask: Option<Mask>,
-    config: StudentConfig,
-    /// Tells this student's draws from the other students'.
-    lane: u64,
 }
 
 impl Student {
     /// Builds the student and its parameters (encoder first, then projector).
     pub fn new(
         storage: Storage,
-        config: &StudentConfig,
+        config: &EncoderConfig,
         teacher_dim: usize,
         side: usize,
         lane: u64,
     ) -> (Self, Parameters) {
         let mut parameters = Parameters::new(storage);
-        let vit = Vit::new(&mut parameters, config.model, side);
+        let encoder = MaskedEncoder::new(&mut parameters, config, side, lane);
         let projector =
             Projector::new(&mut parameters, config.model.dim as i64, teacher_dim as i64);
-        let mask = Mask::of_student(config, side);
-        (Self { vit, projector, mask, config: config.clone(), lane }, parameters)
+        (Self { encoder, projector }, parameters)
     }
 
-    /// A forward pass that gradients will come back through.
-    pub fn forward<'a>(&'a self, input: &'a VitInput, compute: Kind) -> StudentPass<'a> {
-        let (tokens, kept) = match self.config.recompute_blocks {
-            0 => (self.vit.forward(input, compute), None),
-            blocks => {
-                let (tokens, kept) = self.vit.forward_keeping_inputs(input, compute, blocks);
-                (tokens, Some(kept))
-            }
-        };
-        let tokens = self.projector.forward(&self.vit.normalise(&tokens).to_kind(compute));
-        StudentPass { vit: &self.vit, input, compute, tokens, kept }
+    /// Its encoder alone.
+    pub fn vit(&self) -> &Vit {
+        &self.encoder.vit
     }
 
-    /// The mask `[B, K]` and dropped paths for the pictures at these positions.
-    ///
-    /// # Errors
-    /// The device has no memory left.
-    fn draw(&self, seed: u64, batch: &MicroBatch) -> Result<(Option<Tensor>, DropPath)> {
-        let device = batch.images.device();
-        let positions = || batch.positions.clone();
-        let pictures = positions().count() as i64;
-        let draw_mask = |mask: Mask| {
-            let ids: Vec<i64> =
-                positions().flat_map(|p| mask.draw_at(seed, self.lane, p)).collect();
-            upload(&ids, &[pictures, mask.kept() as i64], device)
-        };
-        let keep = self.mask.map(draw_mask).transpose()?;
-        let drop_path = DropPath::draw(&self.config, seed, self.lane, positions(), device)?;
-        Ok((keep, drop_path))
-    }
-}
-
-/// A student's forward pass.
-pub struct StudentPass<'a> {
-    /// Tokens in the teacher's width, class tokens first: `[B, C+K, D]`.
-    pub tokens: Tensor,
-    vit: &'a Vit,
-    input: &'a VitInput,
-    compute: Kind,
-    kept: Option<KeptInputs>,
-}
-
-impl StudentPass<'_> {
-    /// The backward pass of a `loss` of the tokens.
-    ///
-    /// # Errors
-    /// libtorch's message.
-    ///
-    /// # Panics
-    /// Where libtorch fails.
-    pub fn backward(self, loss: &Tensor) -> Result<()> {
-        loss.backward();
-        self.kept.map_or(Ok(()), |kept| self.vit.backward(kept, self.input, self.compute))
+    /// A forward pass that gradients will come back through, and its tokens in the teacher's width,
+    /// class tokens first: `[B, C+K, D]`.
+    pub fn forward<'a>(&'a self, input: &'a VitInput, compute: Kind) -> (EncoderPass<'a>, Tensor) {
+        let pass = self.encoder.forward(input, compute);
+        let tokens = self.projector.forward(&pass.tokens);
+        (pass, tokens)
     }
 }
 
 /// Operations of a training step by the recipe, for each picture: the teacher's forward pass over all
 /// patches, and of each student and its projector a forward and a backward pass, which is two more,
 /// over the patches that it sees. What an implementation computes again or leaves out does not count.
-pub fn flops_per_image(config: &Config) -> f64 {
+pub fn flops_per_image(config: &DistillConfig) -> f64 {
     let teacher = &config.teacher.model;
-    let side = config.data.input_size / teacher.patch_size;
+    let side = config.train.data.input_size / teacher.patch_size;
     let students = config.students.iter().map(|student| {
-        let patches = Mask::of_student(student, side).map_or(side * side, |mask| mask.kept());
+        let patches = Mask::of(student, side).map_or(side * side, |mask| mask.kept());
         let tokens = patches + student.model.class_tokens;
         let projector = projector_flops(student.model.dim, teacher.dim, tokens);
         3.0 * (encoder_flops(&student.model, patches) + projector)
@@ -187,14 +141,14 @@ pub struct Distillation {
 impl Distillation {
     /// Students as `config` has them, with initial weights in float32 on `device`, drawn under
     /// the config's seed; matrix products run in `compute`.
-    pub fn new(config: &Config, mut teacher: Teacher, device: Device, compute: Kind) -> Self {
+    pub fn new(config: &DistillConfig, mut teacher: Teacher, device: Device, compute: Kind) -> Self {
         let TeacherConfig { model, residual, precision, .. } = &config.teacher;
         let fp8 = *precision == TeacherPrecision::Fp8;
         let format = FrozenFormat { compute, residual: kind_of(*residual), fp8 };
-        teacher.freeze(format, config.data.input_size / model.patch_size);
+        teacher.freeze(format, config.train.data.input_size / model.patch_size);
         teacher.run_as(frozen_pass(&config.teacher, device, compute));
         let storage =
-            |lane| Storage::Drawn { device, matrices: Kind::Float, seed: config.seed, lane };
+            |lane| Storage::Drawn { device, matrices: Kind::Float, seed: config.train.seed, lane };
         let mut distillation = Self::build(config, teacher, storage);
         distillation.compute = compute;
         for trainee in &distillation.trainees {
@@ -204,14 +158,14 @@ impl Distillation {
     }
 
     /// The models of `config` with their full shapes and no memory, for counting.
-    pub fn shapes_only(config: &Config) -> Self {
-        let side = config.data.input_size / config.teacher.model.patch_size;
+    pub fn shapes_only(config: &DistillConfig) -> Self {
+        let side = config.train.data.input_size / config.teacher.model.patch_size;
         let teacher = Teacher::new(Storage::Shapes, config.teacher.model, side);
         Self::build(config, teacher, |_| Storage::Shapes)
     }
 
-    fn build(config: &Config, teacher: Teacher, storage: impl Fn(u64) -> Storage) -> Self {
-        let side = config.data.input_size / config.teacher.model.patch_size;
+    fn build(config: &DistillConfig, teacher: Teacher, storage: impl Fn(u64) -> Storage) -> Self {
+        let side = config.train.data.input_size / config.teacher.model.patch_size;
         let dim = config.teacher.model.dim;
         let (mut students, mut trainees) = (Vec::new(), Vec::new());
         for (lane, student) in config.students.iter().enumerate() {
@@ -220,7 +174,7 @@ impl Distillation {
             students.push(built);
             trainees.push(Trainee { name: student.name.clone(), parameters });
         }
-        let (loss, seed) = (config.loss.clone(), config.seed);
+        let (loss, seed) = (config.loss.clone(), config.train.seed);
         Self { teacher, students, trainees, loss, compute: Kind::Float, seed }
     }
 
@@ -256,14 +210,14 @@ impl Objective for Distillation {
         passes: &mut dyn Passes,
     ) -> Result<Vec<Losses>> {
         guard(|| {
-            let draws = self.students.iter().map(|student| student.draw(self.seed, batch));
+            let draws = self.students.iter().map(|student| student.encoder.draw(self.seed, batch));
             self.accumulate_masked(&batch.images, draws.collect::<Result<_>>()?, scale, passes)
         })
     }
 }
 
 impl Distillation {
-    /// [`Objective::accumulate`] with given masks `[B, K]` and dropped paths.
+    /// [`Objective::accumulate`] with given masks and dropped paths.
     ///
     /// # Errors
     /// Those of `passes`.
@@ -273,7 +227,7 @@ impl Distillation {
     pub fn accumulate_masked(
         &self,
         images: &Tensor,
-        draws: Vec<(Option<Tensor>, DropPath)>,
+        draws: Vec<PassDraws>,
         scale: f64,
         passes: &mut dyn Passes,
     ) -> Result<Vec<Losses>> {
@@ -287,12 +241,13 @@ impl Distillation {
         let targets = self.teacher.tokens(&whole, self.compute);
         let students = self.students.iter().zip(draws).enumerate();
         let mut losses = Vec::new();
-        for (index, (student, (keep, drop_path))) in students {
+        for (index, (student, PassDraws { keep, drop_path })) in students {
             passes.before_forward(index)?;
             let patches = patches.shallow_clone();
             let input = VitInput { patches, rows, columns, keep, drop_path };
-            let pass = student.forward(&input, self.compute);
-            let student_losses = self.compare(&pass.tokens, &targets, input.keep.as_ref());
+            let (pass, tokens) = student.forward(&input, self.compute);
+            let student_losses = self.compare(&tokens, &targets, input.keep.as_ref());
+            drop(tokens);
             passes.before_backward(index)?;
             pass.backward(&(&student_losses.total * scale))?;
             losses.push(student_losses.detach());

@@ -4,26 +4,34 @@ use tch::{Kind, Reduction, Tensor};
 
 use crate::config::{Distance, Fuse, LossConfig};
 
-/// The loss of one student on one batch: scalars on the device.
+/// The loss of one trainee on one batch: scalars on the device.
 pub struct Losses {
     /// What is minimised.
     pub total: Tensor,
-    /// Its part over class tokens, before fusing.
-    pub class: Tensor,
-    /// Its part over patch tokens, before fusing.
-    pub patch: Tensor,
+    /// Its part over class tokens, before fusing, where there is one.
+    pub class: Option<Tensor>,
+    /// Its part over patch tokens, before fusing, where there is one.
+    pub patch: Option<Tensor>,
 }
 
 impl Losses {
     /// The same values without their history.
     pub fn detach(&self) -> Self {
-        Self { total: self.total.detach(), class: self.class.detach(), patch: self.patch.detach() }
+        let detach = |part: &Option<Tensor>| part.as_ref().map(Tensor::detach);
+        Self {
+            total: self.total.detach(),
+            class: detach(&self.class),
+            patch: detach(&self.patch),
+        }
     }
 }
 
 /// Compares `student` with `teacher`, both `[B, C+K, D]` with `class_tokens` = C, in float32.
 ///
-/// A distance of `none` counts as zero and leaves the other as the whole loss.
+/// A distance of `none` leaves the other as the whole loss.
+///
+/// # Panics
+/// If both are `none`, which no configuration has.
 pub fn feature_losses(
     student: &Tensor,
     teacher: &Tensor,
@@ -36,28 +44,28 @@ pub fn feature_losses(
     let (student, teacher) = (parts(student), parts(teacher));
     let class = distance(config.class, &student[0], &teacher[0]);
     let patch = distance(config.patch, &student[1], &teacher[1]);
-    let total = match (config.class, config.patch, config.fuse) {
-        (Distance::None, _, _) => patch.shallow_clone(),
-        (_, Distance::None, _) => class.shallow_clone(),
-        (_, _, Fuse::Avg) => (&class + &patch) / 2.0,
-        (_, _, Fuse::Sum) => {
+    let total = match (&class, &patch, config.fuse) {
+        (None, None, _) => panic!("the loss compares nothing"),
+        (None, Some(only), _) | (Some(only), None, _) => only.shallow_clone(),
+        (Some(class), Some(patch), Fuse::Avg) => (class + patch) / 2.0,
+        (Some(class), Some(patch), Fuse::Sum) => {
             let share = class_tokens as f64 / tokens as f64;
-            &class * share + &patch * (1.0 - share)
+            class * share + patch * (1.0 - share)
         }
     };
     Losses { total, class, patch }
 }
 
 /// A scalar distance between `[B, T, D]` tensors, averaged over everything.
-fn distance(kind: Distance, student: &Tensor, teacher: &Tensor) -> Tensor {
-    match kind {
-        Distance::None => Tensor::zeros([], (Kind::Float, student.device())),
+fn distance(kind: Distance, student: &Tensor, teacher: &Tensor) -> Option<Tensor> {
+    Some(match kind {
+        Distance::None => return None,
         Distance::Cosine => {
             1.0 - Tensor::cosine_similarity(student, teacher, -1, 1e-8).mean(Kind::Float)
         }
         Distance::L1 => student.l1_loss(teacher, Reduction::Mean),
         Distance::Mse => student.mse_loss(teacher, Reduction::Mean),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -71,7 +79,7 @@ mod tests {
         let student = &teacher + Tensor::from_slice(&[1f32, 3., 3., 3.]).view([1, 4, 1]);
         let config = LossConfig { class, patch, fuse };
         let Losses { total, class, patch } = feature_losses(&student, &teacher, 1, &config);
-        [total, class, patch].map(|value| value.double_value(&[]))
+        [Some(total), class, patch].map(|value| value.map_or(0.0, |value| value.double_value(&[])))
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 pub mod distill;
 mod loss;
+mod masked_encoder;
+pub mod pretrain;
 
 use std::ops::Range;
 
@@ -12,6 +14,7 @@ use tch::Tensor;
 use crate::model::Parameters;
 
 pub use loss::{Losses, feature_losses};
+pub use masked_encoder::{EncoderPass, PassDraws};
 
 /// One model under training.
 pub struct Trainee {

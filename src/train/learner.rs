@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::clock::{Phase, StepClock};
 use super::optimizer::AdamW;
-use crate::config::{Config, Precision};
+use crate::config::{TrainConfig, Precision};
 use crate::dist::{GradientExchange, Team};
 use crate::native::c10d::{ExchangeOptions, ExchangeStatistics};
 use crate::native::guard;
@@ -27,7 +27,7 @@ impl Learner {
     ///
     /// # Errors
     /// libtorch's message.
-    pub fn new(team: &Team, trainee: &Trainee, config: &Config) -> Result<Self> {
+    pub fn new(team: &Team, trainee: &Trainee, config: &TrainConfig) -> Result<Self> {
         let named = trainee.parameters.named();
         let tensors: Vec<Tensor> = named.iter().map(|(_, t)| t.shallow_clone()).collect();
         let distributed = &config.distributed;

@@ -18,4 +18,4 @@ pub mod state;
 pub mod step;
 mod trainer;
 
-pub use trainer::{Outcome, Run, State, explain_memory, train};
+pub use trainer::{Drawing, Outcome, Run, State, explain_memory, train};

@@ -1,14 +1,22 @@
 //! What a run's first process writes down and shows.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 
 use super::metrics::{MetricsLog, StepMetrics};
 use super::progress::Progress;
 use super::trainer::Run;
+use crate::durable;
+
+/// The folder of a run's pictures.
+const RECONSTRUCTIONS: &str = "reconstructions";
 
 /// The metrics files and the progress line.
 pub struct Record {
     log: MetricsLog,
+    /// Where pictures go.
+    pictures: PathBuf,
     progress: Progress,
     every: u64,
     global_batch: usize,
@@ -31,6 +39,7 @@ impl Record {
         let total = run.schedule.total_steps();
         Ok(Self {
             log: MetricsLog::open(run.path, config.log.tensorboard, step)?,
+            pictures: run.path.join(RECONSTRUCTIONS),
             progress: Progress::new(total, step + 1, &names, config.log.every),
             every: config.log.every,
             global_batch: config.data.images_per_step(),
@@ -64,6 +73,17 @@ impl Record {
             (self.steps, self.seconds, self.data_wait, self.exchange_wait) = (0, 0.0, 0.0, 0.0);
         }
         Ok(())
+    }
+
+    /// Keeps an encoded PNG of what the models do after `step`.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn picture(&mut self, step: u64, png: &[u8]) -> Result<()> {
+        std::fs::create_dir_all(&self.pictures)
+            .with_context(|| format!("cannot create {}", self.pictures.display()))?;
+        durable::write(&self.pictures.join(format!("step-{step:06}.png")), png)?;
+        self.log.picture(step, RECONSTRUCTIONS, png)
     }
 
     /// Nothing more is to come.

@@ -5,7 +5,6 @@ use tch::{Kind, Tensor};
 
 use super::learner::Learner;
 use super::metrics::StudentMetrics;
-use crate::config::{Distance, LossConfig};
 use crate::dist::Team;
 use crate::native::{DeviceMark, Download, guard, upload};
 use crate::objective::Losses;
@@ -22,7 +21,8 @@ pub struct Verdict {
 /// A step's numbers on their way to the host.
 pub struct Report {
     download: Download,
-    students: usize,
+    /// Of each trainee, whether it has a class and a patch loss.
+    parts: Vec<[bool; 2]>,
 }
 
 /// A step's numbers on the host.
@@ -66,7 +66,9 @@ pub fn report(
         let skip = numbers.isfinite().all().logical_not().to_kind(Kind::Float);
         Ok((Verdict { norms, skip }, numbers))
     })?;
-    Ok((verdict, Report { download: Download::begin(&numbers)?, students }))
+    let parts = losses.first().map_or(&[][..], |(_, losses)| losses);
+    let parts = parts.iter().map(|losses| [losses.class.is_some(), losses.patch.is_some()]);
+    Ok((verdict, Report { download: Download::begin(&numbers)?, parts: parts.collect() }))
 }
 
 impl Report {
@@ -74,19 +76,19 @@ impl Report {
     ///
     /// # Errors
     /// A process failed.
-    pub fn read(&self, team: &Team, names: &[&str], config: &LossConfig) -> Result<Numbers> {
+    pub fn read(&self, team: &Team, names: &[&str]) -> Result<Numbers> {
         team.past(self.download.arrived())?;
         let numbers = guard(|| self.download.numbers())?;
-        let count = self.students;
+        let count = self.parts.len();
         let own = 4 * count;
-        let on = |distance, value: f32| (distance != Distance::None).then_some(f64::from(value));
-        let students = names.iter().enumerate().map(|(index, name)| {
+        let on = |has: bool, value: f32| has.then_some(f64::from(value));
+        let students = names.iter().zip(&self.parts).enumerate().map(|(index, (name, has))| {
             let [total, class, patch] = [0, 1, 2].map(|which| numbers[3 * index + which]);
             StudentMetrics {
                 name: name.to_string(),
                 loss: f64::from(total),
-                loss_class: on(config.class, class),
-                loss_patch: on(config.patch, patch),
+                loss_class: on(has[0], class),
+                loss_patch: on(has[1], patch),
                 grad_norm: f64::from(numbers[own + OWN + index]),
             }
         });
@@ -116,8 +118,12 @@ fn local_sums(
     let mean = |pick: fn(&Losses) -> &Tensor, student: usize| {
         losses.iter().map(|(share, losses)| pick(&losses[student]) * *share).reduce(|a, b| a + b)
     };
-    let parts: [fn(&Losses) -> &Tensor; 3] =
-        [|losses| &losses.total, |losses| &losses.class, |losses| &losses.patch];
+    // Where there is no such part, the total takes its place.
+    let parts: [fn(&Losses) -> &Tensor; 3] = [
+        |losses| &losses.total,
+        |losses| losses.class.as_ref().unwrap_or(&losses.total),
+        |losses| losses.patch.as_ref().unwrap_or(&losses.total),
+    ];
     let students = 0..learners.len();
     let mut sums: Vec<Tensor> = students
         .flat_map(|student| parts.iter().filter_map(move |pick| mean(*pick, student)))
@@ -138,7 +144,7 @@ pub fn require_finite(step: u64, numbers: &Numbers) -> Result<()> {
         for (what, value) in [("loss", student.loss), ("gradient norm", student.grad_norm)] {
             if !value.is_finite() {
                 bail!(
-                    "the {what} of student `{}` is {value} at step {step}; the last checkpoint is \
+                    "the {what} of `{}` is {value} at step {step}; the last checkpoint is \
                      from before that. Lower optimizer.learning_rate, set \
                      optimizer.clip_grad_norm, or use run.precision = \"fp32\"",
                     student.name

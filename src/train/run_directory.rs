@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use tracing::info;
 
 use super::checkpoint::{self, Checkpoint};
-use crate::config::Config;
 use crate::durable;
 
 /// Where training starts from.
@@ -81,12 +80,12 @@ impl RunDirectory {
         Ok((run, start))
     }
 
-    /// Writes down the resolved configuration.
+    /// Writes down the resolved configuration, as TOML.
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub fn write_config(&self, config: &Config) -> Result<()> {
-        durable::write(&self.path.join("config.toml"), config.to_toml().as_bytes())
+    pub fn write_config(&self, toml: &str) -> Result<()> {
+        durable::write(&self.path.join("config.toml"), toml.as_bytes())
     }
 
     fn lock(path: &Path) -> Result<Self> {

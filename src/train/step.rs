@@ -115,7 +115,7 @@ impl Begun {
     pub fn read(&self, run: &Run, feed: &Feed) -> Result<Done> {
         let trainees = run.objective.trainees().iter();
         let names: Vec<&str> = trainees.map(|trainee| trainee.name.as_str()).collect();
-        let numbers = self.report.read(run.team, &names, &run.config.loss)?;
+        let numbers = self.report.read(run.team, &names)?;
         require_finite(self.step(), &numbers)?;
         let Numbers { students, sums: [waited, failed, stop], .. } = numbers;
         let metrics = StepMetrics {

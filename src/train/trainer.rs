@@ -14,7 +14,7 @@ use super::schedule::Schedule;
 use super::signals::{self, Signal};
 use super::state::StudentState;
 use super::step::{self, Begun};
-use crate::config::{CheckpointConfig, Config};
+use crate::config::{CheckpointConfig, TrainConfig};
 use crate::dist::{Abandoned, Activity, Team, require_equal_weights};
 use crate::native::DeviceMark;
 use crate::objective::Objective;
@@ -39,7 +39,7 @@ pub enum Outcome {
 
 /// What a run of training stands on.
 pub struct Run<'a> {
-    pub config: &'a Config,
+    pub config: &'a TrainConfig,
     /// The run's directory.
     pub path: &'a Path,
     pub team: &'a Team,
@@ -47,6 +47,16 @@ pub struct Run<'a> {
     pub schedule: &'a Schedule,
     /// Batches of this process in every step.
     pub batches_per_step: u64,
+    /// Pictures of how training goes, if any.
+    pub drawing: Option<Drawing<'a>>,
+}
+
+/// Pictures that the first process draws while training.
+pub struct Drawing<'a> {
+    /// Steps between them.
+    pub every: u64,
+    /// Gives the encoded PNG of the weights as they are.
+    pub draw: Box<dyn Fn() -> Result<Vec<u8>> + 'a>,
 }
 
 impl State {
@@ -57,7 +67,7 @@ impl State {
     pub fn new(
         team: &Team,
         objective: &dyn Objective,
-        config: &Config,
+        config: &TrainConfig,
         stream: Stream,
     ) -> Result<Self> {
         let learners =
@@ -203,7 +213,23 @@ impl Progressing {
                 state.save(run, saver)?;
                 self.saved = state.step;
             }
+            if let Some(drawing) = run.drawing.as_ref().filter(|one| every(one.every, state.step)) {
+                self.draw(drawing, run, state)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Draws a picture of the weights after the last step. The other processes go on meanwhile.
+    fn draw(&mut self, drawing: &Drawing, run: &Run, state: &mut State) -> Result<()> {
+        let before = run.team.doing(Activity::Saving);
+        for learner in &mut state.learners {
+            learner.receive_weights(run.team)?;
+        }
+        if let Some(record) = &mut self.record {
+            record.picture(state.step, &(drawing.draw)()?)?;
+        }
+        run.team.doing(before);
         Ok(())
     }
 
@@ -255,7 +281,7 @@ fn require_equal(run: &Run, state: &mut State) -> Result<()> {
 }
 
 /// Says what to lower where `error` is that the device has no memory left.
-pub fn explain_memory(error: anyhow::Error, config: &Config) -> anyhow::Error {
+pub fn explain_memory(error: anyhow::Error, config: &TrainConfig) -> anyhow::Error {
     let text = format!("{error:#}");
     if !text.contains("out of memory") && !text.contains("can't allocate memory") {
         return error;
@@ -264,8 +290,8 @@ pub fn explain_memory(error: anyhow::Error, config: &Config) -> anyhow::Error {
     error.context(format!(
         "out of memory: lower data.batch_size (now {batch}; with data.global_batch_size kept, \
          gradients are accumulated and the mathematics stays the same), set \
-         students.N.recompute_blocks (the same mathematics, a little slower), use run.precision = \
-         \"bf16\", raise the students' mask_ratio, or with several processes set \
+         recompute_blocks of what is trained (the same mathematics, a little slower), use \
+         run.precision = \"bf16\", raise mask_ratio, or with several processes set \
          distributed.shard_optimizer = true; on a GPU nvidia-smi tells who else uses it"
     ))
 }

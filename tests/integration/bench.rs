@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use distill::config::{DistillConfig, TaskConfig};
 use serde_json::Value;
 
 use crate::golden::cases;
@@ -141,7 +142,7 @@ fn the_recipes_work_is_what_the_issue_says() {
     let whole = count("configs/5b_to_1b_h.toml");
     assert!((whole - 4.58e12).abs() < 0.01e12, "{whole:.4e}");
     for config in ["configs/5b_to_1b_h.toml", "configs/5b_to_l_b.toml", "configs/quickstart.toml"] {
-        let ours = distill::config::Config::load(&root(config), &[]).unwrap();
+        let ours = DistillConfig::load(&root(config), &[]).unwrap();
         let ours = distill::objective::distill::flops_per_image(&ours);
         assert_eq!(ours, count(config), "{config}");
     }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use distill::config::{Config, ConfigError, Precision};
+use distill::config::{AnyConfig, ConfigError, DistillConfig, Precision, PretrainConfig, TaskConfig};
 use distill::objective::Objective;
 use distill::objective::distill::Distillation;
 
@@ -11,9 +11,9 @@ fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name)
 }
 
-fn load(name: &str, overrides: &[&str]) -> Result<Config, ConfigError> {
+fn load(name: &str, overrides: &[&str]) -> Result<DistillConfig, ConfigError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    Config::load(&shipped(name), &overrides)
+    DistillConfig::load(&shipped(name), &overrides)
 }
 
 /// The error of the reference config with these overrides.
@@ -36,10 +36,10 @@ fn shipped_configs_survive_a_round_trip() {
     let mut seen = 0;
     for entry in std::fs::read_dir(shipped("")).unwrap() {
         let path = entry.unwrap().path();
-        let config = Config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let config = AnyConfig::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         let copy = folder.path().join("config.toml");
         std::fs::write(&copy, config.to_toml()).unwrap();
-        assert_eq!(Config::load(&copy, &[]).unwrap(), config, "{}", path.display());
+        assert_eq!(AnyConfig::load(&copy, &[]).unwrap(), config, "{}", path.display());
         seen += 1;
     }
     assert!(seen >= 5, "only {seen} configs found");
@@ -50,7 +50,7 @@ fn shipped_configs_survive_a_round_trip() {
 fn the_reference_comments_every_key() {
     let text = std::fs::read_to_string(shipped("reference.toml")).unwrap();
     let mut config = load("reference.toml", &[]).unwrap();
-    config.optimizer.base_learning_rate = Some(1e-4);
+    config.train.optimizer.base_learning_rate = Some(1e-4);
     let written: toml::Table = config.to_toml().parse().unwrap();
     fn keys(table: &toml::Table, found: &mut Vec<String>) {
         for (key, value) in table {
@@ -87,16 +87,16 @@ fn recipes_hold_the_published_numbers() {
             assert_eq!((student.mask_ratio, student.drop_path), (ratio, drop_path), "{name}");
             assert_eq!(student.mask_grid, 4);
         }
-        let (data, optimizer) = (&config.data, &config.optimizer);
+        let (data, optimizer) = (&config.train.data, &config.train.optimizer);
         assert_eq!((data.input_size, data.batch_size), (256, 64));
         assert_eq!(data.images_per_step(), 8192);
         assert_eq!((data.crop_scale, data.crop_ratio), ([0.2, 1.0], [0.75, 4.0 / 3.0]));
         assert_eq!(optimizer.learning_rate, Some(1e-3));
         assert_eq!((optimizer.betas, optimizer.weight_decay), ([0.9, 0.95], 0.05));
-        let schedule = &config.schedule;
+        let schedule = &config.train.schedule;
         assert_eq!((schedule.epochs, schedule.warmup_epochs), (400.0, 40.0));
         assert_eq!(schedule.steps_per_epoch, Some(1605));
-        assert_eq!(config.run.precision, Precision::Bf16);
+        assert_eq!(config.train.run.precision, Precision::Bf16);
         assert_eq!(data.curation.is_some(), name.contains("webdata"));
     }
 }
@@ -210,20 +210,20 @@ fn overrides_reach_everywhere() {
         ],
     )
     .unwrap();
-    assert_eq!(config.data.batch_size, 32);
+    assert_eq!(config.train.data.batch_size, 32);
     assert_eq!(config.students[0].name, "mine");
     assert_eq!(config.teacher.weights, "some/path=x.pth");
-    assert_eq!(config.data.shards, ["a.tar", "b.tar"]);
-    assert_eq!(config.data.curation.unwrap().min_side, 64);
+    assert_eq!(config.train.data.shards, ["a.tar", "b.tar"]);
+    assert_eq!(config.train.data.curation.unwrap().min_side, 64);
 }
 
 #[test]
 fn an_unreadable_file_is_named() {
-    let found = Config::load(Path::new("no/such.toml"), &[]).unwrap_err().to_string();
+    let found = DistillConfig::load(Path::new("no/such.toml"), &[]).unwrap_err().to_string();
     assert_says(&found, &["no/such.toml", "cannot read"]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("broken.toml");
     std::fs::write(&path, "[run\ndir = 3").unwrap();
-    let found = Config::load(&path, &[]).unwrap_err().to_string();
+    let found = DistillConfig::load(&path, &[]).unwrap_err().to_string();
     assert_says(&found, &["broken.toml", "not valid TOML", "line 1"]);
 }

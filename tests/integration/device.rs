@@ -2,7 +2,7 @@
 //! `cuda`, as `scripts/gpu_check` does.
 
 use distill::config::{
-    Config, DropPathMode, EncoderSize, OptimizerConfig, Precision, StudentConfig,
+    DistillConfig, DropPathMode, EncoderSize, OptimizerConfig, Precision, EncoderConfig,
 };
 use distill::model::{Init, Parameters, Storage, kind_of};
 use distill::native::{DeviceMark, Download, Gpu, PeakMemory, upload};
@@ -30,28 +30,28 @@ fn settle(mark: &DeviceMark) {
 }
 
 /// A teacher and two students that see halves of 8 pictures.
-fn config() -> Config {
+fn config() -> DistillConfig {
     let size =
         |dim, depth, heads| EncoderSize { patch_size: 8, ..EncoderSize::new(dim, depth, heads) };
-    let mut config = Config::minimal("unused", size(64, 3, 2));
-    config.data.input_size = 32;
-    config.data.batch_size = 8;
+    let mut config = DistillConfig::minimal("unused", size(64, 3, 2));
+    config.train.data.input_size = 32;
+    config.train.data.batch_size = 8;
     config.students = vec![
-        StudentConfig {
+        EncoderConfig {
             mask_ratio: 0.5,
             mask_grid: 2,
             drop_path: 0.4,
-            ..StudentConfig::minimal("one", size(64, 3, 2))
+            ..EncoderConfig::minimal("one", size(64, 3, 2))
         },
-        StudentConfig::minimal("two", size(32, 2, 2)),
+        EncoderConfig::minimal("two", size(32, 2, 2)),
     ];
     config
 }
 
 /// The losses and gradients of one pass over the same pictures, on the host.
-fn pass(config: &Config, device: Device) -> Vec<(String, Tensor)> {
-    let compute = kind_of(config.run.precision);
-    let side = config.data.input_size / config.teacher.model.patch_size;
+fn pass(config: &DistillConfig, device: Device) -> Vec<(String, Tensor)> {
+    let compute = kind_of(config.train.run.precision);
+    let side = config.train.data.input_size / config.teacher.model.patch_size;
     let teacher = Teacher::new(Teacher::drawn(device, compute, 1), config.teacher.model, side);
     let objective = Distillation::new(config, teacher, device, compute);
     let pixels: Vec<f32> =
@@ -91,7 +91,7 @@ fn a_pass_is_the_same_as_on_the_cpu() {
 fn bf16_losses_stay_near_float32() {
     let mut config = config();
     let expected = pass(&config, Device::Cpu);
-    config.run.precision = Precision::Bf16;
+    config.train.run.precision = Precision::Bf16;
     for residual in [Precision::Fp32, Precision::Bf16] {
         config.teacher.residual = residual;
         let found = pass(&config, device());

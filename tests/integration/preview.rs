@@ -1,6 +1,6 @@
 //! `distill data preview`: the sheet shows what training would feed.
 
-use distill::config::Config;
+use distill::config::{DistillConfig, TaskConfig};
 use distill::data::draws::{Draws, Purpose};
 use distill::model::Mask;
 
@@ -33,13 +33,13 @@ fn the_sheet_shows_crops_and_masks_of_the_run() {
     assert_eq!(sheet.dimensions(), (3 * SIDE + 8, 3 * SIDE + 8), "three columns, three rows");
 
     let pattern = format!("data.shards=[{:?}]", workshop.path("shards/*.tar"));
-    let config = Config::load(&workshop.path("config.toml"), &[pattern]).unwrap();
-    let dataset = open(&config.data, config.seed).unwrap();
+    let config = DistillConfig::load(&workshop.path("config.toml"), &[pattern]).unwrap();
+    let dataset = open(&config.train.data, config.train.seed).unwrap();
     let mask = Mask { side: (SIDE / PATCH) as usize, grid: 2, ratio: 0.5 };
     for row in 0..3 {
         let position = FIRST + u64::from(row);
         let (crop, _) = fill(&dataset, position).unwrap();
-        let kept = mask.draw(&mut Draws::new(config.seed, Purpose::Mask, 0, position));
+        let kept = mask.draw(&mut Draws::new(config.train.seed, Purpose::Mask, 0, position));
         assert_eq!(kept.len(), 8, "half of 16 patches");
         for (x, y) in (0..SIDE).flat_map(|y| (0..SIDE).map(move |x| (x, y))) {
             let at = |column: u32| sheet.get_pixel(column * (SIDE + 4) + x, row * (SIDE + 4) + y).0;

@@ -1,6 +1,6 @@
 //! The frozen teacher in the formats that it can be kept in: nearly the same tokens.
 
-use distill::config::{Config, EncoderSize, StudentConfig};
+use distill::config::{DistillConfig, EncoderSize, EncoderConfig};
 use distill::data::crop::load_central;
 use distill::model::{FrozenFormat, Normalisation, VitInput, patchify};
 use distill::objective::distill::{Distillation, Teacher, mean_cosine};
@@ -93,14 +93,14 @@ fn trained_weights(size: EncoderSize) -> Vec<(String, Tensor)> {
     let photographs =
         photographs(&["baseline420", "progressive", "large", "upscaled", "exif_rotated"]);
     let images = Tensor::cat(&[photographs.shallow_clone(), photographs.flip([3])], 0);
-    let mut config = Config::minimal("run", EncoderSize { depth: 3, ..size });
-    config.data.input_size = 64;
-    config.students.push(StudentConfig::minimal("student", size));
+    let mut config = DistillConfig::minimal("run", EncoderSize { depth: 3, ..size });
+    config.train.data.input_size = 64;
+    config.students.push(EncoderConfig::minimal("student", size));
     let guide = Teacher::drawn(Device::Cpu, Kind::Float, 1);
     let guide = Teacher::new(guide, config.teacher.model, 8);
     let objective = Distillation::new(&config, guide, Device::Cpu, Kind::Float);
     let trainee = &objective.trainees()[0];
-    let mut optimizer = AdamW::new(&trainee.parameters, &config.optimizer, None);
+    let mut optimizer = AdamW::new(&trainee.parameters, &config.train.optimizer, None);
     let mut losses = Vec::new();
     for step in 0..30 {
         let batch = MicroBatch { images: images.shallow_clone(), positions: 0..10 };

@@ -12,7 +12,7 @@ use tch::Device;
 
 use crate::cli::data::print;
 use crate::cli::{device, meeting, models};
-use crate::config::{Config, DeviceChoice, Precision};
+use crate::config::{DeviceChoice, DistillConfig, Precision, TaskConfig};
 use crate::data::RankBatches;
 use crate::dist::{Place, Team, environment};
 use crate::draws::{Draws, Purpose};
@@ -119,20 +119,20 @@ struct StudentReport {
 /// # Errors
 /// What the user has to know, in a line.
 pub fn run(args: &StepArgs) -> Result<()> {
-    let mut config = Config::load(&args.config, &args.set)?;
+    let mut config = DistillConfig::load(&args.config, &args.set)?;
     match args.device.as_deref() {
-        Some("cpu") => config.run.device = DeviceChoice::Cpu,
-        Some(_) => config.run.device = DeviceChoice::Cuda,
+        Some("cpu") => config.train.run.device = DeviceChoice::Cpu,
+        Some(_) => config.train.run.device = DeviceChoice::Cuda,
         None => {}
     }
     let place = environment::of_this_process()?;
-    let device = device::choose(&config, &place.clone().unwrap_or_else(Place::alone))?;
+    let device = device::choose(&config.train.run, &place.clone().unwrap_or_else(Place::alone))?;
     device::require_abilities(&config, device)?;
     let peak = peak_of(args.peak.as_deref(), device);
-    let team = meeting::join(place, &config, device)?;
+    let team = meeting::join(place, &config.train, device)?;
     random_and_alone(&mut config, team.world_size());
     let report = guard(|| measure(args, &config, &team, device, peak))
-        .map_err(|error| explain_memory(error, &config))
+        .map_err(|error| explain_memory(error, &config.train))
         .inspect_err(|error| team.announce(error))?;
     let is_first = team.is_first();
     team.leave()?;
@@ -144,12 +144,12 @@ pub fn run(args: &StepArgs) -> Result<()> {
 }
 
 /// Weights are drawn, and a step is one batch of each process.
-fn random_and_alone(config: &mut Config, processes: usize) {
+fn random_and_alone(config: &mut DistillConfig, processes: usize) {
     config.teacher.weights = models::RANDOM.into();
     for student in &mut config.students {
         student.weights = models::RANDOM.into();
     }
-    config.data.global_batch_size = Some(config.data.batch_size * processes);
+    config.train.data.global_batch_size = Some(config.train.data.batch_size * processes);
 }
 
 /// The steps that were taken, and the losses of the last one.
@@ -159,37 +159,38 @@ struct Taken {
 }
 
 /// Takes so many steps, as a training run does, and waits for the last one's end.
-fn take(count: u64, config: &Config, team: &Team, device: Device) -> Result<Taken> {
+fn take(count: u64, config: &DistillConfig, team: &Team, device: Device) -> Result<Taken> {
     let teacher = models::load_teacher(config, team, device)?;
     let objective = models::students(config, teacher, device, true)?;
-    let global_batch = config.data.images_per_step();
+    let global_batch = config.train.data.images_per_step();
     let stream = Stream {
-        seed: config.seed,
+        seed: config.train.seed,
         dataset: "synthetic".into(),
-        shuffle: config.data.shuffle,
+        shuffle: config.train.data.shuffle,
         global_batch_size: global_batch,
     };
-    let mut state = State::new(team, &objective, config, stream)?;
+    let mut state = State::new(team, &objective, &config.train, stream)?;
     // An epoch of a thousand steps where the config leaves it to the data set.
     let samples = 1000 * global_batch as u64;
-    let schedule = Schedule::new(&config.optimizer, &config.schedule, global_batch, samples);
+    let schedule = Schedule::new(&config.train.optimizer, &config.train.schedule, global_batch, samples);
     let batches = RankBatches {
         positions: 0..count * global_batch as u64,
         global_batch: global_batch as u64,
-        batch: config.data.batch_size as u64,
+        batch: config.train.data.batch_size as u64,
         rank: team.rank() as u64,
         world_size: team.world_size() as u64,
     };
     let run = Run {
-        config,
+        config: &config.train,
         path: Path::new(""),
         team,
         objective: &objective,
         schedule: &schedule,
         batches_per_step: batches.per_step(),
+        drawing: None,
     };
     let pictures = Synthetic::new(config, batches.ranges());
-    let mut feed = Feed::new(Box::new(pictures), &config.data, device)?;
+    let mut feed = Feed::new(Box::new(pictures), &config.train.data, device)?;
     let mut steps: Vec<Begun> = Vec::new();
     for _ in 0..count {
         let begun = step::begin(&run, &mut state, &mut feed, Some(StepClock::new(device)))?;
@@ -206,7 +207,7 @@ fn take(count: u64, config: &Config, team: &Team, device: Device) -> Result<Take
 
 fn measure(
     args: &StepArgs,
-    config: &Config,
+    config: &DistillConfig,
     team: &Team,
     device: Device,
     peak: Option<Peak>,
@@ -214,7 +215,7 @@ fn measure(
     let Taken { steps, students } =
         take(u64::from(args.warmup) + args.steps, config, team, device)?;
     let times = Times::of(&steps[args.warmup as usize..], students.len())?;
-    let global_batch = config.data.images_per_step();
+    let global_batch = config.train.data.images_per_step();
     let images_per_s = args.steps as f64 * global_batch as f64 / times.seconds;
     let memory = PeakMemory::of(device);
     let flops = flops_per_image(config);
@@ -222,8 +223,8 @@ fn measure(
     Ok(StepReport {
         device: if device == Device::Cpu { "cpu" } else { "cuda" },
         device_name: device_name(device),
-        precision: config.run.precision,
-        batch_size: config.data.batch_size,
+        precision: config.train.run.precision,
+        batch_size: config.train.data.batch_size,
         processes: team.world_size(),
         steps: args.steps,
         seconds: times.seconds,
@@ -371,11 +372,11 @@ struct Synthetic {
 }
 
 impl Synthetic {
-    fn new(config: &Config, ranges: impl Iterator<Item = Range<u64>> + 'static) -> Self {
-        let picture_bytes = 3 * config.data.input_size.pow(2);
-        let mut draws = Draws::new(config.seed, Purpose::Crop, 0, 0);
+    fn new(config: &DistillConfig, ranges: impl Iterator<Item = Range<u64>> + 'static) -> Self {
+        let picture_bytes = 3 * config.train.data.input_size.pow(2);
+        let mut draws = Draws::new(config.train.seed, Purpose::Crop, 0, 0);
         let draw = |_| (draws.uniform() * 256.0) as u8;
-        let bytes = (0..picture_bytes * config.data.batch_size).map(draw).collect();
+        let bytes = (0..picture_bytes * config.train.data.batch_size).map(draw).collect();
         Self { bytes, picture_bytes, ranges: Box::new(ranges) }
     }
 }

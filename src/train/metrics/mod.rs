@@ -3,10 +3,13 @@
 mod jsonl;
 mod tensorboard;
 
+use std::io::Cursor;
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use image::ImageDecoder;
+use image::codecs::png::PngDecoder;
 use serde::Serialize;
 
 /// What is known after an optimizer step.
@@ -104,6 +107,21 @@ impl MetricsLog {
             Some(events) => events.append(time, metrics),
             None => Ok(()),
         }
+    }
+
+    /// Appends a picture, a whole PNG file, to the event file, where TensorBoard shows it at `step`
+    /// under `tag`; does nothing in a log without TensorBoard.
+    ///
+    /// # Errors
+    /// The file cannot be written, or `png` is no PNG.
+    pub fn picture(&mut self, step: u64, tag: &str, png: &[u8]) -> Result<()> {
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let decoder = PngDecoder::new(Cursor::new(png))
+            .with_context(|| format!("the picture `{tag}` of step {step} is no PNG"))?;
+        let (width, height) = decoder.dimensions();
+        let channels = decoder.color_type().channel_count();
+        let picture = tensorboard::Picture { tag, png, width, height, channels };
+        events.append_picture(unix_seconds(), step, picture)
     }
 }
 

@@ -1,8 +1,8 @@
-//! TensorBoard event files: scalars, readable by TensorBoard while training goes on.
+//! TensorBoard event files: scalars and pictures, readable by TensorBoard while training goes on.
 //!
 //! An event file is a sequence of TFRecords (a length and a payload, each with a masked CRC-32C)
 //! that hold `Event` protocol buffers, as TensorFlow's `event.proto`, `summary.proto` and
-//! `record_writer.h` define them. Only the fields that scalars need are declared here.
+//! `record_writer.h` define them. Only the fields that these need are declared here.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -39,17 +39,39 @@ enum Content {
 #[derive(Clone, PartialEq, Message)]
 struct Summary {
     #[prost(message, repeated, tag = "1")]
-    values: Vec<Scalar>,
+    values: Vec<Value>,
 }
 
-/// `tensorflow.Summary.Value`, the scalar kind.
+/// `tensorflow.Summary.Value`.
 #[derive(Clone, PartialEq, Message)]
-struct Scalar {
+struct Value {
     #[prost(string, tag = "1")]
     tag: String,
-    // One of several kinds in the original, so written even where it is zero.
-    #[prost(float, optional, tag = "2")]
-    simple_value: Option<f32>,
+    #[prost(oneof = "Shown", tags = "2, 4")]
+    shown: Option<Shown>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Shown {
+    #[prost(float, tag = "2")]
+    Scalar(f32),
+    #[prost(message, tag = "4")]
+    Image(Image),
+}
+
+/// `tensorflow.Summary.Image`.
+#[derive(Clone, PartialEq, Message)]
+struct Image {
+    #[prost(int32, tag = "1")]
+    height: i32,
+    #[prost(int32, tag = "2")]
+    width: i32,
+    /// Number of channels.
+    #[prost(int32, tag = "3")]
+    colorspace: i32,
+    /// A whole PNG, JPEG or GIF file.
+    #[prost(bytes = "vec", tag = "4")]
+    encoded_image_string: Vec<u8>,
 }
 
 /// `tensorflow.SessionLog`.
@@ -64,6 +86,18 @@ struct SessionLog {
 enum SessionStatus {
     Unspecified = 0,
     Start = 1,
+}
+
+/// A picture for an event file.
+pub(super) struct Picture<'a> {
+    /// Under what it is shown.
+    pub tag: &'a str,
+    /// A whole PNG file.
+    pub png: &'a [u8],
+    /// In pixels.
+    pub width: u32,
+    pub height: u32,
+    pub channels: u8,
 }
 
 /// One event file, open for appending.
@@ -100,9 +134,21 @@ impl EventFile {
     pub(super) fn append(&mut self, time: f64, metrics: &StepMetrics) -> Result<()> {
         let values = scalars(metrics)
             .into_iter()
-            .map(|(tag, value)| Scalar { tag, simple_value: Some(value as f32) })
+            .map(|(tag, value)| Value { tag, shown: Some(Shown::Scalar(value as f32)) })
             .collect();
         self.send(time, metrics.step, Content::Summary(Summary { values }))
+    }
+
+    /// Appends one picture as an event.
+    pub(super) fn append_picture(&mut self, time: f64, step: u64, picture: Picture) -> Result<()> {
+        let image = Image {
+            height: i32::try_from(picture.height)?,
+            width: i32::try_from(picture.width)?,
+            colorspace: picture.channels.into(),
+            encoded_image_string: picture.png.to_vec(),
+        };
+        let value = Value { tag: picture.tag.into(), shown: Some(Shown::Image(image)) };
+        self.send(time, step, Content::Summary(Summary { values: vec![value] }))
     }
 
     fn send(&mut self, wall_time: f64, step: u64, content: Content) -> Result<()> {
@@ -113,7 +159,7 @@ impl EventFile {
     }
 }
 
-/// Cuts the event files in `folder` before their first scalars after `last_step`. A session's
+/// Cuts the event files in `folder` before their first summary of a step after `last_step`. A session's
 /// start alone is not enough: TensorBoard's default reader drops a point only once a new one of
 /// the same tag has its step or an earlier one.
 fn take_back(folder: &Path, last_step: u64) -> Result<()> {
@@ -138,13 +184,13 @@ fn take_back(folder: &Path, last_step: u64) -> Result<()> {
     Ok(())
 }
 
-/// Length of the whole records at the beginning of an event file that hold no scalars after
-/// `last_step`.
+/// Length of the whole records at the beginning of an event file that hold no scalar and no picture
+/// after `last_step`.
 fn length_up_to(file: &[u8], last_step: u64) -> usize {
     let mut rest = file;
     while let Some((event, after)) = first_event(rest) {
-        let scalars = matches!(event.content, Some(Content::Summary(_)));
-        if scalars && u64::try_from(event.step).is_ok_and(|step| step > last_step) {
+        let is_summary = matches!(event.content, Some(Content::Summary(_)));
+        if is_summary && u64::try_from(event.step).is_ok_and(|step| step > last_step) {
             break;
         }
         rest = after;

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use distill::train::metrics::MetricsLog;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -175,8 +177,46 @@ fn tensorboard_reads_nan() {
     let mut metrics = metrics_of(1);
     metrics.students[0].loss = f64::NAN;
     log.write(&metrics).unwrap();
-    let scalars = read_events(&run.path().join("tensorboard"));
+    let scalars = read_events(&run.path().join("tensorboard"), "scalars");
     assert_eq!(scalars["loss/vith16"][0][1], "nan");
+}
+
+/// Protects pictures in TensorBoard: it reads the very bytes, at their steps and with their sizes,
+/// beside the scalars, and not those that a resume takes back.
+#[test]
+fn tensorboard_reads_pictures() {
+    let png = |side: u32| {
+        let picture =
+            image::RgbImage::from_fn(side, 2 * side, |x, y| image::Rgb([x as u8, y as u8, 7]));
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    };
+    let run = tempdir().unwrap();
+    let mut log = MetricsLog::open(run.path(), true, 0).unwrap();
+    for step in 1..=4 {
+        log.write(&metrics_of(step)).unwrap();
+        log.picture(step, "reconstructions", &png(4 * step as u32)).unwrap();
+    }
+    let refused = log.picture(5, "reconstructions", b"no picture").unwrap_err();
+    assert!(
+        format!("{refused:#}").contains("`reconstructions` of step 5 is no PNG"),
+        "{refused:#}"
+    );
+    let log = MetricsLog::open(run.path(), true, 2).unwrap();
+    drop(log);
+
+    let folder = run.path().join("tensorboard");
+    let expected: Vec<Value> = [1_u32, 2]
+        .map(|step| serde_json::json!([step, 4 * step, 8 * step, BASE64.encode(png(4 * step))]))
+        .into();
+    assert_eq!(read_events(&folder, "images"), serde_json::json!({"reconstructions": expected}));
+    assert_eq!(tensorboard_scalars(&folder), scalars_of(&lines(run.path())));
+
+    let plain = tempdir().unwrap();
+    let mut log = MetricsLog::open(plain.path(), false, 0).unwrap();
+    log.picture(1, "reconstructions", &png(4)).unwrap();
+    assert!(!plain.path().join("tensorboard").exists(), "TensorBoard is off");
 }
 
 fn only_file(folder: &Path) -> std::path::PathBuf {
@@ -232,7 +272,7 @@ fn tensorboard_scalars(folder: &Path) -> Scalars {
     let point = |point: &Value| {
         (point[0].as_u64().expect("a step"), point[1].as_f64().expect("a number") as f32)
     };
-    let read = read_events(folder);
+    let read = read_events(folder, "scalars");
     let tags = read.as_object().expect("an object").iter();
     tags.map(|(tag, points)| {
         (tag.clone(), points.as_array().expect("points").iter().map(point).collect())
@@ -240,12 +280,13 @@ fn tensorboard_scalars(folder: &Path) -> Scalars {
     .collect()
 }
 
-/// What `tests/python/read_events.py` prints about `folder`.
-fn read_events(folder: &Path) -> Value {
+/// What `tests/python/read_events.py` prints about the `kind` of events in `folder`.
+fn read_events(folder: &Path, kind: &str) -> Value {
     let python = env::var_os("DISTILL_TEST_PYTHON")
         .expect("set DISTILL_TEST_PYTHON to a Python that has tensorboard, or run scripts/test");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/read_events.py");
-    let output = Command::new(&python).arg(script).arg(folder).output().expect("python runs");
+    let output =
+        Command::new(&python).arg(script).arg(folder).arg(kind).output().expect("python runs");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {errors}", python.display());
     serde_json::from_slice(&output.stdout).expect("JSON from read_events.py")

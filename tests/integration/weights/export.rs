@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use distill::config::{Config, EncoderSize, ExportFormat, ShuffleConfig};
+use distill::config::{DistillConfig, EncoderSize, ExportFormat, ShuffleConfig, TaskConfig};
 use distill::dist::Alone;
 use distill::objective::Objective;
 use distill::objective::distill::{Distillation, Teacher};
@@ -164,12 +164,12 @@ fn run_directory() -> (TempDir, PathBuf) {
     "#;
     fs::create_dir(&run).unwrap();
     fs::write(run.join("config.toml"), config).unwrap();
-    let config = Config::load(&run.join("config.toml"), &[]).unwrap();
+    let config = DistillConfig::load(&run.join("config.toml"), &[]).unwrap();
     let drawn = Teacher::drawn(Device::Cpu, Kind::Float, 0);
     let teacher = Teacher::new(drawn, config.teacher.model, 8);
     let objective = Distillation::new(&config, teacher, Device::Cpu, Kind::Float);
     let trainees = objective.trainees();
-    let optimizer = AdamW::new(&trainees[0].parameters, &config.optimizer, None);
+    let optimizer = AdamW::new(&trainees[0].parameters, &config.train.optimizer, None);
     let mut saver = Saver::new(&run, 2, Arc::new(Alone::default()), 1);
     let stream = Stream {
         seed: 0,

@@ -1,0 +1,71 @@
+//! `distill pretrain --config FILE`: a masked autoencoder, from shards to an exported encoder.
+
+use anyhow::Result;
+use tch::Device;
+
+use super::training::{self, Start, TrainArgs, Training};
+use super::{models, reconstructions, summary};
+use crate::config::{ConfigError, PretrainConfig};
+use crate::native::guard;
+use crate::objective::pretrain::Autoencoder;
+use crate::train::Drawing;
+
+const EXAMPLES: &str = "\
+Examples:
+  distill pretrain --config configs/pretrain_tiny.toml
+  distill launch -- pretrain --config configs/pretrain_h_imagenet.toml";
+
+/// Pre-train an encoder as a masked autoencoder
+///
+/// Trains the encoder of that file with a decoder that predicts masked patches, and exports the
+/// encoder, whose folder can be named as `teacher.weights`; run again, it continues where it stopped.
+/// configs/reference_pretrain.toml comments every key.
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct PretrainArgs {
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+/// Trains, exports, and says what came out.
+///
+/// # Errors
+/// What the user has to know, in a line.
+pub fn run(args: &PretrainArgs) -> Result<u8> {
+    training::run::<Pretraining>(&args.train)
+}
+
+struct Pretraining;
+
+impl Training for Pretraining {
+    type Config = PretrainConfig;
+    type Objective = Autoencoder;
+
+    fn require_abilities(_: &PretrainConfig, _: Device) -> Result<(), ConfigError> {
+        Ok(())
+    }
+
+    fn models(start: &Start<PretrainConfig>, starts_anew: bool) -> Result<Autoencoder> {
+        guard(|| models::autoencoder(start.config, start.device, starts_anew))
+    }
+
+    fn drawing<'a>(
+        start: &'a Start<PretrainConfig>,
+        autoencoder: &'a Autoencoder,
+    ) -> Option<Drawing<'a>> {
+        let every = start.config.reconstructions.every;
+        let draw = Box::new(|| reconstructions::draw(start, autoencoder));
+        (every > 0).then_some(Drawing { every, draw })
+    }
+
+    fn check_models(config: &PretrainConfig) -> Result<()> {
+        summary::print_autoencoder(&Autoencoder::shapes_only(config), config);
+        models::check_encoder_weights(&config.encoder)
+    }
+
+    fn print_advice(config: &PretrainConfig) {
+        let folder = config.train.run.dir.join("exports").join(&config.encoder.name);
+        println!("  distil it: name it as the teacher of a configuration, with");
+        println!("    --set teacher.weights={}", folder.display());
+    }
+}

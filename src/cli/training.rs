@@ -1,0 +1,252 @@
+//! A training run from its arguments to exported weights: what all tasks have in common.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, Result};
+use tch::Device;
+use tracing::{info, warn};
+
+use super::{DONE, RESUME_ME, device, meeting, summary};
+use crate::config::{ConfigError, TaskConfig, TrainConfig};
+use crate::data::{Dataset, Loader, RankBatches};
+use crate::dist::{Activity, Place, StoppedEarly, Team, environment};
+use crate::native::guard;
+use crate::objective::Objective;
+use crate::train::checkpoint::{self, Checkpoint, Stream};
+use crate::train::feed::Feed;
+use crate::train::run_directory::Resume;
+use crate::train::schedule::Schedule;
+use crate::train::screen::Phase;
+use crate::train::{Drawing, Outcome, Run, State, explain_memory, signals, train};
+use crate::weights::{self, Preprocessing};
+
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    /// What to train, on what, how: a TOML file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Override a key of the config, for example data.batch_size=32 or optimizer.learning_rate=1e-4
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    pub set: Vec<String>,
+    /// Where to start: `auto` continues from the run's newest whole checkpoint, `never` moves an
+    /// earlier run aside and starts again, a path continues from that checkpoint folder
+    #[arg(long, value_name = "auto|never|PATH", default_value = "auto", requires = "config")]
+    resume: Resume,
+    /// Check config, shards and weights, say what would be trained, and stop
+    #[arg(long, requires = "config")]
+    dry_run: bool,
+}
+
+/// What a task does its own way.
+pub trait Training {
+    type Config: TaskConfig + Clone;
+    type Objective: Objective;
+
+    /// # Errors
+    /// The config asks for something that the device cannot do.
+    fn require_abilities(config: &Self::Config, device: Device) -> Result<(), ConfigError>;
+
+    /// The models with initial weights; those that the config names are read only where training
+    /// `starts_anew`.
+    ///
+    /// # Errors
+    /// Weights cannot be read or do not fit, or the device has no memory left.
+    fn models(start: &Start<Self::Config>, starts_anew: bool) -> Result<Self::Objective>;
+
+    /// Pictures of what the models do, if the task has any.
+    fn drawing<'a>(
+        _: &'a Start<Self::Config>,
+        _: &'a Self::Objective,
+    ) -> Option<Drawing<'a>> {
+        None
+    }
+
+    /// Prints the models with their sizes, and checks the weights that the config names.
+    ///
+    /// # Errors
+    /// Weights cannot be read or do not fit.
+    fn check_models(config: &Self::Config) -> Result<()>;
+
+    /// Prints what one may do with what came out.
+    fn print_advice(config: &Self::Config);
+}
+
+/// What models are made from.
+pub struct Start<'a, C> {
+    pub config: &'a C,
+    pub team: &'a Team,
+    pub device: Device,
+    pub dataset: &'a Dataset,
+}
+
+/// The config that the arguments name.
+///
+/// # Errors
+/// They name none, or it cannot be used.
+pub fn load<C: TaskConfig>(args: &TrainArgs) -> Result<C, ConfigError> {
+    let file = args.config.as_deref().ok_or_else(|| ConfigError {
+        file: PathBuf::new(),
+        key: "--config".into(),
+        message: "is missing; name a TOML file, such as configs/quickstart.toml".into(),
+    })?;
+    C::load(file, &args.set)
+}
+
+/// Trains, exports, and says what came out.
+///
+/// # Errors
+/// What the user has to know, in a line.
+pub fn run<T: Training>(args: &TrainArgs) -> Result<u8> {
+    let config: T::Config = load(args)?;
+    let place = environment::of_this_process()?;
+    let device =
+        device::choose(&config.train().run, &place.clone().unwrap_or_else(Place::alone))?;
+    if args.dry_run {
+        return dry_run::<T>(&config);
+    }
+    T::require_abilities(&config, device)?;
+    signals::install()?;
+    let team = match meeting::join(place, config.train(), device) {
+        Ok(team) => team,
+        Err(error) if error.is::<StoppedEarly>() => {
+            warn!("stopped before all ranks had come; the same command continues");
+            return Ok(RESUME_ME);
+        }
+        Err(error) => return Err(error),
+    };
+    let trained = guard(|| train_and_export::<T>(config.clone(), &args.resume, &team, device));
+    match trained.map_err(|error| explain_memory(error, config.train())) {
+        Ok(code) => team.leave().map(|()| code),
+        Err(error) => {
+            team.announce(&error);
+            Err(error)
+        }
+    }
+}
+
+fn train_and_export<T: Training>(
+    mut task: T::Config,
+    resume: &Resume,
+    team: &Team,
+    device: Device,
+) -> Result<u8> {
+    // Held by the first process until the end.
+    let (_run_directory, checkpoint) = meeting::open_run(&mut task, resume, team)?;
+    let config = task.train();
+    let path = config.run.dir.as_path();
+    let dataset = Arc::new(meeting::open_dataset(config, team, || open_dataset(config))?);
+    let schedule = schedule(config, &dataset);
+    let start = Start { config: &task, team, device, dataset: &dataset };
+    let (objective, mut state) = models_and_state::<T>(&start, checkpoint.as_ref())?;
+    if state.step >= schedule.total_steps() {
+        info!(step = state.step, "this run is complete; nothing is left to train");
+    }
+
+    let global_batch = config.data.images_per_step() as u64;
+    let steps_left = schedule.total_steps().saturating_sub(state.step);
+    let batches = RankBatches {
+        positions: state.position..state.position + steps_left * global_batch,
+        global_batch,
+        batch: config.data.batch_size as u64,
+        rank: team.rank() as u64,
+        world_size: team.world_size() as u64,
+    };
+    let worker = super::worker_program()?;
+    let loader = Loader::start(dataset.clone(), &config.data, &worker, batches.ranges())?;
+    let mut feed = Feed::new(Box::new(loader), &config.data, device)?;
+    let run = Run {
+        config,
+        path,
+        team,
+        objective: &objective,
+        schedule: &schedule,
+        batches_per_step: batches.per_step(),
+        drawing: T::drawing(&start, &objective),
+    };
+    match train(&run, &mut state, &mut feed)? {
+        Outcome::Finished => {
+            team.doing(Activity::Saving);
+            // The others stay until all is done: a launcher could not start rank 0 anew without them.
+            if team.is_first() {
+                export(&task, path)?;
+                summary::print(&task, state.step)?;
+                T::print_advice(&task);
+                team.write("exported", b"")?;
+            } else {
+                team.read("exported")?;
+            }
+            Ok(DONE)
+        }
+        Outcome::Stopped(signal) => {
+            let why = signal.map_or_else(|| "a signal to another rank".into(), |s| s.to_string());
+            warn!(step = state.step, "stopped by {why}; the same command continues from here");
+            Ok(RESUME_ME)
+        }
+    }
+}
+
+fn models_and_state<T: Training>(
+    start: &Start<T::Config>,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(T::Objective, State)> {
+    let objective = T::models(start, checkpoint.is_none())?;
+    let config = start.config.train();
+    let mut state = State::new(start.team, &objective, config, stream(config, start.dataset))?;
+    if let Some(checkpoint) = checkpoint {
+        state.restore(start.team, &objective, checkpoint)?;
+    }
+    Ok((objective, state))
+}
+
+/// Everything that can be found wrong before training, without training.
+fn dry_run<T: Training>(task: &T::Config) -> Result<u8> {
+    T::check_models(task)?;
+    let config = task.train();
+    let dataset = open_dataset(config)?;
+    summary::print_plan(config, &dataset, &schedule(config, &dataset));
+    Ok(DONE)
+}
+
+fn open_dataset(config: &TrainConfig) -> Result<Dataset> {
+    let phase = OnceLock::new();
+    let dataset = Dataset::open(&config.data, config.seed, &|_, shards| {
+        phase.get_or_init(|| Phase::begin("opening shards", Some(shards as u64))).advance(1);
+    })?;
+    if let Some(phase) = phase.into_inner() {
+        phase.finish();
+    }
+    Ok(dataset)
+}
+
+fn schedule(config: &TrainConfig, dataset: &Dataset) -> Schedule {
+    let global_batch = config.data.images_per_step();
+    Schedule::new(&config.optimizer, &config.schedule, global_batch, dataset.sample_count())
+}
+
+fn stream(config: &TrainConfig, dataset: &Dataset) -> Stream {
+    Stream {
+        seed: config.seed,
+        dataset: dataset.fingerprint().to_string(),
+        shuffle: config.data.shuffle,
+        global_batch_size: config.data.images_per_step(),
+    }
+}
+
+/// Writes every encoder of the newest checkpoint, which is the state just trained.
+fn export(task: &impl TaskConfig, run: &Path) -> Result<()> {
+    let config = task.train();
+    if config.export.formats.is_empty() {
+        return Ok(());
+    }
+    let checkpoint = checkpoint::newest(run)?.context("the run has no checkpoint to export")?;
+    let preprocessing = Preprocessing { mean: config.data.mean, std: config.data.std };
+    for trained in task.encoders() {
+        let file = checkpoint.weights(&trained.name)?;
+        let encoder = file.encoder(Some(trained.model.heads))?;
+        let out = run.join("exports").join(&trained.name);
+        weights::export(&file, &encoder, preprocessing, &config.export.formats, false, &out)
+            .with_context(|| format!("cannot export `{}`", trained.name))?;
+    }
+    Ok(())
+}

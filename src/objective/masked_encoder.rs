@@ -1,0 +1,103 @@
+//! An encoder under training that sees part of each picture: what students and masked autoencoders
+//! have in common.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use super::MicroBatch;
+use crate::config::EncoderConfig;
+use crate::model::{DropPath, KeptInputs, Mask, Parameters, Vit, VitInput};
+use crate::native::upload;
+
+/// An encoder with its mask and its dropped paths.
+pub struct MaskedEncoder {
+    pub vit: Vit,
+    mask: Option<Mask>,
+    config: EncoderConfig,
+    /// Tells this encoder's draws from those of others.
+    lane: u64,
+}
+
+/// What is drawn for the pictures of a batch.
+pub struct PassDraws {
+    /// The patches that each picture keeps `[B, K]`, or all of them.
+    pub keep: Option<Tensor>,
+    pub drop_path: DropPath,
+}
+
+impl PassDraws {
+    /// Everything is seen, and nothing is dropped.
+    pub fn whole() -> Self {
+        Self { keep: None, drop_path: DropPath::None }
+    }
+}
+
+impl MaskedEncoder {
+    /// Adds the encoder's parameters for pictures of `side` × `side` patches.
+    pub fn new(
+        parameters: &mut Parameters,
+        config: &EncoderConfig,
+        side: usize,
+        lane: u64,
+    ) -> Self {
+        let vit = Vit::new(parameters, config.model, side);
+        Self { vit, mask: Mask::of(config, side), config: config.clone(), lane }
+    }
+
+    /// Mask and dropped paths of the pictures of a batch.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn draw(&self, seed: u64, batch: &MicroBatch) -> Result<PassDraws> {
+        let device = batch.images.device();
+        let positions = || batch.positions.clone();
+        let pictures = positions().count() as i64;
+        let draw_mask = |mask: Mask| {
+            let ids: Vec<i64> =
+                positions().flat_map(|p| mask.draw_at(seed, self.lane, p)).collect();
+            upload(&ids, &[pictures, mask.kept() as i64], device)
+        };
+        let keep = self.mask.map(draw_mask).transpose()?;
+        let drop_path = DropPath::draw(&self.config, seed, self.lane, positions(), device)?;
+        Ok(PassDraws { keep, drop_path })
+    }
+
+    /// A forward pass that gradients will come back through.
+    pub fn forward<'a>(&'a self, input: &'a VitInput, compute: Kind) -> EncoderPass<'a> {
+        let (tokens, kept) = match self.config.recompute_blocks {
+            0 => (self.vit.forward(input, compute), None),
+            blocks => {
+                let (tokens, kept) = self.vit.forward_keeping_inputs(input, compute, blocks);
+                (tokens, Some(kept))
+            }
+        };
+        let tokens = self.vit.normalise(&tokens).to_kind(compute);
+        EncoderPass { tokens, vit: &self.vit, input, compute, kept }
+    }
+}
+
+/// An encoder's forward pass.
+pub struct EncoderPass<'a> {
+    /// After the final LayerNorm, class tokens first: `[B, C+K, D]`.
+    pub tokens: Tensor,
+    vit: &'a Vit,
+    input: &'a VitInput,
+    compute: Kind,
+    kept: Option<KeptInputs>,
+}
+
+impl EncoderPass<'_> {
+    /// The backward pass of a `loss` that was made of the tokens.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn backward(self, loss: &Tensor) -> Result<()> {
+        let Self { tokens, vit, input, compute, kept } = self;
+        drop(tokens);
+        loss.backward();
+        kept.map_or(Ok(()), |kept| vit.backward(kept, input, compute))
+    }
+}
