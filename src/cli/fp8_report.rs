@@ -69,7 +69,7 @@ fn first_pictures(config: &DistillConfig, dataset: &Dataset, device: Device) -> 
     let mut bytes = Vec::new();
     for position in 0..PICTURES {
         let mut crop = RgbImage::new(side as u32, side as u32);
-        dataset.fill_from(&mut scratch, position, &mut crop)?;
+        dataset.fill(&mut scratch, position, &mut crop)?;
         bytes.extend_from_slice(&crop);
     }
     let shape = [PICTURES as i64, side as i64, side as i64, 3];

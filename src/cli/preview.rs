@@ -73,7 +73,8 @@ fn draw(
     let mut scratch = Scratch::default();
     for (row, position) in (0..).zip(positions) {
         let mut crop = RgbImage::new(side, side);
-        let picture = dataset.fill_from(&mut scratch, position, &mut crop)?;
+        let sample = dataset.fill(&mut scratch, position, &mut crop)?;
+        let picture = sample.context("a picture is missing")?.place;
         let label = picture.label.map_or("no label".to_string(), |label| format!("label {label}"));
         let name = dataset.describe(&picture);
         legend += &format!("row {}: position {position}, {name}, {label}\n", row + 1);

@@ -3,6 +3,7 @@
 //! Of every shard only its name and the number of its kept pictures stay in memory. Their places
 //! in the shard are read when they are needed, and the most recently used are kept.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -104,6 +105,14 @@ impl Catalogue {
         assert!(sample < self.samples(), "sample {sample} of {}", self.samples());
         let shard = self.firsts.partition_point(|&first| first <= sample) - 1;
         (shard, (sample - self.firsts[shard]) as usize)
+    }
+
+    /// The samples of a shard.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn samples_of(&self, shard: usize) -> Range<u64> {
+        self.firsts[shard]..self.firsts[shard + 1]
     }
 
     /// Where a sample is, with the rows of its shard, read where they are not in memory.

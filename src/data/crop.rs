@@ -89,11 +89,34 @@ pub fn load_central(
         .map_err(anyhow::Error::from)
         .and_then(|bytes| picture::decode(&bytes, max_pixels, &mut picture))
         .with_context(|| file.display().to_string())?;
-    let resized = shrink(&picture, shorter_side)?;
-    let middle = |length: usize| ((length - side) as f64 / 2.0).round_ties_even() as usize;
-    let (left, top) = (middle(resized.width), middle(resized.height));
-    let row = |y: usize| ((top + y) * resized.width + left) * 3..;
-    Ok((0..side).flat_map(|y| &resized.pixels[row(y)][..side * 3]).copied().collect())
+    let mut square = vec![0; side * side * 3];
+    cut_central(&picture, shorter_side, side, &mut CropResizer::default(), &mut square)?;
+    Ok(square)
+}
+
+/// Resizes the shorter side of `picture` to `shorter_side`, and fills `out` `[side, side, 3]` with
+/// the central square of the result.
+///
+/// # Errors
+/// `out` has another size, or `side` is larger than `shorter_side`.
+pub fn cut_central(
+    picture: &Picture,
+    shorter_side: usize,
+    side: usize,
+    resizer: &mut CropResizer,
+    out: &mut [u8],
+) -> Result<()> {
+    let [height, width] = shrunk_size(picture, shorter_side);
+    let middle = |length: usize| (length.saturating_sub(side) as f64 / 2.0).round_ties_even();
+    let (left, top) = (middle(width) as usize, middle(height) as usize);
+    let part = CropBox { left, top, width: side, height: side };
+    resizer.resize_part(picture, [height, width], part, out)
+}
+
+/// Height and width with `shorter_side` as the shorter one; the longer is rounded down.
+fn shrunk_size(picture: &Picture, shorter_side: usize) -> [usize; 2] {
+    let short = picture.width.min(picture.height).max(1);
+    [picture.height, picture.width].map(|length| shorter_side * length / short)
 }
 
 /// `picture` resized so that its shorter side is `shorter_side`; the longer is rounded down.
@@ -102,9 +125,7 @@ pub fn load_central(
 /// The result is too large to address.
 pub fn shrink(picture: &Picture, shorter_side: usize) -> Result<Picture> {
     let (width, height) = (picture.width, picture.height);
-    let short = width.min(height);
-    let scaled = |length: usize| shorter_side * length / short;
-    let (new_width, new_height) = (scaled(width), scaled(height));
+    let [new_height, new_width] = shrunk_size(picture, shorter_side);
     let mut pixels = vec![0; new_width * new_height * 3];
     let whole = CropBox { left: 0, top: 0, width, height };
     CropResizer::default().resize(picture, whole, [new_height, new_width], &mut pixels)?;

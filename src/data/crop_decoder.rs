@@ -56,6 +56,21 @@ impl CropDecoder {
         resizer.resize(picture, crop, [options.side; 2], out)
     }
 
+    /// Decodes the whole picture in `encoded` and shows it to `see`, with a resizer for it.
+    ///
+    /// # Errors
+    /// Unknown content, a damaged or truncated picture, one of more than `max_pixels`, or the error
+    /// of `see`.
+    pub(super) fn decode_whole<T>(
+        &mut self,
+        encoded: &[u8],
+        max_pixels: u64,
+        see: impl FnOnce(&Picture, &mut CropResizer) -> Result<T>,
+    ) -> Result<T> {
+        picture::decode(encoded, max_pixels, &mut self.picture)?;
+        see(&self.picture, &mut self.resizer)
+    }
+
     fn decode_jpeg(
         &mut self,
         encoded: &[u8],

@@ -1,23 +1,28 @@
 //! Which web pictures are kept, by the JSON file of scores that stands for each shard.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::CurationConfig;
 
+use super::durable;
 use super::index::ShardIndex;
 use super::source::ShardAddress;
 
 /// A picture's entry in the JSON file. A missing or `null` score is no score.
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Scores {
-    histogram_score: Option<f64>,
-    height: Option<f64>,
-    width: Option<f64>,
-    mae_loss: Option<f64>,
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Entropy of the colour histogram, in bits.
+    pub histogram_score: Option<f64>,
+    /// In pixels.
+    pub height: Option<f64>,
+    /// In pixels.
+    pub width: Option<f64>,
+    /// Loss of a masked autoencoder: how hard the picture is.
+    pub mae_loss: Option<f64>,
 }
 
 /// How many pictures are kept, and why the others are not. A picture that fails several tests
@@ -106,12 +111,31 @@ pub fn curate(
 }
 
 /// `JSON_ROOT/<shard's folder name>/<shard's name without .tar>.json`.
-fn scores_path(json_root: &Path, shard: &ShardAddress) -> PathBuf {
+pub fn scores_path(json_root: &Path, shard: &ShardAddress) -> PathBuf {
     let absolute = shard.as_file().and_then(|path| std::path::absolute(path).ok());
     let shard = absolute.map_or_else(|| shard.clone(), ShardAddress::File);
     let name = shard.file_name();
     let stem = name.rsplit_once('.').map_or(&*name, |(stem, _)| stem);
     json_root.join(&*shard.folder_name()).join(format!("{stem}.json"))
+}
+
+/// Writes the scores of the pictures of `shard`, by member name, where curation reads them. What was
+/// there is replaced whole.
+///
+/// # Errors
+/// The folder cannot be made or written, or the disk is full.
+pub fn write_scores(
+    json_root: &Path,
+    shard: &ShardAddress,
+    scores: &BTreeMap<String, Scores>,
+) -> Result<()> {
+    let path = scores_path(json_root, shard);
+    let folder = path.parent().unwrap_or(json_root);
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut text = serde_json::to_vec(scores)?;
+    text.push(b'\n');
+    durable::write(&path, &text)
 }
 
 fn read_scores(path: &Path) -> Result<HashMap<String, Scores>> {

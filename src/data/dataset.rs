@@ -12,6 +12,8 @@ use super::config::{DataConfig, ShuffleConfig};
 use super::crop::CropRange;
 use super::crop_decoder::{CropDecoder, CropOptions};
 use super::curation::Selection;
+use super::cut::{Cut, Measured};
+use super::evaluation::EvaluationPass;
 use super::failures::{FailureCounts, Failures};
 use super::index_cache::IndexCache;
 use super::order::{Candidates, Order, Window};
@@ -36,10 +38,11 @@ pub struct Dataset {
     config: DataConfig,
     seed: u64,
     sources: Arc<Sources>,
-    indexes: Arc<IndexCache>,
-    shards: Arc<Vec<Chosen>>,
-    catalogue: Catalogue,
-    order: Order,
+    pub(super) indexes: Arc<IndexCache>,
+    pub(super) shards: Arc<Vec<Chosen>>,
+    pub(super) catalogue: Catalogue,
+    pub(super) order: Order,
+    cut: Cut,
     selection: Selection,
     fingerprint: String,
     failures: Failures,
@@ -63,8 +66,8 @@ pub struct Attempts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     sample: u64,
-    shard: usize,
-    range: Range<u64>,
+    pub(super) shard: usize,
+    pub(super) range: Range<u64>,
     /// Class of the picture, where it has one.
     pub label: Option<u32>,
 }
@@ -74,6 +77,14 @@ impl Place {
     pub fn bytes(&self) -> u64 {
         self.range.end - self.range.start
     }
+}
+
+/// A sample that was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Where its picture is.
+    pub place: Place,
+    pub picture: Measured,
 }
 
 impl Dataset {
@@ -87,6 +98,31 @@ impl Dataset {
         let sources = Arc::new(Sources::new(config)?);
         let shards = sources.expand(&config.shards, "data.shards")?;
         Self::of_shards(config, seed, sources, &shards, progress)
+    }
+
+    /// An evaluation pass over the data set: its samples once, in the order of shards and rows, each
+    /// cut to the central square. What is drawn at random for training is not drawn: no crop, no
+    /// shuffle, no sampling by hardness; curation's thresholds hold. Positions are `0..sample_count`,
+    /// and a picture that does not decode leaves its position empty.
+    ///
+    /// # Errors
+    /// [`Dataset::open`]'s.
+    pub fn for_evaluation(
+        config: &DataConfig,
+        pass: EvaluationPass,
+        progress: ShardProgress<'_>,
+    ) -> Result<Self> {
+        let sources = Arc::new(Sources::new(config)?);
+        let shards = sources.expand(&config.shards, "data.shards")?;
+        let mut config = config.clone();
+        if let Some(curation) = &mut config.curation {
+            curation.sample_by_hardness = false;
+        }
+        let mut dataset = Self::of_shards(&config, 0, sources, &shards, progress)?;
+        dataset.order = Order::in_sequence(dataset.catalogue.samples(), pass.most_samples);
+        dataset.cut = Cut::Central { measure: pass.measure };
+        dataset.failures = Failures::new("nothing takes its place");
+        Ok(dataset)
     }
 
     /// The data set of `shards`; otherwise as [`Dataset::open`].
@@ -114,17 +150,19 @@ impl Dataset {
                 selection::rows(&shards[shard], &indexes, curation.as_ref())
             })
         };
+        let range = CropRange { scale: config.crop_scale, ratio: config.crop_ratio };
         Ok(Self {
             config: config.clone(),
             seed,
             sources,
             indexes,
+            cut: Cut::Random { seed, range },
             order: Order::new(seed, catalogue.samples(), &config.shuffle),
             shards,
             catalogue,
             selection,
             fingerprint,
-            failures: Failures::default(),
+            failures: Failures::new("another picture takes its place"),
         })
     }
 
@@ -155,7 +193,7 @@ impl Dataset {
         &self.config.shuffle
     }
 
-    /// The seed of order and crops.
+    /// The seed of order and crops; 0 for an evaluation pass, which draws nothing.
     pub fn seed(&self) -> u64 {
         self.seed
     }
@@ -165,9 +203,9 @@ impl Dataset {
         self.config.input_size * self.config.input_size * 3
     }
 
-    /// What crops are drawn.
-    pub fn crop_range(&self) -> CropRange {
-        CropRange { scale: self.config.crop_scale, ratio: self.config.crop_ratio }
+    /// What is made of each picture.
+    pub(super) fn cut(&self) -> Cut {
+        self.cut
     }
 
     /// How crops are decoded.
@@ -190,7 +228,8 @@ impl Dataset {
     /// # Errors
     /// A shard's index or scores cannot be read any more.
     pub fn sample_at(&self, position: u64) -> Result<u64> {
-        Ok(self.next_place(&mut self.attempts(position))?.sample)
+        let place = self.next_place(&mut self.attempts(position))?;
+        Ok(place.map_or(position, |place| place.sample))
     }
 
     /// The pictures that `position` tries.
@@ -199,13 +238,19 @@ impl Dataset {
     }
 
     /// The next picture to try: a pure function of seed, data set, position and the number of
-    /// tries before.
+    /// tries before. In an evaluation pass there is one, and nothing after it.
     ///
     /// # Errors
     /// A shard's index cannot be read any more, or there were too many tries.
-    pub fn next_place(&self, attempts: &mut Attempts) -> Result<Place> {
+    pub fn next_place(&self, attempts: &mut Attempts) -> Result<Option<Place>> {
         let position = attempts.position;
         loop {
+            if matches!(self.cut, Cut::Central { .. }) {
+                ensure!(position < self.sample_count(), "position {position} is behind the pass");
+                if attempts.tried > 0 {
+                    return Ok(None);
+                }
+            }
             ensure!(
                 attempts.tried < MOST_TRIES,
                 "{MOST_TRIES} pictures in a row failed to decode for position {position}"
@@ -217,7 +262,7 @@ impl Dataset {
             })?;
             let place = self.place(sample)?;
             if place.bytes() <= u64::from(MOST_ENCODED_BYTES) {
-                return Ok(place);
+                return Ok(Some(place));
             }
             let error = anyhow::anyhow!("encoded size of over {MOST_ENCODED_BYTES} bytes");
             self.record_failure(&place, &error)?;
@@ -255,11 +300,12 @@ impl Dataset {
         )
     }
 
-    /// Fills `out` `[input_size, input_size, 3]` with the crop at `position`, in this process, and
-    /// gives its label. Worker processes fill the same.
+    /// Fills `out` `[input_size, input_size, 3]` with the crop at `position`, in this process.
+    /// Worker processes fill the same.
     ///
     /// A picture that does not decode is counted, named once in a warning, and replaced by
-    /// another one, which depends on seed, data set and position alone, as does the crop.
+    /// another one, which depends on seed, data set and position alone, as does the crop. In an
+    /// evaluation pass it is not replaced: nothing is given, and `out` is black.
     ///
     /// # Errors
     /// A shard cannot be read any more, or more pictures fail than `data.max_failed_share`.
@@ -268,33 +314,25 @@ impl Dataset {
         scratch: &mut Scratch,
         position: u64,
         out: &mut [u8],
-    ) -> Result<Option<u32>> {
-        Ok(self.fill_from(scratch, position, out)?.label)
-    }
-
-    /// As [`Dataset::fill`], and gives the place of the picture.
-    ///
-    /// # Errors
-    /// [`Dataset::fill`]'s.
-    pub fn fill_from(&self, scratch: &mut Scratch, position: u64, out: &mut [u8]) -> Result<Place> {
+    ) -> Result<Option<Sample>> {
         let mut attempts = self.attempts(position);
-        let (crop, options) = (self.crop_range(), self.crop_options());
-        loop {
-            let place = self.next_place(&mut attempts)?;
+        while let Some(place) = self.next_place(&mut attempts)? {
             self.read(&place, &mut scratch.encoded)?;
-            let choose = |width, height| crop.draw_at(self.seed, position, width, height);
-            let decoded = scratch.decoder.decode(&scratch.encoded, &options, choose, out);
-            if scratch.decoder.held_bytes().max(scratch.encoded.capacity()) > KEPT_BYTES {
+            let Scratch { encoded, decoder } = scratch;
+            let made = self.cut.make(decoder, &self.crop_options(), position, encoded, out);
+            if decoder.held_bytes().max(encoded.capacity()) > KEPT_BYTES {
                 *scratch = Scratch::default();
             }
-            match decoded {
-                Ok(()) => {
+            match made {
+                Ok(picture) => {
                     self.record_success();
-                    return Ok(place);
+                    return Ok(Some(Sample { place, picture }));
                 }
                 Err(error) => self.record_failure(&place, &error)?,
             }
         }
+        out.fill(0);
+        Ok(None)
     }
 
     /// Decodes every picture once, in parallel, and gives the bad ones in order with the reason.
@@ -315,7 +353,7 @@ impl Dataset {
             progress();
             bad
         };
-        let samples = (0..self.sample_count()).into_par_iter();
+        let samples = (0..self.catalogue.samples()).into_par_iter();
         samples.map_init(Default::default, try_one).flatten_iter().collect()
     }
 
@@ -356,7 +394,7 @@ impl Dataset {
         })
     }
 
-    fn place(&self, sample: u64) -> Result<Place> {
+    pub(super) fn place(&self, sample: u64) -> Result<Place> {
         let entry = self.catalogue.entry(sample)?;
         let start = entry.rows.offsets[entry.row];
         let range = start..start + u64::from(entry.rows.sizes[entry.row]);

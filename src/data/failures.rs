@@ -25,14 +25,22 @@ impl FailureCounts {
 }
 
 /// The counts of a data set in use, shared by its workers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Failures {
     tried: AtomicU64,
     failed: AtomicU64,
     named: Mutex<HashSet<u64>>,
+    /// What becomes of the place of a bad picture, for the warning.
+    consequence: &'static str,
 }
 
 impl Failures {
+    /// None yet; `consequence` is what warnings say of the place of a bad picture.
+    pub(super) fn new(consequence: &'static str) -> Self {
+        let named = Mutex::default();
+        Self { tried: AtomicU64::new(0), failed: AtomicU64::new(0), named, consequence }
+    }
+
     pub(super) fn counts(&self) -> FailureCounts {
         let failed = self.failed.load(Ordering::Relaxed);
         FailureCounts { tried: self.tried.load(Ordering::Relaxed).max(failed), failed }
@@ -56,7 +64,7 @@ impl Failures {
         self.tried.fetch_add(1, Ordering::Relaxed);
         self.failed.fetch_add(1, Ordering::Relaxed);
         if self.named.lock().unwrap_or_else(PoisonError::into_inner).insert(sample) {
-            tracing::warn!("{}: skipped, another picture takes its place: {error:#}", name());
+            tracing::warn!("{}: skipped, {}: {error:#}", name(), self.consequence);
         }
         let counts = self.counts();
         ensure!(

@@ -8,6 +8,8 @@
 //! 2. A fixed number of consecutive chunks of that shuffle makes a *window*. Within a window all
 //!    samples are shuffled. Only its chunks are being read at a time.
 //!
+//! For evaluation there is an order without a shuffle: samples as they lie.
+//!
 //! With several *lanes* the stream takes short runs from as many windows in turn: a node that
 //! takes every run of one lane reads its chunks whole, and no other node reads them.
 //!
@@ -40,6 +42,8 @@ pub struct Order {
     lanes: u64,
     /// Consecutive samples that one lane gives.
     run: u64,
+    /// Where samples are not shuffled: of how many those of a pass are an even spread.
+    spread_over: Option<u64>,
 }
 
 /// A window of a pass: the samples among which those at its positions are shuffled.
@@ -65,7 +69,18 @@ impl Order {
         assert!(samples > 0, "an empty data set has no order");
         assert_eq!(shuffle.check(), Ok(()));
         let ShuffleConfig { chunk_samples, window_chunks, lanes, lane_run } = *shuffle;
-        Self { seed, samples, chunk: chunk_samples, window_chunks, lanes, run: lane_run }
+        let (chunk, run) = (chunk_samples, lane_run);
+        Self { seed, samples, chunk, window_chunks, lanes, run, spread_over: None }
+    }
+
+    /// `samples` samples one after another, as they lie; of more than `most`, so many at even
+    /// distances.
+    ///
+    /// # Panics
+    /// If a number is 0.
+    pub fn in_sequence(samples: u64, most: u64) -> Self {
+        let order = Self::new(0, samples.min(most), &ShuffleConfig::default());
+        Self { spread_over: Some(samples), ..order }
     }
 
     /// Number of samples in a pass.
@@ -154,6 +169,9 @@ impl Window {
 
     /// The sample at `place` of the window's own shuffle.
     fn shuffled(&self, place: u64) -> u64 {
+        if self.order.spread_over.is_some() {
+            return self.unshuffled(place);
+        }
         let lane = FIRST_WINDOW_DRAWS + self.number;
         let mut draws = Draws::new(self.order.seed, Purpose::Order, lane, self.pass);
         self.unshuffled(Permutation::draw(self.size, &mut draws).apply(place))
@@ -161,8 +179,11 @@ impl Window {
 
     /// The sample at `place` of the window before its samples are shuffled: chunk after chunk.
     pub fn unshuffled(&self, place: u64) -> u64 {
-        let Order { samples, chunk, .. } = self.order;
+        let Order { samples, chunk, spread_over, .. } = self.order;
         let place = self.begin + place;
+        if let Some(total) = spread_over {
+            return (u128::from(place) * u128::from(total) / u128::from(samples)) as u64;
+        }
         let whole_chunks = samples / chunk;
         let offset = match place / chunk {
             slot if slot < whole_chunks => self.chunks.apply(slot) * chunk + place % chunk,
@@ -173,14 +194,17 @@ impl Window {
 
     /// The window's samples as ranges of neighbours, in the order of their chunks.
     pub fn runs(&self) -> impl Iterator<Item = Range<u64>> {
-        let Order { samples, chunk, .. } = self.order;
+        let Order { samples, chunk, spread_over, .. } = self.order;
+        let all = spread_over.unwrap_or(samples);
+        // Those of a spread have no neighbours.
+        let chunk = if all > samples { 1 } else { chunk };
         let chunks = (0..self.size).step_by(chunk as usize);
         chunks.flat_map(move |place| {
             let length = chunk.min(self.size - place);
             let start = self.unshuffled(place);
             let end = start + length;
             // A chunk may begin near the last sample and go on at the first.
-            [start..end.min(samples), 0..end.saturating_sub(samples)]
+            [start..end.min(all), 0..end.saturating_sub(all)]
                 .into_iter()
                 .filter(|run| !run.is_empty())
         })
@@ -396,6 +420,29 @@ mod tests {
         }
         assert_eq!(windows.iter().map(HashSet::len).collect::<Vec<_>>(), [1; 4]);
         assert_eq!(windows.iter().flatten().collect::<HashSet<_>>().len(), 4);
+    }
+
+    #[test]
+    fn a_sequence_takes_every_sample_in_order() {
+        assert_eq!(pass(Order::in_sequence(1000, u64::MAX), 0), (0..1000).collect::<Vec<_>>());
+        assert_eq!(pass(Order::in_sequence(10, 4), 0), [0, 2, 5, 7]);
+        let large = Order::in_sequence(1 << 62, 1 << 61);
+        assert_eq!(large.sample_at((1 << 61) - 1), (1 << 62) - 2);
+    }
+
+    /// What is read ahead of a sequence is what it takes, in its order.
+    #[test]
+    fn a_sequences_windows_follow_each_other() {
+        for (samples, most) in [(100_000, u64::MAX), (1_000_000, 70_000)] {
+            let order = Order::in_sequence(samples, most);
+            let mut window = order.window_at(0);
+            let mut ahead = Vec::new();
+            while window.id().0 == 0 {
+                ahead.extend(window.runs().flatten());
+                window = window.next();
+            }
+            assert_eq!(ahead, pass(order, 0));
+        }
     }
 
     #[test]

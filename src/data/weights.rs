@@ -1,5 +1,7 @@
 //! The weights of bicubic resizing, as Pillow has them.
 
+use std::ops::Range;
+
 use multiversion::multiversion;
 
 use super::jpeg::Extent;
@@ -41,6 +43,24 @@ impl Span {
     fn pixels(self) -> usize {
         (self.start + self.length).ceil() as usize - self.first()
     }
+
+    /// Of an output place, when this is resized to `to` of them: its middle, and the pixels that
+    /// count, both from the first pixel on.
+    #[inline(always)]
+    fn reach(self, to: usize, place: usize) -> (f64, Range<usize>) {
+        let scale = self.length / to as f64;
+        let support = 2.0 * scale.max(1.0);
+        let center = self.start.fract() + (place as f64 + 0.5) * scale;
+        let start = (center - support + 0.5).max(0.0) as usize;
+        let end = ((center + support + 0.5) as usize).min(self.pixels());
+        (center, start..end)
+    }
+
+    /// The pixels that count for any of `places`, which are not none.
+    pub fn touched(self, to: usize, places: Range<usize>) -> Range<usize> {
+        let (first, last) = (self.reach(to, places.start).1, self.reach(to, places.end - 1).1);
+        self.first() + first.start..self.first() + last.end
+    }
 }
 
 /// The same for samples, of which there may be fewer than pixels, in fixed point.
@@ -53,20 +73,15 @@ pub struct Weights {
 }
 
 impl PixelWeights {
-    /// Sets them for resizing `span` to `to` places, by the cubic convolution kernel of a = -1/2,
-    /// widened when shrinking.
-    pub fn set(&mut self, span: Span, to: usize) {
-        let from = span.pixels();
+    /// Sets them for those `places` of the `to` that `span` is resized to, by the cubic convolution
+    /// kernel of a = -1/2, widened when shrinking.
+    pub fn set(&mut self, span: Span, to: usize, places: Range<usize>) {
         self.starts.clear();
         self.ends.clear();
         self.values.clear();
-        let scale = span.length / to as f64;
-        let widening = scale.max(1.0);
-        let support = 2.0 * widening;
-        for place in 0..to {
-            let center = span.start.fract() + (place as f64 + 0.5) * scale;
-            let start = (center - support + 0.5).max(0.0) as usize;
-            let end = ((center + support + 0.5) as usize).min(from);
+        let widening = (span.length / to as f64).max(1.0);
+        for place in places {
+            let (center, Range { start, end }) = span.reach(to, place);
             let distance = |x: usize| ((x as f64 - center + 0.5) * widening.recip()) as f32;
             self.values.extend((start..end).map(distance));
             self.starts.push(start);
@@ -188,7 +203,7 @@ mod tests {
     fn weights_sum_to_one_and_lie_inside() {
         let (mut pixels, mut weights) = (PixelWeights::default(), Weights::default());
         for (from, to) in [(1, 256), (3, 7), (256, 256), (300, 256), (5000, 256), (9, 1)] {
-            pixels.set(Span::new(0, from, 1), to);
+            pixels.set(Span::new(0, from, 1), to, 0..to);
             for samples in [PIXELS, Extent { pixels: 2, count: from.div_ceil(2), first: 0 }] {
                 weights.set(&pixels, 0, samples);
                 assert_eq!(weights.places(), to);
@@ -214,7 +229,7 @@ mod tests {
         };
         let (mut pixels, mut weights) = (PixelWeights::default(), Weights::default());
         for offset in [0, offset, whole - from] {
-            pixels.set(Span::new(0, from, 1), to);
+            pixels.set(Span::new(0, from, 1), to, 0..to);
             weights.set(&pixels, offset, Extent { pixels: 2, count: 21, first: 0 });
             for (place, (start, exact)) in pixels.places().enumerate() {
                 let pixels = exact.iter().zip(offset + start..);

@@ -114,8 +114,8 @@ pub(crate) fn scan(shard: &Path) -> Result<ShardIndex> {
 
 pub(crate) fn fill(dataset: &Dataset, position: u64) -> Result<(Vec<u8>, Option<u32>)> {
     let mut out = vec![0; dataset.sample_bytes()];
-    let label = dataset.fill(&mut Scratch::default(), position, &mut out)?;
-    Ok((out, label))
+    let sample = dataset.fill(&mut Scratch::default(), position, &mut out)?;
+    Ok((out, sample.and_then(|sample| sample.place.label)))
 }
 
 /// Members in any order within a sample, long names, extensions in any case, other members and

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, bail};
 use crossbeam::channel::{Receiver, Sender};
 
+use crate::cut::Measured;
 use crate::dataset::{Attempts, Dataset, Place};
 use crate::shared_memory::SharedMemory;
 use crate::worker::{FileSegment, Job, Reply, Setup, WorkerProcess};
@@ -36,7 +37,21 @@ pub struct Task {
 /// A sample that is made, or will never be.
 pub struct Done {
     pub task: Task,
-    pub label: Result<Option<u32>>,
+    pub outcome: Result<Option<Made>>,
+}
+
+/// A sample that is in its place; without one, its picture does not decode and is not replaced.
+#[derive(Debug, Clone, Copy)]
+pub struct Made {
+    pub label: Option<u32>,
+    pub picture: Measured,
+}
+
+/// What follows from a worker's answer.
+enum Next {
+    /// The worker has another job for the sample.
+    Wait,
+    End(Option<Made>),
 }
 
 /// The thread of a worker. Both end when the queue is closed, after the pictures in hand.
@@ -121,8 +136,8 @@ impl Turn {
             let task =
                 if self.in_hand.is_empty() { queue.recv().ok() } else { queue.try_recv().ok() };
             let Some(task) = task else { break };
-            if let Err(error) = self.begin(task) {
-                let _ = self.results.send(Done { task, label: Err(error) });
+            let begun = self.begin(task);
+            if !matches!(begun, Ok(true)) && !self.end(task, begun.map(|_| None)) {
                 return false;
             }
         }
@@ -130,10 +145,18 @@ impl Turn {
         !self.in_hand.is_empty()
     }
 
-    fn begin(&mut self, task: Task) -> Result<()> {
+    /// Whether the worker has the task now; if not, there is no picture to try for it.
+    fn begin(&mut self, task: Task) -> Result<bool> {
         let mut attempts = self.dataset.attempts(task.position);
-        let place = self.dataset.next_place(&mut attempts)?;
-        self.give(InHand { task, attempts, place, evictions: 0 })
+        let Some(place) = self.dataset.next_place(&mut attempts)? else { return Ok(false) };
+        self.give(InHand { task, attempts, place, evictions: 0 })?;
+        Ok(true)
+    }
+
+    /// Hands on how a task ended. False after an error, or if nobody listens.
+    fn end(&self, task: Task, outcome: Result<Option<Made>>) -> bool {
+        let good = outcome.is_ok();
+        self.results.send(Done { task, outcome }).is_ok() && good
     }
 
     fn give(&mut self, in_hand: InHand) -> Result<()> {
@@ -155,27 +178,27 @@ impl Turn {
         self.seen.worker_id.store(self.worker.id(), Ordering::Relaxed);
         let Some(in_hand) = self.in_hand.pop_front() else { return true };
         let task = in_hand.task;
-        let label = match reply.and_then(|reply| self.hear(in_hand, reply)) {
-            Ok(None) => return true, // another picture is tried
-            Ok(Some(label)) => Ok(label),
-            Err(error) => Err(error),
-        };
-        let good = label.is_ok();
-        self.results.send(Done { task, label }).is_ok() && good
+        match reply.and_then(|reply| self.hear(in_hand, reply)) {
+            Ok(Next::Wait) => true,
+            Ok(Next::End(made)) => self.end(task, Ok(made)),
+            Err(error) => self.end(task, Err(error)),
+        }
     }
 
-    /// The sample's label if it is made.
-    fn hear(&mut self, mut in_hand: InHand, reply: Reply) -> Result<Option<Option<u32>>> {
+    fn hear(&mut self, mut in_hand: InHand, reply: Reply) -> Result<Next> {
         let InHand { attempts, place, evictions, .. } = &mut in_hand;
         match reply {
-            Reply::Done => {
+            Reply::Done(picture) => {
                 self.dataset.record_success();
                 self.seen.encoded_bytes.fetch_add(place.bytes(), Ordering::Relaxed);
-                return Ok(Some(place.label));
+                return Ok(Next::End(Some(Made { label: place.label, picture })));
             }
             Reply::BadPicture(message) => {
                 self.dataset.record_failure(place, &anyhow::Error::msg(message))?;
-                *place = self.dataset.next_place(attempts)?;
+                match self.dataset.next_place(attempts)? {
+                    Some(another) => *place = another,
+                    None => return Ok(Next::End(None)),
+                }
             }
             // Another process may have thrown a piece out of the cache.
             Reply::Unreadable { file_is_gone: true, .. }
@@ -188,6 +211,6 @@ impl Turn {
             }
         }
         self.give(in_hand)?;
-        Ok(None)
+        Ok(Next::Wait)
     }
 }

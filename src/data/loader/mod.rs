@@ -21,10 +21,11 @@ use anyhow::{Error, Result, bail, ensure};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::config::DataConfig;
+use super::cut::Measured;
 use super::dataset::Dataset;
 use super::failures::FailureCounts;
 use super::worker::Setup;
-use hand::{Done, Hand, Task};
+use hand::{Done, Hand, Made, Task};
 use read_ahead::ReadAhead;
 use slots::{Slot, Slots};
 
@@ -37,6 +38,9 @@ pub struct Batch {
     pub positions: Range<u64>,
     /// Class of each sample, where it has one.
     pub labels: Vec<Option<u32>>,
+    /// What was found out about each sample's picture. Nothing, in an evaluation pass, of one that
+    /// does not decode: it has no label and is black.
+    pub pictures: Vec<Option<Measured>>,
     /// Pictures tried and failed so far in this process.
     pub failures: FailureCounts,
     slot: Slot,
@@ -81,7 +85,7 @@ pub struct Loader {
 
 struct PendingBatch {
     positions: Range<u64>,
-    labels: Vec<Option<u32>>,
+    samples: Vec<Option<Made>>,
     missing: usize,
     slot: Slot,
 }
@@ -103,11 +107,7 @@ impl Loader {
         // One more than are under way is in the trainer's hands.
         let batch_bytes = config.batch_size * dataset.sample_bytes();
         let slots = Slots::new(config.prefetch_batches + 1, batch_bytes)?;
-        let setup = Setup {
-            seed: dataset.seed(),
-            crop: dataset.crop_range(),
-            options: dataset.crop_options(),
-        };
+        let setup = Setup { cut: dataset.cut(), options: dataset.crop_options() };
         let hands = (0..worker_count(config))
             .map(|number| {
                 let (dataset, queue, results) = (dataset.clone(), queue.clone(), results.clone());
@@ -194,9 +194,10 @@ impl Loader {
         self.first_pending += 1;
         self.top_up()?;
         Ok(Some(Batch {
-            bytes: front.labels.len() * self.dataset.sample_bytes(),
+            bytes: front.samples.len() * self.dataset.sample_bytes(),
             positions: front.positions,
-            labels: front.labels,
+            labels: front.samples.iter().map(|made| made.and_then(|made| made.label)).collect(),
+            pictures: front.samples.iter().map(|made| made.map(|made| made.picture)).collect(),
             failures: self.dataset.failure_counts(),
             slot: front.slot,
         }))
@@ -216,9 +217,14 @@ impl Loader {
         }
     }
 
-    fn accept(&mut self, Done { task, label }: Done) -> Result<()> {
+    fn accept(&mut self, Done { task, outcome }: Done) -> Result<()> {
         let batch = &mut self.pending[(task.batch - self.first_pending) as usize];
-        batch.labels[task.place] = label?;
+        let made = outcome?;
+        if made.is_none() {
+            let bytes = self.dataset.sample_bytes();
+            batch.slot.clear(task.place * bytes, bytes);
+        }
+        batch.samples[task.place] = made;
         batch.missing -= 1;
         Ok(())
     }
@@ -251,7 +257,7 @@ impl Loader {
             }
             self.pending.push_back(PendingBatch {
                 positions,
-                labels: vec![None; samples],
+                samples: vec![None; samples],
                 missing: samples,
                 slot,
             });

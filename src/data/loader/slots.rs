@@ -69,6 +69,24 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Fills bytes `start..start + length` with zeros: what was to come there does not come.
+    ///
+    /// # Panics
+    /// If the slot is smaller.
+    pub fn clear(&mut self, start: usize, length: usize) {
+        assert!(
+            start + length <= self.bytes,
+            "{start} + {length} bytes of a slot of {}",
+            self.bytes
+        );
+        let range = self.start + start..self.start + start + length;
+        // SAFETY: whoever says that a sample does not come has heard so from the worker that had its
+        // job, or seen it dead, so no process writes there; nobody reads a batch that is not whole.
+        unsafe { self.memory.write(range) }.expect("slots lie in their memory").fill(0);
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         // A loader that is gone needs no memory back.

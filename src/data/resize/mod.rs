@@ -9,6 +9,8 @@
 //! very weights that resize it, so that it need not be brought to the picture's size before, and
 //! only the result becomes RGB.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 use multiversion::multiversion;
 
@@ -51,6 +53,28 @@ struct Planes<'a> {
     colour: Colour,
 }
 
+/// What a crop is resized to, and what of that is wanted.
+#[derive(Debug, Clone, Copy)]
+struct Target {
+    /// Height and width.
+    size: [usize; 2],
+    part: CropBox,
+}
+
+impl Target {
+    fn whole([height, width]: [usize; 2]) -> Self {
+        Self { size: [height, width], part: CropBox { left: 0, top: 0, width, height } }
+    }
+
+    fn columns(self) -> Range<usize> {
+        self.part.left..self.part.left + self.part.width
+    }
+
+    fn rows(self) -> Range<usize> {
+        self.part.top..self.part.top + self.part.height
+    }
+}
+
 /// Weights of one pass for the first plane and for the others.
 #[derive(Debug, Default)]
 struct PlaneWeights([Weights; 2]);
@@ -89,16 +113,51 @@ impl CropResizer {
         out: &mut [u8],
     ) -> Result<()> {
         check_box(crop, picture.width, picture.height)?;
+        self.resize_pixels(picture, crop, crop, Target::whole(size), out)
+    }
+
+    /// Resizes the whole `picture` to `size` (height, width), and fills `out`
+    /// `[part.height, part.width, 3]` with `part` of the result. Only what that takes is done, so a
+    /// long thin picture costs no more than another one.
+    ///
+    /// # Errors
+    /// The part is empty or does not lie in the result, or `out` has another size.
+    pub fn resize_part(
+        &mut self,
+        picture: &Picture,
+        size: [usize; 2],
+        part: CropBox,
+        out: &mut [u8],
+    ) -> Result<()> {
+        check_box(part, size[1], size[0])?;
+        let Picture { width, height, .. } = *picture;
+        let target = Target { size, part };
+        let across = Span::new(0, width, 1).touched(size[1], target.columns());
+        let down = Span::new(0, height, 1).touched(size[0], target.rows());
+        let (left, top) = (across.start, down.start);
+        let needed = CropBox { left, top, width: across.len(), height: down.len() };
+        check_box(needed, width, height)?;
+        let whole = CropBox { left: 0, top: 0, width, height };
+        self.resize_pixels(picture, whole, needed, target, out)
+    }
+
+    /// Resizes `crop` to `target`, for which the pixels in `needed` are enough.
+    fn resize_pixels(
+        &mut self,
+        picture: &Picture,
+        crop: CropBox,
+        needed: CropBox,
+        target: Target,
+        out: &mut [u8],
+    ) -> Result<()> {
         let pixels = picture.width * picture.height;
         ensure!(picture.pixels.len() == pixels * 3, "not {pixels} pixels");
-        let height_first = is_height_first(crop, size);
         let mut source = std::mem::take(&mut self.source);
-        split(picture, crop, height_first, &mut source);
-        let extent = Extent { pixels: 1, count: usize::MAX, first: 0 };
-        let inside = CropBox { left: 0, top: 0, ..crop };
-        let extents = [[extent; 2]; 3];
+        split(picture, needed, is_height_first(crop, target.size), &mut source);
+        let extent = |first| Extent { pixels: 1, count: usize::MAX, first };
+        let extents = [[extent(needed.left), extent(needed.top)]; 3];
         let planes = Planes { samples: &source, extents, reduction: 1, colour: Colour::Rgb };
-        let result = self.resize_planes(&planes, inside, size, out);
+        let result = self.resize_planes(&planes, crop, target, out);
         self.source = source;
         result
     }
@@ -119,7 +178,8 @@ impl CropResizer {
         let last = frame.component_count() - 1;
         let extents = [0, 1, 2].map(|component| frame.extents(component.min(last), crop));
         let Frame { reduction, colour, .. } = *frame;
-        self.resize_planes(&Planes { samples, extents, reduction, colour }, crop, size, out)
+        let planes = Planes { samples, extents, reduction, colour };
+        self.resize_planes(&planes, crop, Target::whole(size), out)
     }
 
     /// Resizes a JPEG picture inside `crop`, which is not [`is_height_first`], while it is decoded,
@@ -140,7 +200,7 @@ impl CropResizer {
         let last = frame.component_count() - 1;
         let components = [0, 1, 2].map(|component| component.min(last));
         let extents = components.map(|component| frame.extents(component, crop));
-        self.set_weights(&extents, frame.reduction, crop, size);
+        self.set_weights(&extents, frame.reduction, crop, Target::whole(size));
         let Self { across, down, halfway, .. } = self;
         for (component, halfway) in halfway.iter_mut().enumerate().take(last + 1) {
             halfway.set_size(size[1], frame.sample_rows(component, crop));
@@ -157,14 +217,14 @@ impl CropResizer {
         &mut self,
         planes: &Planes<'_>,
         crop: CropBox,
-        size: [usize; 2],
+        target: Target,
         out: &mut [u8],
     ) -> Result<()> {
         let &Planes { samples, extents, reduction, colour } = planes;
-        check_size(out, size)?;
-        self.set_weights(&extents, reduction, crop, size);
+        check_size(out, [target.part.height, target.part.width])?;
+        self.set_weights(&extents, reduction, crop, target);
         let Self { across, down, halfway, .. } = self;
-        let height_first = is_height_first(crop, size);
+        let height_first = is_height_first(crop, target.size);
         let (first, second) = if height_first { (down, across) } else { (across, down) };
         let planes = if colour == Colour::Grey { 1 } else { 3 };
         for (plane, (source, halfway)) in samples.iter().zip(&mut *halfway).enumerate().take(planes)
@@ -172,7 +232,7 @@ impl CropResizer {
             resize_first(source, first.of(plane), halfway);
         }
         let passes = SecondPass { planes: &halfway[..planes], weights: second };
-        resize_second(&passes, colour, height_first, size[1], out);
+        resize_second(&passes, colour, height_first, target.part.width, out);
         Ok(())
     }
 
@@ -181,14 +241,15 @@ impl CropResizer {
         extents: &[[Extent; 2]; 3],
         reduction: usize,
         crop: CropBox,
-        [height, width]: [usize; 2],
+        target: Target,
     ) {
+        let [height, width] = target.size;
         let Self { pixel_weights, across, down, .. } = self;
         let span = Span::new(crop.left, crop.width, reduction);
-        pixel_weights.set(span, width);
+        pixel_weights.set(span, width, target.columns());
         across.set(pixel_weights, span.first(), extents.map(|[across, _]| across));
         let span = Span::new(crop.top, crop.height, reduction);
-        pixel_weights.set(span, height);
+        pixel_weights.set(span, height, target.rows());
         down.set(pixel_weights, span.first(), extents.map(|[_, down]| down));
     }
 

@@ -77,6 +77,33 @@ proptest! {
         }
     }
 
+    /// A part of the result is made as the whole is.
+    #[test]
+    fn a_part_is_cut_from_the_whole(
+        (width, height) in (1..200_usize, 1..200_usize),
+        (to_width, to_height) in (1..140_usize, 1..140_usize),
+        [left, top, right, bottom] in proptest::array::uniform4(0.0..1.0_f64),
+        seed: u64,
+    ) {
+        let picture = picture(width, height, seed, 3);
+        let between = |start: f64, end: f64, length: usize| {
+            let start = (start * length as f64) as usize;
+            (start, 1 + (end * (length - start) as f64) as usize)
+        };
+        let (left, part_width) = between(left, right, to_width);
+        let (top, part_height) = between(top, bottom, to_height);
+        let part = CropBox { left, top, width: part_width, height: part_height };
+        let (whole, size) = (CropBox { left: 0, top: 0, width, height }, [to_height, to_width]);
+        let mut all = vec![0; to_width * to_height * 3];
+        CropResizer::default().resize(&picture, whole, size, &mut all).unwrap();
+        let rows = all.chunks(to_width * 3).skip(top).take(part_height);
+        let expected: Vec<u8> =
+            rows.flat_map(|row| &row[left * 3..][..part_width * 3]).copied().collect();
+        let mut out = vec![0; expected.len()];
+        CropResizer::default().resize_part(&picture, size, part, &mut out).unwrap();
+        prop_assert_eq!(out, expected);
+    }
+
     /// Vector instructions give what plain ones do.
     #[test]
     fn kernels_are_the_same_with_and_without_vectors(
@@ -113,6 +140,23 @@ fn the_same_size_changes_nothing_and_one_colour_stays() {
         let mut out = vec![0; height * width * 3];
         CropResizer::default().resize(&even, whole, [height, width], &mut out).unwrap();
         assert!(out.iter().all(|&value| value == 200));
+    }
+}
+
+/// What would take hundreds of gigabytes as a whole is made in as much memory as its middle needs.
+#[test]
+fn the_middle_of_a_long_thin_picture_is_cheap() {
+    for (width, height) in [(2_000_000, 1), (1, 2_000_000)] {
+        let picture = picture(width, height, 5, 1);
+        let (size, side) = ([height * 256, width * 256], 256);
+        let middle = |length: usize| (length - side) / 2;
+        let (left, top) = (middle(size[1]), middle(size[0]));
+        let part = CropBox { left, top, width: side, height: side };
+        let mut resizer = CropResizer::default();
+        let mut out = vec![0; side * side * 3];
+        resizer.resize_part(&picture, size, part, &mut out).unwrap();
+        assert!(resizer.held_bytes() < 1 << 20, "{} bytes", resizer.held_bytes());
+        assert!(out.iter().any(|&level| level != out[0]), "nothing is seen");
     }
 }
 

@@ -14,8 +14,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::crop::CropRange;
 use crate::crop_decoder::CropOptions;
+use crate::cut::{Cut, Measured};
 
 /// No message is near this long; a longer one is not from our trainer.
 const MOST_BYTES: u32 = 1 << 20;
@@ -23,8 +23,7 @@ const MOST_BYTES: u32 = 1 << 20;
 /// Said once, with the shared memory: what is the same for all pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
-    pub seed: u64,
-    pub crop: CropRange,
+    pub cut: Cut,
     pub options: CropOptions,
 }
 
@@ -33,7 +32,7 @@ pub struct Setup {
 pub struct Job {
     /// Where the crop goes: first byte in the shared memory.
     pub slot: u64,
-    /// Position in the stream of samples; the crop is drawn by it.
+    /// Position in the stream of samples; a random crop is drawn by it.
     pub position: u64,
     /// The picture's bytes, in the order of the segments.
     pub segments: Vec<FileSegment>,
@@ -49,10 +48,10 @@ pub struct FileSegment {
 }
 
 /// How a job ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
-    /// The crop is in its slot.
-    Done,
+    /// The crop of this picture is in its slot.
+    Done(Measured),
     /// The picture does not decode, and why.
     BadPicture(String),
     /// The bytes could not be read, and why.

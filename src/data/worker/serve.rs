@@ -118,19 +118,18 @@ impl Worker {
                 .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
             return Ok(Reply::Unreadable { message: format!("{error:#}"), file_is_gone });
         }
-        let Setup { seed, crop, options } = &self.setup;
+        let Setup { cut, options } = &self.setup;
         let slot = job.slot as usize;
         let range = slot..slot.saturating_add(options.side * options.side * 3);
         // SAFETY: the trainer gives a slot to one worker at a time and does not read it before
         // this worker's reply, or its death.
         let out = unsafe { self.memory.write(range)? };
-        let choose = |width, height| crop.draw_at(*seed, job.position, width, height);
-        let decoded = self.decoder.decode(&self.encoded, options, choose, out);
+        let made = cut.make(&mut self.decoder, options, job.position, &self.encoded, out);
         if self.decoder.held_bytes().max(self.encoded.capacity()) > KEPT_BYTES {
             (self.decoder, self.encoded) = Default::default();
         }
-        Ok(match decoded {
-            Ok(()) => Reply::Done,
+        Ok(match made {
+            Ok(picture) => Reply::Done(picture),
             Err(error) => Reply::BadPicture(format!("{error:#}")),
         })
     }
