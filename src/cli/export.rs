@@ -76,7 +76,7 @@ fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<S
             return Err(wrong("--student", &format!("is missing; the run has {}", known())));
         }
         (Some(name), all) => all.iter().find(|one| one.name == name).ok_or_else(|| {
-            wrong("--student", &format!("the run has no `{name}`; it has {}", known()))
+            wrong("--student", &format!("the run has no student `{name}`; it has {}", known()))
         })?,
     };
     let checkpoint = match step {

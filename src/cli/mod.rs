@@ -13,6 +13,7 @@ mod models;
 mod pretrain;
 mod preview;
 mod reconstructions;
+mod score;
 mod summary;
 mod training;
 

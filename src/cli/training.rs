@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::{DONE, RESUME_ME, device, meeting, summary};
 use crate::config::{ConfigError, TaskConfig, TrainConfig};
-use crate::data::{Dataset, Loader, RankBatches};
+use crate::data::{Dataset, Loader, RankBatches, ShardProgress};
 use crate::dist::{Activity, Place, StoppedEarly, Team, environment};
 use crate::native::guard;
 use crate::objective::Objective;
@@ -209,8 +209,16 @@ fn dry_run<T: Training>(task: &T::Config) -> Result<u8> {
 }
 
 fn open_dataset(config: &TrainConfig) -> Result<Dataset> {
+    opening(|progress| Dataset::open(&config.data, config.seed, progress))
+}
+
+/// Shows how `open` gets on.
+///
+/// # Errors
+/// Those of `open`.
+pub fn opening(open: impl FnOnce(ShardProgress) -> Result<Dataset>) -> Result<Dataset> {
     let phase = OnceLock::new();
-    let dataset = Dataset::open(&config.data, config.seed, &|_, shards| {
+    let dataset = open(&|_, shards| {
         phase.get_or_init(|| Phase::begin("opening shards", Some(shards as u64))).advance(1);
     })?;
     if let Some(phase) = phase.into_inner() {

@@ -221,7 +221,8 @@ fn set(table: &mut Table, text: &str) -> Result<(), String> {
 
 /// Adds the nearest known word to serde's list of what was expected.
 fn explain(message: &str) -> String {
-    let message = message.trim_end();
+    // Further lines name the table, which the key does already.
+    let message = message.lines().next().unwrap_or_default();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let Some((found, expected)) = quoted.split_first() else { return message.to_string() };
     if !message.contains("unknown") {

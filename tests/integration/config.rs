@@ -45,30 +45,81 @@ fn shipped_configs_survive_a_round_trip() {
     assert!(seen >= 5, "only {seen} configs found");
 }
 
-/// Every key of the schema stands in the reference config, so that the page is complete.
+/// Every key of the schema stands in the reference configs, so that these pages are complete.
 #[test]
-fn the_reference_comments_every_key() {
-    let text = std::fs::read_to_string(shipped("reference.toml")).unwrap();
-    let mut config = load("reference.toml", &[]).unwrap();
-    config.train.optimizer.base_learning_rate = Some(1e-4);
-    let written: toml::Table = config.to_toml().parse().unwrap();
-    fn keys(table: &toml::Table, found: &mut Vec<String>) {
-        for (key, value) in table {
-            found.push(key.clone());
-            match value {
-                toml::Value::Table(table) => keys(table, found),
-                toml::Value::Array(items) => {
-                    items.iter().filter_map(toml::Value::as_table).for_each(|t| keys(t, found));
-                }
-                _ => {}
-            }
+fn the_references_comment_every_key() {
+    let mut distill = load("reference.toml", &[]).unwrap();
+    let mut pretrain = PretrainConfig::load(&shipped("reference_pretrain.toml"), &[]).unwrap();
+    for train in [&mut distill.train, &mut pretrain.train] {
+        train.optimizer.base_learning_rate = Some(1e-4);
+    }
+    for (name, written) in
+        [("reference.toml", distill.to_toml()), ("reference_pretrain.toml", pretrain.to_toml())]
+    {
+        let text = std::fs::read_to_string(shipped(name)).unwrap();
+        let mut found = Vec::new();
+        keys(&written.parse().unwrap(), &mut found);
+        assert!(found.len() > 50, "{name}: {found:?}");
+        for key in found {
+            assert!(text.contains(&key), "`{key}` is not in configs/{name}");
         }
     }
-    let mut found = Vec::new();
-    keys(&written, &mut found);
-    assert!(found.len() > 50, "{found:?}");
-    for key in found {
-        assert!(text.contains(&key), "`{key}` is not in configs/reference.toml");
+}
+
+fn keys(table: &toml::Table, found: &mut Vec<String>) {
+    for (key, value) in table {
+        found.push(key.clone());
+        match value {
+            toml::Value::Table(table) => keys(table, found),
+            toml::Value::Array(items) => {
+                items.iter().filter_map(toml::Value::as_table).for_each(|t| keys(t, found));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What both configs have alike says the same in both, so that neither page grows old alone.
+#[test]
+fn the_references_agree_on_what_all_trainings_have() {
+    let distill = load("reference.toml", &[]).unwrap().train;
+    let mut pretrain =
+        PretrainConfig::load(&shipped("reference_pretrain.toml"), &[]).unwrap().train;
+    pretrain.run.dir = distill.run.dir.clone();
+    assert_eq!(distill, pretrain);
+    let default = PretrainConfig::load(
+        &shipped("pretrain_tiny.toml"),
+        &["decoder={}".into(), "reconstructions={}".into()],
+    );
+    let reference = PretrainConfig::load(&shipped("reference_pretrain.toml"), &[]).unwrap();
+    let default = default.unwrap();
+    assert_eq!(
+        (default.decoder, default.reconstructions),
+        (reference.decoder, reference.reconstructions),
+        "the reference shows the defaults"
+    );
+}
+
+/// Pre-training with the published numbers.
+#[test]
+fn pretraining_recipes_hold_the_published_numbers() {
+    for (name, encoder) in [
+        ("pretrain_h_imagenet.toml", "pixio_vith16"),
+        ("pretrain_5b_webdata.toml", "pixio_vit5b16"),
+    ] {
+        let config = PretrainConfig::load(&shipped(name), &[]).unwrap();
+        assert_eq!(config.encoder.model.name(), Some(encoder));
+        assert_eq!((config.encoder.mask_ratio, config.encoder.mask_grid), (0.75, 4));
+        assert_eq!(config.encoder.drop_path, 0.4);
+        let decoder = config.decoder;
+        assert_eq!((decoder.dim, decoder.depth, decoder.heads), (512, 32, 16));
+        let (data, optimizer) = (&config.train.data, &config.train.optimizer);
+        assert_eq!((data.input_size, data.images_per_step()), (256, 8192));
+        assert_eq!((data.crop_scale, data.crop_ratio), ([0.2, 1.0], [0.75, 4.0 / 3.0]));
+        assert_eq!(optimizer.base_learning_rate, Some(2.5e-5));
+        assert_eq!((optimizer.betas, optimizer.weight_decay), ([0.9, 0.95], 0.05));
+        assert_eq!(config.train.run.precision, Precision::Bf16);
+        assert_eq!(data.curation.is_some(), name.contains("webdata"));
     }
 }
 

@@ -15,6 +15,7 @@ mod kernels;
 mod launch;
 mod many;
 mod peer;
+mod pretrain;
 mod preview;
 mod recompute;
 mod run;

@@ -69,3 +69,23 @@ fn a_preview_that_cannot_be_made_says_why() {
     let none = ["data", "preview", "--config", "config.toml", "--out", "no/folder/sheet.png"];
     Finished::of(workshop.command(&none).output().unwrap()).fails(1, &["no/folder/sheet.png"]);
 }
+
+/// A config of pre-training gets its column: the patches that the encoder sees.
+#[test]
+fn the_sheet_shows_what_a_pretrained_encoder_sees() {
+    let workshop = Workshop::pretraining();
+    let arguments =
+        ["data", "preview", "--config", "pretrain.toml", "--out", "sheet.png", "--count", "1"];
+    let done = Finished::of(workshop.command(&arguments).output().unwrap()).succeeds();
+    assert!(done.stdout.contains("whole crop, encoder `encoder` (mask_ratio 75 %)"));
+    let sheet = image::open(workshop.path("sheet.png")).unwrap().to_rgb8();
+    assert_eq!(sheet.dimensions(), (2 * SIDE + 4, SIDE));
+    let same = |patch: u32| {
+        let (left, top) = (patch % 4 * PATCH, patch / 4 * PATCH);
+        (0..PATCH * PATCH).all(|i| {
+            let (x, y) = (left + i % PATCH, top + i / PATCH);
+            sheet.get_pixel(x, y) == sheet.get_pixel(SIDE + 4 + x, y)
+        })
+    };
+    assert_eq!((0..16).filter(|&patch| same(patch)).count(), 4, "a quarter of 16 patches stays");
+}

@@ -46,7 +46,46 @@ every = 2
 every = 1
 "#;
 
+/// What pre-training has in the place of teacher and students.
+const AUTOENCODER: &str = r#"
+[encoder]
+model = { dim = 32, depth = 2, heads = 2, patch_size = 8 }
+mask_grid = 1
+drop_path = 0.2
+[decoder]
+dim = 16
+depth = 2
+heads = 2
+[reconstructions]
+every = 4
+samples = 3
+"#;
+
 impl Workshop {
+    /// [`Self::new`] with a config of pre-training beside the other, as `pretrain.toml`.
+    pub fn pretraining() -> Self {
+        let workshop = Self::new();
+        let (run, rest) = CONFIG.split_once("[teacher]").unwrap();
+        let (_, data) = rest.split_once("[data]").unwrap();
+        let config = format!("{run}{AUTOENCODER}[data]{data}").replace("\"run\"", "\"pre\"");
+        fs::write(workshop.path("pretrain.toml"), config).unwrap();
+        workshop
+    }
+
+    /// `distill pretrain --config pretrain.toml` with these `--set` overrides.
+    pub fn pretrain(&self, overrides: &[&str]) -> Finished {
+        Finished::of(self.pretraining_command(overrides).output().unwrap())
+    }
+
+    /// The command behind [`Self::pretrain`].
+    pub fn pretraining_command(&self, overrides: &[&str]) -> Command {
+        let mut command = self.command(&["pretrain", "--config", "pretrain.toml"]);
+        for text in overrides {
+            command.args(["--set", text]);
+        }
+        command
+    }
+
     /// A fresh folder with the standard config and two shards of ten pictures each.
     pub fn new() -> Self {
         let workshop = Self { folder: tempfile::tempdir().unwrap() };

@@ -223,7 +223,6 @@ fn wrong_arguments_are_explained() {
         (student("large"), 2, "no student `large`; it has small"),
         (projector, 2, "--format pixio"),
         (vec!["--out", text(&out)], 2, "--weights"),
-        (vec!["--run", text(&run), "--out", text(&out)], 2, "--student"),
         ([student("small"), vec!["--checkpoint", "7"]].concat(), 1, "step-7"),
     ] {
         let output = distill_export(&arguments);
