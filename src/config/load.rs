@@ -109,6 +109,14 @@ impl AnyConfig {
         }
     }
 
+    /// The same, to be changed.
+    pub fn train_mut(&mut self) -> &mut TrainConfig {
+        match self {
+            Self::Distill(config) => &mut config.train,
+            Self::Pretrain(config) => &mut config.train,
+        }
+    }
+
     /// The encoders that are trained.
     pub fn encoders(&self) -> &[EncoderConfig] {
         match self {

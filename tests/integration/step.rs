@@ -81,3 +81,20 @@ fn several_processes_are_measured_together() {
     assert!((images - 36.0).abs() < 1e-6, "9 steps of 2 × 2: {report}");
     assert!(number(&report["communication_ms"]) > 0.0);
 }
+
+/// An autoencoder's steps are measured as well, and their work is that of its two transformers.
+#[test]
+fn steps_of_pretraining_are_measured() {
+    let workshop = Workshop::pretraining();
+    let arguments = ["bench", "step", "--config", "pretrain.toml", "--steps=3", "--json"];
+    let mut command = workshop.command(&arguments);
+    let report = json(&Finished::of(command.env("OMP_NUM_THREADS", "1").output().unwrap()).succeeds());
+    let students = report["students"].as_array().unwrap();
+    assert_eq!(students.iter().map(|s| &s["name"]).collect::<Vec<_>>(), ["encoder"]);
+    assert!(number(&students[0]["backward_ms"]) > 0.0);
+    // 8 class tokens and 4 of 16 patches in the encoder of width 32, all in the decoder of width 16.
+    let blocks = |d: f64, tokens: f64| 2.0 * (24.0 * tokens * d * d + 4.0 * tokens * tokens * d);
+    let encoder = blocks(32.0, 12.0) + 384.0 * 4.0 * 32.0;
+    let decoder = blocks(16.0, 24.0) + 2.0 * 12.0 * 32.0 * 16.0 + 384.0 * 16.0 * 16.0;
+    assert_eq!(number(&report["flops_per_image"]), 3.0 * (encoder + decoder));
+}

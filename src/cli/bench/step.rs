@@ -12,12 +12,12 @@ use tch::Device;
 
 use crate::cli::data::print;
 use crate::cli::{device, meeting, models};
-use crate::config::{DeviceChoice, DistillConfig, Precision, TaskConfig};
+use crate::config::{AnyConfig, DeviceChoice, Precision, TrainConfig};
 use crate::data::RankBatches;
 use crate::dist::{Place, Team, environment};
 use crate::draws::{Draws, Purpose};
 use crate::native::{Gpu, PeakMemory, guard};
-use crate::objective::distill::flops_per_image;
+use crate::objective::{Objective, distill, pretrain};
 use crate::train::checkpoint::Stream;
 use crate::train::clock::{Phase, StepClock};
 use crate::train::feed::{Feed, Pictures, Pixels};
@@ -26,7 +26,7 @@ use crate::train::schedule::Schedule;
 use crate::train::step::{self, Begun};
 use crate::train::{Run, State, explain_memory};
 
-/// Measure training steps: the teacher, the students, the optimizer, the memory
+/// Measure training steps: teacher and students, or an autoencoder; the optimizer, the memory
 ///
 /// Takes the steps that a training run takes, with random weights and random pictures that are there
 /// at once: no shards are read, nothing is written. A step is one batch of data.batch_size in every
@@ -90,7 +90,9 @@ struct StepReport {
     /// Over all processes.
     images_per_s: f64,
     step_ms: f64,
+    /// Making what is learned from: the teacher's pass, or an autoencoder's targets.
     teacher_ms: f64,
+    /// The encoders that are trained.
     students: Vec<StudentReport>,
     optimizer_ms: f64,
     data_wait_ms: f64,
@@ -119,20 +121,23 @@ struct StudentReport {
 /// # Errors
 /// What the user has to know, in a line.
 pub fn run(args: &StepArgs) -> Result<()> {
-    let mut config = DistillConfig::load(&args.config, &args.set)?;
+    let mut config = AnyConfig::load(&args.config, &args.set)?;
     match args.device.as_deref() {
-        Some("cpu") => config.train.run.device = DeviceChoice::Cpu,
-        Some(_) => config.train.run.device = DeviceChoice::Cuda,
+        Some("cpu") => config.train_mut().run.device = DeviceChoice::Cpu,
+        Some(_) => config.train_mut().run.device = DeviceChoice::Cuda,
         None => {}
     }
     let place = environment::of_this_process()?;
-    let device = device::choose(&config.train.run, &place.clone().unwrap_or_else(Place::alone))?;
-    device::require_abilities(&config, device)?;
+    let choice = &config.train().run;
+    let device = device::choose(choice, &place.clone().unwrap_or_else(Place::alone))?;
+    if let AnyConfig::Distill(config) = &config {
+        device::require_abilities(config, device)?;
+    }
     let peak = peak_of(args.peak.as_deref(), device);
-    let team = meeting::join(place, &config.train, device)?;
+    let team = meeting::join(place, config.train(), device)?;
     random_and_alone(&mut config, team.world_size());
     let report = guard(|| measure(args, &config, &team, device, peak))
-        .map_err(|error| explain_memory(error, &config.train))
+        .map_err(|error| explain_memory(error, config.train()))
         .inspect_err(|error| team.announce(error))?;
     let is_first = team.is_first();
     team.leave()?;
@@ -144,12 +149,37 @@ pub fn run(args: &StepArgs) -> Result<()> {
 }
 
 /// Weights are drawn, and a step is one batch of each process.
-fn random_and_alone(config: &mut DistillConfig, processes: usize) {
-    config.teacher.weights = models::RANDOM.into();
-    for student in &mut config.students {
-        student.weights = models::RANDOM.into();
+fn random_and_alone(config: &mut AnyConfig, processes: usize) {
+    match config {
+        AnyConfig::Distill(config) => {
+            config.teacher.weights = models::RANDOM.into();
+            for student in &mut config.students {
+                student.weights = models::RANDOM.into();
+            }
+        }
+        AnyConfig::Pretrain(config) => config.encoder.weights = models::RANDOM.into(),
     }
-    config.train.data.global_batch_size = Some(config.train.data.batch_size * processes);
+    let data = &mut config.train_mut().data;
+    data.global_batch_size = Some(data.batch_size * processes);
+}
+
+/// The models of the config, and the operations of a step for each picture.
+fn models_of(
+    config: &AnyConfig,
+    team: &Team,
+    device: Device,
+) -> Result<(Box<dyn Objective>, f64)> {
+    Ok(match config {
+        AnyConfig::Distill(config) => {
+            let teacher = models::load_teacher(config, team, device)?;
+            let students = models::students(config, teacher, device, true)?;
+            (Box::new(students), distill::flops_per_image(config))
+        }
+        AnyConfig::Pretrain(config) => {
+            let autoencoder = models::autoencoder(config, device, true)?;
+            (Box::new(autoencoder), pretrain::flops_per_image(config))
+        }
+    })
 }
 
 /// The steps that were taken, and the losses of the last one.
@@ -159,38 +189,42 @@ struct Taken {
 }
 
 /// Takes so many steps, as a training run does, and waits for the last one's end.
-fn take(count: u64, config: &DistillConfig, team: &Team, device: Device) -> Result<Taken> {
-    let teacher = models::load_teacher(config, team, device)?;
-    let objective = models::students(config, teacher, device, true)?;
-    let global_batch = config.train.data.images_per_step();
+fn take(
+    count: u64,
+    config: &TrainConfig,
+    team: &Team,
+    objective: &dyn Objective,
+) -> Result<Taken> {
+    let device = team.device();
+    let global_batch = config.data.images_per_step();
     let stream = Stream {
-        seed: config.train.seed,
+        seed: config.seed,
         dataset: "synthetic".into(),
-        shuffle: config.train.data.shuffle,
+        shuffle: config.data.shuffle,
         global_batch_size: global_batch,
     };
-    let mut state = State::new(team, &objective, &config.train, stream)?;
+    let mut state = State::new(team, objective, config, stream)?;
     // An epoch of a thousand steps where the config leaves it to the data set.
     let samples = 1000 * global_batch as u64;
-    let schedule = Schedule::new(&config.train.optimizer, &config.train.schedule, global_batch, samples);
+    let schedule = Schedule::new(&config.optimizer, &config.schedule, global_batch, samples);
     let batches = RankBatches {
         positions: 0..count * global_batch as u64,
         global_batch: global_batch as u64,
-        batch: config.train.data.batch_size as u64,
+        batch: config.data.batch_size as u64,
         rank: team.rank() as u64,
         world_size: team.world_size() as u64,
     };
     let run = Run {
-        config: &config.train,
+        config,
         path: Path::new(""),
         team,
-        objective: &objective,
+        objective,
         schedule: &schedule,
         batches_per_step: batches.per_step(),
         drawing: None,
     };
     let pictures = Synthetic::new(config, batches.ranges());
-    let mut feed = Feed::new(Box::new(pictures), &config.train.data, device)?;
+    let mut feed = Feed::new(Box::new(pictures), &config.data, device)?;
     let mut steps: Vec<Begun> = Vec::new();
     for _ in 0..count {
         let begun = step::begin(&run, &mut state, &mut feed, Some(StepClock::new(device)))?;
@@ -207,24 +241,25 @@ fn take(count: u64, config: &DistillConfig, team: &Team, device: Device) -> Resu
 
 fn measure(
     args: &StepArgs,
-    config: &DistillConfig,
+    config: &AnyConfig,
     team: &Team,
     device: Device,
     peak: Option<Peak>,
 ) -> Result<StepReport> {
-    let Taken { steps, students } =
-        take(u64::from(args.warmup) + args.steps, config, team, device)?;
+    let (objective, flops) = models_of(config, team, device)?;
+    let config = config.train();
+    let count = u64::from(args.warmup) + args.steps;
+    let Taken { steps, students } = take(count, config, team, &*objective)?;
     let times = Times::of(&steps[args.warmup as usize..], students.len())?;
-    let global_batch = config.train.data.images_per_step();
+    let global_batch = config.data.images_per_step();
     let images_per_s = args.steps as f64 * global_batch as f64 / times.seconds;
     let memory = PeakMemory::of(device);
-    let flops = flops_per_image(config);
     let per_device = images_per_s * flops / team.world_size() as f64;
     Ok(StepReport {
         device: if device == Device::Cpu { "cpu" } else { "cuda" },
         device_name: device_name(device),
-        precision: config.train.run.precision,
-        batch_size: config.train.data.batch_size,
+        precision: config.run.precision,
+        batch_size: config.data.batch_size,
         processes: team.world_size(),
         steps: args.steps,
         seconds: times.seconds,
@@ -319,7 +354,7 @@ impl StepReport {
             lines.push(format!("{what:<30} {ms:>9.1} ms {:>5.1} %", 100.0 * ms / self.step_ms));
         };
         row("waiting for pictures", self.data_wait_ms);
-        row("teacher", self.teacher_ms);
+        row("teacher or targets", self.teacher_ms);
         for student in &self.students {
             row(&format!("{}, forward", student.name), student.forward_ms);
             row(&format!("{}, backward", student.name), student.backward_ms);
@@ -372,11 +407,11 @@ struct Synthetic {
 }
 
 impl Synthetic {
-    fn new(config: &DistillConfig, ranges: impl Iterator<Item = Range<u64>> + 'static) -> Self {
-        let picture_bytes = 3 * config.train.data.input_size.pow(2);
-        let mut draws = Draws::new(config.train.seed, Purpose::Crop, 0, 0);
+    fn new(config: &TrainConfig, ranges: impl Iterator<Item = Range<u64>> + 'static) -> Self {
+        let picture_bytes = 3 * config.data.input_size.pow(2);
+        let mut draws = Draws::new(config.seed, Purpose::Crop, 0, 0);
         let draw = |_| (draws.uniform() * 256.0) as u8;
-        let bytes = (0..picture_bytes * config.train.data.batch_size).map(draw).collect();
+        let bytes = (0..picture_bytes * config.data.batch_size).map(draw).collect();
         Self { bytes, picture_bytes, ranges: Box::new(ranges) }
     }
 }
