@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod config;
 pub mod dist;
+pub mod eval;
 pub mod model;
 pub mod native;
 pub mod objective;

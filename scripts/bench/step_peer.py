@@ -1,7 +1,7 @@
 """One training step of a config's recipe in plain PyTorch, timed. The peer of `distill bench step`,
 which prints the same figures; scripts/bench/step runs both. Needs PyTorch only.
 
-    python step_peer.py --config configs/quickstart.toml --device cpu --steps 10 --json
+    python step_peer.py --config scripts/bench/step_cpu.toml --device cpu --steps 10 --json
 
 Variants: "eager" is what one would write first: float32 weights, the teacher's too, under autocast.
 "compiled" has the teacher's matrices in bf16 and compiles the teacher and the students.

@@ -3,12 +3,13 @@
 use anyhow::Result;
 use tch::Device;
 
+use super::evaluation::Trained;
 use super::fp8_report::Fp8Report;
 use super::training::{Start, TrainArgs, Training, run as run_training};
 use super::{device, models, summary};
 use crate::config::{ConfigError, DistillConfig};
 use crate::native::guard;
-use crate::objective::distill::Distillation;
+use crate::objective::distill::{Distillation, Student};
 
 /// Trains, exports, and says what came out.
 ///
@@ -39,6 +40,11 @@ impl Training for Distilling {
         Ok(objective)
     }
 
+    fn trained(models: &Distillation) -> Trained<'_> {
+        let encoders = models.students().iter().map(Student::vit).collect();
+        Trained { encoders, teacher: Some(&models.teacher.vit) }
+    }
+
     fn check_models(config: &DistillConfig) -> Result<()> {
         summary::print_distillation(&Distillation::shapes_only(config), config);
         models::check_weights(config)
@@ -49,7 +55,9 @@ impl Training for Distilling {
         println!("    --set 'data.shards=[\"data/mine/*.tar\"]' --set run.dir=runs/mine");
         if config.teacher.weights == models::RANDOM {
             println!("  a real teacher: this one had random weights, so the students learned to");
-            println!("    imitate it and nothing else; configs/reference.toml shows how to name yours");
+            println!(
+                "    imitate it and nothing else; configs/reference.toml shows how to name yours"
+            );
         }
     }
 }

@@ -93,7 +93,8 @@ fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<S
         stored.size,
         encoder.model
     );
-    let preprocessing = Preprocessing { mean: config.train().data.mean, std: config.train().data.std };
+    let preprocessing =
+        Preprocessing { mean: config.train().data.mean, std: config.train().data.std };
     Ok((file, stored, preprocessing))
 }
 

@@ -74,7 +74,9 @@ fn first_pictures(config: &DistillConfig, dataset: &Dataset, device: Device) -> 
     }
     let shape = [PICTURES as i64, side as i64, side as i64, 3];
     let bytes = upload(&bytes, &shape, device)?;
-    guard(|| Ok(Normalisation::new(config.train.data.mean, config.train.data.std, device).apply(&bytes)))
+    guard(|| {
+        Ok(Normalisation::new(config.train.data.mean, config.train.data.std, device).apply(&bytes))
+    })
 }
 
 #[cfg(test)]

@@ -39,7 +39,8 @@ pub fn open_run(
     let ranks = team.world_size();
     if team.is_first() {
         let is_restart = team.place().rendezvous.attempt > 0;
-        let (run, checkpoint) = RunDirectory::open(config.train().run.dir.clone(), resume, is_restart)?;
+        let (run, checkpoint) =
+            RunDirectory::open(config.train().run.dir.clone(), resume, is_restart)?;
         settle_global_batch(config.train_mut(), ranks, checkpoint.as_ref())?;
         run.write_config(&config.to_toml())?;
         let start = Start {

@@ -4,6 +4,7 @@ mod bench;
 mod data;
 mod device;
 mod distill;
+mod evaluation;
 mod export;
 mod fp8_report;
 mod launch;

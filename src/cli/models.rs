@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 use tracing::{info, warn};
 
-use crate::config::{DistillConfig, EncoderConfig, EncoderSize, PretrainConfig};
+use crate::config::{DistillConfig, EncoderConfig, EncoderSize, PretrainConfig, TaskConfig};
 use crate::dist::Team;
-use crate::model::{Storage, kind_of, resize_positions};
+use crate::model::{Parameters, Storage, Vit, kind_of, resize_positions};
+use crate::objective::Objective;
 use crate::objective::distill::{Distillation, Teacher};
 use crate::objective::pretrain::Autoencoder;
-use crate::objective::{Objective, Trainee};
 use crate::weights::{WeightFile, beside_encoder};
 
 /// `weights = "random"` draws the weights instead of loading them.
@@ -128,10 +128,32 @@ pub fn students(
         info!(parameters, "student `{}`: {size}", trainee.name);
         if starts_anew && weights != RANDOM {
             let side = config.train.data.input_size / size.patch_size;
-            start_from(&StoredWeights::open(&key, weights, size)?, side, trainee)?;
+            start_from(&StoredWeights::open(&key, weights, size)?, side, &trainee.parameters)?;
         }
     }
     Ok(objective)
+}
+
+/// The encoders of a config as they are before the first step, on `device`.
+///
+/// # Errors
+/// Weights that the config names cannot be read or do not fit.
+pub fn initial_encoders(config: &impl TaskConfig, device: Device) -> Result<Vec<Vit>> {
+    let train = config.train();
+    let of_lane = |(lane, encoder): (usize, &EncoderConfig)| {
+        let side = train.data.input_size / encoder.model.patch_size;
+        let (seed, lane) = (train.seed, lane as u64);
+        // An encoder's parameters come first in a trainee, so they are drawn alike.
+        let mut parameters =
+            Parameters::new(Storage::Drawn { device, matrices: Kind::Float, seed, lane });
+        let vit = Vit::new(&mut parameters, encoder.model, side);
+        if encoder.weights != RANDOM {
+            let stored = StoredWeights::open(&encoder.name, &encoder.weights, encoder.model)?;
+            start_from(&stored, side, &parameters)?;
+        }
+        Ok(vit)
+    };
+    config.encoders().iter().enumerate().map(of_lane).collect()
 }
 
 /// The autoencoder with initial weights; those named in the config are read only for a new run.
@@ -148,20 +170,18 @@ pub fn autoencoder(
     if starts_anew && encoder.weights != RANDOM {
         let side = train.data.input_size / encoder.model.patch_size;
         let stored = StoredWeights::open(ENCODER_KEY, &encoder.weights, encoder.model)?;
-        start_from(&stored, side, trainee)?;
+        start_from(&stored, side, &trainee.parameters)?;
     }
     Ok(objective)
 }
 
-/// Copies a stored encoder into a trainee's, with positions resized to the trainee's `side` × `side`
-/// patch grid.
-fn start_from(stored: &StoredWeights, side: usize, trainee: &Trainee) -> Result<()> {
+/// Copies a stored encoder into `target`, whose first parameters are those of one, with positions resized
+/// to `side` × `side` patches.
+fn start_from(stored: &StoredWeights, side: usize, target: &Parameters) -> Result<()> {
     let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
     let encoder = stored.build(storage, |file, encoder| file.load_into(encoder, beside_encoder))?;
     let class_tokens = stored.size.class_tokens as i64;
-    for ((name, source), (_, target)) in
-        encoder.parameters.named().iter().zip(trainee.parameters.named())
-    {
+    for ((name, source), (_, target)) in encoder.parameters.named().iter().zip(target.named()) {
         let source = match name.as_str() {
             "pos_embed" => resize_positions(source, class_tokens, side as i64, side as i64),
             _ => source.shallow_clone(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tch::Device;
 
+use super::evaluation::Trained;
 use super::training::{self, Start, TrainArgs, Training};
 use super::{DONE, models, reconstructions, score, summary};
 use crate::config::{ConfigError, PretrainConfig};
@@ -73,6 +74,10 @@ impl Training for Pretraining {
         let every = start.config.reconstructions.every;
         let draw = Box::new(|| reconstructions::draw(start, autoencoder));
         (every > 0).then_some(Drawing { every, draw })
+    }
+
+    fn trained(models: &Autoencoder) -> Trained<'_> {
+        Trained { encoders: vec![models.vit()], teacher: None }
     }
 
     fn check_models(config: &PretrainConfig) -> Result<()> {

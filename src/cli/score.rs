@@ -36,15 +36,11 @@ const SCORE_LANE: u64 = u32::MAX as u64;
 pub fn run(config: &PretrainConfig, patterns: &[String], json_root: &Path) -> Result<()> {
     let place = environment::of_this_process()?.unwrap_or_else(Place::alone);
     let device = device::choose(&config.train.run, &place)?;
-    let data = DataConfig {
-        shards: patterns.to_vec(),
-        curation: None,
-        ..config.train.data.clone()
-    };
+    let data =
+        DataConfig { shards: patterns.to_vec(), curation: None, ..config.train.data.clone() };
     let pass = EvaluationPass { measure: true, ..EvaluationPass::WHOLE };
     let dataset = training::opening(|progress| Dataset::for_evaluation(&data, pass, progress))?;
-    let scored =
-        |shard: usize| scores_path(json_root, dataset.shard(shard)).is_file();
+    let scored = |shard: usize| scores_path(json_root, dataset.shard(shard)).is_file();
     let own = (0..dataset.shard_count()).skip(place.rank).step_by(place.world_size);
     let (done, left): (Vec<usize>, Vec<usize>) = own.partition(|&shard| scored(shard));
     if !done.is_empty() {
@@ -150,7 +146,11 @@ impl Scorer {
         for ((member, picture), loss) in members.into_iter().zip(&batch.pictures).zip(losses) {
             // One that does not decode has no scores, and is not kept.
             let Some(picture) = picture else { continue };
-            ensure!(loss.is_finite(), "the loss of {} is {loss}: are the weights sound?", member.name);
+            ensure!(
+                loss.is_finite(),
+                "the loss of {} is {loss}: are the weights sound?",
+                member.name
+            );
             let one = Scores {
                 histogram_score: picture.histogram_entropy,
                 height: Some(picture.height.into()),

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::Value;
 use tch::Tensor;
 
+use super::evaluation::Evaluation;
 use crate::config::{
     DistillConfig, EncoderSize, ExportFormat, PretrainConfig, TaskConfig, TrainConfig,
 };
@@ -66,7 +67,7 @@ pub fn print_plan(config: &TrainConfig, dataset: &Dataset, schedule: &Schedule) 
 ///
 /// # Errors
 /// The run's metrics cannot be read.
-pub fn print(task: &impl TaskConfig, steps: u64) -> Result<()> {
+pub fn print(task: &impl TaskConfig, steps: u64, evaluation: Option<&Evaluation>) -> Result<()> {
     let (config, encoders) = (task.train(), task.encoders());
     let run = config.run.dir.as_path();
     let plural = if encoders.len() == 1 { "" } else { "s" };
@@ -79,6 +80,9 @@ pub fn print(task: &impl TaskConfig, steps: u64) -> Result<()> {
             None => String::new(),
         };
         println!("  {:<16} {change:<28} {}", encoder.name, folder.display());
+    }
+    if let Some(evaluation) = evaluation {
+        print!("\n{}", evaluation.table());
     }
     println!("\nTry next:");
     if config.log.tensorboard {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use tch::Device;
 use tracing::{info, warn};
 
+use super::evaluation::{self, Trained};
 use super::{DONE, RESUME_ME, device, meeting, summary};
 use crate::config::{ConfigError, TaskConfig, TrainConfig};
 use crate::data::{Dataset, Loader, RankBatches, ShardProgress};
@@ -55,12 +56,12 @@ pub trait Training {
     fn models(start: &Start<Self::Config>, starts_anew: bool) -> Result<Self::Objective>;
 
     /// Pictures of what the models do, if the task has any.
-    fn drawing<'a>(
-        _: &'a Start<Self::Config>,
-        _: &'a Self::Objective,
-    ) -> Option<Drawing<'a>> {
+    fn drawing<'a>(_: &'a Start<Self::Config>, _: &'a Self::Objective) -> Option<Drawing<'a>> {
         None
     }
+
+    /// The encoders as they are after training.
+    fn trained(models: &Self::Objective) -> Trained<'_>;
 
     /// Prints the models with their sizes, and checks the weights that the config names.
     ///
@@ -100,8 +101,7 @@ pub fn load<C: TaskConfig>(args: &TrainArgs) -> Result<C, ConfigError> {
 pub fn run<T: Training>(args: &TrainArgs) -> Result<u8> {
     let config: T::Config = load(args)?;
     let place = environment::of_this_process()?;
-    let device =
-        device::choose(&config.train().run, &place.clone().unwrap_or_else(Place::alone))?;
+    let device = device::choose(&config.train().run, &place.clone().unwrap_or_else(Place::alone))?;
     if args.dry_run {
         return dry_run::<T>(&config);
     }
@@ -170,7 +170,8 @@ fn train_and_export<T: Training>(
             // The others stay until all is done: a launcher could not start rank 0 anew without them.
             if team.is_first() {
                 export(&task, path)?;
-                summary::print(&task, state.step)?;
+                let evaluation = evaluation::measure(&start, state.step, &T::trained(&objective))?;
+                summary::print(&task, state.step, evaluation.as_ref())?;
                 T::print_advice(&task);
                 team.write("exported", b"")?;
             } else {

@@ -150,4 +150,3 @@ pub enum Fuse {
     /// Weighted by each kind's share of the tokens.
     Sum,
 }
-

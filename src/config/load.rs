@@ -139,7 +139,8 @@ fn read(file: &Path, overrides: &[String]) -> Result<Table, ConfigError> {
         |message: String| ConfigError { file: file.to_path_buf(), key: String::new(), message };
     let text = std::fs::read_to_string(file)
         .map_err(|error| fail(format!("cannot read the config: {error}")))?;
-    let mut table: Table = text.parse().map_err(|error| fail(format!("not valid TOML\n{error}")))?;
+    let mut table: Table =
+        text.parse().map_err(|error| fail(format!("not valid TOML\n{error}")))?;
     for text in overrides {
         set(&mut table, text).map_err(|message| ConfigError {
             file: PathBuf::new(),

@@ -14,9 +14,7 @@ mod pretrain;
 mod train;
 mod validate;
 
-pub use distill::{
-    Distance, DistillConfig, Fuse, LossConfig, TeacherConfig, TeacherPrecision,
-};
+pub use distill::{Distance, DistillConfig, Fuse, LossConfig, TeacherConfig, TeacherPrecision};
 pub use distill_data::config::{ConfigError, CurationConfig, DataConfig, ShuffleConfig};
 pub use encoder::{DropPathMode, EncoderConfig};
 pub use evaluation::{EvaluationConfig, KnnConfig};

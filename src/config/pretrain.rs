@@ -78,7 +78,8 @@ impl Default for ReconstructionConfig {
 impl PretrainConfig {
     /// A configuration of random weights with every default; tests and benchmarks fill in the rest.
     pub fn minimal(dir: impl Into<PathBuf>, encoder: EncoderSize) -> Self {
-        let encoder = EncoderConfig { mask_ratio: MASK_RATIO, ..EncoderConfig::minimal(NAME, encoder) };
+        let encoder =
+            EncoderConfig { mask_ratio: MASK_RATIO, ..EncoderConfig::minimal(NAME, encoder) };
         Self {
             train: TrainConfig::minimal(dir),
             encoder,

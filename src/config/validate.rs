@@ -2,8 +2,8 @@
 
 use super::load::KeyError;
 use super::{
-    DecoderConfig, Distance, DistillConfig, EncoderConfig, EncoderSize, KnnConfig, LossConfig, Precision, PretrainConfig,
-    TeacherConfig, TeacherPrecision, TrainConfig,
+    DecoderConfig, Distance, DistillConfig, EncoderConfig, EncoderSize, KnnConfig, LossConfig,
+    Precision, PretrainConfig, TeacherConfig, TeacherPrecision, TrainConfig,
 };
 
 pub type Check = Result<(), KeyError>;
@@ -277,7 +277,8 @@ impl PretrainConfig {
             "found 0, expected a share above it: masked patches are what is learned from".into()
         })?;
         let DecoderConfig { dim, depth, heads, mlp_ratio } = *decoder;
-        for (name, value) in [("dim", dim), ("depth", depth), ("heads", heads), ("mlp_ratio", mlp_ratio)]
+        for (name, value) in
+            [("dim", dim), ("depth", depth), ("heads", heads), ("mlp_ratio", mlp_ratio)]
         {
             require(value > 0, format!("decoder.{name}"), || {
                 "found 0, expected at least 1".into()
@@ -307,7 +308,9 @@ fn check_knn(knn: &KnnConfig) -> Check {
     require(knn.temperature > 0.0 && knn.temperature.is_finite(), key("temperature"), || {
         format!("found {}, expected a number above 0", knn.temperature)
     })?;
-    for (name, most) in [("most_reference", knn.most_reference), ("most_held_out", knn.most_held_out)] {
+    for (name, most) in
+        [("most_reference", knn.most_reference), ("most_held_out", knn.most_held_out)]
+    {
         require(most != Some(0), key(name), || "found 0, expected at least one picture".into())?;
     }
     Ok(())

@@ -58,10 +58,11 @@ impl Decoder {
         let patches = self.decoder_pos_embed.size()[1] - class;
         let seen = self.decoder_embed.forward(&tokens.to_kind(compute)).to_kind(Kind::Float);
         let places = keep.unsqueeze(-1).expand([-1, -1, dim], false);
-        let all = self
-            .mask_token
-            .expand([batch, patches, dim], false)
-            .scatter(1, &places, &seen.narrow(1, class, keep.size()[1]));
+        let all = self.mask_token.expand([batch, patches, dim], false).scatter(
+            1,
+            &places,
+            &seen.narrow(1, class, keep.size()[1]),
+        );
         let joined = Tensor::cat(&[seen.narrow(1, 0, class), all], 1);
         let mut residual = joined + &self.decoder_pos_embed;
         for block in &self.decoder_blocks {

@@ -141,7 +141,12 @@ pub struct Distillation {
 impl Distillation {
     /// Students as `config` has them, with initial weights in float32 on `device`, drawn under
     /// the config's seed; matrix products run in `compute`.
-    pub fn new(config: &DistillConfig, mut teacher: Teacher, device: Device, compute: Kind) -> Self {
+    pub fn new(
+        config: &DistillConfig,
+        mut teacher: Teacher,
+        device: Device,
+        compute: Kind,
+    ) -> Self {
         let TeacherConfig { model, residual, precision, .. } = &config.teacher;
         let fp8 = *precision == TeacherPrecision::Fp8;
         let format = FrozenFormat { compute, residual: kind_of(*residual), fp8 };

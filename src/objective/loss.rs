@@ -18,11 +18,7 @@ impl Losses {
     /// The same values without their history.
     pub fn detach(&self) -> Self {
         let detach = |part: &Option<Tensor>| part.as_ref().map(Tensor::detach);
-        Self {
-            total: self.total.detach(),
-            class: detach(&self.class),
-            patch: detach(&self.patch),
-        }
+        Self { total: self.total.detach(), class: detach(&self.class), patch: detach(&self.patch) }
     }
 }
 

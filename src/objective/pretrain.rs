@@ -8,8 +8,8 @@ use super::masked_encoder::{MaskedEncoder, PassDraws};
 use super::{Losses, MicroBatch, Objective, Passes, Trainee};
 use crate::config::PretrainConfig;
 use crate::model::{
-    Decoder, Mask, NormalisedPixels, Parameters, Storage, Vit, VitInput, encoder_flops,
-    decoder_flops, masked_patches, patchify, unpatchify,
+    Decoder, Mask, NormalisedPixels, Parameters, Storage, Vit, VitInput, decoder_flops,
+    encoder_flops, masked_patches, patchify, unpatchify,
 };
 use crate::native::guard;
 
@@ -175,6 +175,7 @@ pub fn flops_per_image(config: &PretrainConfig) -> f64 {
     let PretrainConfig { train, encoder, decoder, .. } = config;
     let side = train.data.input_size / encoder.model.patch_size;
     let seen = Mask::of(encoder, side).map_or(side * side, |mask| mask.kept());
-    let decoder = decoder_flops(&decoder.size(&encoder.model), encoder.model.dim, seen, side * side);
+    let decoder =
+        decoder_flops(&decoder.size(&encoder.model), encoder.model.dim, seen, side * side);
     3.0 * (encoder_flops(&encoder.model, seen) + decoder)
 }

@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::clock::{Phase, StepClock};
 use super::optimizer::AdamW;
-use crate::config::{TrainConfig, Precision};
+use crate::config::{Precision, TrainConfig};
 use crate::dist::{GradientExchange, Team};
 use crate::native::c10d::{ExchangeOptions, ExchangeStatistics};
 use crate::native::guard;

@@ -31,7 +31,7 @@ fn root(path: &str) -> PathBuf {
 /// `scripts/bench/step` on the quickstart with small batches, its JSON in `result.json`.
 fn step_bench(workshop: &Workshop, program: &Path, arguments: &[&str]) -> Command {
     let mut command = script("scripts/bench/step", program);
-    command.arg("--config").arg(root("configs/quickstart.toml"));
+    command.arg("--config").arg(root("scripts/bench/step_cpu.toml"));
     command
         .args(["--set", "data.batch_size=8", "--patience=0", "--json"])
         .arg(workshop.path("result.json"));
@@ -141,7 +141,9 @@ fn the_recipes_work_is_what_the_issue_says() {
     };
     let whole = count("configs/5b_to_1b_h.toml");
     assert!((whole - 4.58e12).abs() < 0.01e12, "{whole:.4e}");
-    for config in ["configs/5b_to_1b_h.toml", "configs/5b_to_l_b.toml", "configs/quickstart.toml"] {
+    for config in
+        ["configs/5b_to_1b_h.toml", "configs/5b_to_l_b.toml", "scripts/bench/step_cpu.toml"]
+    {
         let ours = DistillConfig::load(&root(config), &[]).unwrap();
         let ours = distill::objective::distill::flops_per_image(&ours);
         assert_eq!(ours, count(config), "{config}");

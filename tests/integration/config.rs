@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use distill::config::{AnyConfig, ConfigError, DistillConfig, Precision, PretrainConfig, TaskConfig};
+use distill::config::{
+    AnyConfig, ConfigError, DistillConfig, Precision, PretrainConfig, TaskConfig,
+};
 use distill::objective::Objective;
 use distill::objective::distill::Distillation;
 

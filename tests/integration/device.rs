@@ -2,7 +2,7 @@
 //! `cuda`, as `scripts/gpu_check` does.
 
 use distill::config::{
-    DistillConfig, DropPathMode, EncoderSize, OptimizerConfig, Precision, EncoderConfig,
+    DistillConfig, DropPathMode, EncoderConfig, EncoderSize, OptimizerConfig, Precision,
 };
 use distill::model::{Init, Parameters, Storage, kind_of};
 use distill::native::{DeviceMark, Download, Gpu, PeakMemory, upload};

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use distill::config::{
-    DistillConfig, Distance, EncoderSize, Fuse, LossConfig, OptimizerConfig, Precision, EncoderConfig,
+    Distance, DistillConfig, EncoderConfig, EncoderSize, Fuse, LossConfig, OptimizerConfig,
+    Precision,
 };
 use distill::model::{DropPath, Parameters, Storage, Vit, VitInput, kind_of, patchify};
 use distill::objective::distill::{Distillation, Teacher};

@@ -1,6 +1,6 @@
 //! Blocks that are computed again in the backward pass: the same results for less memory.
 
-use distill::config::{DistillConfig, DropPathMode, EncoderSize, EncoderConfig};
+use distill::config::{DistillConfig, DropPathMode, EncoderConfig, EncoderSize};
 use distill::objective::distill::{Distillation, Teacher};
 use distill::objective::{MicroBatch, Objective};
 use tch::{Device, Kind, Tensor};

@@ -88,7 +88,8 @@ fn steps_of_pretraining_are_measured() {
     let workshop = Workshop::pretraining();
     let arguments = ["bench", "step", "--config", "pretrain.toml", "--steps=3", "--json"];
     let mut command = workshop.command(&arguments);
-    let report = json(&Finished::of(command.env("OMP_NUM_THREADS", "1").output().unwrap()).succeeds());
+    let report =
+        json(&Finished::of(command.env("OMP_NUM_THREADS", "1").output().unwrap()).succeeds());
     let students = report["students"].as_array().unwrap();
     assert_eq!(students.iter().map(|s| &s["name"]).collect::<Vec<_>>(), ["encoder"]);
     assert!(number(&students[0]["backward_ms"]) > 0.0);

@@ -1,6 +1,6 @@
 //! The frozen teacher in the formats that it can be kept in: nearly the same tokens.
 
-use distill::config::{DistillConfig, EncoderSize, EncoderConfig};
+use distill::config::{DistillConfig, EncoderConfig, EncoderSize};
 use distill::data::crop::load_central;
 use distill::model::{FrozenFormat, Normalisation, VitInput, patchify};
 use distill::objective::distill::{Distillation, Teacher, mean_cosine};

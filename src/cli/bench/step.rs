@@ -164,11 +164,7 @@ fn random_and_alone(config: &mut AnyConfig, processes: usize) {
 }
 
 /// The models of the config, and the operations of a step for each picture.
-fn models_of(
-    config: &AnyConfig,
-    team: &Team,
-    device: Device,
-) -> Result<(Box<dyn Objective>, f64)> {
+fn models_of(config: &AnyConfig, team: &Team, device: Device) -> Result<(Box<dyn Objective>, f64)> {
     Ok(match config {
         AnyConfig::Distill(config) => {
             let teacher = models::load_teacher(config, team, device)?;
@@ -189,12 +185,7 @@ struct Taken {
 }
 
 /// Takes so many steps, as a training run does, and waits for the last one's end.
-fn take(
-    count: u64,
-    config: &TrainConfig,
-    team: &Team,
-    objective: &dyn Objective,
-) -> Result<Taken> {
+fn take(count: u64, config: &TrainConfig, team: &Team, objective: &dyn Objective) -> Result<Taken> {
     let device = team.device();
     let global_batch = config.data.images_per_step();
     let stream = Stream {

@@ -51,13 +51,15 @@ fn scored_shards_are_curated() {
     score(&workshop).succeeds();
     let (first, second) =
         (read(&workshop, "scores/shards/0.json"), read(&workshop, "scores/shards/1.json"));
-    let names = |scores: &Value| -> Vec<String> {
-        scores.as_object().unwrap().keys().cloned().collect()
-    };
+    let names =
+        |scores: &Value| -> Vec<String> { scores.as_object().unwrap().keys().cloned().collect() };
     assert_eq!(names(&first).len(), 10);
     assert_eq!(names(&second), ["grey.png", "n0.jpg", "n1.jpg", "n2.jpg", "n3.jpg", "n4.jpg"]);
     assert_eq!(second["grey.png"]["histogram_score"], 0.0);
-    assert_eq!((&second["grey.png"]["width"], &second["grey.png"]["height"]), (&40.0.into(), &30.0.into()));
+    assert_eq!(
+        (&second["grey.png"]["width"], &second["grey.png"]["height"]),
+        (&40.0.into(), &30.0.into())
+    );
     for scores in [&first, &second] {
         let entropies = column(scores, "histogram_score");
         assert!(entropies.iter().all(|bits| (0.0..=8.0).contains(bits)), "{entropies:?}");
@@ -118,7 +120,10 @@ fn assert_near(found: &Value, expected: &Value) {
     assert_eq!(names(found), names(expected));
     for key in ["histogram_score", "width", "height", "mae_loss"] {
         for (found, expected) in column(found, key).iter().zip(column(expected, key)) {
-            assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{key}: {found}, {expected}");
+            assert!(
+                (found - expected).abs() <= 1e-4 * expected.abs(),
+                "{key}: {found}, {expected}"
+            );
         }
     }
 }

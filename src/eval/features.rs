@@ -1,0 +1,180 @@
+//! One vector a picture: what encoders make of an evaluation pass.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use tch::{Device, Kind, Tensor};
+
+use crate::config::DataConfig;
+use crate::data::{Batch, Dataset, Loader, ShardProgress};
+use crate::model::{Normalisation, Vit, VitInput, patchify};
+use crate::native::{guard, upload};
+
+/// An encoder, and the number format that its matrix products run in.
+#[derive(Clone, Copy)]
+pub struct Encoder<'a> {
+    pub vit: &'a Vit,
+    /// Float32 or bf16.
+    pub compute: Kind,
+}
+
+/// Where pictures come from.
+pub struct PictureSource<'a> {
+    /// An evaluation pass.
+    pub dataset: Arc<Dataset>,
+    /// What the pass was opened with; normalisation, batch size and workers are taken from here.
+    pub config: &'a DataConfig,
+    /// The program that decodes.
+    pub worker_program: &'a Path,
+}
+
+/// What an encoder makes of the labelled pictures of a pass.
+pub struct Features {
+    /// Mean of the class tokens after the last block, before the final LayerNorm, divided by its
+    /// length: `[N, D]`, float32, on the encoder's device.
+    pub vectors: Tensor,
+    /// Class of each picture.
+    pub labels: Vec<u32>,
+    pub left_out: LeftOut,
+}
+
+/// Pictures of a pass that have no vector.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    pub undecodable: u64,
+    pub without_label: u64,
+}
+
+impl Features {
+    /// Number of pictures.
+    pub fn count(&self) -> usize {
+        self.labels.len()
+    }
+}
+
+/// Goes over the pictures of `source` once, and gives for each of `encoders`, which lie on `device`,
+/// its features. `progress` is told how many pictures of how many are seen.
+///
+/// # Errors
+/// The shards cannot be read, no picture has a label, an encoder's features are not finite, or the
+/// device has no memory left.
+pub fn features(
+    encoders: &[Encoder<'_>],
+    source: &PictureSource<'_>,
+    device: Device,
+    progress: ShardProgress<'_>,
+) -> Result<Vec<Features>> {
+    let PictureSource { dataset, config, worker_program } = source;
+    let samples = dataset.sample_count();
+    let batches = ranges(samples, config.batch_size as u64);
+    let mut loader = Loader::start(dataset.clone(), config, worker_program, batches)?;
+    let mut gathering = guard(|| Ok(Gathering::new(encoders, samples, config, device)))?;
+    while let Some(batch) = loader.next_batch()? {
+        guard(|| gathering.add(encoders, &batch))?;
+        progress(batch.positions.end as usize, samples as usize);
+    }
+    guard(|| gathering.finish())
+}
+
+/// `0..samples` in ranges of `batch`.
+fn ranges(samples: u64, batch: u64) -> impl Iterator<Item = Range<u64>> + Send {
+    (0..samples.div_ceil(batch)).map(move |number| {
+        let first = number * batch;
+        first..samples.min(first + batch)
+    })
+}
+
+/// The vectors so far.
+struct Gathering {
+    normalisation: Normalisation,
+    side: i64,
+    device: Device,
+    /// For each encoder, `[samples, D]`; the first rows are filled.
+    vectors: Vec<Tensor>,
+    labels: Vec<u32>,
+    left_out: LeftOut,
+}
+
+impl Gathering {
+    fn new(encoders: &[Encoder<'_>], samples: u64, config: &DataConfig, device: Device) -> Self {
+        // In place from the beginning: gathered batch by batch, they would take twice the memory.
+        let room = |encoder: &Encoder<'_>| {
+            let shape = [samples as i64, encoder.vit.size().dim as i64];
+            Tensor::empty(shape, (Kind::Float, device))
+        };
+        Self {
+            normalisation: Normalisation::new(config.mean, config.std, device),
+            side: config.input_size as i64,
+            device,
+            vectors: encoders.iter().map(room).collect(),
+            labels: Vec::new(),
+            left_out: LeftOut::default(),
+        }
+    }
+
+    fn add(&mut self, encoders: &[Encoder<'_>], batch: &Batch) -> Result<()> {
+        let before = self.labels.len();
+        let mut rows = Vec::new();
+        for (row, (label, picture)) in (0i64..).zip(batch.labels.iter().zip(&batch.pictures)) {
+            match (label, picture) {
+                (_, None) => self.left_out.undecodable += 1,
+                (None, _) => self.left_out.without_label += 1,
+                (&Some(label), _) => {
+                    rows.push(row);
+                    self.labels.push(label);
+                }
+            }
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let shape = [batch.labels.len() as i64, self.side, self.side, 3];
+        let bytes = upload(batch.images(), &shape, self.device)?;
+        let rows = upload(&rows, &[rows.len() as i64], self.device)?;
+        let images = self.normalisation.apply(&bytes.index_select(0, &rows));
+        for (encoder, vectors) in encoders.iter().zip(&self.vectors) {
+            let found = tch::no_grad(|| mean_class_token(encoder, &images));
+            vectors.narrow(0, before as i64, rows.size()[0]).copy_(&found);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Vec<Features>> {
+        let Self { vectors, labels, left_out, .. } = self;
+        ensure!(
+            !labels.is_empty(),
+            "none of {} pictures has a label: k-NN needs shards whose samples have a `.cls` member \
+             with a class number ({} pictures do not decode); `distill data pack` makes labels of \
+             class folders",
+            left_out.without_label + left_out.undecodable,
+            left_out.undecodable
+        );
+        let encoders = vectors.len();
+        let finish = |(number, vectors): (usize, Tensor)| {
+            let vectors = vectors.narrow(0, 0, labels.len() as i64);
+            ensure!(
+                vectors.isfinite().all().int64_value(&[]) == 1,
+                "encoder {} of {encoders} gives numbers that are not finite: are its weights whole?",
+                number + 1
+            );
+            Ok(Features { vectors, labels: labels.clone(), left_out })
+        };
+        vectors.into_iter().enumerate().map(finish).collect()
+    }
+}
+
+/// Mean of the class tokens for normalised pictures `[B, 3, H, W]`, divided by its length: `[B, D]`,
+/// float32.
+fn mean_class_token(encoder: &Encoder<'_>, images: &Tensor) -> Tensor {
+    let Encoder { vit, compute } = *encoder;
+    let patch = vit.size().patch_size as i64;
+    let (rows, columns) = (images.size()[2] / patch, images.size()[3] / patch);
+    let input = VitInput::whole(patchify(images, patch), rows, columns);
+    let tokens = vit.forward(&input, compute);
+    let class = tokens.narrow(1, 0, vit.size().class_tokens as i64).to_kind(Kind::Float);
+    let mean = class.mean_dim([1i64].as_slice(), false, Kind::Float);
+    let length = mean.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float).sqrt();
+    mean / length.clamp_min(1e-12)
+}
