@@ -14,8 +14,6 @@ use crate::model::require_fp8;
 /// # Errors
 /// There is no such device.
 pub fn choose(config: &RunConfig, place: &Place) -> Result<Device, ConfigError> {
-    let wrong =
-        |message: String| ConfigError { file: PathBuf::new(), key: "run.device".into(), message };
     let threads = match config.threads {
         // What a launcher says of threads stands; alone, libtorch takes all cores.
         0 if place.local_world_size == 1 || std::env::var_os("OMP_NUM_THREADS").is_some() => None,
@@ -28,17 +26,25 @@ pub fn choose(config: &RunConfig, place: &Place) -> Result<Device, ConfigError> 
     if let Some(threads) = threads {
         tch::set_num_threads(threads as i32);
     }
+    find("run.device", config.device, place.local_rank)
+}
+
+/// The device that `key` chooses, for the process of this rank on its node.
+///
+/// # Errors
+/// There is no such device.
+pub fn find(key: &str, choice: DeviceChoice, local_rank: usize) -> Result<Device, ConfigError> {
+    let wrong = |message: String| ConfigError { file: PathBuf::new(), key: key.into(), message };
     let gpus = if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 };
-    match (config.device, gpus) {
+    match (choice, gpus) {
         (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, 0) => Ok(Device::Cpu),
         (DeviceChoice::Cuda, 0) => Err(wrong(
             "found `cuda`, but libtorch sees no GPU here: check nvidia-smi, or use `cpu`".into(),
         )),
         (_, 1) => Ok(Device::Cuda(0)),
-        (_, gpus) if place.local_rank < gpus => Ok(Device::Cuda(place.local_rank)),
+        (_, gpus) if local_rank < gpus => Ok(Device::Cuda(local_rank)),
         (_, gpus) => Err(wrong(format!(
-            "local rank {} has no GPU: this node shows {gpus}; start at most as many processes",
-            place.local_rank
+            "local rank {local_rank} has no GPU: this node shows {gpus}; start at most as many processes"
         ))),
     }
 }

@@ -103,12 +103,7 @@ fn foreign(args: &ExportArgs) -> Result<Source> {
     let path = args.weights.as_deref().context("--run or --weights is needed")?;
     let file = WeightFile::open(path)?;
     let encoder = file.encoder(args.heads)?;
-    let beside = path.join("preprocessor_config.json");
-    let preprocessing = match beside.is_file() {
-        true => Preprocessing::read(&beside)?,
-        false => Preprocessing::IMAGENET,
-    };
-    Ok((file, encoder, preprocessing))
+    Ok((file, encoder, Preprocessing::beside(path)?))
 }
 
 fn wrong(argument: &str, message: &str) -> anyhow::Error {

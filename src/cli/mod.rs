@@ -4,6 +4,7 @@ mod bench;
 mod data;
 mod device;
 mod distill;
+mod eval;
 mod evaluation;
 mod export;
 mod fp8_report;
@@ -80,6 +81,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Pack pictures into tar shards, index shards, check them, look at what is trained on
     Data(data::DataArgs),
+    /// Measure how good an encoder's features are
+    Eval(eval::EvalArgs),
     /// Measure how fast this machine does a part of the work
     Bench(bench::BenchArgs),
 }
@@ -125,6 +128,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Pretrain(args)) => pretrain::run(&args),
         Some(Command::Export(args)) => export::run(&args).map(|()| DONE),
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
+        Some(Command::Eval(args)) => eval::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
         None => distill::run(&arguments.train),
     }

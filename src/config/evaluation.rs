@@ -32,9 +32,17 @@ pub struct KnnConfig {
     pub most_held_out: Option<u64>,
 }
 
+impl KnnConfig {
+    /// Numbers of neighbours of the published figures.
+    pub const NEIGHBOURS: [usize; 4] = [10, 20, 100, 200];
+
+    /// Temperature of the published figures.
+    pub const TEMPERATURE: f64 = 0.07;
+}
+
 fn neighbours() -> Vec<usize> {
-    vec![10, 20, 100, 200]
+    KnnConfig::NEIGHBOURS.to_vec()
 }
 fn temperature() -> f64 {
-    0.07
+    KnnConfig::TEMPERATURE
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 use super::container::{CONFIG, MODEL, PIXIO_MODEL};
-use super::hugging_face::{Preprocessing, model_config};
+use super::hugging_face::{PREPROCESSOR, Preprocessing, model_config};
 use super::names;
 use super::stored_encoder::StoredEncoder;
 use super::weight_file::{ENCODER_KEY, WeightFile};
@@ -18,8 +18,6 @@ use super::write::{SafetensorsWriter, TensorPlan};
 use crate::config::ExportFormat;
 use crate::durable;
 
-/// What `AutoImageProcessor` reads.
-const PREPROCESSOR: &str = "preprocessor_config.json";
 /// Everything that an export's folder may hold.
 const FILES: [&str; 4] = [CONFIG, MODEL, PREPROCESSOR, PIXIO_MODEL];
 

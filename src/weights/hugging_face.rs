@@ -13,6 +13,8 @@ use crate::config::EncoderSize;
 
 /// The release of `transformers` whose form of `config.json` is written.
 const TRANSFORMERS_VERSION: &str = "5.23.0";
+/// What `AutoImageProcessor` reads.
+pub(super) const PREPROCESSOR: &str = "preprocessor_config.json";
 /// Pillow's number for bicubic resampling.
 const BICUBIC: u8 = 3;
 /// LayerNorm epsilon of every Pixio encoder.
@@ -164,6 +166,17 @@ impl Preprocessing {
         let context = || path.display().to_string();
         let text = std::fs::read_to_string(path).with_context(context)?;
         serde_json::from_str(&text).with_context(context)
+    }
+
+    /// What `preprocessor_config.json` beside the weights at `path` (a folder or a file) says; where
+    /// there is none, ImageNet's.
+    ///
+    /// # Errors
+    /// [`Self::read`]'s.
+    pub fn beside(path: &Path) -> Result<Self> {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let file = folder.join(PREPROCESSOR);
+        if file.is_file() { Self::read(&file) } else { Ok(Self::IMAGENET) }
     }
 
     /// What `AutoImageProcessor` reads: the short side is resized bicubically to `image_size`,

@@ -9,6 +9,7 @@ mod data_cli;
 mod device;
 mod dist;
 mod drop_path;
+mod eval;
 mod evaluation;
 mod golden;
 mod hostile;

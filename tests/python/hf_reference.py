@@ -1,13 +1,14 @@
 """Loads an export with the real transformers and writes what it computes.
 
-usage: hf_reference.py EXPORT_DIR OUT_SAFETENSORS (--image FILE | --pixels SAFETENSORS)
+usage: hf_reference.py EXPORT_DIR OUT_SAFETENSORS (--image FILE... | --pixels SAFETENSORS)
 needs: torch, transformers, safetensors; pillow for --image
 
---image  runs the export's own image processor on the picture first
+--image  runs the export's own image processor on the pictures first
 --pixels takes the tensor `images` [B, 3, H, W] of a safetensors file as it is
 
-Writes `pixel_values` [B, 3, H, W] and `last_hidden_state` [B, T, D], float32. Fails if a weight of
-the model is missing from the export, or the other way round.
+Writes `pixel_values` [B, 3, H, W], `last_hidden_state` [B, T, D] and `class_mean` [B, D], the mean of
+the class tokens before the last LayerNorm, float32. Fails if a weight of the model is missing from the
+export, or the other way round.
 """
 
 import argparse
@@ -23,8 +24,8 @@ def pixels(options):
     from PIL import Image
 
     processor = AutoImageProcessor.from_pretrained(options.export)
-    with Image.open(options.image) as picture:
-        return processor(images=picture, return_tensors="pt")["pixel_values"]
+    pictures = [Image.open(path) for path in options.image]
+    return processor(images=pictures, return_tensors="pt")["pixel_values"]
 
 
 def main():
@@ -32,7 +33,7 @@ def main():
     parser.add_argument("export")
     parser.add_argument("out")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--image")
+    source.add_argument("--image", nargs="+")
     source.add_argument("--pixels")
     options = parser.parse_args()
     model, report = AutoModel.from_pretrained(
@@ -42,9 +43,16 @@ def main():
     assert not problems, f"the export does not fit the model: {problems}"
     assert type(model).__name__ == "PixioModel", type(model)
     pixel_values = pixels(options).float()
+    before_norm = []
+    model.layernorm.register_forward_pre_hook(lambda _, inputs: before_norm.append(inputs[0]))
     with torch.no_grad():
         tokens = model.eval()(pixel_values).last_hidden_state
-    tensors = {"pixel_values": pixel_values, "last_hidden_state": tokens}
+    class_mean = before_norm[0][:, : model.config.n_cls_tokens].mean(dim=1)
+    tensors = {
+        "pixel_values": pixel_values,
+        "last_hidden_state": tokens,
+        "class_mean": class_mean,
+    }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, options.out)
 
 

@@ -1,0 +1,244 @@
+//! `distill eval knn`: features of the real transformers, votes of an independent count, and the
+//! command from shards to accuracies.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use distill::data::{Dataset, EvaluationPass};
+use distill::draws::{Draws, Purpose};
+use distill::eval::{Encoder, Features, LeftOut, PictureSource, features, knn};
+use distill::model::{Parameters, Storage, Vit};
+use distill::weights::{WeightFile, beside_encoder};
+use tch::{Device, Kind, Tensor};
+
+use crate::data::config;
+use crate::golden::{assert_close, read};
+use crate::weights::{golden, python, run};
+use crate::workshop::{Finished, Workshop};
+
+/// Side of the pictures that the golden encoder is for.
+const SIDE: u32 = 64;
+
+/// A workshop with the golden encoder exported to `export`.
+fn with_export() -> Workshop {
+    let workshop = Workshop::new();
+    let weights = golden("infer_native");
+    let arguments = ["export", "--weights", weights.to_str().unwrap(), "--out", "export"];
+    Finished::of(workshop.command(&arguments).output().unwrap()).succeeds();
+    workshop
+}
+
+fn png(side: u32, mut pixel: impl FnMut(u32, u32) -> [u8; 3]) -> Vec<u8> {
+    let image = image::RgbImage::from_fn(side, side, |x, y| image::Rgb(pixel(x, y)));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// Features are what the real transformers computes from the export: mean of the class tokens before
+/// the last LayerNorm, of length 1; pictures without a label and bad ones are left out.
+#[test]
+fn features_are_those_of_transformers() {
+    let workshop = with_export();
+    // Of the encoder's size, so that nobody resizes.
+    let mut draws = Draws::new(3, Purpose::Crop, 0, 0);
+    let pictures: Vec<Vec<u8>> = (0..9)
+        .map(|_| {
+            let base = draws.bits() as u32;
+            png(SIDE, |x, y| {
+                [x * 7 + base, y * 5 + (base >> 8), x * y + draws.bits() as u32].map(|v| v as u8)
+            })
+        })
+        .collect();
+    let mut members = Vec::new();
+    let mut command = python("hf_reference.py");
+    command.arg(workshop.path("export")).arg(workshop.path("theirs")).arg("--image");
+    for (number, bytes) in pictures.into_iter().enumerate() {
+        let name = format!("{number}.png");
+        if number == 4 {
+            members.push((name, bytes[..bytes.len() / 2].to_vec()));
+            members.push(("4.cls".into(), b"4".to_vec()));
+            continue;
+        }
+        std::fs::write(workshop.path(&name), &bytes).unwrap();
+        members.push((name.clone(), bytes));
+        if number != 6 {
+            members.push((format!("{number}.cls"), (100 - number).to_string().into_bytes()));
+            command.arg(workshop.path(&name));
+        }
+    }
+    workshop.shard("labelled.tar", &members);
+    run(&mut command);
+    let theirs = &read(workshop.path("theirs"))["class_mean"];
+    let expected = theirs / theirs.norm_scalaropt_dim(2, [1], true);
+
+    let file = WeightFile::open(&workshop.path("export")).unwrap();
+    let stored = file.encoder(None).unwrap();
+    let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
+    let mut parameters = Parameters::new(storage);
+    let vit = Vit::new(&mut parameters, stored.size, stored.image_size / stored.size.patch_size);
+    file.load_into(parameters.named(), beside_encoder).unwrap();
+    let mut config = config(&[&workshop.path("labelled.tar")]);
+    (config.batch_size, config.input_size) = (4, SIDE as usize);
+    let dataset = Dataset::for_evaluation(&config, EvaluationPass::WHOLE, &|_, _| {}).unwrap();
+    let worker_program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));
+    let source = PictureSource { dataset: Arc::new(dataset), config: &config, worker_program };
+    let encoder = Encoder { vit: &vit, compute: Kind::Float };
+    let found = features(&[encoder, encoder], &source, Device::Cpu, &|_, _| {}).unwrap();
+    assert_eq!(found.len(), 2, "one for each encoder");
+    for features in found {
+        assert_eq!(features.labels, [100, 99, 98, 97, 95, 93, 92]);
+        assert_eq!(features.left_out, LeftOut { undecodable: 1, without_label: 1 });
+        assert_close(&features.vectors, &expected, 1e-4, "features");
+    }
+}
+
+fn random(shape: &[i64], draws: &mut Draws, number: impl Fn(&mut Draws) -> f32) -> Tensor {
+    let values: Vec<f32> = (0..shape.iter().product::<i64>()).map(|_| number(draws)).collect();
+    Tensor::from_slice(&values).view(shape)
+}
+
+/// Features whose class shows, not always, in their first number; classes have gaps.
+fn labelled(vectors: &Tensor, classes: u64, draws: &mut Draws) -> Features {
+    let (least, most) = (vectors.select(1, 0).min(), vectors.select(1, 0).max());
+    let places = (vectors.select(1, 0) - &least) / (most - least) * (classes - 1) as f64;
+    let places = Vec::<f32>::try_from(places.round()).unwrap();
+    let label = |place: f32| (place as u64 + draws.below(5) / 4) as u32 % classes as u32 * 3;
+    let labels = places.into_iter().map(label).collect();
+    Features { vectors: vectors.shallow_clone(), labels, left_out: LeftOut::default() }
+}
+
+/// Votes are those of an independent count in float64: for features in general, and for ones whose
+/// similarities are often equal; with more neighbours than classes, and more classes than neighbours;
+/// and with more pictures than are looked at at a time.
+#[test]
+fn accuracies_are_those_of_an_independent_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut draws = Draws::new(11, Purpose::Crop, 0, 0);
+    let general = |draws: &mut Draws| (draws.uniform() - 0.4) as f32;
+    let coarse = |draws: &mut Draws| draws.below(4) as f32 - 1.0;
+    let cases: [(i64, i64, u64, f64, &dyn Fn(&mut Draws) -> f32, bool); 4] = [
+        (600, 200, 5, 0.07, &general, true),
+        (600, 200, 300, 0.07, &general, true),
+        (400, 600, 3, 2.0, &coarse, false),
+        (33_000, 40, 7, 2.0, &coarse, false),
+    ];
+    for (references, held_out, classes, temperature, number, normalised) in cases {
+        let mut vectors = |rows| {
+            let vectors = random(&[rows, 6], &mut draws, number);
+            if normalised { &vectors / vectors.norm_scalaropt_dim(2, [1], true) } else { vectors }
+        };
+        let (near, far) = (vectors(references), vectors(held_out));
+        let reference = labelled(&near, classes, &mut draws);
+        let held_out = labelled(&far, classes, &mut draws);
+        let labels = |features: &Features| {
+            Tensor::from_slice(&features.labels.iter().map(|&l| i64::from(l)).collect::<Vec<_>>())
+        };
+        let path = folder.path().join("case.safetensors");
+        let (near_labels, far_labels) = (labels(&reference), labels(&held_out));
+        Tensor::write_safetensors(
+            &[
+                ("reference", &near),
+                ("held_out", &far),
+                ("reference_labels", &near_labels),
+                ("held_out_labels", &far_labels),
+            ],
+            &path,
+        )
+        .unwrap();
+        let neighbours = [1, 10, 20, 100, 200];
+        let mut command = python("knn_reference.py");
+        command.arg(&path).arg(temperature.to_string()).args(neighbours.map(|k| k.to_string()));
+        let expected: Vec<f64> = run(&mut command).lines().map(|l| l.parse().unwrap()).collect();
+        let found = knn::accuracies(&reference, &held_out, &neighbours, temperature).unwrap();
+        assert_eq!(found, expected, "{references} references of {classes} classes");
+        println!("{references} references of {classes} classes: {expected:?}");
+        assert!(expected.iter().any(|&share| share > 1.0 / classes as f64 && share < 1.0));
+    }
+}
+
+/// Shards whose classes show in the pictures' colours: `count` pictures sorted by class.
+fn coloured(workshop: &Workshop, name: &str, count: u32, seed: u64) {
+    let mut draws = Draws::new(seed, Purpose::Crop, 0, 0);
+    let mut members = Vec::new();
+    for number in 0..count {
+        let class = number * 3 / count;
+        let colour = [[200, 40, 40], [40, 200, 40], [60, 60, 220]][class as usize];
+        let bytes = png(80, |_, _| colour.map(|level: u8| level - 30 + draws.below(60) as u8));
+        members.push((format!("{number:03}.png"), bytes));
+        members.push((format!("{number:03}.cls"), class.to_string().into_bytes()));
+    }
+    workshop.shard(name, &members);
+}
+
+fn knn(workshop: &Workshop, arguments: &[&str]) -> Finished {
+    let common = ["eval", "knn", "--weights", "export", "--device", "cpu"];
+    Finished::of(workshop.command(&[&common[..], arguments].concat()).output().unwrap())
+}
+
+/// From labelled shards to accuracies: a class that shows in the colour is found, whatever the
+/// number of neighbours; a part of sorted shards has all classes; the counts are told.
+#[test]
+fn a_class_that_shows_is_found() {
+    let workshop = with_export();
+    coloured(&workshop, "known.tar", 60, 1);
+    coloured(&workshop, "new.tar", 31, 2);
+    workshop.shard(
+        "odd.tar",
+        &[("a.png".into(), png(80, |_, _| [9; 3])), ("b.png".into(), b"no picture".to_vec())],
+    );
+    let all =
+        ["--input-size", "64", "--reference", "known.tar", "odd.tar", "--held-out", "new.tar"];
+    let json = |more: &[&str]| -> serde_json::Value {
+        let arguments = [&all[..], &["--neighbours", "1,5,18", "--json"], more].concat();
+        serde_json::from_str(&knn(&workshop, &arguments).succeeds().stdout).unwrap()
+    };
+    let report = json(&[]);
+    let counts = serde_json::json!({
+        "pictures": 60, "classes": 3, "without_label": 1, "undecodable": 1
+    });
+    assert_eq!(report["reference"], counts);
+    assert_eq!(report["held_out"]["pictures"], 31);
+    let accuracies = report["accuracies"].as_array().unwrap();
+    let neighbours: Vec<_> =
+        accuracies.iter().map(|of| of["neighbours"].as_u64().unwrap()).collect();
+    assert_eq!(neighbours, [1, 5, 18]);
+    for accuracy in accuracies {
+        assert!(accuracy["top1"].as_f64().unwrap() >= 0.9, "{report}");
+    }
+    let part = json(&["--most-reference", "20", "--most-held-out", "6", "--precision", "bf16"]);
+    assert_eq!(
+        (&part["reference"]["classes"], &part["held_out"]["classes"]),
+        (&3.into(), &3.into())
+    );
+    assert_eq!(part["held_out"]["pictures"], 6);
+    assert!(part["accuracies"][0]["top1"].as_f64().unwrap() >= 0.8, "{part}");
+    let table = knn(&workshop, &[&all[..], &["--neighbours", "7"]].concat()).succeeds().stdout;
+    for words in
+        ["60 pictures of 3 classes, 1 without a label, 1 not decodable", "neighbours", " 7 "]
+    {
+        assert!(table.contains(words), "`{words}` is not in: {table}");
+    }
+}
+
+/// What a user may get wrong is one line that says what and what to do.
+#[test]
+fn mistakes_are_explained() {
+    let workshop = with_export();
+    coloured(&workshop, "known.tar", 12, 1);
+    let all = ["--reference", "known.tar", "--held-out", "known.tar"];
+    let with = |more: &[&str]| knn(&workshop, &[&all[..], more].concat());
+    with(&[]).fails(1, &["--neighbours", "20 neighbours", "12 reference pictures", "fewer"]);
+    with(&["--neighbours", "3,0"]).fails(1, &["0 neighbours"]);
+    with(&["--neighbours", "3", "--temperature", "0"]).fails(1, &["temperature of 0"]);
+    with(&["--neighbours", "3", "--input-size", "36"])
+        .fails(2, &["--input-size", "36", "multiple", "8"]);
+    let shards = ["--reference", "known.tar", "--neighbours", "3", "--held-out"];
+    let held_out = |pattern| knn(&workshop, &[&shards[..], &[pattern]].concat());
+    held_out("shards/*.tar").fails(1, &["--held-out", "none of 20 pictures has a label", ".cls"]);
+    held_out("none/*.tar").fails(2, &["--held-out", "none/*.tar"]);
+    let weights = ["eval", "knn", "--weights", "nowhere", "--neighbours", "3"];
+    let command = [&weights[..], &all[..]].concat();
+    let finished = Finished::of(workshop.command(&command).output().unwrap());
+    finished.fails(1, &["--weights", "nowhere does not exist"]);
+}
