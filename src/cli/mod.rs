@@ -15,6 +15,7 @@ mod models;
 mod pretrain;
 mod preview;
 mod reconstructions;
+mod report;
 mod score;
 mod summary;
 mod training;
@@ -83,6 +84,7 @@ enum Command {
     Data(data::DataArgs),
     /// Measure how good an encoder's features are
     Eval(eval::EvalArgs),
+    Report(report::ReportArgs),
     /// Measure how fast this machine does a part of the work
     Bench(bench::BenchArgs),
 }
@@ -129,6 +131,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Export(args)) => export::run(&args).map(|()| DONE),
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
         Some(Command::Eval(args)) => eval::run(&args).map(|()| DONE),
+        Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
         None => distill::run(&arguments.train),
     }

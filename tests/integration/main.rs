@@ -20,6 +20,7 @@ mod peer;
 mod pretrain;
 mod preview;
 mod recompute;
+mod report;
 mod run;
 mod seen;
 mod sources;

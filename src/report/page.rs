@@ -1,0 +1,165 @@
+//! The page as a whole: what was trained, how far, what came out.
+
+use std::time::SystemTime;
+
+use anyhow::Result;
+use indicatif::{HumanBytes, HumanCount, HumanFloatCount};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::numbers::{date, duration};
+use super::plan::Model;
+use super::run::{Record, Run};
+use super::{results, training};
+
+const STYLE: &str = include_str!("style.css");
+/// A browser that opens the page loads nothing from anywhere.
+const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
+
+/// One HTML document about `run` that needs nothing but itself.
+///
+/// # Errors
+/// A chart cannot be drawn.
+pub fn page(run: &Run) -> Result<String> {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (run.name) " – distill" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                (header(run))
+                main {
+                    (models(run))
+                    (results::evaluation(run))
+                    (training::section(run)?)
+                    (results::reconstructions(run))
+                    (results::exports(run))
+                    section { h2 { "Configuration" } pre.config { (run.config) } }
+                }
+                footer { (footer(run)) }
+            }
+        }
+    };
+    Ok(page.into_string())
+}
+
+fn header(run: &Run) -> Markup {
+    html! {
+        header {
+            p.task { (run.plan.task) }
+            h1 { (run.name) }
+            (state(run))
+            @for note in run.notes() { p.warning { (note) } }
+        }
+    }
+}
+
+/// How far the run is, in a row of figures.
+fn state(run: &Run) -> Markup {
+    let Some(last) = run.records.last() else {
+        return html! { p.warning { "No step is recorded yet." } };
+    };
+    let figures = [
+        ("Steps", Some(progress(run, last))),
+        ("Images seen", Some(html! { (HumanCount(last.images_seen)) })),
+        ("Training time", Some(time(run, last))),
+        ("Images a second", average_speed(run, last)),
+        ("Peak memory", last.peak_memory_bytes.map(|bytes| html! { (HumanBytes(bytes)) })),
+        ("Failed pictures", Some(html! { (HumanCount(last.failed_pictures)) })),
+    ];
+    html! {
+        dl.state {
+            @for (what, figure) in figures {
+                @if let Some(figure) = figure { div { dt { (what) } dd { (figure) } } }
+            }
+        }
+    }
+}
+
+fn progress(run: &Run, last: &Record) -> Markup {
+    html! {
+        (HumanCount(last.step))
+        @if let Some(total) = run.total_steps() {
+            small {
+                "of " (HumanCount(total)) ", "
+                @if last.step >= total {
+                    "complete"
+                } @else {
+                    (format!("{:.1} %", 100.0 * last.step as f64 / total as f64))
+                }
+            }
+        }
+    }
+}
+
+fn time(run: &Run, last: &Record) -> Markup {
+    let seconds = run.seconds();
+    let left = run.total_steps().map_or(0, |total| total.saturating_sub(last.step));
+    let pace = last.step_seconds.filter(|_| left > 0);
+    html! {
+        (duration(seconds))
+        @if let Some(pace) = pace {
+            small { (duration(left as f64 * pace)) " more at the last pace" }
+        }
+    }
+}
+
+/// Over all recorded steps.
+fn average_speed(run: &Run, last: &Record) -> Option<Markup> {
+    let speed = last.images_seen as f64 / run.seconds();
+    speed
+        .is_finite()
+        .then(|| html! { (HumanFloatCount((10.0 * speed).round() / 10.0)) small { "on average" } })
+}
+
+/// What is trained, and from what.
+fn models(run: &Run) -> Markup {
+    let plan = &run.plan;
+    html! {
+        section {
+            h2 { "Models" }
+            table {
+                thead {
+                    tr { th { "Part" } th { "Name" } th { "Size" } th.number { "Parameters" } th { "Settings" } }
+                }
+                tbody { @for model in &plan.models { (row(model)) } }
+            }
+            p.note {
+                @if let Some(side) = plan.input_size { "Crops of " (side) " × " (side) " pixels. " }
+                @if let Some(last) = run.records.last() {
+                    (HumanCount(last.images_seen / last.step.max(1))) " images a step. "
+                }
+                @if let Some(precision) = &plan.precision { "Matrix products in " (precision) "." }
+            }
+        }
+    }
+}
+
+fn row(model: &Model) -> Markup {
+    let millions = model.parameters.map(|count| format!("{:.1} M", count as f64 / 1e6));
+    html! {
+        tr {
+            td { (model.role) }
+            td { (model.name.as_deref().unwrap_or("–")) }
+            td { (model.size) }
+            td.number { (millions.as_deref().unwrap_or("–")) }
+            td.settings { (model.settings) }
+        }
+    }
+}
+
+fn footer(run: &Run) -> Markup {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    html! {
+        p {
+            code { (run.path.display()) } ". "
+            @if let Some(last) = run.records.last() { "Last record " (date(last.time)) ". " }
+            @if let Some(step) = run.checkpoint { "Newest checkpoint of step " (HumanCount(step)) ". " }
+            "Page made " (date(now.as_secs_f64())) " by distill " (env!("CARGO_PKG_VERSION")) "."
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What the `config.toml` of a run says, whatever was trained.
+//!
+//! It is read as a table and not as a run's configuration, so that a page can be made of any run: of
+//! every task, and of those that an older or a newer version has begun.
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::config::EncoderSize;
+use crate::model::{Parameters, Storage, Vit};
+
+/// The task of a run with students.
+pub const DISTILLATION: &str = "Distillation";
+
+/// Parts that a network can have in a run, and the keys of their tables.
+const ROLES: [(&str, &str); 4] = [
+    ("teacher", "teacher"),
+    ("student", "students"),
+    ("encoder", "encoder"),
+    ("decoder", "decoder"),
+];
+
+/// What is to be trained, and for how long.
+#[derive(Debug)]
+pub struct Plan {
+    /// What the run does, such as [`DISTILLATION`].
+    pub task: &'static str,
+    pub models: Vec<Model>,
+    /// Side of the crops, in pixels.
+    pub input_size: Option<i64>,
+    /// Number format of matrix products.
+    pub precision: Option<String>,
+    /// Epochs in all.
+    epochs: Option<f64>,
+    steps_per_epoch: Option<f64>,
+}
+
+/// One of the networks of a run.
+#[derive(Debug)]
+pub struct Model {
+    /// Its part in the run, such as `student`.
+    pub role: &'static str,
+    pub name: Option<String>,
+    pub size: String,
+    /// Number of parameters; not known of a decoder.
+    pub parameters: Option<u64>,
+    /// The other keys of its table.
+    pub settings: String,
+}
+
+impl Plan {
+    /// Reads the text of a `config.toml`.
+    ///
+    /// # Errors
+    /// It is not TOML.
+    pub fn read(text: &str) -> Result<Self, toml::de::Error> {
+        let config: Table = text.parse()?;
+        let value = |table: &str, key: &str| config.get(table)?.get(key).cloned();
+        let number = |table, key| number(&value(table, key)?);
+        let input_size = value("data", "input_size").and_then(|side| side.as_integer());
+        let mut models = Vec::new();
+        for (role, key) in ROLES {
+            let tables = match config.get(key) {
+                Some(Value::Array(tables)) => &tables[..],
+                table => table.map_or(&[][..], std::slice::from_ref),
+            };
+            let tables = tables.iter().filter_map(Value::as_table);
+            models.extend(tables.map(|table| Model::read(role, table, input_size)));
+        }
+        let has = |role| models.iter().any(|model: &Model| model.role == role);
+        let task = match (has("student"), has("encoder")) {
+            (true, _) => DISTILLATION,
+            (_, true) => "Masked-autoencoder pre-training",
+            _ => "Training",
+        };
+        let precision = value("run", "precision").and_then(|name| Some(name.as_str()?.to_string()));
+        let (epochs, steps) = (number("schedule", "epochs"), number("schedule", "steps_per_epoch"));
+        Ok(Self { task, models, input_size, precision, epochs, steps_per_epoch: steps })
+    }
+
+    /// Steps of the whole run. Where the configuration leaves the length of an epoch to the data set
+    /// it follows from a `recorded` step and the epochs done after it.
+    pub fn total_steps(&self, recorded: Option<(u64, f64)>) -> Option<u64> {
+        let of_record = recorded.filter(|record| record.1 > 0.0);
+        let steps_per_epoch =
+            self.steps_per_epoch.or(of_record.map(|(step, epoch)| step as f64 / epoch))?;
+        Some(((self.epochs? * steps_per_epoch).round() as u64).max(1))
+    }
+}
+
+impl Model {
+    fn read(role: &'static str, table: &Table, input_size: Option<i64>) -> Self {
+        const SIZE: [&str; 3] = ["dim", "depth", "heads"];
+        let model = table.get("model");
+        let encoder = model
+            .filter(|_| role != "decoder")
+            .and_then(|model| EncoderSize::deserialize(model.clone()).ok());
+        let size = match (&encoder, model) {
+            (Some(encoder), _) => encoder.to_string(),
+            (None, Some(model)) => plain(model),
+            (None, None) => {
+                let known = SIZE.iter().filter_map(|key| Some((*key, table.get(*key)?)));
+                let named = known.map(|(key, value)| {
+                    format!("{} {}", if key == "dim" { "width" } else { key }, plain(value))
+                });
+                named.collect::<Vec<_>>().join(", ")
+            }
+        };
+        let rest = table.iter().filter(|(key, _)| {
+            !["name", "model"].contains(&key.as_str()) && !SIZE.contains(&key.as_str())
+        });
+        let settings: Vec<String> =
+            rest.map(|(key, value)| format!("{key} {}", plain(value))).collect();
+        Self {
+            role,
+            name: table.get("name").map(plain),
+            size,
+            parameters: encoder.zip(input_size).and_then(|(size, side)| count(size, side)),
+            settings: settings.join(", "),
+        }
+    }
+}
+
+/// Parameters of an encoder for pictures of this side.
+fn count(size: EncoderSize, side: i64) -> Option<u64> {
+    let grid = usize::try_from(side).ok()?.checked_div(size.patch_size)?;
+    let mut parameters = Parameters::new(Storage::Shapes);
+    Vit::new(&mut parameters, size, grid);
+    Some(parameters.count())
+}
+
+fn number(value: &Value) -> Option<f64> {
+    value.as_float().or(value.as_integer().map(|whole| whole as f64))
+}
+
+/// A value without the quotes of TOML's strings.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
+}

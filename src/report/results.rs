@@ -1,0 +1,185 @@
+//! What came out of a run: accuracies, reconstructed pictures, exported encoders.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use indicatif::{HumanBytes, HumanCount};
+use maud::{Markup, html};
+
+use super::plan::DISTILLATION;
+use super::run::{Export, Judged, Knn, Reconstruction, Run};
+
+/// Width and height that small reconstructions are enlarged to, in pixels of the page.
+const NEWEST: (u32, u32) = (640, 1100);
+
+/// The section about `evaluation.json`, where there is one.
+pub fn evaluation(run: &Run) -> Markup {
+    html! {
+        @if let Some(knn) = &run.evaluation.knn {
+            section {
+                h2 { "k-NN accuracy" }
+                (accuracies(knn))
+                p.note {
+                    "Top-1 accuracy on " (HumanCount(knn.held_out_pictures))
+                    " held-out pictures by the votes of the k nearest of "
+                    (HumanCount(knn.reference_pictures))
+                    " reference pictures, by the cosine of frozen features, weighted with temperature "
+                    (knn.temperature) ". Bars reach from 0 to 100 %."
+                }
+            }
+        }
+    }
+}
+
+fn accuracies(knn: &Knn) -> Markup {
+    html! {
+        table.knn {
+            thead {
+                tr {
+                    th { "Encoder" }
+                    th { "Weights" }
+                    @for neighbours in &knn.neighbours { th { "k = " (neighbours) } }
+                }
+            }
+            tbody { @for judged in &knn.encoders { (row(judged, knn.neighbours.len())) } }
+        }
+    }
+}
+
+/// One encoder, with `columns` accuracies.
+fn row(judged: &Judged, columns: usize) -> Markup {
+    let class = match judged.role.as_str() {
+        "random" => "bar random",
+        "teacher" => "bar teacher",
+        _ => "bar",
+    };
+    html! {
+        tr {
+            td { (judged.name) }
+            td { (judged.role) }
+            @for column in 0..columns {
+                td {
+                    @if let Some(accuracy) = judged.accuracies.get(column) {
+                        @let percent = 100.0 * accuracy;
+                        // The exact number is there for programs.
+                        data value=(accuracy) { (format!("{percent:.2} %")) }
+                        div.track { div class=(class) style=(format!("width:{percent:.2}%")) {} }
+                    } @else {
+                        "–"
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The section with reconstructed pictures, where there are some.
+pub fn reconstructions(run: &Run) -> Markup {
+    html! {
+        @if let Some((newest, earlier)) = run.reconstructions.split_last() {
+            section {
+                h2 { "Reconstructions" }
+                figure {
+                    (picture(newest, &enlarged(newest)))
+                    figcaption {
+                        "Step " (HumanCount(newest.step)) ". In each row: the picture, what the \
+                         encoder sees of it, and what the decoder makes of that."
+                    }
+                }
+                @if !earlier.is_empty() {
+                    h3 { "Before that" }
+                    div.strip {
+                        @for one in earlier {
+                            figure {
+                                (picture(one, "height:220px"))
+                                figcaption { "Step " (HumanCount(one.step)) }
+                            }
+                        }
+                    }
+                    @if run.reconstruction_count > run.reconstructions.len() {
+                        p.note {
+                            (run.reconstructions.len()) " of " (run.reconstruction_count)
+                            " are shown; all are in " code { "reconstructions/" } "."
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A style that shows a picture by a whole number of times its size, as large as it fits.
+fn enlarged(one: &Reconstruction) -> String {
+    let (width, height) = one.size;
+    let times = (NEWEST.0 / width.max(1)).min(NEWEST.1 / height.max(1)).max(1);
+    format!("width:{}px", width * times)
+}
+
+/// The PNG itself, inside the page.
+fn picture(one: &Reconstruction, style: &str) -> Markup {
+    let source = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(&one.png));
+    let text = format!("Pictures, their visible parts and predictions at step {}", one.step);
+    html! { img src=(source) width=(one.size.0) height=(one.size.1) alt=(text) style=(style); }
+}
+
+/// The section on exports and how they are loaded.
+pub fn exports(run: &Run) -> Markup {
+    html! {
+        section {
+            h2 { "Exports" }
+            @if run.exports.is_empty() { (how_to_export(run)) }
+            @for export in &run.exports { (loading(run, export)) }
+        }
+    }
+}
+
+fn how_to_export(run: &Run) -> Markup {
+    let student = (run.plan.task == DISTILLATION).then(|| run.trained().first().copied()).flatten();
+    html! {
+        p { "None yet. A run writes them to " code { "exports/" } " when it ends." }
+        @if let (Some(name), Some(step)) = (student, run.checkpoint) {
+            p { "The newest checkpoint, of step " (HumanCount(step)) ", becomes one with" }
+            pre {
+                "distill export --run " (shell_word(&run.path.to_string_lossy()))
+                " --student " (name) " --out exported/" (name)
+            }
+        }
+    }
+}
+
+/// The files of an export, and lines that load them.
+fn loading(run: &Run, export: &Export) -> Markup {
+    let folder = run.path.join("exports").join(&export.name);
+    let has = |name: &str| export.files.iter().any(|file| file.0 == name);
+    // A JSON string is one of Python and one of TOML too.
+    let quoted =
+        |path: &std::path::Path| serde_json::Value::from(path.to_string_lossy()).to_string();
+    html! {
+        h3 { (export.name) }
+        ul.files {
+            @for (name, bytes) in &export.files { li { code { (name) } " " (HumanBytes(*bytes)) } }
+        }
+        @if has("config.json") {
+            pre {
+                "from transformers import AutoImageProcessor, AutoModel\n"
+                "model = AutoModel.from_pretrained(" (quoted(&folder)) ")\n"
+                "processor = AutoImageProcessor.from_pretrained(" (quoted(&folder)) ")"
+            }
+        }
+        @if has("pixio.safetensors") {
+            p {
+                "Under the names of the original Pixio code, for that and as weights of another run:"
+            }
+            pre { "weights = " (quoted(&folder.join("pixio.safetensors"))) }
+        }
+    }
+}
+
+/// `text` as one word of a shell's command line.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=,:@".contains(c);
+    if text.chars().all(is_plain) {
+        text.into()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}

@@ -1,0 +1,306 @@
+//! What a run directory holds, finished or not.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use image::ImageFormat;
+use serde::Deserialize;
+
+use super::plan::Plan;
+
+/// Pictures of reconstructions besides the newest that a page shows.
+const EARLIER_RECONSTRUCTIONS: usize = 8;
+
+/// A run as its directory shows it.
+#[derive(Debug)]
+pub struct Run {
+    /// The directory, as it was named.
+    pub(super) path: PathBuf,
+    /// The directory's own name.
+    pub(super) name: String,
+    /// The text of `config.toml`.
+    pub(super) config: String,
+    pub(super) plan: Plan,
+    /// Lines of `metrics.jsonl` in the order of steps, each step once.
+    pub(super) records: Vec<Record>,
+    /// Step of the newest checkpoint.
+    pub(super) checkpoint: Option<u64>,
+    pub(super) evaluation: Evaluation,
+    /// The newest, and earlier ones evenly spread, in the order of steps.
+    pub(super) reconstructions: Vec<Reconstruction>,
+    /// How many there are in all.
+    pub(super) reconstruction_count: usize,
+    pub(super) exports: Vec<Export>,
+    /// What could not be read, a sentence each.
+    notes: Vec<String>,
+}
+
+/// A line of `metrics.jsonl`. A number that was not finite is `None`.
+#[derive(Debug, Deserialize)]
+pub struct Record {
+    /// Seconds since 1970 (UTC).
+    pub time: f64,
+    pub step: u64,
+    pub epoch: f64,
+    pub learning_rate: Option<f64>,
+    pub images_seen: u64,
+    pub images_per_second: Option<f64>,
+    pub step_seconds: Option<f64>,
+    pub peak_memory_bytes: Option<u64>,
+    #[serde(default)]
+    pub failed_pictures: u64,
+    pub students: Vec<Trained>,
+}
+
+/// What a line says of one trained encoder.
+#[derive(Debug, Deserialize)]
+pub struct Trained {
+    pub name: String,
+    pub loss: Option<f64>,
+    pub loss_class: Option<f64>,
+    pub loss_patch: Option<f64>,
+    pub grad_norm: Option<f64>,
+}
+
+/// `evaluation.json`.
+#[derive(Debug, Default, Deserialize)]
+pub struct Evaluation {
+    pub knn: Option<Knn>,
+}
+
+/// k-nearest-neighbour classification with frozen features.
+#[derive(Debug, Deserialize)]
+pub struct Knn {
+    pub reference_pictures: u64,
+    pub held_out_pictures: u64,
+    pub temperature: f64,
+    /// Numbers of neighbours that vote.
+    pub neighbours: Vec<u64>,
+    pub encoders: Vec<Judged>,
+}
+
+/// One encoder's part of [`Knn`].
+#[derive(Debug, Deserialize)]
+pub struct Judged {
+    pub name: String,
+    /// `random`, `trained` or `teacher`.
+    pub role: String,
+    /// For each number of neighbours, in `[0, 1]`.
+    pub accuracies: Vec<f64>,
+}
+
+/// A sheet of reconstructed pictures.
+#[derive(Debug)]
+pub struct Reconstruction {
+    pub step: u64,
+    /// The file as it is.
+    pub png: Vec<u8>,
+    /// Width and height, in pixels.
+    pub size: (u32, u32),
+}
+
+/// A folder of `exports/`.
+#[derive(Debug)]
+pub struct Export {
+    pub name: String,
+    /// Names and bytes of its files.
+    pub files: Vec<(String, u64)>,
+}
+
+impl Run {
+    /// Reads the run directory at `path`. A run that goes on, was killed or lacks a part can be read
+    /// too; what is damaged is left out and named in [`Self::notes`].
+    ///
+    /// # Errors
+    /// It is no run directory, or it cannot be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        let config_path = path.join("config.toml");
+        let config = match fs::read_to_string(&config_path) {
+            Err(error)
+                if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) =>
+            {
+                bail!(
+                    "{} is no run directory: it holds no config.toml. A run's directory is the \
+                     run.dir of its config, and is made when the run begins",
+                    path.display()
+                )
+            }
+            other => other.with_context(|| format!("cannot read {}", config_path.display()))?,
+        };
+        let plan =
+            Plan::read(&config).with_context(|| format!("{} is no TOML", config_path.display()))?;
+        let mut notes = Vec::new();
+        let name = fs::canonicalize(path)?;
+        let name = name.file_name().map_or("/".into(), |name| name.to_string_lossy().into_owned());
+        let pictures = reconstruction_files(&path.join("reconstructions"))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            name,
+            config,
+            plan,
+            records: records(&path.join("metrics.jsonl"), &mut notes)?,
+            checkpoint: newest_checkpoint(&path.join("checkpoints"))?,
+            evaluation: evaluation(&path.join("evaluation.json"), &mut notes)?,
+            reconstruction_count: pictures.len(),
+            reconstructions: reconstructions(pictures, &mut notes)?,
+            exports: exports(&path.join("exports"))?,
+            notes,
+        })
+    }
+
+    /// What could not be read, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Steps of the whole run, where that is known.
+    pub(super) fn total_steps(&self) -> Option<u64> {
+        self.plan.total_steps(self.records.last().map(|record| (record.step, record.epoch)))
+    }
+
+    /// Seconds that the steps up to the last record took, without what was begun again.
+    pub(super) fn seconds(&self) -> f64 {
+        let before = std::iter::once(0).chain(self.records.iter().map(|record| record.step));
+        let spent = self.records.iter().zip(before).map(|(record, before)| {
+            record.step_seconds.unwrap_or(0.0) * (record.step - before) as f64
+        });
+        spent.sum()
+    }
+
+    /// Names of what is trained, in the order of the last record.
+    pub(super) fn trained(&self) -> Vec<&str> {
+        let students = self.records.last().map_or(&[][..], |record| &record.students);
+        students.iter().map(|student| student.name.as_str()).collect()
+    }
+}
+
+impl Record {
+    /// What it says of the encoder of this name.
+    pub fn of(&self, name: &str) -> Option<&Trained> {
+        self.students.iter().find(|student| student.name == name)
+    }
+}
+
+/// The bytes of a file; `None` where there is none.
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Names of what a folder holds, sorted; none where there is no folder.
+fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let fail = || format!("cannot list {}", folder.display());
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(fail)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.with_context(fail)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The step in a name such as `step-000500.png`.
+fn step_in(name: &str, ending: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.strip_suffix(ending)?.parse().ok()
+}
+
+/// Lines that can be read, by step; the later one where a step stands twice.
+fn records(path: &Path, notes: &mut Vec<String>) -> Result<Vec<Record>> {
+    let fail = || format!("cannot read {}", path.display());
+    let file = match fs::File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => BufReader::new(other.with_context(fail)?),
+    };
+    let (mut by_step, mut damaged) = (BTreeMap::new(), 0);
+    for line in file.split(b'\n') {
+        let line = line.with_context(fail)?;
+        match serde_json::from_slice::<Record>(&line) {
+            Ok(record) => drop(by_step.insert(record.step, record)),
+            Err(_) if line.is_empty() => {}
+            Err(_) => damaged += 1,
+        }
+    }
+    if damaged > 0 {
+        let lines = if damaged == 1 { "1 line" } else { &format!("{damaged} lines") };
+        notes.push(format!(
+            "{lines} of {} cannot be read (left out here); a run that is killed may leave its last \
+             line torn",
+            path.display()
+        ));
+    }
+    Ok(by_step.into_values().collect())
+}
+
+fn newest_checkpoint(folder: &Path) -> Result<Option<u64>> {
+    Ok(names_in(folder)?.iter().filter_map(|name| step_in(name, "")).max())
+}
+
+fn evaluation(path: &Path, notes: &mut Vec<String>) -> Result<Evaluation> {
+    let Some(bytes) = read_if_there(path)? else { return Ok(Evaluation::default()) };
+    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        notes.push(format!("{} cannot be read: {error}", path.display()));
+        Evaluation::default()
+    }))
+}
+
+/// Steps and files of all reconstructions, by step.
+fn reconstruction_files(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let names = names_in(folder)?.into_iter();
+    let mut files: Vec<_> =
+        names.filter_map(|name| Some((step_in(&name, ".png")?, folder.join(name)))).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Those of `files` that a page shows.
+fn reconstructions(
+    mut files: Vec<(u64, PathBuf)>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Reconstruction>> {
+    let newest = files.pop();
+    let earlier = evenly(&files, EARLIER_RECONSTRUCTIONS).into_iter().chain(newest.as_ref());
+    let mut read = Vec::new();
+    for (step, path) in earlier {
+        let Some(png) = read_if_there(path)? else { continue };
+        match image::load_from_memory_with_format(&png, ImageFormat::Png) {
+            Ok(picture) => {
+                let size = (picture.width(), picture.height());
+                read.push(Reconstruction { step: *step, png, size });
+            }
+            Err(error) => notes.push(format!("{} cannot be read: {error}", path.display())),
+        }
+    }
+    Ok(read)
+}
+
+/// At most `most` of `items`, evenly spread, the first one included.
+fn evenly<T>(items: &[T], most: usize) -> Vec<&T> {
+    let count = items.len().min(most);
+    (0..count).map(|number| &items[number * items.len() / count]).collect()
+}
+
+/// Folders in `exports/`, without those that are being written.
+fn exports(folder: &Path) -> Result<Vec<Export>> {
+    let mut found = Vec::new();
+    for name in names_in(folder)?.into_iter().filter(|name| !name.starts_with('.')) {
+        let inside = folder.join(&name);
+        if !inside.is_dir() {
+            continue;
+        }
+        let sized = |file: String| {
+            let bytes = fs::metadata(inside.join(&file)).map_or(0, |metadata| metadata.len());
+            (file, bytes)
+        };
+        let files = names_in(&inside)?.into_iter().map(sized).collect();
+        found.push(Export { name, files });
+    }
+    Ok(found)
+}
