@@ -6,7 +6,6 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-
 use super::training::Start;
 use super::{models, training, worker_program};
 use crate::config::{DataConfig, EvaluationConfig, KnnConfig, TaskConfig, TrainConfig};

@@ -10,7 +10,7 @@ use crate::config::EncoderSize;
 use crate::model::{Parameters, Storage, Vit};
 
 /// The task of a run with students.
-pub const DISTILLATION: &str = "Distillation";
+const DISTILLATION: &str = "Distillation";
 
 /// Parts that a network can have in a run, and the keys of their tables.
 const ROLES: [(&str, &str); 4] = [
@@ -23,7 +23,7 @@ const ROLES: [(&str, &str); 4] = [
 /// What is to be trained, and for how long.
 #[derive(Debug)]
 pub struct Plan {
-    /// What the run does, such as [`DISTILLATION`].
+    /// What the run does, such as distillation.
     pub task: &'static str,
     pub models: Vec<Model>,
     /// Side of the crops, in pixels.

@@ -5,7 +5,6 @@ use base64::prelude::BASE64_STANDARD;
 use indicatif::{HumanBytes, HumanCount};
 use maud::{Markup, html};
 
-use super::plan::DISTILLATION;
 use super::run::{Export, Judged, Knn, Reconstruction, Run};
 
 /// Width and height that small reconstructions are enlarged to, in pixels of the page.
@@ -48,7 +47,7 @@ fn accuracies(knn: &Knn) -> Markup {
 /// One encoder, with `columns` accuracies.
 fn row(judged: &Judged, columns: usize) -> Markup {
     let class = match judged.role.as_str() {
-        "random" => "bar random",
+        "random" | "initial" => "bar random",
         "teacher" => "bar teacher",
         _ => "bar",
     };
@@ -133,10 +132,10 @@ pub fn exports(run: &Run) -> Markup {
 }
 
 fn how_to_export(run: &Run) -> Markup {
-    let student = (run.plan.task == DISTILLATION).then(|| run.trained().first().copied()).flatten();
+    let trained = run.trained().first().copied();
     html! {
         p { "None yet. A run writes them to " code { "exports/" } " when it ends." }
-        @if let (Some(name), Some(step)) = (student, run.checkpoint) {
+        @if let (Some(name), Some(step)) = (trained, run.checkpoint) {
             p { "The newest checkpoint, of step " (HumanCount(step)) ", becomes one with" }
             pre {
                 "distill export --run " (shell_word(&run.path.to_string_lossy()))

@@ -86,7 +86,7 @@ pub struct Knn {
 #[derive(Debug, Deserialize)]
 pub struct Judged {
     pub name: String,
-    /// `random`, `trained` or `teacher`.
+    /// `random`, `initial`, `trained` or `teacher`.
     pub role: String,
     /// For each number of neighbours, in `[0, 1]`.
     pub accuracies: Vec<f64>,
