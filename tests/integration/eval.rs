@@ -115,18 +115,18 @@ fn labelled(vectors: &Tensor, classes: u64, draws: &mut Draws) -> Features {
 fn accuracies_are_those_of_an_independent_count() {
     let folder = tempfile::tempdir().unwrap();
     let mut draws = Draws::new(11, Purpose::Crop, 0, 0);
-    let general = |draws: &mut Draws| (draws.uniform() - 0.4) as f32;
-    let coarse = |draws: &mut Draws| draws.below(4) as f32 - 1.0;
-    let cases: [(i64, i64, u64, f64, &dyn Fn(&mut Draws) -> f32, bool); 4] = [
-        (600, 200, 5, 0.07, &general, true),
-        (600, 200, 300, 0.07, &general, true),
-        (400, 600, 3, 2.0, &coarse, false),
-        (33_000, 40, 7, 2.0, &coarse, false),
-    ];
-    for (references, held_out, classes, temperature, number, normalised) in cases {
+    for (references, held_out, classes, temperature, coarse) in [
+        (600, 200, 5, 0.07, false),
+        (600, 200, 300, 0.07, false),
+        (400, 600, 3, 2.0, true),
+        (33_000, 40, 7, 2.0, true),
+    ] {
         let mut vectors = |rows| {
-            let vectors = random(&[rows, 6], &mut draws, number);
-            if normalised { &vectors / vectors.norm_scalaropt_dim(2, [1], true) } else { vectors }
+            if coarse {
+                return random(&[rows, 6], &mut draws, |draws| draws.below(4) as f32 - 1.0);
+            }
+            let vectors = random(&[rows, 6], &mut draws, |draws| (draws.uniform() - 0.4) as f32);
+            &vectors / vectors.norm_scalaropt_dim(2, [1], true)
         };
         let (near, far) = (vectors(references), vectors(held_out));
         let reference = labelled(&near, classes, &mut draws);
