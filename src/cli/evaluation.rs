@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::training::Start;
@@ -108,55 +108,90 @@ fn measure_knn<C: TaskConfig>(
     config: &KnnConfig,
     named: &[(&str, Role, &Vit)],
 ) -> Result<Knn> {
-    let train = start.config.train();
-    let compute = kind_of(train.run.precision);
+    let compute = kind_of(start.config.train().run.precision);
     let encoders: Vec<_> = named.iter().map(|(.., vit)| Encoder { vit, compute }).collect();
-    let features = |patterns: &[String], most: Option<u64>, what: &str| {
-        let most_samples = most.unwrap_or(u64::MAX);
-        features(
-            train,
-            patterns,
-            EvaluationPass { most_samples, ..EvaluationPass::WHOLE },
-            |source| {
-                let phase = Phase::begin(what, Some(source.dataset.sample_count()));
-                let progress = |done: usize, _: usize| phase.reach(done as u64);
-                let found = guard(|| eval::features(&encoders, source, start.device, &progress))?;
-                phase.finish();
-                Ok(found)
-            },
-        )
+    let [reference, held_out] = Pictures::both(start.config.train(), config);
+    let features = |pictures: Pictures| {
+        let phase = Phase::begin(pictures.what, None);
+        let worker_program = worker_program()?;
+        let dataset = Arc::new(pictures.open()?);
+        let source =
+            PictureSource { dataset, config: &pictures.config, worker_program: &worker_program };
+        let found = guard(|| eval::features(&encoders, &source, start.device, &|_, _| ()))?;
+        phase.finish();
+        Ok::<_, anyhow::Error>(found)
     };
-    let reference = features(&config.reference, config.most_reference, "features of neighbours")?;
-    let held_out =
-        features(&config.held_out, config.most_held_out, "features of held-out pictures")?;
-    let mut encoders = Vec::new();
-    for ((name, role, _), (reference, held_out)) in
-        named.iter().zip(reference.iter().zip(&held_out))
-    {
+    let (reference, held_out) = (features(reference)?, features(held_out)?);
+    let mut measured = Vec::new();
+    for ((name, role, _), pair) in named.iter().zip(reference.iter().zip(&held_out)) {
         let KnnConfig { neighbours, temperature, .. } = config;
-        let accuracies = knn::accuracies(reference, held_out, neighbours, *temperature)?;
-        encoders.push(Measured { name: name.to_string(), role: *role, accuracies });
+        let accuracies = knn::accuracies(pair.0, pair.1, neighbours, *temperature)?;
+        measured.push(Measured { name: name.to_string(), role: *role, accuracies });
     }
     Ok(Knn {
         reference_pictures: reference.first().map_or(0, Features::count),
         held_out_pictures: held_out.first().map_or(0, Features::count),
         temperature: config.temperature,
         neighbours: config.neighbours.clone(),
-        encoders,
+        encoders: measured,
     })
 }
 
-/// Has `extract` go over the pictures of these shards, seen as the run sees pictures.
-fn features(
-    train: &TrainConfig,
-    patterns: &[String],
+/// Labelled pictures, seen as the run sees pictures.
+struct Pictures {
+    what: &'static str,
+    config: DataConfig,
     pass: EvaluationPass,
-    extract: impl FnOnce(&PictureSource) -> Result<Vec<Features>>,
-) -> Result<Vec<Features>> {
-    let config = DataConfig { shards: patterns.to_vec(), curation: None, ..train.data.clone() };
-    let dataset = training::opening(|progress| Dataset::for_evaluation(&config, pass, progress))?;
-    let dataset = Arc::new(dataset);
-    extract(&PictureSource { dataset, config: &config, worker_program: &worker_program()? })
+}
+
+impl Pictures {
+    /// Those that vote, and those that are classified.
+    fn both(train: &TrainConfig, knn: &KnnConfig) -> [Self; 2] {
+        let of = |what, shards: &[String], most: Option<u64>| Self {
+            what,
+            config: DataConfig { shards: shards.to_vec(), curation: None, ..train.data.clone() },
+            pass: EvaluationPass {
+                most_samples: most.unwrap_or(u64::MAX),
+                ..EvaluationPass::WHOLE
+            },
+        };
+        [
+            of("features of reference pictures", &knn.reference, knn.most_reference),
+            of("features of held-out pictures", &knn.held_out, knn.most_held_out),
+        ]
+    }
+
+    fn open(&self) -> Result<Dataset> {
+        training::opening(|progress| Dataset::for_evaluation(&self.config, self.pass, progress))
+    }
+}
+
+/// Finds out what cannot be measured in the end before anything is trained.
+///
+/// # Errors
+/// Shards cannot be read, have no labels, or are fewer pictures than have to vote.
+pub fn check(train: &TrainConfig) -> Result<()> {
+    let Some(config) = &train.evaluation.knn else { return Ok(()) };
+    let check_pictures = |pictures: &Pictures| {
+        let dataset = pictures.open()?;
+        let ends =
+            [0, dataset.sample_count().saturating_sub(1)].map(|position| dataset.label(position));
+        let is_labelled = ends.into_iter().collect::<Result<Vec<_>>>()?.iter().any(Option::is_some);
+        ensure!(
+            is_labelled,
+            "neither the first nor the last picture of {:?} has a label: a `.cls` member with its \
+             class; `distill data pack` makes labels of class folders",
+            pictures.config.shards
+        );
+        Ok(dataset.sample_count())
+    };
+    let checked = || {
+        let [reference, held_out] = Pictures::both(train, config);
+        let references = check_pictures(&reference)?;
+        check_pictures(&held_out)?;
+        knn::check(&config.neighbours, config.temperature, references)
+    };
+    checked().context("evaluation.knn")
 }
 
 impl Evaluation {

@@ -136,6 +136,9 @@ fn train_and_export<T: Training>(
     let config = task.train();
     let path = config.run.dir.as_path();
     let dataset = Arc::new(meeting::open_dataset(config, team, || open_dataset(config))?);
+    if team.is_first() {
+        evaluation::check(config)?;
+    }
     let schedule = schedule(config, &dataset);
     let start = Start { config: &task, team, device, dataset: &dataset };
     let (objective, mut state) = models_and_state::<T>(&start, checkpoint.as_ref())?;
@@ -206,6 +209,7 @@ fn dry_run<T: Training>(task: &T::Config) -> Result<u8> {
     let config = task.train();
     let dataset = open_dataset(config)?;
     summary::print_plan(config, &dataset, &schedule(config, &dataset));
+    evaluation::check(config)?;
     Ok(DONE)
 }
 

@@ -41,6 +41,15 @@ impl Dataset {
         &self.shards[number].shard
     }
 
+    /// Class of the picture that stands at `position` of an evaluation pass, where it has one.
+    ///
+    /// # Errors
+    /// The position is behind the pass, or its shard's index cannot be read any more.
+    pub fn label(&self, position: u64) -> Result<Option<u32>> {
+        ensure!(position < self.sample_count(), "position {position} is behind the pass");
+        Ok(self.place(self.order.sample_at(position))?.label)
+    }
+
     /// The samples of shard `number`; in an evaluation pass over all samples, their positions.
     ///
     /// # Panics

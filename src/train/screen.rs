@@ -68,11 +68,6 @@ impl Phase {
         self.bar.inc(pieces);
     }
 
-    /// So many pieces are done.
-    pub fn reach(&self, pieces: u64) {
-        self.bar.set_position(pieces);
-    }
-
     /// Clears the bar and logs that the work is done and how long it took.
     pub fn finish(self) {
         let seconds = (self.bar.elapsed().as_secs_f64() * 10.0).round() / 10.0;

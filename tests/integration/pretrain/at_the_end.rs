@@ -1,0 +1,145 @@
+//! What a run measures of its encoders when it has ended.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::workshop::{Finished, Workshop, picture};
+
+/// A workshop with shards of two classes, and the table that has them classified.
+fn labelled() -> (Workshop, [String; 2]) {
+    let workshop = Workshop::pretraining();
+    for (shard, count) in [("many", 12), ("few", 6)] {
+        let members: Vec<_> = (0..count)
+            .flat_map(|i| {
+                let class = (i % 2).to_string().into_bytes();
+                let seed = if i % 2 == 0 { 3 * i } else { 100 + 7 * i };
+                [(format!("{i}.jpg"), picture(seed)), (format!("{i}.cls"), class)]
+            })
+            .collect();
+        workshop.shard(&format!("shards/{shard}.tar"), &members);
+    }
+    let knn = "evaluation.knn={ reference = [\"shards/many.tar\"], \
+               held_out = [\"shards/few.tar\"], neighbours = [1, 3] }";
+    let data = "data.shards=[\"shards/0.tar\", \"shards/1.tar\"]";
+    (workshop, [knn, data].map(str::to_string))
+}
+
+fn evaluation(workshop: &Workshop, run: &str) -> Value {
+    let text = fs::read(workshop.path(run).join("evaluation.json")).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// Names, roles and accuracies, in their order.
+fn encoders(evaluation: &Value) -> Vec<(String, String, Vec<f64>)> {
+    let text = |value: &Value| value.as_str().unwrap().to_string();
+    let numbers = |value: &Value| {
+        value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+    };
+    let encoders = evaluation["knn"]["encoders"].as_array().unwrap();
+    encoders
+        .iter()
+        .map(|one| (text(&one["name"]), text(&one["role"]), numbers(&one["accuracies"])))
+        .collect()
+}
+
+/// `distill eval knn` on exported weights.
+fn eval(workshop: &Workshop, weights: &str) -> Vec<f64> {
+    let arguments = [
+        "eval",
+        "knn",
+        "--weights",
+        weights,
+        "--reference",
+        "shards/many.tar",
+        "--held-out",
+        "shards/few.tar",
+        "--input-size=32",
+        "--neighbours=1,3",
+        "--json",
+        "--heads=2",
+    ];
+    let done = Finished::of(workshop.command(&arguments).output().unwrap()).succeeds();
+    let report: Value = serde_json::from_str(&done.stdout).unwrap();
+    let top1 = |one: &Value| one["top1"].as_f64().unwrap();
+    report["accuracies"].as_array().unwrap().iter().map(top1).collect()
+}
+
+/// The figures at the end of a run are those of the exported weights and of the weights that training
+/// began with; they are in the file, on the screen and in the report.
+#[test]
+fn a_run_ends_with_the_figures_of_its_encoders() {
+    let (workshop, [knn, data]) = labelled();
+    let done = workshop.pretrain(&[&knn, &data]).succeeds();
+    assert!(done.stdout.contains("k-NN on 6 held-out pictures, 12 vote"), "{}", done.stdout);
+    let found = evaluation(&workshop, "pre");
+    assert_eq!(found["step"], 8);
+    let measured = encoders(&found);
+    let names: Vec<_> = measured.iter().map(|(name, role, _)| (&**name, &**role)).collect();
+    assert_eq!(names, [("encoder", "random"), ("encoder", "trained")]);
+    assert_eq!(measured[1].2, eval(&workshop, "pre/exports/encoder"));
+    // A step at a learning rate of nothing leaves the drawn weights.
+    let still = ["run.dir=still", "schedule.epochs=0.5", "schedule.warmup_epochs=0.5"];
+    let still =
+        [&still[..], &["optimizer.learning_rate=0", "reconstructions.every=0", &data]].concat();
+    workshop.pretrain(&still).succeeds();
+    assert_eq!(measured[0].2, eval(&workshop, "still/exports/encoder"));
+    for (_, role, accuracies) in &measured {
+        let shown = format!("{:.1} %", 100.0 * accuracies[0]);
+        let line = done.stdout.lines().find(|line| line.contains(role.as_str())).unwrap();
+        assert!(line.contains(&shown), "{shown} is not in {line}");
+    }
+
+    let model = "teacher.model={ dim = 32, depth = 2, heads = 2, patch_size = 8 }";
+    let weights = "teacher.weights=pre/exports/encoder";
+    let begun = "students.1.weights=pre/exports/encoder";
+    let student = "students.1.model={ dim = 32, depth = 2, heads = 2, patch_size = 8 }";
+    workshop.train(&[&knn, &data, model, weights, begun, student]).succeeds();
+    let distilled = encoders(&evaluation(&workshop, "run"));
+    let names: Vec<_> = distilled.iter().map(|(name, role, _)| (&**name, &**role)).collect();
+    let expected = [
+        ("one", "random"),
+        ("one", "trained"),
+        ("two", "initial"),
+        ("two", "trained"),
+        ("teacher", "teacher"),
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(distilled[4].2, measured[1].2, "the teacher is the encoder that was pre-trained");
+    assert_eq!(distilled[2].2, measured[1].2, "and so is what a student began with");
+    assert_eq!(distilled[1].2, eval(&workshop, "run/exports/one"));
+
+    // Nothing is measured twice, and another question is.
+    let file = workshop.path("run/evaluation.json");
+    let before = fs::metadata(&file).unwrap().modified().unwrap();
+    let again = workshop.train(&[&knn, &data, model, weights, begun, student]).succeeds();
+    assert!(again.stdout.contains("k-NN on 6 held-out pictures"), "{}", again.stdout);
+    assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), before);
+    let fewer = "evaluation.knn.most_held_out=4";
+    workshop.train(&[&knn, &data, model, weights, begun, student, fewer]).succeeds();
+    assert_eq!(evaluation(&workshop, "run")["knn"]["held_out_pictures"], 4);
+}
+
+/// What could not be measured in the end is said before anything is trained, by its key.
+#[test]
+fn figures_that_cannot_be_had_are_named() {
+    let (workshop, [_, data]) = labelled();
+    let fails = |table: &str, code: i32, says: &[&str]| {
+        let table = format!("evaluation.knn={{ {table} }}");
+        workshop.pretrain(&[&table, &data, "run.dir=wrong"]).fails(code, says);
+        assert!(!workshop.path("wrong/metrics.jsonl").exists(), "nothing was trained");
+    };
+    fails("reference = [], held_out = [\"shards/few.tar\"]", 2, &["evaluation.knn.reference"]);
+    let both = "reference = [\"shards/many.tar\"], held_out = [\"shards/few.tar\"]";
+    fails(&format!("{both}, neighbours = [0]"), 2, &["evaluation.knn.neighbours", "[0]"]);
+    fails(&format!("{both}, temperature = 0"), 2, &["evaluation.knn.temperature"]);
+    let unlabelled = "reference = [\"shards/0.tar\"], held_out = [\"shards/few.tar\"]";
+    fails(
+        &format!("{unlabelled}, neighbours = [1]"),
+        1,
+        &["evaluation.knn", "shards/0.tar", "has a label"],
+    );
+    fails(&format!("{both}, neighbours = [13]"), 1, &["13 neighbours", "12 reference pictures"]);
+    let none = "reference = [\"none/*.tar\"], held_out = [\"shards/few.tar\"], neighbours = [1]";
+    fails(none, 2, &["evaluation.knn", "none/*.tar"]);
+}
