@@ -52,10 +52,9 @@ struct KnnArgs {
     /// Labelled shards of the pictures that are classified
     #[arg(long, required = true, num_args = 1.., value_name = "PATTERN")]
     held_out: Vec<String>,
-    /// Side of the pictures, in pixels
-    #[arg(long, value_name = "PIXELS", default_value_t = 256,
-          value_parser = clap::value_parser!(u16).range(1..=4096))]
-    input_size: u16,
+    /// Side of the pictures, in pixels [default: that of the weights]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    input_size: Option<u16>,
     /// Numbers of neighbours that vote
     #[arg(long, value_name = "K,...", value_delimiter = ',', default_values_t = KnnConfig::NEIGHBOURS)]
     neighbours: Vec<usize>,
@@ -91,7 +90,7 @@ struct KnnArgs {
 struct KnnReport {
     weights: PathBuf,
     encoder: String,
-    input_size: u16,
+    input_size: usize,
     precision: Precision,
     temperature: f64,
     reference: PicturesReport,
@@ -134,9 +133,9 @@ fn measure_knn(args: &KnnArgs) -> Result<KnnReport> {
     check(u64::MAX)?;
     let device = device::find("--device", device_choice(&args.device), 0)?;
     let precision = if args.precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
-    let (vit, preprocessing) = load(args, device, kind_of(precision))?;
+    let (vit, side, preprocessing) = load(args, device, kind_of(precision))?;
     let encoder = Encoder { vit: &vit, compute: kind_of(precision) };
-    let sides = Sides { args, encoder, preprocessing, device };
+    let sides = Sides { args, encoder, side, preprocessing, device };
     let reference = sides.features("--reference", &args.reference, args.most_reference)?;
     check(reference.count() as u64).context("--neighbours")?;
     let held_out = sides.features("--held-out", &args.held_out, args.most_held_out)?;
@@ -144,7 +143,7 @@ fn measure_knn(args: &KnnArgs) -> Result<KnnReport> {
     Ok(KnnReport {
         weights: args.weights.clone(),
         encoder: vit.size().to_string(),
-        input_size: args.input_size,
+        input_size: side,
         precision,
         temperature: args.temperature,
         reference: PicturesReport::of(&reference),
@@ -166,12 +165,13 @@ fn device_choice(name: &str) -> DeviceChoice {
     }
 }
 
-/// The encoder, its weights kept as they are used, and what its pictures are normalised by.
-fn load(args: &KnnArgs, device: Device, compute: Kind) -> Result<(Vit, Preprocessing)> {
+/// The encoder, its weights kept as they are used; the side of its pictures, and what they are normalised
+/// by.
+fn load(args: &KnnArgs, device: Device, compute: Kind) -> Result<(Vit, usize, Preprocessing)> {
     let file = WeightFile::open(&args.weights).context("--weights")?;
     let stored = file.encoder(args.heads)?;
     let patch = stored.size.patch_size;
-    let side = usize::from(args.input_size);
+    let side = args.input_size.map_or(stored.image_size, usize::from);
     if !side.is_multiple_of(patch) {
         let message = format!("found {side}, expected a multiple of the encoder's patch, {patch}");
         let key = "--input-size".to_string();
@@ -186,13 +186,14 @@ fn load(args: &KnnArgs, device: Device, compute: Kind) -> Result<(Vit, Preproces
         vit.freeze(format, (side / patch) as i64);
         Ok(vit)
     })?;
-    Ok((vit, Preprocessing::beside(&args.weights)?))
+    Ok((vit, side, Preprocessing::beside(&args.weights)?))
 }
 
 /// What both sides have in common.
 struct Sides<'a> {
     args: &'a KnnArgs,
     encoder: Encoder<'a>,
+    side: usize,
     preprocessing: Preprocessing,
     device: Device,
 }
@@ -206,7 +207,7 @@ impl Sides<'_> {
         most: Option<u64>,
     ) -> Result<Features> {
         let config = DataConfig {
-            input_size: self.args.input_size.into(),
+            input_size: self.side,
             batch_size: self.args.batch_size.into(),
             workers: self.args.workers,
             mean: self.preprocessing.mean,
@@ -217,17 +218,22 @@ impl Sides<'_> {
         };
         let most_samples = most.unwrap_or(u64::MAX);
         let pass = EvaluationPass { most_samples, ..EvaluationPass::WHOLE };
-        let dataset =
-            with_bar("opening shards", |progress| Dataset::for_evaluation(&config, pass, progress));
+        let dataset = with_bar("opening shards", |progress| {
+            Dataset::for_evaluation(&config, option, pass, progress)
+        });
         let source = PictureSource {
-            dataset: dataset.map(Arc::new).context(option)?,
+            dataset: Arc::new(dataset?),
             config: &config,
             worker_program: &worker_program()?,
         };
         let features = with_bar(&option[2..], |progress| {
-            eval::features(&[self.encoder], &source, self.device, progress)
+            eval::features(&[self.encoder], &source, self.device, &|done, all| {
+                progress(done as usize, all as usize);
+                Ok(())
+            })
         });
-        features.context(option)?.pop().context("an encoder has features")
+        let features = features.context(option)?.pop().context("an encoder has features")?;
+        guard(|| Ok(features.to_device(self.device)))
     }
 }
 

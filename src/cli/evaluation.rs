@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::training::Start;
 use super::{models, training, worker_program};
-use crate::config::{DataConfig, EvaluationConfig, KnnConfig, TaskConfig, TrainConfig};
+use crate::config::{DataConfig, EvaluationConfig, KnnConfig, Precision, TaskConfig, TrainConfig};
 use crate::data::{Dataset, EvaluationPass};
 use crate::durable;
 use crate::eval::{self, Encoder, Features, PictureSource, knn};
 use crate::model::{Vit, kind_of};
 use crate::native::guard;
+use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::screen::Phase;
+use crate::train::signals::{self, Signal};
 
 /// In the run's directory.
 const FILE: &str = "evaluation.json";
@@ -23,10 +26,40 @@ const FILE: &str = "evaluation.json";
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Evaluation {
     step: u64,
-    /// What was asked for.
-    config: EvaluationConfig,
+    of: Subject,
     knn: Knn,
 }
+
+/// All that the figures depend on.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Subject {
+    /// See [`Checkpoint::digest`].
+    weights: String,
+    config: EvaluationConfig,
+    input_size: usize,
+    mean: [f64; 3],
+    std: [f64; 3],
+    precision: Precision,
+}
+
+impl Subject {
+    fn of(train: &TrainConfig, checkpoint: &Checkpoint) -> Self {
+        let TrainConfig { data, run, evaluation, .. } = train;
+        Self {
+            weights: checkpoint.digest(),
+            config: evaluation.clone(),
+            input_size: data.input_size,
+            mean: data.mean,
+            std: data.std,
+            precision: run.precision,
+        }
+    }
+}
+
+/// A signal came while encoders were measured. The run is complete but for that.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by {0} while encoders were measured; the same command goes on with that")]
+pub struct Interrupted(Signal);
 
 /// k-NN classification; one accuracy for each number of neighbours.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,33 +98,36 @@ pub struct Trained<'a> {
     pub teacher: Option<&'a Vit>,
 }
 
-/// Measures what the config asks for, unless that was done after this `step` already, and writes it down
-/// in the run's directory. Nothing where it asks for nothing.
+/// Measures what the config asks for of the newest checkpoint, whose encoders are `trained`, unless that
+/// was done before, and writes it down in the run's directory. Nothing where it asks for nothing.
 ///
 /// # Errors
-/// Shards cannot be read or have no labels, or the disk is full.
-pub fn measure<C: TaskConfig>(
-    start: &Start<C>,
-    step: u64,
-    trained: &Trained,
-) -> Result<Option<Evaluation>> {
+/// Shards cannot be read or have no labels, the disk is full, or [`Interrupted`].
+pub fn measure<C: TaskConfig>(start: &Start<C>, trained: &Trained) -> Result<Option<Evaluation>> {
     let train = start.config.train();
     let Some(config) = &train.evaluation.knn else { return Ok(None) };
     let file = train.run.dir.join(FILE);
-    if let Some(done) = read(&file).filter(|d| (d.step, &d.config) == (step, &train.evaluation)) {
+    let checkpoint =
+        checkpoint::newest(&train.run.dir)?.context("the run has no checkpoint to measure")?;
+    let of = Subject::of(train, &checkpoint);
+    if let Some(done) = read(&file).filter(|done| done.of == of) {
         return Ok(Some(done));
     }
-    let initial = models::initial_encoders(start.config, start.device)?;
+    let initial = models::initial_encoders(start.config, start.device);
     let mut named = Vec::new();
     let both = initial.iter().zip(&trained.encoders);
     for (encoder, (before, after)) in start.config.encoders().iter().zip(both) {
         let is_drawn = encoder.weights == models::RANDOM;
         let role = if is_drawn { Role::Random } else { Role::Initial };
-        named.extend([(&*encoder.name, role, before), (&*encoder.name, Role::Trained, *after)]);
+        match before {
+            Ok(before) => named.push((&*encoder.name, role, before)),
+            Err(error) => warn!("what `{}` began with is not measured: {error:#}", encoder.name),
+        }
+        named.push((&*encoder.name, Role::Trained, *after));
     }
     named.extend(trained.teacher.map(|teacher| ("teacher", Role::Teacher, teacher)));
     let knn = measure_knn(start, config, &named).context("evaluation.knn")?;
-    let evaluation = Evaluation { step, config: train.evaluation.clone(), knn };
+    let evaluation = Evaluation { step: checkpoint.manifest.step, of, knn };
     let mut text = serde_json::to_vec_pretty(&evaluation)?;
     text.push(b'\n');
     durable::write(&file, &text)?;
@@ -117,7 +153,11 @@ fn measure_knn<C: TaskConfig>(
         let dataset = Arc::new(pictures.open()?);
         let source =
             PictureSource { dataset, config: &pictures.config, worker_program: &worker_program };
-        let found = guard(|| eval::features(&encoders, &source, start.device, &|_, _| ()))?;
+        let progress = |_, _| {
+            let stop = signals::stop_requested();
+            stop.map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
+        };
+        let found = guard(|| eval::features(&encoders, &source, start.device, &progress))?;
         phase.finish();
         Ok::<_, anyhow::Error>(found)
     };
@@ -125,7 +165,10 @@ fn measure_knn<C: TaskConfig>(
     let mut measured = Vec::new();
     for ((name, role, _), pair) in named.iter().zip(reference.iter().zip(&held_out)) {
         let KnnConfig { neighbours, temperature, .. } = config;
-        let accuracies = knn::accuracies(pair.0, pair.1, neighbours, *temperature)?;
+        // One encoder's at a time, where they are compared.
+        let [reference, held_out] =
+            guard(|| Ok([pair.0, pair.1].map(|features| features.to_device(start.device))))?;
+        let accuracies = knn::accuracies(&reference, &held_out, neighbours, *temperature)?;
         measured.push(Measured { name: name.to_string(), role: *role, accuracies });
     }
     Ok(Knn {
@@ -140,6 +183,7 @@ fn measure_knn<C: TaskConfig>(
 /// Labelled pictures, seen as the run sees pictures.
 struct Pictures {
     what: &'static str,
+    key: &'static str,
     config: DataConfig,
     pass: EvaluationPass,
 }
@@ -147,8 +191,9 @@ struct Pictures {
 impl Pictures {
     /// Those that vote, and those that are classified.
     fn both(train: &TrainConfig, knn: &KnnConfig) -> [Self; 2] {
-        let of = |what, shards: &[String], most: Option<u64>| Self {
+        let of = |what, key, shards: &[String], most: Option<u64>| Self {
             what,
+            key,
             config: DataConfig { shards: shards.to_vec(), curation: None, ..train.data.clone() },
             pass: EvaluationPass {
                 most_samples: most.unwrap_or(u64::MAX),
@@ -156,13 +201,25 @@ impl Pictures {
             },
         };
         [
-            of("features of reference pictures", &knn.reference, knn.most_reference),
-            of("features of held-out pictures", &knn.held_out, knn.most_held_out),
+            of(
+                "features of reference pictures",
+                "evaluation.knn.reference",
+                &knn.reference,
+                knn.most_reference,
+            ),
+            of(
+                "features of held-out pictures",
+                "evaluation.knn.held_out",
+                &knn.held_out,
+                knn.most_held_out,
+            ),
         ]
     }
 
     fn open(&self) -> Result<Dataset> {
-        training::opening(|progress| Dataset::for_evaluation(&self.config, self.pass, progress))
+        training::opening(|progress| {
+            Dataset::for_evaluation(&self.config, self.key, self.pass, progress)
+        })
     }
 }
 
@@ -179,19 +236,18 @@ pub fn check(train: &TrainConfig) -> Result<()> {
         let is_labelled = ends.into_iter().collect::<Result<Vec<_>>>()?.iter().any(Option::is_some);
         ensure!(
             is_labelled,
-            "neither the first nor the last picture of {:?} has a label: a `.cls` member with its \
+            "{}: neither the first nor the last picture of {:?} has a label: a `.cls` member with its \
              class; `distill data pack` makes labels of class folders",
+            pictures.key,
             pictures.config.shards
         );
         Ok(dataset.sample_count())
     };
-    let checked = || {
-        let [reference, held_out] = Pictures::both(train, config);
-        let references = check_pictures(&reference)?;
-        check_pictures(&held_out)?;
-        knn::check(&config.neighbours, config.temperature, references)
-    };
-    checked().context("evaluation.knn")
+    let [reference, held_out] = Pictures::both(train, config);
+    let references = check_pictures(&reference)?;
+    check_pictures(&held_out)?;
+    knn::check(&config.neighbours, config.temperature, references)
+        .context("evaluation.knn.neighbours")
 }
 
 impl Evaluation {

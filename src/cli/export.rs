@@ -51,6 +51,11 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         Some(run) => encoder_of_run(run, args.student.as_deref(), args.checkpoint)?,
         None => foreign(args)?,
     };
+    let has_projector = file.shapes().keys().any(|name| name.starts_with("last_proj."));
+    if args.projector && !has_projector {
+        let message = format!("{} has no projector", file.path().display());
+        return Err(wrong("--projector", &message));
+    }
     let formats = [args.format];
     let written =
         weights::export(&file, &encoder, preprocessing, &formats, args.projector, &args.out)?;

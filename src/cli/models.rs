@@ -134,11 +134,9 @@ pub fn students(
     Ok(objective)
 }
 
-/// The encoders of a config as they are before the first step, on `device`.
-///
-/// # Errors
-/// Weights that the config names cannot be read or do not fit.
-pub fn initial_encoders(config: &impl TaskConfig, device: Device) -> Result<Vec<Vit>> {
+/// The encoders of a config as they are before the first step, on `device`; an error for each whose
+/// weights, which the config names, cannot be read any more.
+pub fn initial_encoders(config: &impl TaskConfig, device: Device) -> Vec<Result<Vit>> {
     let train = config.train();
     let of_lane = |(lane, encoder): (usize, &EncoderConfig)| {
         let side = train.data.input_size / encoder.model.patch_size;
@@ -148,7 +146,7 @@ pub fn initial_encoders(config: &impl TaskConfig, device: Device) -> Result<Vec<
             Parameters::new(Storage::Drawn { device, matrices: Kind::Float, seed, lane });
         let vit = Vit::new(&mut parameters, encoder.model, side);
         if encoder.weights != RANDOM {
-            let stored = StoredWeights::open(&encoder.name, &encoder.weights, encoder.model)?;
+            let stored = StoredWeights::open("its weights", &encoder.weights, encoder.model)?;
             start_from(&stored, side, &parameters)?;
         }
         Ok(vit)

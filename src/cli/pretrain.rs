@@ -1,13 +1,15 @@
 //! `distill pretrain --config FILE`: a masked autoencoder, from shards to an exported encoder.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::Device;
 
 use super::evaluation::Trained;
+use super::reconstructions::Samples;
 use super::training::{self, Start, TrainArgs, Training};
-use super::{DONE, models, reconstructions, score, summary};
+use super::{DONE, models, score, summary};
 use crate::config::{ConfigError, PretrainConfig};
 use crate::native::guard;
 use crate::objective::pretrain::Autoencoder;
@@ -72,8 +74,14 @@ impl Training for Pretraining {
         autoencoder: &'a Autoencoder,
     ) -> Option<Drawing<'a>> {
         let every = start.config.reconstructions.every;
-        let draw = Box::new(|| reconstructions::draw(start, autoencoder));
-        (every > 0).then_some(Drawing { every, draw })
+        let samples = OnceCell::new();
+        let draw = move || {
+            if samples.get().is_none() {
+                let _ = samples.set(Samples::read(start)?);
+            }
+            samples.get().context("there are no samples")?.draw(autoencoder)
+        };
+        (every > 0).then(|| Drawing { every, draw: Box::new(draw) })
     }
 
     fn trained(models: &Autoencoder) -> Trained<'_> {
@@ -86,8 +94,12 @@ impl Training for Pretraining {
     }
 
     fn print_advice(config: &PretrainConfig) {
+        if config.train.export.formats.is_empty() {
+            return;
+        }
         let folder = config.train.run.dir.join("exports").join(&config.encoder.name);
-        println!("  distil it: name it as the teacher of a configuration, with");
+        println!("  distil it: in a configuration with students,");
         println!("    --set teacher.weights={}", folder.display());
+        println!("    --set 'teacher.model={}'", config.encoder.model.to_toml());
     }
 }

@@ -1,12 +1,13 @@
 //! Pictures of what an autoencoder makes of a few samples: input, what it saw, its prediction.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image::RgbImage;
 use tch::{Kind, Tensor};
 
 use super::training::Start;
-use crate::config::PretrainConfig;
-use crate::data::Scratch;
+use super::worker_program;
+use crate::config::{DataConfig, PretrainConfig};
+use crate::data::Loader;
 use crate::model::{Mask, Normalisation};
 use crate::native::{guard, upload};
 use crate::objective::pretrain::{Autoencoder, Reconstruction};
@@ -15,34 +16,55 @@ use crate::report::Sheet;
 /// Grey that stands for a masked patch.
 const MASKED: u8 = 128;
 
-/// A sheet with a row for each of the first samples of the stream, whose crops and masks stay the same
-/// throughout the run: the crop, the patches that the encoder saw, and these with the others predicted.
-///
-/// # Errors
-/// A sample cannot be read, or libtorch fails.
-pub fn draw(start: &Start<PretrainConfig>, autoencoder: &Autoencoder) -> Result<Vec<u8>> {
-    let PretrainConfig { train, encoder, reconstructions, .. } = start.config;
-    let side = train.data.input_size;
-    let patches = side / encoder.model.patch_size;
-    let positions = 0..reconstructions.samples;
-    let mut scratch = Scratch::default();
-    let mut crops = vec![0; reconstructions.samples as usize * side * side * 3];
-    for (position, crop) in positions.clone().zip(crops.chunks_mut(side * side * 3)) {
-        start.dataset.fill(&mut scratch, position, crop)?;
+/// The samples that are drawn again and again.
+pub struct Samples {
+    /// `[B, side, side, 3]` uint8 on the training device.
+    bytes: Tensor,
+    /// Patches in sight, `[B, K]`.
+    keep: Tensor,
+    patches: i64,
+    normalisation: Normalisation,
+}
+
+impl Samples {
+    /// The first of the run's stream, with the crops and masks that training begins with. Worker
+    /// processes decode them, as they decode everything.
+    ///
+    /// # Errors
+    /// A sample cannot be read, or the device has no memory left.
+    pub fn read(start: &Start<PretrainConfig>) -> Result<Self> {
+        let PretrainConfig { train, encoder, reconstructions, .. } = start.config;
+        let side = train.data.input_size;
+        let (count, patches) = (reconstructions.samples, side / encoder.model.patch_size);
+        let config = DataConfig { batch_size: count as usize, workers: 1, ..train.data.clone() };
+        let ranges = std::iter::once(0..count);
+        let mut loader = Loader::start(start.dataset.clone(), &config, &worker_program()?, ranges)?;
+        let batch = loader.next_batch()?.context("the stream of samples is empty")?;
+        let shape = [count as i64, side as i64, side as i64, 3];
+        let bytes = upload(batch.images(), &shape, start.device)?;
+        let mask = Mask::of(encoder, patches).context("the encoder has no mask")?;
+        let keep: Vec<i64> = (0..count).flat_map(|p| mask.draw_at(train.seed, 0, p)).collect();
+        let keep = upload(&keep, &[count as i64, mask.kept() as i64], start.device)?;
+        let (mean, std) = (train.data.mean, train.data.std);
+        let normalisation = guard(|| Ok(Normalisation::new(mean, std, start.device)))?;
+        Ok(Self { bytes, keep, patches: patches as i64, normalisation })
     }
-    let shape = [reconstructions.samples as i64, side as i64, side as i64, 3];
-    let bytes = upload(&crops, &shape, start.device)?;
-    let mask = Mask { side: patches, grid: encoder.mask_grid, ratio: encoder.mask_ratio };
-    let keep: Vec<i64> = positions.flat_map(|p| mask.draw_at(train.seed, 0, p)).collect();
-    let keep = upload(&keep, &[shape[0], mask.kept() as i64], start.device)?;
-    let columns = guard(|| {
-        let normalisation = Normalisation::new(train.data.mean, train.data.std, start.device);
-        let normalised = normalisation.apply(&bytes);
-        let Reconstruction { masked, images, .. } = autoencoder.reconstruct(&normalised, keep);
-        let predicted = normalisation.undo(&images);
-        Ok([bytes.shallow_clone(), greyed(&bytes, &masked, patches as i64), predicted])
-    })?;
-    sheet(&columns, side as u32)
+
+    /// A sheet with a row for each: the crop, the patches that the encoder sees, and these with the
+    /// others predicted.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn draw(&self, autoencoder: &Autoencoder) -> Result<Vec<u8>> {
+        let Self { bytes, keep, patches, normalisation } = self;
+        let columns = guard(|| {
+            let Reconstruction { masked, images, .. } =
+                autoencoder.reconstruct(&normalisation.apply(bytes), keep);
+            let predicted = normalisation.undo(&images);
+            Ok([bytes.shallow_clone(), greyed(bytes, &masked, *patches), predicted])
+        })?;
+        sheet(&columns, bytes.size()[1] as u32)
+    }
 }
 
 /// `images` `[B, H, W, 3]` with grey in the place of the patches that are `masked` `[B, N]`.

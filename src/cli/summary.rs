@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use super::evaluation::Evaluation;
 use crate::config::{
-    DistillConfig, EncoderSize, ExportFormat, PretrainConfig, TaskConfig, TrainConfig,
+    DistillConfig, EncoderSize, ExportFormat, PretrainConfig, Task, TaskConfig, TrainConfig,
 };
 use crate::data::Dataset;
 use crate::objective::Objective;
@@ -70,8 +70,9 @@ pub fn print_plan(config: &TrainConfig, dataset: &Dataset, schedule: &Schedule) 
 pub fn print(task: &impl TaskConfig, steps: u64, evaluation: Option<&Evaluation>) -> Result<()> {
     let (config, encoders) = (task.train(), task.encoders());
     let run = config.run.dir.as_path();
+    let noun = noun(task);
     let plural = if encoders.len() == 1 { "" } else { "s" };
-    println!("\nDone: {steps} steps, {} encoder{plural}.", encoders.len());
+    println!("\nDone: {steps} steps, {} {noun}{plural}.", encoders.len());
     let losses = losses(run)?;
     for encoder in encoders {
         let folder = run.join("exports").join(&encoder.name);
@@ -99,6 +100,14 @@ pub fn print(task: &impl TaskConfig, steps: u64, evaluation: Option<&Evaluation>
         );
     }
     Ok(())
+}
+
+/// What a task calls the encoders that it trains.
+fn noun<C: TaskConfig>(_: &C) -> &'static str {
+    match C::TASK {
+        Task::Distill => "student",
+        Task::Pretrain => "encoder",
+    }
 }
 
 /// Each encoder's first and last logged loss.

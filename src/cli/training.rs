@@ -1,13 +1,13 @@
 //! A training run from its arguments to exported weights: what all tasks have in common.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use tch::Device;
 use tracing::{info, warn};
 
-use super::evaluation::{self, Trained};
+use super::evaluation::{self, Interrupted, Trained};
 use super::{DONE, RESUME_ME, device, meeting, summary};
 use crate::config::{ConfigError, TaskConfig, TrainConfig};
 use crate::data::{Dataset, Loader, RankBatches, ShardProgress};
@@ -38,6 +38,9 @@ pub struct TrainArgs {
     #[arg(long, requires = "config")]
     dry_run: bool,
 }
+
+/// Where the first process leaves its exit code for the others.
+const ENDED: &str = "ended";
 
 /// What a task does its own way.
 pub trait Training {
@@ -78,7 +81,7 @@ pub struct Start<'a, C> {
     pub config: &'a C,
     pub team: &'a Team,
     pub device: Device,
-    pub dataset: &'a Dataset,
+    pub dataset: &'a Arc<Dataset>,
 }
 
 /// The config that the arguments name.
@@ -167,26 +170,47 @@ fn train_and_export<T: Training>(
         batches_per_step: batches.per_step(),
         drawing: T::drawing(&start, &objective),
     };
-    match train(&run, &mut state, &mut feed)? {
+    let outcome = train(&run, &mut state, &mut feed)?;
+    let step = state.step;
+    // What comes needs the weights only, and may need the memory.
+    drop((run, state, feed));
+    match outcome {
         Outcome::Finished => {
             team.doing(Activity::Saving);
             // The others stay until all is done: a launcher could not start rank 0 anew without them.
-            if team.is_first() {
-                export(&task, path)?;
-                let evaluation = evaluation::measure(&start, state.step, &T::trained(&objective))?;
-                summary::print(&task, state.step, evaluation.as_ref())?;
-                T::print_advice(&task);
-                team.write("exported", b"")?;
-            } else {
-                team.read("exported")?;
+            if !team.is_first() {
+                return Ok(team.read(ENDED)?.first().copied().unwrap_or(DONE));
             }
-            Ok(DONE)
+            let code = conclude::<T>(&start, &objective, step)?;
+            team.write(ENDED, &[code])?;
+            Ok(code)
         }
         Outcome::Stopped(signal) => {
             let why = signal.map_or_else(|| "a signal to another rank".into(), |s| s.to_string());
-            warn!(step = state.step, "stopped by {why}; the same command continues from here");
+            warn!(step, "stopped by {why}; the same command continues from here");
             Ok(RESUME_ME)
         }
+    }
+}
+
+/// What the first process does when training has ended.
+fn conclude<T: Training>(
+    start: &Start<T::Config>,
+    objective: &T::Objective,
+    step: u64,
+) -> Result<u8> {
+    export(start.config)?;
+    match evaluation::measure(start, &T::trained(objective)) {
+        Ok(evaluation) => {
+            summary::print(start.config, step, evaluation.as_ref())?;
+            T::print_advice(start.config);
+            Ok(DONE)
+        }
+        Err(error) if error.is::<Interrupted>() => {
+            warn!("{error}");
+            Ok(RESUME_ME)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -247,8 +271,9 @@ fn stream(config: &TrainConfig, dataset: &Dataset) -> Stream {
 }
 
 /// Writes every encoder of the newest checkpoint, which is the state just trained.
-fn export(task: &impl TaskConfig, run: &Path) -> Result<()> {
+fn export(task: &impl TaskConfig) -> Result<()> {
     let config = task.train();
+    let run = config.run.dir.as_path();
     if config.export.formats.is_empty() {
         return Ok(());
     }

@@ -33,10 +33,14 @@ impl Task {
         }
     }
 
-    /// The task that a file is for, by its keys.
-    fn of(table: &Table) -> Self {
+    /// The task that a file is clearly for: it has keys of one and none of the other.
+    fn of(table: &Table) -> Option<Self> {
         let has = |task: Self| task.keys().iter().any(|key| table.contains_key(*key));
-        if has(Self::Pretrain) && !has(Self::Distill) { Self::Pretrain } else { Self::Distill }
+        match (has(Self::Distill), has(Self::Pretrain)) {
+            (true, false) => Some(Self::Distill),
+            (false, true) => Some(Self::Pretrain),
+            _ => None,
+        }
     }
 }
 
@@ -96,8 +100,8 @@ impl AnyConfig {
     pub fn load(file: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
         let table = read(file, overrides)?;
         Ok(match Task::of(&table) {
-            Task::Distill => Self::Distill(of_table(table, file)?),
-            Task::Pretrain => Self::Pretrain(of_table(table, file)?),
+            Some(Task::Pretrain) => Self::Pretrain(of_table(table, file)?),
+            Some(Task::Distill) | None => Self::Distill(of_table(table, file)?),
         })
     }
 
@@ -163,8 +167,7 @@ fn of_table<T: TaskConfig>(table: Table, file: &Path) -> Result<T, ConfigError> 
 
 /// The task's own part of a file, and what every training has.
 fn split<T: TaskConfig>(mut table: Table) -> Result<(Table, Table), KeyError> {
-    let task = Task::of(&table);
-    if task != T::TASK {
+    if let Some(task) = Task::of(&table).filter(|task| *task != T::TASK) {
         let message = format!("this is a configuration of `{} FILE`", task.command());
         return Err((task.keys()[0].to_string(), message));
     }

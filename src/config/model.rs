@@ -81,6 +81,22 @@ impl EncoderSize {
     }
 }
 
+impl EncoderSize {
+    /// As it is written in a configuration: a name, or an inline table of numbers.
+    pub fn to_toml(&self) -> String {
+        let Self { dim, depth, heads, patch_size, class_tokens, mlp_ratio } = *self;
+        self.name().map_or_else(
+            || {
+                format!(
+                    "{{ dim = {dim}, depth = {depth}, heads = {heads}, patch_size = {patch_size}, \
+                     class_tokens = {class_tokens}, mlp_ratio = {mlp_ratio} }}"
+                )
+            },
+            |name| format!("\"{name}\""),
+        )
+    }
+}
+
 impl std::fmt::Display for EncoderSize {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self.name() {

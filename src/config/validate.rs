@@ -288,8 +288,8 @@ impl PretrainConfig {
             format!("found {heads}, expected a divisor of the width {dim}")
         })?;
         let samples = reconstructions.samples;
-        require((1..=1000).contains(&samples), "reconstructions.samples", || {
-            format!("found {samples}, expected 1 to 1000")
+        require((1..=64).contains(&samples), "reconstructions.samples", || {
+            format!("found {samples}, expected 1 to 64")
         })
     }
 }
@@ -305,6 +305,17 @@ fn check_knn(knn: &KnnConfig) -> Check {
     require(!neighbours.is_empty() && !neighbours.contains(&0), key("neighbours"), || {
         format!("found {neighbours:?}, expected numbers above 0")
     })?;
+    let most = neighbours.iter().copied().max().unwrap_or(0) as u64;
+    require(
+        knn.most_reference.is_none_or(|references| most <= references),
+        key("most_reference"),
+        || {
+            format!(
+                "found {:?}, but {most} neighbours are to vote",
+                knn.most_reference.unwrap_or(0)
+            )
+        },
+    )?;
     require(knn.temperature > 0.0 && knn.temperature.is_finite(), key("temperature"), || {
         format!("found {}, expected a number above 0", knn.temperature)
     })?;

@@ -103,22 +103,38 @@ impl Dataset {
     /// An evaluation pass over the data set: its samples once, in the order of shards and rows, each
     /// cut to the central square. What is drawn at random for training is not drawn: no crop, no
     /// shuffle, no sampling by hardness; curation's thresholds hold. Positions are `0..sample_count`,
-    /// and a picture that does not decode leaves its position empty.
+    /// and a picture that does not decode leaves its position empty. Errors about the patterns of
+    /// `config.shards` name `key`, where the user gave them.
     ///
     /// # Errors
     /// [`Dataset::open`]'s.
     pub fn for_evaluation(
         config: &DataConfig,
+        key: &str,
         pass: EvaluationPass,
         progress: ShardProgress<'_>,
     ) -> Result<Self> {
         let sources = Arc::new(Sources::new(config)?);
-        let shards = sources.expand(&config.shards, "data.shards")?;
+        let shards = sources.expand(&config.shards, key)?;
+        Self::evaluation_of_shards(config, sources, &shards, pass, progress)
+    }
+
+    /// An evaluation pass over `shards`; otherwise as [`Dataset::for_evaluation`].
+    ///
+    /// # Errors
+    /// [`Dataset::of_shards`]'s.
+    pub fn evaluation_of_shards(
+        config: &DataConfig,
+        sources: Arc<Sources>,
+        shards: &[ShardAddress],
+        pass: EvaluationPass,
+        progress: ShardProgress<'_>,
+    ) -> Result<Self> {
         let mut config = config.clone();
         if let Some(curation) = &mut config.curation {
             curation.sample_by_hardness = false;
         }
-        let mut dataset = Self::of_shards(&config, 0, sources, &shards, progress)?;
+        let mut dataset = Self::of_shards(&config, 0, sources, shards, progress)?;
         dataset.order = Order::in_sequence(dataset.catalogue.samples(), pass.most_samples);
         dataset.cut = Cut::Central { measure: pass.measure };
         dataset.failures = Failures::new("nothing takes its place");

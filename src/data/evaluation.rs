@@ -146,7 +146,7 @@ mod tests {
     }
 
     fn open(config: &DataConfig, pass: EvaluationPass) -> Result<Dataset> {
-        Dataset::for_evaluation(config, pass, &|_, _| {})
+        Dataset::for_evaluation(config, "shards", pass, &|_, _| {})
     }
 
     /// The number and the width of each picture, told by its pixels; nothing where they are black.

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::DataConfig;
-use crate::data::{Batch, Dataset, Loader, ShardProgress};
+use crate::data::{Batch, Dataset, Loader};
 use crate::model::{Normalisation, Vit, VitInput, patchify};
 use crate::native::{guard, upload};
 
@@ -33,7 +33,7 @@ pub struct PictureSource<'a> {
 /// What an encoder makes of the labelled pictures of a pass.
 pub struct Features {
     /// Mean of the class tokens after the last block, before the final LayerNorm, divided by its
-    /// length: `[N, D]`, float32, on the encoder's device.
+    /// length: `[N, D]`, float32, on the host, which has room for more of them.
     pub vectors: Tensor,
     /// Class of each picture.
     pub labels: Vec<u32>,
@@ -48,6 +48,12 @@ pub struct LeftOut {
 }
 
 impl Features {
+    /// The same on `device`, where neighbours are looked for.
+    pub fn to_device(&self, device: Device) -> Self {
+        let Self { vectors, labels, left_out } = self;
+        Self { vectors: vectors.to_device(device), labels: labels.clone(), left_out: *left_out }
+    }
+
     /// Number of pictures.
     pub fn count(&self) -> usize {
         self.labels.len()
@@ -55,16 +61,16 @@ impl Features {
 }
 
 /// Goes over the pictures of `source` once, and gives for each of `encoders`, which lie on `device`,
-/// its features. `progress` is told how many pictures of how many are seen.
+/// its features. `progress` is told how many pictures of how many are seen, and may end it.
 ///
 /// # Errors
-/// The shards cannot be read, no picture has a label, an encoder's features are not finite, or the
-/// device has no memory left.
+/// The shards cannot be read, no picture has a label, an encoder's features are not finite, the
+/// device has no memory left, or the error of `progress`.
 pub fn features(
     encoders: &[Encoder<'_>],
     source: &PictureSource<'_>,
     device: Device,
-    progress: ShardProgress<'_>,
+    progress: &dyn Fn(u64, u64) -> Result<()>,
 ) -> Result<Vec<Features>> {
     let PictureSource { dataset, config, worker_program } = source;
     let samples = dataset.sample_count();
@@ -73,7 +79,7 @@ pub fn features(
     let mut gathering = guard(|| Ok(Gathering::new(encoders, samples, config, device)))?;
     while let Some(batch) = loader.next_batch()? {
         guard(|| gathering.add(encoders, &batch))?;
-        progress(batch.positions.end as usize, samples as usize);
+        progress(batch.positions.end, samples)?;
     }
     guard(|| gathering.finish())
 }
@@ -102,7 +108,7 @@ impl Gathering {
         // In place from the beginning: gathered batch by batch, they would take twice the memory.
         let room = |encoder: &Encoder<'_>| {
             let shape = [samples as i64, encoder.vit.size().dim as i64];
-            Tensor::empty(shape, (Kind::Float, device))
+            Tensor::empty(shape, (Kind::Float, Device::Cpu))
         };
         Self {
             normalisation: Normalisation::new(config.mean, config.std, device),

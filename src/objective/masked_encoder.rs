@@ -26,9 +26,9 @@ pub struct PassDraws {
 }
 
 impl PassDraws {
-    /// Everything is seen, and nothing is dropped.
-    pub fn whole() -> Self {
-        Self { keep: None, drop_path: DropPath::None }
+    /// The patches `keep` `[B, K]` are seen, and no path is dropped.
+    pub fn keeping(keep: &Tensor) -> Self {
+        Self { keep: Some(keep.shallow_clone()), drop_path: DropPath::None }
     }
 }
 

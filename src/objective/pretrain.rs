@@ -24,8 +24,6 @@ pub struct Autoencoder {
 
 /// What an autoencoder makes of pictures of which it sees a part.
 pub struct Reconstruction {
-    /// Mean squared error over the masked patches of each picture, `[B]`.
-    pub losses: Tensor,
     /// 1 for patches that were masked, else 0: `[B, N]`.
     pub masked: Tensor,
     /// See [`Decoder::forward`].
@@ -109,24 +107,40 @@ impl Autoencoder {
     ///
     /// # Panics
     /// Where libtorch fails.
-    pub fn reconstruct(&self, images: &Tensor, keep: Tensor) -> Reconstruction {
+    pub fn reconstruct(&self, images: &Tensor, keep: &Tensor) -> Reconstruction {
         tch::no_grad(|| {
             let patches = self.patches(images);
             let targets = NormalisedPixels::of(&patches);
-            let whole = self.input(images, patches, PassDraws::whole());
-            let input = VitInput { keep: Some(keep), ..whole };
-            let keep = input.keep.as_ref().expect("it was just put there");
-            let pass = self.encoder.forward(&input, self.compute);
-            let predicted = self.decoder.forward(&pass.tokens, keep, self.compute);
+            let seen = self.input(images, patches.shallow_clone(), PassDraws::keeping(keep));
+            let predicted = self.predict(&seen, keep);
             let masked = masked_patches(keep, targets.pixels.size()[1]);
-            let losses = picture_losses(&predicted, &targets.pixels, &masked);
-            let shown = targets.undo(&predicted);
             let choose = masked.unsqueeze(-1).to_kind(Kind::Bool);
-            let patches = shown.where_self(&choose, &input.patches.to_kind(Kind::Float));
+            let patches = targets.undo(&predicted).where_self(&choose, &patches);
             let patch = self.vit().size().patch_size as i64;
-            let images = unpatchify(&patches, patch, input.rows, input.columns);
-            Reconstruction { losses, masked, predicted, images }
+            let images = unpatchify(&patches, patch, seen.rows, seen.columns);
+            Reconstruction { masked, predicted, images }
         })
+    }
+
+    /// Mean squared error over the masked patches of each of `images` `[B, 3, H, W]`, with the patches
+    /// `keep` `[B, K]` in sight: `[B]`, without gradients.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn losses(&self, images: &Tensor, keep: &Tensor) -> Tensor {
+        tch::no_grad(|| {
+            let patches = self.patches(images);
+            let targets = NormalisedPixels::of(&patches).pixels;
+            let seen = self.input(images, patches, PassDraws::keeping(keep));
+            let masked = masked_patches(keep, targets.size()[1]);
+            picture_losses(&self.predict(&seen, keep), &targets, &masked)
+        })
+    }
+
+    /// See [`Decoder::forward`]; keeps nothing for a backward pass.
+    fn predict(&self, input: &VitInput, keep: &Tensor) -> Tensor {
+        let tokens = self.vit().normalise(&self.vit().forward(input, self.compute));
+        self.decoder.forward(&tokens, keep, self.compute)
     }
 
     /// Patches `[B, N, 3·p·p]` float32, whose pixels are the targets.

@@ -23,6 +23,7 @@ pub fn evaluation(run: &Run) -> Markup {
                     (HumanCount(knn.reference_pictures))
                     " reference pictures, by the cosine of frozen features, weighted with temperature "
                     (knn.temperature) ". Bars reach from 0 to 100 %."
+                    @if let Some(step) = run.evaluation.step { " Measured after step " (HumanCount(step)) "." }
                 }
             }
         }

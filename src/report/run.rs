@@ -68,6 +68,8 @@ pub struct Trained {
 /// `evaluation.json`.
 #[derive(Debug, Default, Deserialize)]
 pub struct Evaluation {
+    /// After which step.
+    pub step: Option<u64>,
     pub knn: Option<Knn>,
 }
 

@@ -1,6 +1,6 @@
 //! What a run's first process writes down and shows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -34,12 +34,14 @@ impl Record {
     /// They cannot be written.
     pub fn open(run: &Run, step: u64) -> Result<Self> {
         let config = run.config;
+        let pictures = run.path.join(RECONSTRUCTIONS);
+        take_back(&pictures, step)?;
         let names: Vec<String> =
             run.objective.trainees().iter().map(|trainee| trainee.name.clone()).collect();
         let total = run.schedule.total_steps();
         Ok(Self {
             log: MetricsLog::open(run.path, config.log.tensorboard, step)?,
-            pictures: run.path.join(RECONSTRUCTIONS),
+            pictures,
             progress: Progress::new(total, step + 1, &names, config.log.every),
             every: config.log.every,
             global_batch: config.data.images_per_step(),
@@ -90,4 +92,18 @@ impl Record {
     pub fn finish(self) {
         self.progress.finish();
     }
+}
+
+/// Removes pictures of steps after `step`, which an earlier process took and this one takes again.
+fn take_back(folder: &Path, step: u64) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix("step-"));
+        let number = number.and_then(|name| name.strip_suffix(".png")?.parse::<u64>().ok());
+        if number.is_some_and(|number| number > step) {
+            std::fs::remove_file(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }

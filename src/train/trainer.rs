@@ -226,6 +226,7 @@ impl Progressing {
         for learner in &mut state.learners {
             learner.receive_weights(run.team)?;
         }
+        run.team.settle()?;
         if let Some(record) = &mut self.record {
             record.picture(state.step, &(drawing.draw)()?)?;
         }

@@ -80,11 +80,12 @@ fn features_are_those_of_transformers() {
     file.load_into(parameters.named(), beside_encoder).unwrap();
     let mut config = config(&[&workshop.path("labelled.tar")]);
     (config.batch_size, config.input_size) = (4, SIDE as usize);
-    let dataset = Dataset::for_evaluation(&config, EvaluationPass::WHOLE, &|_, _| {}).unwrap();
+    let dataset =
+        Dataset::for_evaluation(&config, "shards", EvaluationPass::WHOLE, &|_, _| {}).unwrap();
     let worker_program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));
     let source = PictureSource { dataset: Arc::new(dataset), config: &config, worker_program };
     let encoder = Encoder { vit: &vit, compute: Kind::Float };
-    let found = features(&[encoder, encoder], &source, Device::Cpu, &|_, _| {}).unwrap();
+    let found = features(&[encoder, encoder], &source, Device::Cpu, &|_, _| Ok(())).unwrap();
     assert_eq!(found.len(), 2, "one for each encoder");
     for features in found {
         assert_eq!(features.labels, [100, 99, 98, 97, 95, 93, 92]);

@@ -23,7 +23,7 @@ struct Given {
 
 fn open(config: &DataConfig, most_samples: u64) -> Arc<Dataset> {
     let pass = EvaluationPass { most_samples, measure: true };
-    Arc::new(Dataset::for_evaluation(config, pass, &|_, _| {}).unwrap())
+    Arc::new(Dataset::for_evaluation(config, "shards", pass, &|_, _| {}).unwrap())
 }
 
 /// The whole pass, through workers that `disturb` may kill.

@@ -68,12 +68,31 @@ fn a_stopped_pretraining_resumes_bit_for_bit() {
     assert_eq!(workshop.checkpoint("half", 8), workshop.checkpoint("whole", 8));
 }
 
+/// Going back to an earlier step takes back the pictures of what came after it.
+#[test]
+fn pictures_of_steps_that_are_taken_again_go() {
+    let workshop = Workshop::pretraining();
+    workshop.pretrain(&["reconstructions.every=2"]).succeeds();
+    let pictures = || {
+        let entries = fs::read_dir(workshop.path("pre/reconstructions")).unwrap();
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+        let mut names: Vec<_> = entries.map(name).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(pictures().len(), 4);
+    let mut command = workshop.pretraining_command(&["reconstructions.every=0"]);
+    command.args(["--resume", "pre/checkpoints/step-4"]);
+    Finished::of(command.output().unwrap()).succeeds();
+    assert_eq!(pictures(), ["step-000002.png", "step-000004.png"]);
+}
+
 /// Several processes take the steps that one takes, also with divided optimizer state.
 #[test]
 fn two_processes_pretrain_as_one_does() {
     let workshop = Workshop::pretraining();
     workshop.pretrain(&["run.dir=one"]).succeeds();
-    let set = ["run.dir=two", "distributed.shard_optimizer=true"];
+    let set = ["run.dir=two", "distributed.shard_optimizer=true", "distributed.check_every=2"];
     let ranks = Ranks::start(2, |_| workshop.pretraining_command(&set));
     for finished in ranks.finish(Duration::from_secs(120)) {
         finished.succeeds();
@@ -83,8 +102,14 @@ fn two_processes_pretrain_as_one_does() {
     for (one, two) in one.iter().zip(&two) {
         assert!((one - two).abs() < 1e-4 * one.abs(), "{one} and {two}");
     }
-    let pictures = |run: &str| fs::read_dir(workshop.path(run).join("reconstructions")).unwrap();
-    assert_eq!(pictures("two").count(), 2, "rank 0 draws what one process draws");
+    for step in [4, 8] {
+        let [one, two] = ["one", "two"].map(|run| {
+            let name = format!("{run}/reconstructions/step-{step:06}.png");
+            image::open(workshop.path(&name)).unwrap().to_rgb8()
+        });
+        let off = one.iter().zip(two.iter()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(off <= Some(1), "rank 0 draws what one process draws: {off:?} levels off");
+    }
 }
 
 /// Blocks that are computed again change no bit of the weights.
@@ -153,6 +178,11 @@ fn configs_of_another_task_are_told_so() {
     let run = Finished::of(workshop.command(&pretrain).output().unwrap());
     run.fails(2, &["config.toml", "distill --config FILE"]);
     workshop.pretrain(&["encoder.mask_ratio=0"]).fails(2, &["encoder.mask_ratio", "found 0"]);
+    let text = fs::read_to_string(workshop.path("pretrain.toml")).unwrap();
+    fs::write(workshop.path("typo.toml"), text.replace("[encoder]", "[encodr]")).unwrap();
+    let typo = ["pretrain", "--config", "typo.toml"];
+    let run = Finished::of(workshop.command(&typo).output().unwrap());
+    run.fails(2, &["encodr", "did you mean `encoder`?"]);
     workshop.pretrain(&["decoder.heads=3"]).fails(2, &["decoder.heads", "width 16"]);
     workshop.pretrain(&["decoder.dept=3"]).fails(2, &["decoder.dept", "did you mean `depth`?"]);
     workshop.pretrain(&["encoders=3"]).fails(2, &["encoders", "did you mean `encoder`?"]);

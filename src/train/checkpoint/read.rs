@@ -49,6 +49,15 @@ impl Checkpoint {
         Ok(Self { folder: folder.to_path_buf(), manifest })
     }
 
+    /// Tells this checkpoint from any other: a checksum of its files' checksums.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for entry in &self.manifest.files {
+            hasher.update(format!("{} {}\n", entry.name, entry.blake3).as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// The weights of the trainee `name`, in however many files they are.
     ///
     /// # Errors

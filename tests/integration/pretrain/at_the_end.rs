@@ -1,9 +1,11 @@
 //! What a run measures of its encoders when it has ended.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::many::Ranks;
 use crate::workshop::{Finished, Workshop, picture};
 
 /// A workshop with shards of two classes, and the table that has them classified.
@@ -120,6 +122,33 @@ fn a_run_ends_with_the_figures_of_its_encoders() {
     assert_eq!(evaluation(&workshop, "run")["knn"]["held_out_pictures"], 4);
 }
 
+/// Figures are of the weights that are there: going back and training otherwise has them measured
+/// again, although the step is the same. Several processes leave what one leaves.
+#[test]
+fn figures_are_of_the_weights_that_are_there() {
+    let (workshop, [knn, data]) = labelled();
+    workshop.pretrain(&[&knn, &data]).succeeds();
+    let weights = |run: &str| evaluation(&workshop, run)["of"]["weights"].clone();
+    let before = weights("pre");
+    let mut command = workshop.pretraining_command(&[&knn, &data, "optimizer.learning_rate=0.1"]);
+    command.args(["--resume", "pre/checkpoints/step-6"]);
+    Finished::of(command.output().unwrap()).succeeds();
+    let after = weights("pre");
+    assert_ne!(before, after);
+    assert_eq!(
+        encoders(&evaluation(&workshop, "pre"))[1].2,
+        eval(&workshop, "pre/exports/encoder")
+    );
+
+    let set = [&*knn, &*data, "run.dir=two"];
+    let ranks = Ranks::start(2, |_| workshop.pretraining_command(&set));
+    for finished in ranks.finish(Duration::from_secs(120)) {
+        finished.succeeds();
+    }
+    let measured = encoders(&evaluation(&workshop, "two"));
+    assert_eq!(measured[1].2, eval(&workshop, "two/exports/encoder"));
+}
+
 /// What could not be measured in the end is said before anything is trained, by its key.
 #[test]
 fn figures_that_cannot_be_had_are_named() {
@@ -137,9 +166,11 @@ fn figures_that_cannot_be_had_are_named() {
     fails(
         &format!("{unlabelled}, neighbours = [1]"),
         1,
-        &["evaluation.knn", "shards/0.tar", "has a label"],
+        &["evaluation.knn.reference", "shards/0.tar", "has a label"],
     );
     fails(&format!("{both}, neighbours = [13]"), 1, &["13 neighbours", "12 reference pictures"]);
     let none = "reference = [\"none/*.tar\"], held_out = [\"shards/few.tar\"], neighbours = [1]";
-    fails(none, 2, &["evaluation.knn", "none/*.tar"]);
+    let few = format!("{both}, neighbours = [3], most_reference = 2");
+    fails(&few, 2, &["evaluation.knn.most_reference", "3 neighbours"]);
+    fails(none, 2, &["evaluation.knn.reference", "none/*.tar"]);
 }

@@ -23,17 +23,8 @@ fn trained() -> Workshop {
     workshop
 }
 
-const SCORE: [&str; 9] = [
-    "pretrain",
-    "--config",
-    "pretrain.toml",
-    "--set",
-    "data.max_failed_share=0.5",
-    "--score",
-    "shards/*.tar",
-    "--out",
-    "scores",
-];
+const SCORE: [&str; 7] =
+    ["pretrain", "--config", "pretrain.toml", "--score", "shards/*.tar", "--out", "scores"];
 
 fn score(workshop: &Workshop) -> Finished {
     Finished::of(workshop.command(&SCORE).output().unwrap())
@@ -78,7 +69,7 @@ fn scored_shards_are_curated() {
     // The grey picture goes by its entropy, the broken one for want of scores.
     for config in ["pretrain.toml", "config.toml"] {
         let told = check(config);
-        assert!(told.contains("15"), "15 of 17 pictures are kept: {told}");
+        assert!(told.contains("curation keeps 15 of 17 pictures"), "{told}");
     }
     let set = [curated[1], "run.dir=curated"];
     workshop.pretrain(&set).succeeds();
@@ -113,6 +104,23 @@ fn scores_do_not_depend_on_how_they_were_made() {
     assert_near(&of("1"), &second);
 }
 
+/// Scores of different weights never lie in one folder, nor those of two shards in one file.
+#[test]
+fn scores_that_would_mix_are_refused() {
+    let workshop = trained();
+    score(&workshop).succeeds();
+    workshop.pretrain(&["data.shards=[\"shards/0.tar\"]", "schedule.epochs=5"]).succeeds();
+    fs::remove_file(workshop.path("scores/shards/0.json")).unwrap();
+    score(&workshop).fails(1, &["scores holds scores by other weights", "step 8", "is 10"]);
+    assert!(!workshop.path("scores/shards/0.json").exists());
+    fs::create_dir_all(workshop.path("other/shards")).unwrap();
+    fs::copy(workshop.path("shards/0.tar"), workshop.path("other/shards/0.tar")).unwrap();
+    let both = ["pretrain", "--config", "pretrain.toml", "--score", "shards/0.tar"];
+    let both = [&both[..], &["other/shards/0.tar", "--out", "both"]].concat();
+    let run = Finished::of(workshop.command(&both).output().unwrap());
+    run.fails(1, &["shards/0.tar and other/shards/0.tar", "same folder and name"]);
+}
+
 /// The same members, and values that differ by rounding at most.
 #[track_caller]
 fn assert_near(found: &Value, expected: &Value) {
@@ -134,7 +142,7 @@ fn scoring_says_what_it_lacks() {
     let workshop = Workshop::pretraining();
     score(&workshop).fails(1, &["pre has no checkpoint", "without --score"]);
     let none = ["pretrain", "--config", "pretrain.toml", "--score", "none/*.tar", "--out", "x"];
-    Finished::of(workshop.command(&none).output().unwrap()).fails(2, &["none/*.tar"]);
+    Finished::of(workshop.command(&none).output().unwrap()).fails(2, &["--score", "none/*.tar"]);
     let nowhere = ["pretrain", "--config", "pretrain.toml", "--score", "shards/*.tar"];
     let finished = Finished::of(workshop.command(&nowhere).output().unwrap());
     assert_eq!(finished.code, Some(2));
