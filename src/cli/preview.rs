@@ -16,8 +16,7 @@ use crate::report::Sheet;
 ///
 /// Writes a PNG with one row for each sample of the run's stream: the whole crop (a teacher sees that),
 /// then for each encoder that is trained the same crop with the patches greyed that are masked out for
-/// it. Crops
-/// and masks are those of the training run. What rows and columns are is printed.
+/// it. Crops and masks are those of the training run. What rows and columns are is printed.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: distill data preview --config configs/quickstart.toml --out sheet.png"
