@@ -202,7 +202,7 @@ fn the_gpu_check_runs_on_a_cpu() {
     check.arg("--tests").arg(std::env::current_exe().unwrap());
     let done = Finished::of(check.output().unwrap()).succeeds();
     let (_, table) = done.stdout.split_once("== all parts on cpu\n").unwrap();
-    for part in ["tests", "team", "precision", "step", "levers", "largest-batch"] {
+    for part in ["tests", "team", "precision", "pretrain", "step", "levers", "largest-batch"] {
         let line = format!("{part:<14} passed ");
         assert!(table.contains(&line), "{part}: {table}");
     }
@@ -212,6 +212,7 @@ fn the_gpu_check_runs_on_a_cpu() {
     for finding in [
         "test result: ok. ",
         "% apart",
+        "    pre-training: loss ",
         "distill / PyTorch, eager: ",
         "    largest batch that fits",
     ] {

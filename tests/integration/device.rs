@@ -4,6 +4,8 @@
 use distill::config::{
     DistillConfig, DropPathMode, EncoderConfig, EncoderSize, OptimizerConfig, Precision,
 };
+use distill::eval::knn::accuracies;
+use distill::eval::{Features, LeftOut};
 use distill::model::{Init, Parameters, Storage, kind_of};
 use distill::native::{DeviceMark, Download, Gpu, PeakMemory, upload};
 use distill::objective::distill::{Distillation, Teacher};
@@ -161,4 +163,24 @@ fn a_device_describes_itself() {
         }
         Err(error) => assert!(device == Device::Cpu, "{error}"),
     }
+}
+
+/// The nearest of many pictures, ties included, are the same as on the CPU, where a test compares them
+/// with a count in float64.
+#[test]
+fn neighbours_are_those_of_the_cpu() {
+    let features = |rows: i64, step: i64| {
+        // Few values, so that many pictures are equally near.
+        let values = (Tensor::arange(rows * 16, (Kind::Float, Device::Cpu)) * step).remainder(7.0);
+        let vectors = (values - 3.0).view([rows, 16]);
+        let labels = (0..rows).map(|row| (row % 5) as u32).collect();
+        Features { vectors, labels, left_out: LeftOut::default() }
+    };
+    let (reference, held_out) = (features(600, 13), features(100, 29));
+    let found = [Device::Cpu, device()].map(|device| {
+        let [reference, held_out] = [&reference, &held_out].map(|one| one.to_device(device));
+        accuracies(&reference, &held_out, &[1, 10, 100], 50.0).unwrap()
+    });
+    assert_eq!(found[0], found[1]);
+    assert!(found[0].iter().any(|&right| right > 0.0 && right < 1.0), "{found:?}");
 }
