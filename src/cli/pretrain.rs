@@ -4,13 +4,12 @@ use std::cell::OnceCell;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use tch::Device;
 
 use super::evaluation::Trained;
 use super::reconstructions::Samples;
 use super::training::{self, Start, TrainArgs, Training};
 use super::{DONE, models, score, summary};
-use crate::config::{ConfigError, PretrainConfig};
+use crate::config::PretrainConfig;
 use crate::native::guard;
 use crate::objective::pretrain::Autoencoder;
 use crate::train::Drawing;
@@ -60,10 +59,6 @@ struct Pretraining;
 impl Training for Pretraining {
     type Config = PretrainConfig;
     type Objective = Autoencoder;
-
-    fn require_abilities(_: &PretrainConfig, _: Device) -> Result<(), ConfigError> {
-        Ok(())
-    }
 
     fn models(start: &Start<PretrainConfig>, starts_anew: bool) -> Result<Autoencoder> {
         guard(|| models::autoencoder(start.config, start.device, starts_anew))

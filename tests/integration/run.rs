@@ -217,7 +217,7 @@ fn a_loss_that_is_no_number_stops_the_run() {
     let workshop = Workshop::new();
     workshop
         .train(&["optimizer.learning_rate=1e30", "checkpoint.every=1", "checkpoint.keep=100"])
-        .fails(1, &["student `", "at step ", "NaN", "optimizer.learning_rate"]);
+        .fails(1, &[" of `", "at step ", "NaN", "optimizer.learning_rate"]);
     let kept = workshop.checkpoints("run");
     assert!(!kept.is_empty());
     let saved = kept.len() as u64;
