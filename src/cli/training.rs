@@ -208,11 +208,13 @@ fn conclude<T: Training>(
             T::print_advice(start.config);
             Ok(DONE)
         }
-        Err(error) if error.is::<Interrupted>() => {
-            warn!("{error}");
-            Ok(RESUME_ME)
-        }
-        Err(error) => Err(error),
+        Err(error) => match error.downcast_ref::<Interrupted>() {
+            Some(interrupted) => {
+                warn!("{interrupted}");
+                Ok(RESUME_ME)
+            }
+            None => Err(error),
+        },
     }
 }
 

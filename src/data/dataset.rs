@@ -36,7 +36,6 @@ pub(super) const KEPT_BYTES: usize = 64 << 20;
 /// Pictures in shards, in the order of a seed. Shared by all threads of a process.
 pub struct Dataset {
     config: DataConfig,
-    seed: u64,
     sources: Arc<Sources>,
     pub(super) indexes: Arc<IndexCache>,
     pub(super) shards: Arc<Vec<Chosen>>,
@@ -169,7 +168,6 @@ impl Dataset {
         let range = CropRange { scale: config.crop_scale, ratio: config.crop_ratio };
         Ok(Self {
             config: config.clone(),
-            seed,
             sources,
             indexes,
             cut: Cut::Random { seed, range },
@@ -207,11 +205,6 @@ impl Dataset {
     /// How samples are shuffled.
     pub fn shuffle(&self) -> &ShuffleConfig {
         &self.config.shuffle
-    }
-
-    /// The seed of order and crops; 0 for an evaluation pass, which draws nothing.
-    pub fn seed(&self) -> u64 {
-        self.seed
     }
 
     /// Bytes of one sample: `[input_size, input_size, 3]`.

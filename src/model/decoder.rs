@@ -43,11 +43,6 @@ impl Decoder {
         }
     }
 
-    /// The numbers of its transformer.
-    pub fn size(&self) -> &EncoderSize {
-        &self.size
-    }
-
     /// What the pixels of each patch are taken for: `[B, N, p·p·3]` float32, row by row and each
     /// pixel's three channels together, in the units of [`super::NormalisedPixels`]. `tokens` are the
     /// encoder's after its final LayerNorm, `[B, C+K, D]`; `keep` `[B, K]` says which patches those

@@ -395,7 +395,7 @@ fn wait_for(mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn send(signal: &str, process: u32) {
+pub fn send(signal: &str, process: u32) {
     let mut kill = Command::new("kill");
     let sent = kill.args([&format!("-{signal}"), &process.to_string()]).stderr(Stdio::null());
     let _ = sent.status().unwrap();

@@ -1,11 +1,14 @@
 //! What a run measures of its encoders when it has ended.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::many::Ranks;
+use crate::run::send;
 use crate::workshop::{Finished, Workshop, picture};
 
 /// A workshop with shards of two classes, and the table that has them classified.
@@ -173,4 +176,32 @@ fn figures_that_cannot_be_had_are_named() {
     let few = format!("{both}, neighbours = [3], most_reference = 2");
     fails(&few, 2, &["evaluation.knn.most_reference", "3 neighbours"]);
     fails(none, 2, &["evaluation.knn.reference", "none/*.tar"]);
+}
+
+/// A signal while encoders are measured ends that, not the run: what was trained is exported, and the
+/// same command measures.
+#[test]
+fn a_signal_while_measuring_leaves_it_for_later() {
+    let (workshop, [knn, data]) = labelled();
+    let members: Vec<_> = (0..1500)
+        .flat_map(|i| [(format!("{i}.jpg"), picture(i)), (format!("{i}.cls"), b"1".to_vec())])
+        .collect();
+    workshop.shard("shards/many.tar", &members);
+    let set = [&*knn, &*data, "data.batch_size=1", "data.global_batch_size=2"];
+    let mut command = workshop.pretraining_command(&set);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut told = Vec::new();
+    for line in lines {
+        if line.ends_with("features of reference pictures") {
+            send("TERM", child.id());
+        }
+        told.push(line);
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(75), "{told:#?}");
+    assert!(told.last().unwrap().contains("SIGTERM while encoders were measured"), "{told:#?}");
+    assert!(workshop.path("pre/exports/encoder/model.safetensors").exists());
+    assert!(!workshop.path("pre/evaluation.json").exists());
+    workshop.pretrain(&set).succeeds();
+    assert_eq!(evaluation(&workshop, "pre")["knn"]["reference_pictures"], 1500);
 }
