@@ -148,7 +148,7 @@ fn measure_knn<C: TaskConfig>(
     let encoders: Vec<_> = named.iter().map(|(.., vit)| Encoder { vit, compute }).collect();
     let [reference, held_out] = Pictures::both(start.config.train(), config);
     let features = |pictures: Pictures| {
-        let phase = Phase::begin(pictures.what, None);
+        let phase = Phase::begin(&format!("features of {} pictures", pictures.side), None);
         let worker_program = worker_program()?;
         let dataset = Arc::new(pictures.open()?);
         let source =
@@ -182,7 +182,8 @@ fn measure_knn<C: TaskConfig>(
 
 /// Labelled pictures, seen as the run sees pictures.
 struct Pictures {
-    what: &'static str,
+    /// `reference` or `held-out`.
+    side: &'static str,
     key: &'static str,
     config: DataConfig,
     pass: EvaluationPass,
@@ -191,8 +192,8 @@ struct Pictures {
 impl Pictures {
     /// Those that vote, and those that are classified.
     fn both(train: &TrainConfig, knn: &KnnConfig) -> [Self; 2] {
-        let of = |what, key, shards: &[String], most: Option<u64>| Self {
-            what,
+        let of = |side, key, shards: &[String], most: Option<u64>| Self {
+            side,
             key,
             config: DataConfig { shards: shards.to_vec(), curation: None, ..train.data.clone() },
             pass: EvaluationPass {
@@ -201,23 +202,13 @@ impl Pictures {
             },
         };
         [
-            of(
-                "features of reference pictures",
-                "evaluation.knn.reference",
-                &knn.reference,
-                knn.most_reference,
-            ),
-            of(
-                "features of held-out pictures",
-                "evaluation.knn.held_out",
-                &knn.held_out,
-                knn.most_held_out,
-            ),
+            of("reference", "evaluation.knn.reference", &knn.reference, knn.most_reference),
+            of("held-out", "evaluation.knn.held_out", &knn.held_out, knn.most_held_out),
         ]
     }
 
     fn open(&self) -> Result<Dataset> {
-        training::opening(|progress| {
+        training::opening(&format!("opening {} shards", self.side), |progress| {
             Dataset::for_evaluation(&self.config, self.key, self.pass, progress)
         })
     }

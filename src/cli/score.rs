@@ -64,7 +64,7 @@ pub fn run(config: &PretrainConfig, patterns: &[String], json_root: &Path) -> Re
         return Ok(());
     }
     let pass = EvaluationPass { measure: true, ..EvaluationPass::WHOLE };
-    let dataset = training::opening(|progress| {
+    let dataset = training::opening("opening shards", |progress| {
         Dataset::evaluation_of_shards(&data, sources, &left, pass, progress)
     })?;
     let scored = guard(|| {

@@ -242,17 +242,20 @@ fn dry_run<T: Training>(task: &T::Config) -> Result<u8> {
 }
 
 fn open_dataset(config: &TrainConfig) -> Result<Dataset> {
-    opening(|progress| Dataset::open(&config.data, config.seed, progress))
+    opening("opening shards", |progress| Dataset::open(&config.data, config.seed, progress))
 }
 
-/// Shows how `open` gets on.
+/// Shows how `open` gets on, under this label.
 ///
 /// # Errors
 /// Those of `open`.
-pub fn opening(open: impl FnOnce(ShardProgress) -> Result<Dataset>) -> Result<Dataset> {
+pub fn opening(
+    label: &str,
+    open: impl FnOnce(ShardProgress) -> Result<Dataset>,
+) -> Result<Dataset> {
     let phase = OnceLock::new();
     let dataset = open(&|_, shards| {
-        phase.get_or_init(|| Phase::begin("opening shards", Some(shards as u64))).advance(1);
+        phase.get_or_init(|| Phase::begin(label, Some(shards as u64))).advance(1);
     })?;
     if let Some(phase) = phase.into_inner() {
         phase.finish();
