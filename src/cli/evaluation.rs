@@ -15,7 +15,7 @@ use crate::durable;
 use crate::eval::{self, Encoder, Features, PictureSource, knn};
 use crate::model::{Vit, kind_of};
 use crate::native::guard;
-use crate::train::checkpoint::{self, Checkpoint};
+use crate::train::checkpoint::Checkpoint;
 use crate::train::screen::Phase;
 use crate::train::signals::{self, Signal};
 
@@ -98,18 +98,20 @@ pub struct Trained<'a> {
     pub teacher: Option<&'a Vit>,
 }
 
-/// Measures what the config asks for of the newest checkpoint, whose encoders are `trained`, unless that
+/// Measures what the config asks for of the newest `checkpoint`, whose encoders are `trained`, unless that
 /// was done before, and writes it down in the run's directory. Nothing where it asks for nothing.
 ///
 /// # Errors
 /// Shards cannot be read or have no labels, the disk is full, or [`Interrupted`].
-pub fn measure<C: TaskConfig>(start: &Start<C>, trained: &Trained) -> Result<Option<Evaluation>> {
+pub fn measure<C: TaskConfig>(
+    start: &Start<C>,
+    checkpoint: &Checkpoint,
+    trained: &Trained,
+) -> Result<Option<Evaluation>> {
     let train = start.config.train();
     let Some(config) = &train.evaluation.knn else { return Ok(None) };
     let file = train.run.dir.join(FILE);
-    let checkpoint =
-        checkpoint::newest(&train.run.dir)?.context("the run has no checkpoint to measure")?;
-    let of = Subject::of(train, &checkpoint);
+    let of = Subject::of(train, checkpoint);
     if let Some(done) = read(&file).filter(|done| done.of == of) {
         return Ok(Some(done));
     }

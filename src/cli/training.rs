@@ -201,8 +201,16 @@ fn conclude<T: Training>(
     objective: &T::Objective,
     step: u64,
 ) -> Result<u8> {
-    export(start.config)?;
-    match evaluation::measure(start, &T::trained(objective)) {
+    let config = start.config.train();
+    let mut evaluation = Ok(None);
+    if !config.export.formats.is_empty() || config.evaluation.knn.is_some() {
+        // Opened once: that reads and checks all of it.
+        let checkpoint = checkpoint::newest(&config.run.dir)?;
+        let checkpoint = checkpoint.context("the run has no checkpoint to export")?;
+        export(start.config, &checkpoint)?;
+        evaluation = evaluation::measure(start, &checkpoint, &T::trained(objective));
+    }
+    match evaluation {
         Ok(evaluation) => {
             summary::print(start.config, step, evaluation.as_ref())?;
             T::print_advice(start.config);
@@ -278,13 +286,12 @@ fn stream(config: &TrainConfig, dataset: &Dataset) -> Stream {
 }
 
 /// Writes every encoder of the newest checkpoint, which is the state just trained.
-fn export(task: &impl TaskConfig) -> Result<()> {
+fn export(task: &impl TaskConfig, checkpoint: &Checkpoint) -> Result<()> {
     let config = task.train();
     let run = config.run.dir.as_path();
     if config.export.formats.is_empty() {
         return Ok(());
     }
-    let checkpoint = checkpoint::newest(run)?.context("the run has no checkpoint to export")?;
     let preprocessing = Preprocessing { mean: config.data.mean, std: config.data.std };
     for trained in task.encoders() {
         let file = checkpoint.weights(&trained.name)?;
