@@ -4,15 +4,19 @@
 //! point one way, from the command line down to the configuration; `docs/ARCHITECTURE.md` has
 //! the map.
 
+pub mod artifacts;
 pub mod cli;
 pub mod config;
 pub mod dist;
 pub mod eval;
-pub mod model;
 pub mod native;
-pub mod objective;
+pub mod nn;
 pub mod report;
+pub mod run;
+pub mod tasks;
 pub mod train;
+pub mod ui;
+pub mod viz;
 pub mod weights;
 
 pub use distill_data as data;

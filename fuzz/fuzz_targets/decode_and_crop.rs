@@ -1,4 +1,4 @@
-//! Whatever bytes a picture has, decoding it ends in an error or in pixels of the announced size,
+//! Whatever bytes an image has, decoding it ends in an error or in pixels of the announced size,
 //! soon, in memory that `max_pixels` bounds (libFuzzer watches time and memory).
 
 #![no_main]
@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use distill_data::crop::{CropBox, CropRange};
-use distill_data::picture::{self, Picture};
+use distill_data::decode::{self, Image};
 use distill_data::{CropDecoder, CropOptions};
 use libfuzzer_sys::fuzz_target;
 
@@ -15,16 +15,16 @@ const SIDE: usize = 64;
 const RANGE: CropRange = CropRange { scale: [0.2, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] };
 
 thread_local! {
-    // Reused from picture to picture, as workers do.
-    static MEMORY: RefCell<(Picture, CropDecoder)> = RefCell::default();
+    // Reused from image to image, as workers do.
+    static MEMORY: RefCell<(Image, CropDecoder)> = RefCell::default();
 }
 
 fuzz_target!(|encoded: &[u8]| {
-    MEMORY.with_borrow_mut(|(picture, decoder)| {
-        let whole = picture::decode(encoded, MAX_PIXELS, picture);
+    MEMORY.with_borrow_mut(|(image, decoder)| {
+        let whole = decode::decode(encoded, MAX_PIXELS, image);
         if whole.is_ok() {
-            assert!((picture.width * picture.height) as u64 <= MAX_PIXELS);
-            assert_eq!(picture.pixels.len(), picture.width * picture.height * 3);
+            assert!((image.width * image.height) as u64 <= MAX_PIXELS);
+            assert_eq!(image.pixels.len(), image.width * image.height * 3);
         }
         let length = encoded.len();
         let options = CropOptions {
@@ -40,7 +40,7 @@ fuzz_target!(|encoded: &[u8]| {
         let mut crop = [0; SIDE * SIDE * 3];
         let cropped = decoder.decode(encoded, &options, choose, &mut crop);
         if whole.is_ok() && cropped.is_ok() {
-            assert_eq!(seen, Some((picture.width, picture.height)), "both see the same size");
+            assert_eq!(seen, Some((image.width, image.height)), "both see the same size");
         }
     });
 });

@@ -30,7 +30,7 @@ fn with_checksums(shard: &[u8]) -> Vec<u8> {
 fn check(shard: &[u8]) {
     let length = shard.len() as u64;
     let Ok(index) = ShardIndex::scan(Cursor::new(shard), length, &"fuzz") else { return };
-    assert!(index.rows() > 0, "an index without a picture is an error");
+    assert!(index.rows() > 0, "an index without an image is an error");
     assert_eq!(index.rows(), index.sizes.len());
     assert_eq!(index.rows(), index.labels.len());
     assert!(index.offsets.is_sorted_by(|one, next| one < next), "offsets ascend");

@@ -9,17 +9,18 @@ use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::preview::{self, PreviewArgs};
-use crate::config::{AnyConfig, DataConfig};
+use crate::config::DataConfig;
 use crate::data::index_cache::IndexCache;
 use crate::data::pack::{self, Encoding, PackOptions};
 use crate::data::source::Sources;
 use crate::data::{Dataset, ShardProgress};
-use crate::train::screen;
+use crate::tasks::AnyConfig;
+use crate::ui::screen;
 
 pub(super) const PATTERN_HELP: &str = "Patterns are paths with `*` and `?` wildcards and brace ranges, quoted \
 so that the shell leaves them alone: 'shards/train-{000000..000127}.tar', 'shards/*.tar'.";
 
-/// Make, index, check and look at WebDataset shards (tar files of pictures)
+/// Make, index, check and look at WebDataset shards (tar files of images)
 #[derive(Debug, Args)]
 pub struct DataArgs {
     #[command(subcommand)]
@@ -34,18 +35,18 @@ enum DataCommand {
     Preview(PreviewArgs),
 }
 
-/// Pack a folder of pictures into shards
+/// Pack a folder of images into shards
 ///
-/// SOURCE is a folder of pictures (.jpg, .jpeg, .png, .webp); or a folder of class folders, which
+/// SOURCE is a folder of images (.jpg, .jpeg, .png, .webp); or a folder of class folders, which
 /// become labels 0, 1, ... in sorted order, listed in OUT/classes.json; or a folder of MNIST-style
 /// files (NAME-images-idx3-ubyte and NAME-labels-idx1-ubyte, plain or .gz), one set of shards for
-/// each NAME. Samples are shuffled, always in the same way. Pictures that cannot be read are
+/// each NAME. Samples are shuffled, always in the same way. Images that cannot be read are
 /// named, counted and left out.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: distill data pack ~/Pictures --out shards --shorter-side 512\n\
+#[command(after_help = "Example: distill data pack ~/Images --out shards --shorter-side 512\n\
                         then in the config: shards = [\"shards/*.tar\"]")]
 struct PackArgs {
-    /// Folder of pictures, of class folders, or of MNIST-style files
+    /// Folder of images, of class folders, or of MNIST-style files
     source: PathBuf,
     /// Folder for the shards; made if it does not exist
     #[arg(long, value_name = "DIR")]
@@ -57,22 +58,22 @@ struct PackArgs {
     /// Shards are called NAME-000000.tar, ... [default: shard; for MNIST-style files their names]
     #[arg(long, value_name = "NAME")]
     prefix: Option<String>,
-    /// Shrink pictures whose shorter side is larger, and store them as JPEG of quality 92
+    /// Shrink images whose shorter side is larger, and store them as JPEG of quality 92
     /// [default: keep every file as it is]
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
     shorter_side: Option<u32>,
-    /// Cut each picture into tiles of about this side (after shrinking): many samples from few
+    /// Cut each image into tiles of about this side (after shrinking): many samples from few
     /// large photographs
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
     tile: Option<u32>,
-    /// Largest picture that is read, in pixels (width × height) [default: as data.max_pixels]
+    /// Largest image that is read, in pixels (width × height) [default: as data.max_pixels]
     #[arg(long, value_name = "N")]
     max_pixels: Option<u64>,
 }
 
 /// Index shards ahead of a run, and show what is in them
 ///
-/// An index lists where each picture lies. A run makes those that are missing, so this is only
+/// An index lists where each image lies. A run makes those that are missing, so this is only
 /// to save time at its start, or to look. An index is made again when its shard changes.
 #[derive(Debug, Args)]
 #[command(after_help = PATTERN_HELP)]
@@ -86,10 +87,10 @@ struct IndexArgs {
     index_dir: Option<PathBuf>,
 }
 
-/// Decode every picture of a data set, and list what is bad
+/// Decode every image of a data set, and list what is bad
 ///
 /// Give shards, or a run's config, whose data section (curation included) is then checked. Lists
-/// bad pictures by shard and member. Exits with 1 if anything is bad.
+/// bad images by shard and member. Exits with 1 if anything is bad.
 #[derive(Debug, Args)]
 #[command(after_help = PATTERN_HELP)]
 struct CheckArgs {
@@ -143,7 +144,7 @@ fn run_pack(args: PackArgs) -> Result<()> {
         text += &format!("; {} classes, listed in classes.json", packed.classes.len());
     }
     if packed.skipped > 0 {
-        text += &format!("; {} pictures could not be read and were left out", packed.skipped);
+        text += &format!("; {} images could not be read and were left out", packed.skipped);
     }
     print(&(text + "\n"))
 }
@@ -208,11 +209,11 @@ fn run_check(args: CheckArgs) -> Result<()> {
     let mut bad = 0;
     if !whole.is_empty() {
         let dataset = Dataset::of_shards(&config, 0, sources, &whole, &|_, _| {})?;
-        bad = check_pictures(&dataset, config.curation.is_some())?;
+        bad = check_images(&dataset, config.curation.is_some())?;
     }
     fail_with(&errors, shard_count, "shards are bad")?;
     if bad > 0 {
-        bail!("{bad} pictures are bad");
+        bail!("{bad} images are bad");
     }
     Ok(())
 }
@@ -223,14 +224,14 @@ pub(super) fn defaults(shards: Vec<String>) -> Result<DataConfig> {
     Ok(toml::Table::from_iter([("shards".to_string(), shards)]).try_into()?)
 }
 
-fn check_pictures(dataset: &Dataset, curated: bool) -> Result<usize> {
+fn check_images(dataset: &Dataset, curated: bool) -> Result<usize> {
     let selection = *dataset.selection();
     if curated {
         print(&format!(
-            "curation keeps {} of {} pictures\n  without scores: {}\n  histogram_score too low: {}\n  \
+            "curation keeps {} of {} images\n  without scores: {}\n  histogram_score too low: {}\n  \
              too small: {}\n  mae_loss of 0: {}\n",
             selection.kept,
-            selection.pictures(),
+            selection.images(),
             selection.without_scores,
             selection.low_histogram_score,
             selection.small,
@@ -246,7 +247,7 @@ fn check_pictures(dataset: &Dataset, curated: bool) -> Result<usize> {
         text += &format!("{place}: {error:#}\n");
     }
     text += &format!(
-        "decoded {} pictures of {} shards: {} good, {} bad\n",
+        "decoded {} images of {} shards: {} good, {} bad\n",
         selection.kept,
         dataset.shard_count(),
         selection.kept - bad.len() as u64,

@@ -9,12 +9,12 @@ use serde::Serialize;
 use tch::{Device, Kind};
 
 use super::data::{PATTERN_HELP, defaults, print, with_bar};
-use super::{device, worker_program};
 use crate::config::{ConfigError, DataConfig, DeviceChoice, KnnConfig, Precision};
 use crate::data::{Dataset, EvaluationPass};
-use crate::eval::{self, Encoder, Features, PictureSource, knn};
-use crate::model::{FrozenFormat, Parameters, Storage, Vit, kind_of};
+use crate::eval::{self, Encoder, Features, ImageSource, knn};
 use crate::native::guard;
+use crate::nn::{FrozenFormat, Parameters, Storage, Vit, kind_of};
+use crate::run::{device, worker_program};
 use crate::weights::{Preprocessing, WeightFile, beside_encoder};
 
 /// Measure how good an encoder's features are
@@ -29,12 +29,12 @@ enum EvalCommand {
     Knn(KnnArgs),
 }
 
-/// Classify pictures by their nearest neighbours, without training
+/// Classify images by their nearest neighbours, without training
 ///
-/// Each picture is resized bicubically by its shorter side, its centre cut out, and becomes one
-/// vector: the mean of the encoder's class tokens after the last block. Each held-out picture gets the
-/// class that most of its nearest reference pictures vote for, weighted by exp(cosine / temperature);
-/// what is printed is how often that is its own (top-1). Pictures without a label and those that do
+/// Each image is resized bicubically by its shorter side, its centre cut out, and becomes one
+/// vector: the mean of the encoder's class tokens after the last block. Each held-out image gets the
+/// class that most of its nearest reference images vote for, weighted by exp(cosine / temperature);
+/// what is printed is how often that is its own (top-1). Images without a label and those that do
 /// not decode are counted and left out. Mean and deviation of pixels are those of
 /// preprocessor_config.json beside the weights, else ImageNet's.
 #[derive(Debug, Args)]
@@ -46,13 +46,13 @@ struct KnnArgs {
     /// Attention heads of the weights, where nothing beside them tells
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
-    /// Labelled shards of the pictures that vote
+    /// Labelled shards of the images that vote
     #[arg(long, required = true, num_args = 1.., value_name = "PATTERN")]
     reference: Vec<String>,
-    /// Labelled shards of the pictures that are classified
+    /// Labelled shards of the images that are classified
     #[arg(long, required = true, num_args = 1.., value_name = "PATTERN")]
     held_out: Vec<String>,
-    /// Side of the pictures, in pixels [default: that of the weights]
+    /// Side of the images, in pixels [default: that of the weights]
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(1..=4096))]
     input_size: Option<u16>,
     /// Numbers of neighbours that vote
@@ -61,13 +61,13 @@ struct KnnArgs {
     /// The lower, the more the nearest count
     #[arg(long, value_name = "T", default_value_t = KnnConfig::TEMPERATURE)]
     temperature: f64,
-    /// Take so many reference pictures at most, spread evenly over all
+    /// Take so many reference images at most, spread evenly over all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     most_reference: Option<u64>,
-    /// Take so many held-out pictures at most, spread evenly over all
+    /// Take so many held-out images at most, spread evenly over all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     most_held_out: Option<u64>,
-    /// Pictures in one forward pass
+    /// Images in one forward pass
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=8192))]
     batch_size: u16,
@@ -93,16 +93,17 @@ struct KnnReport {
     input_size: usize,
     precision: Precision,
     temperature: f64,
-    reference: PicturesReport,
-    held_out: PicturesReport,
+    reference: ImagesReport,
+    held_out: ImagesReport,
     accuracies: Vec<AccuracyReport>,
 }
 
-/// Pictures of one side.
+/// The reference or the held-out images.
 #[derive(Debug, Serialize)]
-struct PicturesReport {
+struct ImagesReport {
     /// That have a vector and a class.
-    pictures: usize,
+    #[serde(rename = "pictures")]
+    images: usize,
     classes: usize,
     without_label: u64,
     undecodable: u64,
@@ -111,7 +112,7 @@ struct PicturesReport {
 #[derive(Debug, Serialize)]
 struct AccuracyReport {
     neighbours: usize,
-    /// Share of the held-out pictures whose class was found.
+    /// Share of the held-out images whose class was found.
     top1: f64,
 }
 
@@ -133,21 +134,21 @@ fn measure_knn(args: &KnnArgs) -> Result<KnnReport> {
     check(u64::MAX)?;
     let device = device::find("--device", device_choice(&args.device), 0)?;
     let precision = if args.precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
-    let (vit, side, preprocessing) = load(args, device, kind_of(precision))?;
+    let (vit, image_size, preprocessing) = load(args, device, kind_of(precision))?;
     let encoder = Encoder { vit: &vit, compute: kind_of(precision) };
-    let sides = Sides { args, encoder, side, preprocessing, device };
-    let reference = sides.features("--reference", &args.reference, args.most_reference)?;
+    let image_sets = ImageSets { args, encoder, image_size, preprocessing, device };
+    let reference = image_sets.features("--reference", &args.reference, args.most_reference)?;
     check(reference.count() as u64).context("--neighbours")?;
-    let held_out = sides.features("--held-out", &args.held_out, args.most_held_out)?;
+    let held_out = image_sets.features("--held-out", &args.held_out, args.most_held_out)?;
     let accuracies = knn::accuracies(&reference, &held_out, &args.neighbours, args.temperature)?;
     Ok(KnnReport {
         weights: args.weights.clone(),
         encoder: vit.size().to_string(),
-        input_size: side,
+        input_size: image_size,
         precision,
         temperature: args.temperature,
-        reference: PicturesReport::of(&reference),
-        held_out: PicturesReport::of(&held_out),
+        reference: ImagesReport::of(&reference),
+        held_out: ImagesReport::of(&held_out),
         accuracies: args
             .neighbours
             .iter()
@@ -165,15 +166,16 @@ fn device_choice(name: &str) -> DeviceChoice {
     }
 }
 
-/// The encoder, its weights kept as they are used; the side of its pictures, and what they are normalised
+/// The encoder, its weights kept as they are used; the size of its images, and what they are normalised
 /// by.
 fn load(args: &KnnArgs, device: Device, compute: Kind) -> Result<(Vit, usize, Preprocessing)> {
     let file = WeightFile::open(&args.weights).context("--weights")?;
     let stored = file.encoder(args.heads)?;
     let patch = stored.size.patch_size;
-    let side = args.input_size.map_or(stored.image_size, usize::from);
-    if !side.is_multiple_of(patch) {
-        let message = format!("found {side}, expected a multiple of the encoder's patch, {patch}");
+    let image_size = args.input_size.map_or(stored.image_size, usize::from);
+    if !image_size.is_multiple_of(patch) {
+        let message =
+            format!("found {image_size}, expected a multiple of the encoder's patch, {patch}");
         let key = "--input-size".to_string();
         return Err(ConfigError { file: PathBuf::new(), key, message }.into());
     }
@@ -183,23 +185,23 @@ fn load(args: &KnnArgs, device: Device, compute: Kind) -> Result<(Vit, usize, Pr
         file.load_into(parameters.named(), beside_encoder)?;
         drop(parameters);
         let format = FrozenFormat { compute, residual: Kind::Float, fp8: false };
-        vit.freeze(format, (side / patch) as i64);
+        vit.freeze(format, (image_size / patch) as i64);
         Ok(vit)
     })?;
-    Ok((vit, side, Preprocessing::beside(&args.weights)?))
+    Ok((vit, image_size, Preprocessing::beside(&args.weights)?))
 }
 
-/// What both sides have in common.
-struct Sides<'a> {
+/// What both sets of images have in common.
+struct ImageSets<'a> {
     args: &'a KnnArgs,
     encoder: Encoder<'a>,
-    side: usize,
+    image_size: usize,
     preprocessing: Preprocessing,
     device: Device,
 }
 
-impl Sides<'_> {
-    /// Features of the pictures that `option` names.
+impl ImageSets<'_> {
+    /// Features of the images that `option` names.
     fn features(
         &self,
         option: &'static str,
@@ -207,12 +209,12 @@ impl Sides<'_> {
         most: Option<u64>,
     ) -> Result<Features> {
         let config = DataConfig {
-            input_size: self.side,
+            input_size: self.image_size,
             batch_size: self.args.batch_size.into(),
             workers: self.args.workers,
             mean: self.preprocessing.mean,
             std: self.preprocessing.std,
-            // Bad pictures are counted here, not a reason to stop.
+            // Bad images are counted here, not a reason to stop.
             max_failed_share: 1.0,
             ..defaults(patterns.to_vec())?
         };
@@ -221,7 +223,7 @@ impl Sides<'_> {
         let dataset = with_bar("opening shards", |progress| {
             Dataset::for_evaluation(&config, option, pass, progress)
         });
-        let source = PictureSource {
+        let source = ImageSource {
             dataset: Arc::new(dataset?),
             config: &config,
             worker_program: &worker_program()?,
@@ -237,13 +239,13 @@ impl Sides<'_> {
     }
 }
 
-impl PicturesReport {
+impl ImagesReport {
     fn of(features: &Features) -> Self {
         let mut classes = features.labels.clone();
         classes.sort_unstable();
         classes.dedup();
         Self {
-            pictures: features.count(),
+            images: features.count(),
             classes: classes.len(),
             without_label: features.left_out.without_label,
             undecodable: features.left_out.undecodable,
@@ -251,8 +253,8 @@ impl PicturesReport {
     }
 
     fn line(&self, name: &str) -> String {
-        let Self { pictures, classes, without_label, undecodable } = self;
-        let mut line = format!("{name:<12} {pictures:>9} pictures of {classes} classes");
+        let Self { images, classes, without_label, undecodable } = self;
+        let mut line = format!("{name:<12} {images:>9} images of {classes} classes");
         for (count, what) in [(without_label, "without a label"), (undecodable, "not decodable")] {
             if *count > 0 {
                 line += &format!(", {count} {what}");

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::config::{AnyConfig, ConfigError, ExportFormat};
+use crate::config::{ConfigError, ExportFormat};
+use crate::tasks::AnyConfig;
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::weights::{self, Preprocessing, StoredEncoder, WeightFile};
 

@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::ConfigError;
 use crate::dist::environment;
-use crate::train::screen;
+use crate::ui::screen;
 
 /// What is logged, and how; every command takes these.
 #[derive(Debug, Clone, Default, clap::Args)]

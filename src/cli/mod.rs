@@ -2,41 +2,28 @@
 
 mod bench;
 mod data;
-mod device;
-mod distill;
 mod eval;
-mod evaluation;
 mod export;
-mod fp8_report;
 mod launch;
 pub mod logging;
-mod meeting;
-mod models;
 mod pretrain;
 mod preview;
-mod reconstructions;
 mod report;
-mod score;
-mod summary;
-mod training;
+mod train;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
-use crate::data::worker;
 use crate::dist::Failure;
 use crate::dist::launcher::die_with_the_launcher;
 use crate::native;
+use crate::run::{DONE, RESUME_ME};
 
-const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
-/// "Try again later" of BSD's sysexits: the state is saved, the same command continues.
-const RESUME_ME: u8 = 75;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -67,7 +54,7 @@ Examples:
 )]
 struct Arguments {
     #[command(flatten)]
-    train: training::TrainArgs,
+    train: train::TrainArgs,
     #[command(flatten)]
     log: logging::LogArgs,
     #[command(subcommand)]
@@ -80,7 +67,7 @@ enum Command {
     Pretrain(pretrain::PretrainArgs),
     /// Write a student's encoder, or any encoder weights, for other software to load
     Export(export::ExportArgs),
-    /// Pack pictures into tar shards, index shards, check them, look at what is trained on
+    /// Pack images into tar shards, index shards, check them, look at what is trained on
     Data(data::DataArgs),
     /// Measure how good an encoder's features are
     Eval(eval::EvalArgs),
@@ -107,20 +94,8 @@ pub fn main() -> ExitCode {
             if usage { WRONG_USAGE } else { FAILED }
         }
     };
-    native::exit_if_hasty(code);
+    native::exit_if_skipping_destructors(code);
     ExitCode::from(code)
-}
-
-/// The program that decodes in processes of its own: beside this one.
-fn worker_program() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    let worker = program.with_file_name(worker::PROGRAM);
-    ensure!(
-        worker.is_file(),
-        "{} is missing: it belongs beside `distill`; `cargo build --release` makes both",
-        worker.display()
-    );
-    Ok(worker)
 }
 
 fn run(arguments: Arguments) -> Result<u8> {
@@ -133,6 +108,6 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Eval(args)) => eval::run(&args).map(|()| DONE),
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
-        None => distill::run(&arguments.train),
+        None => train::run(&arguments.train),
     }
 }

@@ -7,10 +7,11 @@ use clap::Args;
 use image::RgbImage;
 
 use super::data::{print, with_bar};
-use crate::config::{AnyConfig, EncoderConfig};
+use crate::config::EncoderConfig;
 use crate::data::{Dataset, Scratch, durable};
-use crate::model::Mask;
-use crate::report::Sheet;
+use crate::nn::Mask;
+use crate::tasks::AnyConfig;
+use crate::viz::Sheet;
 
 /// Draw what teacher and students, or a pre-trained encoder, see of the next samples
 ///
@@ -25,7 +26,7 @@ pub(super) struct PreviewArgs {
     /// Config of a run
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Where the picture goes, a PNG; one that is there is replaced
+    /// Where the image goes, a PNG; one that is there is replaced
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Change a key of the config, such as data.crop_scale=[0.5,1.0]
@@ -36,7 +37,7 @@ pub(super) struct PreviewArgs {
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     count: u32,
     /// Position of the first in the stream of samples; a step takes as many positions as the
-    /// global batch has pictures
+    /// global batch has images
     #[arg(long, value_name = "P", default_value_t = 0)]
     position: u64,
 }
@@ -65,25 +66,25 @@ fn draw(
     positions: std::ops::Range<u64>,
 ) -> Result<(Sheet, String)> {
     let (encoders, seed) = (config.encoders(), config.train().seed);
-    let side = config.train().data.input_size as u32;
+    let image_size = config.train().data.input_size as u32;
     let rows = (positions.end - positions.start) as u32;
-    let mut sheet = Sheet::new(rows, 1 + encoders.len() as u32, (side, side));
+    let mut sheet = Sheet::new(rows, 1 + encoders.len() as u32, (image_size, image_size));
     let mut legend = format!("columns: {}\n", columns(config));
     let mut scratch = Scratch::default();
     for (row, position) in (0..).zip(positions) {
-        let mut crop = RgbImage::new(side, side);
+        let mut crop = RgbImage::new(image_size, image_size);
         let sample = dataset.fill(&mut scratch, position, &mut crop)?;
-        let picture = sample.context("a picture is missing")?.place;
-        let label = picture.label.map_or("no label".to_string(), |label| format!("label {label}"));
-        let name = dataset.describe(&picture);
+        let image = sample.context("an image is missing")?.place;
+        let label = image.label.map_or("no label".to_string(), |label| format!("label {label}"));
+        let name = dataset.describe(&image);
         legend += &format!("row {}: position {position}, {name}, {label}\n", row + 1);
         sheet.put(row, 0, &crop);
-        for (lane, encoder) in (0..).zip(encoders) {
+        for (rng_stream, encoder) in (0..).zip(encoders) {
             let patch = encoder.model.patch_size as u32;
-            let mask = Mask::of(encoder, (side / patch) as usize);
-            let kept = mask.map(|mask| mask.draw_at(seed, lane.into(), position));
+            let mask = Mask::of(encoder, (image_size / patch) as usize);
+            let kept = mask.map(|mask| mask.draw_at(seed, rng_stream.into(), position));
             let seen = kept.map_or_else(|| crop.clone(), |kept| greyed(&crop, patch, &kept));
-            sheet.put(row, lane + 1, &seen);
+            sheet.put(row, rng_stream + 1, &seen);
         }
     }
     Ok((sheet, legend))
@@ -109,7 +110,7 @@ fn greyed(crop: &RgbImage, patch: u32, kept: &[i64]) -> RgbImage {
     for (x, y, pixel) in seen.enumerate_pixels_mut() {
         let number = i64::from(y / patch * per_row + x / patch);
         if kept.binary_search(&number).is_err() {
-            // A shade between those of dark and of bright pictures.
+            // A shade between those of dark and of bright images.
             pixel.0 = pixel.0.map(|value| 96 + value / 4);
         }
     }

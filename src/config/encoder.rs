@@ -35,15 +35,18 @@ pub struct EncoderConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DropPathMode {
-    /// Each picture is drawn by itself; the branch is computed for all and multiplied by 0 or
+    /// Each image is drawn by itself; the branch is computed for all and multiplied by 0 or
     /// 1 / (1 − p).
     #[default]
     Scale,
-    /// A fixed share of each batch keeps the branch, and it is computed for these pictures only.
+    /// A fixed share of each batch keeps the branch, and it is computed for these images only.
     Skip,
 }
 
 impl EncoderConfig {
+    /// Weights that are drawn instead of loaded.
+    pub const RANDOM: &str = "random";
+
     /// An encoder of random weights that sees every patch.
     pub fn minimal(name: &str, model: EncoderSize) -> Self {
         Self {
@@ -59,8 +62,8 @@ impl EncoderConfig {
     }
 }
 
-pub(super) fn random_weights() -> String {
-    "random".into()
+fn random_weights() -> String {
+    EncoderConfig::RANDOM.into()
 }
 fn four() -> usize {
     4

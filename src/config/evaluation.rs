@@ -10,13 +10,13 @@ pub struct EvaluationConfig {
     pub knn: Option<KnnConfig>,
 }
 
-/// k-NN classification of labelled pictures by their features.
+/// k-NN classification of labelled images by their features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnnConfig {
-    /// Labelled shards whose pictures vote, in the forms that `data.shards` takes.
+    /// Labelled shards whose images vote, in the forms that `data.shards` takes.
     pub reference: Vec<String>,
-    /// Labelled shards whose pictures are classified.
+    /// Labelled shards whose images are classified.
     pub held_out: Vec<String>,
     /// Numbers of neighbours that vote; each gives an accuracy.
     #[serde(default = "neighbours")]
@@ -24,10 +24,10 @@ pub struct KnnConfig {
     /// A vote weighs exp(cosine similarity / temperature).
     #[serde(default = "temperature")]
     pub temperature: f64,
-    /// Most pictures that vote, spread evenly over their shards. Left out: all.
+    /// Most images that vote, spread evenly over their shards. Left out: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub most_reference: Option<u64>,
-    /// Most pictures that are classified, spread evenly over their shards. Left out: all.
+    /// Most images that are classified, spread evenly over their shards. Left out: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub most_held_out: Option<u64>,
 }

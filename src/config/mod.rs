@@ -5,23 +5,20 @@
 //! validates the result. Every error names the file, the key, what was found and what was expected.
 //! `configs/reference.toml` and `configs/reference_pretrain.toml` comment every key.
 
-mod distill;
 mod encoder;
 mod evaluation;
 mod load;
 mod model;
-mod pretrain;
 mod train;
 mod validate;
 
-pub use distill::{Distance, DistillConfig, Fuse, LossConfig, TeacherConfig, TeacherPrecision};
 pub use distill_data::config::{ConfigError, CurationConfig, DataConfig, ShuffleConfig};
 pub use encoder::{DropPathMode, EncoderConfig};
 pub use evaluation::{EvaluationConfig, KnnConfig};
-pub use load::{AnyConfig, Task, TaskConfig};
+pub use load::{KeyError, explain, read_table, read_tables};
 pub use model::{EncoderSize, SIZES};
-pub use pretrain::{DecoderConfig, PretrainConfig, ReconstructionConfig};
 pub use train::{
     CheckpointConfig, DeviceChoice, DistributedConfig, ExportConfig, ExportFormat, LogConfig,
     OptimizerConfig, Precision, RunConfig, ScheduleConfig, TrainConfig,
 };
+pub use validate::{Check, require};

@@ -32,7 +32,7 @@ pub struct TrainConfig {
 
 impl TrainConfig {
     /// The keys of its fields.
-    pub(super) const KEYS: [&str; 10] = [
+    pub const KEYS: [&str; 10] = [
         "seed",
         "run",
         "data",

@@ -1,20 +1,20 @@
 //! Checks between values, before any file or device is touched.
 
 use super::load::KeyError;
-use super::{
-    DecoderConfig, Distance, DistillConfig, EncoderConfig, EncoderSize, KnnConfig, LossConfig,
-    Precision, PretrainConfig, TeacherConfig, TeacherPrecision, TrainConfig,
-};
+use super::{EncoderConfig, EncoderSize, KnnConfig, TrainConfig};
 
+/// Nothing, or the first contradiction.
 pub type Check = Result<(), KeyError>;
 
-fn require(holds: bool, key: impl Into<String>, message: impl FnOnce() -> String) -> Check {
+/// # Errors
+/// `holds` is false: key and message.
+pub fn require(holds: bool, key: impl Into<String>, message: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err((key.into(), message())) }
 }
 
 impl TrainConfig {
     /// The first contradiction as (key, what was found and what was expected).
-    pub(super) fn validate(&self) -> Check {
+    pub fn validate(&self) -> Check {
         self.check_data()?;
         self.check_curation()?;
         self.check_optimizer()?;
@@ -53,13 +53,13 @@ impl TrainConfig {
             "found an empty list, expected at least one path or pattern".into()
         })?;
         require(data.batch_size > 0, "data.batch_size", || {
-            "found 0, expected at least one picture".into()
+            "found 0, expected at least one image".into()
         })?;
         require(data.prefetch_batches > 0, "data.prefetch_batches", || {
             "found 0, expected at least one batch".into()
         })?;
         require(data.global_batch_size != Some(0), "data.global_batch_size", || {
-            "found 0, expected at least one picture".into()
+            "found 0, expected at least one image".into()
         })?;
         data.shuffle.check().map_err(|(key, message)| (format!("data.shuffle.{key}"), message))?;
         let [least, most] = data.crop_scale;
@@ -92,7 +92,7 @@ impl TrainConfig {
         )
     }
 
-    fn check_encoder(&self, key: &str, size: &EncoderSize) -> Check {
+    pub fn check_encoder(&self, key: &str, size: &EncoderSize) -> Check {
         let EncoderSize { dim, depth, heads, patch_size, class_tokens, mlp_ratio } = *size;
         for (name, value) in [
             ("dim", dim),
@@ -107,14 +107,14 @@ impl TrainConfig {
         require(dim.is_multiple_of(heads), format!("{key}.heads"), || {
             format!("found {heads}, expected a divisor of the width {dim}")
         })?;
-        let side = self.data.input_size;
-        require(side > 0 && side.is_multiple_of(patch_size), "data.input_size", || {
-            format!("found {side}, expected a multiple of {key}'s patch size {patch_size}")
+        let image_size = self.data.input_size;
+        require(image_size > 0 && image_size.is_multiple_of(patch_size), "data.input_size", || {
+            format!("found {image_size}, expected a multiple of {key}'s patch size {patch_size}")
         })
     }
 
     /// Name and numbers of an encoder that is trained, which stands at `key`.
-    fn check_trained(&self, key: &str, encoder: &EncoderConfig) -> Check {
+    pub fn check_trained(&self, key: &str, encoder: &EncoderConfig) -> Check {
         let at = |name: &str| format!("{key}.{name}");
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let name = &encoder.name;
@@ -144,12 +144,18 @@ impl TrainConfig {
         if encoder.mask_ratio == 0.0 {
             return Ok(());
         }
-        let side = self.data.input_size / encoder.model.patch_size;
-        let grid = encoder.mask_grid;
-        require(grid > 0 && side.is_multiple_of(grid), format!("{key}.mask_grid"), || {
-            format!("found {grid}, expected a divisor of the {side}×{side} patch grid")
-        })?;
-        let cells = (side / grid).pow(2);
+        let grid_size = self.data.input_size / encoder.model.patch_size;
+        let cell_patches = encoder.mask_grid;
+        require(
+            cell_patches > 0 && grid_size.is_multiple_of(cell_patches),
+            format!("{key}.mask_grid"),
+            || {
+                format!(
+                    "found {cell_patches}, expected a divisor of the {grid_size}×{grid_size} patch grid"
+                )
+            },
+        )?;
+        let cells = (grid_size / cell_patches).pow(2);
         require(
             (cells as f64 * (1.0 - encoder.mask_ratio)).floor() >= 1.0,
             format!("{key}.mask_ratio"),
@@ -209,91 +215,6 @@ impl TrainConfig {
     }
 }
 
-impl DistillConfig {
-    pub(super) fn check_teacher(&self) -> Check {
-        let TeacherConfig { model, residual, precision, .. } = &self.teacher;
-        self.train.check_encoder("teacher.model", model)?;
-        let is_bf16 = self.train.run.precision == Precision::Bf16;
-        require(is_bf16 || *residual == Precision::Fp32, "teacher.residual", || {
-            "found \"bf16\", expected \"fp32\" unless run.precision is \"bf16\"".into()
-        })?;
-        let is_fp8 = *precision == TeacherPrecision::Fp8;
-        require(is_bf16 || !is_fp8, "teacher.precision", || {
-            "found \"fp8\", expected \"same\" unless run.precision is \"bf16\"".into()
-        })?;
-        // What CUDA's FP8 products take.
-        require(!is_fp8 || model.dim.is_multiple_of(16), "teacher.precision", || {
-            format!("found \"fp8\" for a width of {}, expected a multiple of 16", model.dim)
-        })
-    }
-
-    pub(super) fn check_loss(&self) -> Check {
-        let LossConfig { class, patch, .. } = self.loss;
-        require([class, patch] != [Distance::None; 2], "loss.patch", || {
-            "found \"none\" like loss.class, expected a distance for one of them at least".into()
-        })
-    }
-
-    pub(super) fn check_students(&self) -> Check {
-        require(!self.students.is_empty(), "students", || {
-            "found no student, expected at least one [[students]] table".into()
-        })?;
-        for (index, student) in self.students.iter().enumerate() {
-            let key = format!("students.{index}");
-            self.train.check_trained(&key, student)?;
-            let name = &student.name;
-            require(
-                self.students[..index].iter().all(|other| other.name != *name),
-                format!("{key}.name"),
-                || format!("found `{name}` a second time, expected a name of its own"),
-            )?;
-            self.check_tokens(&key, student)?;
-        }
-        Ok(())
-    }
-
-    /// Students have the tokens that the teacher has.
-    fn check_tokens(&self, key: &str, student: &EncoderConfig) -> Check {
-        let teacher = &self.teacher.model;
-        for (name, own, teachers) in [
-            ("patch_size", student.model.patch_size, teacher.patch_size),
-            ("class_tokens", student.model.class_tokens, teacher.class_tokens),
-        ] {
-            require(own == teachers, format!("{key}.model.{name}"), || {
-                format!(
-                    "found {own}, expected the teacher's {teachers}: tokens are matched one by one"
-                )
-            })?;
-        }
-        Ok(())
-    }
-}
-
-impl PretrainConfig {
-    pub(super) fn check_autoencoder(&self) -> Check {
-        let Self { train, encoder, decoder, reconstructions } = self;
-        train.check_trained("encoder", encoder)?;
-        require(encoder.mask_ratio > 0.0, "encoder.mask_ratio", || {
-            "found 0, expected a share above it: masked patches are what is learned from".into()
-        })?;
-        let DecoderConfig { dim, depth, heads, mlp_ratio } = *decoder;
-        for (name, value) in
-            [("dim", dim), ("depth", depth), ("heads", heads), ("mlp_ratio", mlp_ratio)]
-        {
-            require(value > 0, format!("decoder.{name}"), || {
-                "found 0, expected at least 1".into()
-            })?;
-        }
-        require(dim.is_multiple_of(heads), "decoder.heads", || {
-            format!("found {heads}, expected a divisor of the width {dim}")
-        })?;
-        let samples = reconstructions.samples;
-        require((1..=64).contains(&samples), "reconstructions.samples", || {
-            format!("found {samples}, expected 1 to 64")
-        })
-    }
-}
-
 fn check_knn(knn: &KnnConfig) -> Check {
     let key = |name: &str| format!("evaluation.knn.{name}");
     for (name, shards) in [("reference", &knn.reference), ("held_out", &knn.held_out)] {
@@ -322,7 +243,7 @@ fn check_knn(knn: &KnnConfig) -> Check {
     for (name, most) in
         [("most_reference", knn.most_reference), ("most_held_out", knn.most_held_out)]
     {
-        require(most != Some(0), key(name), || "found 0, expected at least one picture".into())?;
+        require(most != Some(0), key(name), || "found 0, expected at least one image".into())?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Which sample lies where, for any number of shards in bounded memory.
 //!
-//! Of every shard only its name and the number of its kept pictures stay in memory. Their places
+//! Of every shard only its name and the number of its kept images stay in memory. Their places
 //! in the shard are read when they are needed, and the most recently used are kept.
 
 use std::ops::Range;
@@ -12,16 +12,16 @@ use quick_cache::sync::Cache;
 
 use super::index::NO_LABEL;
 
-/// Memory for the rows of shards that are in use, in bytes. At 16 to 20 bytes a picture this
+/// Memory for the rows of shards that are in use, in bytes. At 16 to 20 bytes an image this
 /// holds some twenty million of them: all of most data sets, and the windows of any.
 const ROWS_IN_MEMORY: u64 = 384 << 20;
 
-/// The kept pictures of a shard, one row each.
+/// The kept images of a shard, one row each.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ShardRows {
-    /// Where each picture's bytes begin in the shard.
+    /// Where each image's bytes begin in the shard.
     pub offsets: Vec<u64>,
-    /// How many bytes each picture has.
+    /// How many bytes each image has.
     pub sizes: Vec<u32>,
     /// Empty where no sample of the shard has a label.
     pub labels: Vec<u32>,
@@ -30,12 +30,12 @@ pub struct ShardRows {
 }
 
 impl ShardRows {
-    /// Class of the picture in `row`, where it has one.
+    /// Class of the image in `row`, where it has one.
     pub fn label(&self, row: usize) -> Option<u32> {
         self.labels.get(row).copied().filter(|&label| label != NO_LABEL)
     }
 
-    /// Probability with which the picture in `row` is accepted when drawn.
+    /// Probability with which the image in `row` is accepted when drawn.
     pub fn acceptance(&self, row: usize) -> f32 {
         self.acceptance.get(row).copied().unwrap_or(1.0)
     }
@@ -74,7 +74,7 @@ impl Weighter<usize, Arc<ShardRows>> for RowBytes {
 }
 
 impl Catalogue {
-    /// A catalogue of shards with `counts` pictures each, whose rows `read` gives.
+    /// A catalogue of shards with `counts` images each, whose rows `read` gives.
     pub fn new(
         counts: impl IntoIterator<Item = u64>,
         read: impl Fn(usize) -> Result<ShardRows> + Send + Sync + 'static,

@@ -1,11 +1,11 @@
-//! The `[data]` table of a configuration: which pictures, how they are cropped, how many at a
+//! The `[data]` table of a configuration: which images, how they are cropped, how many at a
 //! time; and the error that names what is wrong in a configuration.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Pictures: where they are, which are kept, how they are cropped, how many at a time.
+/// Images: where they are, which are kept, how they are cropped, how many at a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
@@ -15,14 +15,14 @@ pub struct DataConfig {
     /// Side of the square crop that teacher and students see, in pixels.
     #[serde(default = "input_size")]
     pub input_size: usize,
-    /// Pictures in one forward pass of one process.
+    /// Images in one forward pass of one process.
     #[serde(default = "batch_size")]
     pub batch_size: usize,
-    /// Pictures in one optimizer step over all processes and accumulation steps. Left out: the
+    /// Images in one optimizer step over all processes and accumulation steps. Left out: the
     /// batch size times the number of processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub global_batch_size: Option<usize>,
-    /// Crop area as a share of the picture, `[least, most]`.
+    /// Crop area as a share of the image, `[least, most]`.
     #[serde(default = "crop_scale")]
     pub crop_scale: [f64; 2],
     /// Crop width over height, `[least, most]`.
@@ -40,14 +40,14 @@ pub struct DataConfig {
     /// Batches held ready ahead of the trainer.
     #[serde(default = "prefetch_batches")]
     pub prefetch_batches: usize,
-    /// Most share of pictures that may fail to decode before the run stops.
+    /// Most share of images that may fail to decode before the run stops.
     #[serde(default = "max_failed_share")]
     pub max_failed_share: f64,
-    /// Largest picture that is decoded, in pixels (width × height).
+    /// Largest image that is decoded, in pixels (width × height).
     #[serde(default = "max_pixels")]
     pub max_pixels: u64,
     /// Decode JPEGs at 1/2, 1/4 or 1/8 of their size where the crop stays at least twice as large
-    /// as `input_size`: less work for large pictures, and a little off from Pillow's pixels.
+    /// as `input_size`: less work for large images, and a little off from Pillow's pixels.
     #[serde(default)]
     pub reduced_decoding: bool,
     /// Where shard indexes are kept; left out: beside the shards, or in the user's cache folder
@@ -92,7 +92,7 @@ impl DataConfig {
         }
     }
 
-    /// Pictures of one optimizer step: the configured number, or one batch.
+    /// Images of one optimizer step: the configured number, or one batch.
     pub fn images_per_step(&self) -> usize {
         self.global_batch_size.unwrap_or(self.batch_size)
     }
@@ -144,19 +144,19 @@ impl ShuffleConfig {
     }
 }
 
-/// Selection of web pictures by the JSON file that stands for each shard.
+/// Selection of web images by the JSON file that stands for each shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CurationConfig {
     /// `JSON_ROOT/<shard's folder>/<shard>.json`: member name to scores.
     pub json_root: PathBuf,
-    /// Keep pictures whose colour-histogram score is above this.
+    /// Keep images whose colour-histogram score is above this.
     #[serde(default = "min_histogram_score")]
     pub min_histogram_score: f64,
-    /// Keep pictures whose width and height are both at least this, in pixels.
+    /// Keep images whose width and height are both at least this, in pixels.
     #[serde(default = "min_side")]
     pub min_side: u64,
-    /// Keep a drawn picture with probability `mae_loss` (hard pictures are seen more often).
+    /// Keep a drawn image with probability `mae_loss` (hard images are seen more often).
     #[serde(default = "yes")]
     pub sample_by_hardness: bool,
 }

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::draws::{Draws, Purpose};
 
-use super::picture::{self, Picture};
+use super::decode::{self, Image};
 use super::resize::CropResizer;
 
-/// A box of whole pixels within a picture.
+/// A box of whole pixels within an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CropBox {
     pub left: usize,
@@ -27,7 +27,7 @@ pub struct CropRange {
 }
 
 impl CropRange {
-    /// The crop of the picture of `width` × `height` pixels at `position` of the stream of
+    /// The crop of the image of `width` × `height` pixels at `position` of the stream of
     /// samples.
     pub fn draw_at(&self, seed: u64, position: u64, width: usize, height: usize) -> CropBox {
         CropBox::draw(&mut Draws::new(seed, Purpose::Crop, 0, position), width, height, self)
@@ -71,7 +71,7 @@ impl CropBox {
     }
 }
 
-/// Decodes the picture `file`, resizes its shorter side to `shorter_side` and cuts the central
+/// Decodes the image `file`, resizes its shorter side to `shorter_side` and cuts the central
 /// square of `side` pixels: `[side, side, 3]`, as torchvision's `Resize` and `CenterCrop` on a
 /// Pillow image (evaluation, and comparison with image processors).
 ///
@@ -84,52 +84,52 @@ pub fn load_central(
     max_pixels: u64,
 ) -> Result<Vec<u8>> {
     anyhow::ensure!(side <= shorter_side, "a crop of {side} needs a resize to at least {side}");
-    let mut picture = Picture::default();
+    let mut image = Image::default();
     std::fs::read(file)
         .map_err(anyhow::Error::from)
-        .and_then(|bytes| picture::decode(&bytes, max_pixels, &mut picture))
+        .and_then(|bytes| decode::decode(&bytes, max_pixels, &mut image))
         .with_context(|| file.display().to_string())?;
     let mut square = vec![0; side * side * 3];
-    cut_central(&picture, shorter_side, side, &mut CropResizer::default(), &mut square)?;
+    crop_central(&image, shorter_side, side, &mut CropResizer::default(), &mut square)?;
     Ok(square)
 }
 
-/// Resizes the shorter side of `picture` to `shorter_side`, and fills `out` `[side, side, 3]` with
+/// Resizes the shorter side of `image` to `shorter_side`, and fills `out` `[side, side, 3]` with
 /// the central square of the result.
 ///
 /// # Errors
 /// `out` has another size, or `side` is larger than `shorter_side`.
-pub fn cut_central(
-    picture: &Picture,
+pub fn crop_central(
+    image: &Image,
     shorter_side: usize,
     side: usize,
     resizer: &mut CropResizer,
     out: &mut [u8],
 ) -> Result<()> {
-    let [height, width] = shrunk_size(picture, shorter_side);
+    let [height, width] = shrunk_size(image, shorter_side);
     let middle = |length: usize| (length.saturating_sub(side) as f64 / 2.0).round_ties_even();
     let (left, top) = (middle(width) as usize, middle(height) as usize);
     let part = CropBox { left, top, width: side, height: side };
-    resizer.resize_part(picture, [height, width], part, out)
+    resizer.resize_part(image, [height, width], part, out)
 }
 
 /// Height and width with `shorter_side` as the shorter one; the longer is rounded down.
-fn shrunk_size(picture: &Picture, shorter_side: usize) -> [usize; 2] {
-    let short = picture.width.min(picture.height).max(1);
-    [picture.height, picture.width].map(|length| shorter_side * length / short)
+fn shrunk_size(image: &Image, shorter_side: usize) -> [usize; 2] {
+    let short = image.width.min(image.height).max(1);
+    [image.height, image.width].map(|length| shorter_side * length / short)
 }
 
-/// `picture` resized so that its shorter side is `shorter_side`; the longer is rounded down.
+/// `image` resized so that its shorter side is `shorter_side`; the longer is rounded down.
 ///
 /// # Errors
 /// The result is too large to address.
-pub fn shrink(picture: &Picture, shorter_side: usize) -> Result<Picture> {
-    let (width, height) = (picture.width, picture.height);
-    let [new_height, new_width] = shrunk_size(picture, shorter_side);
+pub fn shrink(image: &Image, shorter_side: usize) -> Result<Image> {
+    let (width, height) = (image.width, image.height);
+    let [new_height, new_width] = shrunk_size(image, shorter_side);
     let mut pixels = vec![0; new_width * new_height * 3];
     let whole = CropBox { left: 0, top: 0, width, height };
-    CropResizer::default().resize(picture, whole, [new_height, new_width], &mut pixels)?;
-    Ok(Picture { width: new_width, height: new_height, pixels })
+    CropResizer::default().resize(image, whole, [new_height, new_width], &mut pixels)?;
+    Ok(Image { width: new_width, height: new_height, pixels })
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn long_thin_pictures_get_the_central_box() {
+    fn long_thin_images_get_the_central_box() {
         let wide = draw(0, 2000, 30);
         assert_eq!(wide, CropBox { left: 980, top: 0, width: 40, height: 30 });
         let tall = draw(0, 30, 2001);

@@ -1,28 +1,28 @@
-//! From a picture's bytes to a resized crop, in memory that is reused from picture to picture.
+//! From an image's bytes to a resized crop, in memory that is reused from image to image.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::crop::CropBox;
+use super::decode::{self, Encoding, Image};
 use super::jpeg::{Frame, JpegDecoder};
-use super::picture::{self, Encoding, Picture};
 use super::resize::{CropResizer, check_box, is_height_first};
 
-/// Decodes encoded pictures to resized crops; holds the memory for it, reused from picture to
-/// picture.
+/// Decodes encoded images to resized crops; holds the memory for it, reused from image to
+/// image.
 #[derive(Debug, Default)]
 pub struct CropDecoder {
-    picture: Picture,
+    image: Image,
     jpeg: JpegDecoder,
     resizer: CropResizer,
 }
 
-/// What is the same for every picture.
+/// What is the same for every image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CropOptions {
     /// Side of the resized square, in pixels.
     pub side: usize,
-    /// A picture of more pixels is refused before memory is taken for it.
+    /// An image of more pixels is refused before memory is taken for it.
     pub max_pixels: u64,
     /// Whether a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the crop stays at least
     /// twice as large as the result: faster, and off from Pillow's pixels by a little more.
@@ -30,12 +30,12 @@ pub struct CropOptions {
 }
 
 impl CropDecoder {
-    /// Fills `out` `[side, side, 3]` with a crop of the picture in `encoded`. `choose` gets the
-    /// picture's width and height, and gives the box to cut.
+    /// Fills `out` `[side, side, 3]` with a crop of the image in `encoded`. `choose` gets the
+    /// image's width and height, and gives the box to cut.
     ///
     /// # Errors
-    /// Unknown content, a damaged or truncated picture, one that is too large, a box that is not
-    /// in the picture, or an `out` of another size.
+    /// Unknown content, a damaged or truncated image, one that is too large, a box that is not
+    /// in the image, or an `out` of another size.
     pub fn decode(
         &mut self,
         encoded: &[u8],
@@ -46,29 +46,29 @@ impl CropDecoder {
         if Encoding::of(encoded) == Some(Encoding::Jpeg)
             && let Some(frame) = Frame::read(encoded)
         {
-            return picture::contain_panics(|| {
+            return decode::contain_panics(|| {
                 self.decode_jpeg(encoded, frame, options, choose, out)
             });
         }
-        let Self { picture, resizer, .. } = self;
-        picture::decode(encoded, options.max_pixels, picture)?;
-        let crop = choose(picture.width, picture.height);
-        resizer.resize(picture, crop, [options.side; 2], out)
+        let Self { image, resizer, .. } = self;
+        decode::decode(encoded, options.max_pixels, image)?;
+        let crop = choose(image.width, image.height);
+        resizer.resize(image, crop, [options.side; 2], out)
     }
 
-    /// Decodes the whole picture in `encoded` and shows it to `see`, with a resizer for it.
+    /// Decodes the whole image in `encoded` and shows it to `see`, with a resizer for it.
     ///
     /// # Errors
-    /// Unknown content, a damaged or truncated picture, one of more than `max_pixels`, or the error
+    /// Unknown content, a damaged or truncated image, one of more than `max_pixels`, or the error
     /// of `see`.
     pub(super) fn decode_whole<T>(
         &mut self,
         encoded: &[u8],
         max_pixels: u64,
-        see: impl FnOnce(&Picture, &mut CropResizer) -> Result<T>,
+        see: impl FnOnce(&Image, &mut CropResizer) -> Result<T>,
     ) -> Result<T> {
-        picture::decode(encoded, max_pixels, &mut self.picture)?;
-        see(&self.picture, &mut self.resizer)
+        decode::decode(encoded, max_pixels, &mut self.image)?;
+        see(&self.image, &mut self.resizer)
     }
 
     fn decode_jpeg(
@@ -80,8 +80,8 @@ impl CropDecoder {
         out: &mut [u8],
     ) -> Result<()> {
         let Self { jpeg, resizer, .. } = self;
-        picture::check_size(frame.width, frame.height, options.max_pixels)?;
-        ensure!(picture::has_end_of_image(encoded), "truncated JPEG");
+        decode::check_size(frame.width, frame.height, options.max_pixels)?;
+        ensure!(decode::has_end_of_image(encoded), "truncated JPEG");
         let crop = choose(frame.width, frame.height);
         check_box(crop, frame.width, frame.height)?;
         if options.reduced_decoding {
@@ -98,9 +98,9 @@ impl CropDecoder {
         })
     }
 
-    /// Bytes of memory held now; the caller drops a decoder that one huge picture has grown.
+    /// Bytes of memory held now; the caller drops a decoder that one huge image has grown.
     pub fn held_bytes(&self) -> usize {
-        self.picture.pixels.capacity() + self.jpeg.held_bytes() + self.resizer.held_bytes()
+        self.image.pixels.capacity() + self.jpeg.held_bytes() + self.resizer.held_bytes()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which web pictures are kept, by the JSON file of scores that stands for each shard.
+//! Which web images are kept, by the JSON file of scores that stands for each shard.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::durable;
 use super::index::ShardIndex;
 use super::source::ShardAddress;
 
-/// A picture's entry in the JSON file. A missing or `null` score is no score.
+/// An image's entry in the JSON file. A missing or `null` score is no score.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Entropy of the colour histogram, in bits.
@@ -21,11 +21,11 @@ pub struct Scores {
     pub height: Option<f64>,
     /// In pixels.
     pub width: Option<f64>,
-    /// Loss of a masked autoencoder: how hard the picture is.
+    /// Loss of a masked autoencoder: how hard the image is.
     pub mae_loss: Option<f64>,
 }
 
-/// How many pictures are kept, and why the others are not. A picture that fails several tests
+/// How many images are kept, and why the others are not. An image that fails several tests
 /// counts for the first of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Selection {
@@ -41,8 +41,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// All pictures, kept or not.
-    pub fn pictures(&self) -> u64 {
+    /// All images, kept or not.
+    pub fn images(&self) -> u64 {
         self.kept + self.without_scores + self.low_histogram_score + self.small + self.never_drawn
     }
 }
@@ -75,7 +75,7 @@ enum Verdict {
     NeverDrawn,
 }
 
-/// Applies the thresholds to the pictures of `shard`.
+/// Applies the thresholds to the images of `shard`.
 ///
 /// # Errors
 /// The JSON file cannot be read or has another form.
@@ -119,7 +119,7 @@ pub fn scores_path(json_root: &Path, shard: &ShardAddress) -> PathBuf {
     json_root.join(&*shard.folder_name()).join(format!("{stem}.json"))
 }
 
-/// Writes the scores of the pictures of `shard`, by member name, where curation reads them. What was
+/// Writes the scores of the images of `shard`, by member name, where curation reads them. What was
 /// there is replaced whole.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! A data set: the pictures that are kept from a list of shards, found by position.
+//! A data set: the images that are kept from a list of shards, found by position.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::config::{DataConfig, ShuffleConfig};
 use super::crop::CropRange;
 use super::crop_decoder::{CropDecoder, CropOptions};
 use super::curation::Selection;
-use super::cut::{Cut, Measured};
+use super::decode::{self, Image};
 use super::evaluation::EvaluationPass;
 use super::failures::{FailureCounts, Failures};
 use super::index_cache::IndexCache;
 use super::order::{Candidates, Order, Window};
-use super::picture::{self, Picture};
-use super::selection::{self, Chosen};
+use super::selection::{self, ShardEntry};
 use super::source::{Segment, ShardAddress, Sources};
+use super::transform::{ImageStats, Transform};
 
 /// Tries of one position before giving up, however many failures are allowed.
 const MOST_TRIES: usize = 10_000;
@@ -27,47 +27,47 @@ const MOST_TRIES: usize = 10_000;
 /// Draws of one try before giving up; each is rejected with a probability that soft sampling has.
 const MOST_DRAWS: usize = 1_000_000;
 
-/// No picture of a sensible size takes more encoded bytes than this.
+/// No image of a sensible size takes more encoded bytes than this.
 const MOST_ENCODED_BYTES: u32 = 1 << 30;
 
-/// Decoding memory above this is given back after use: one huge picture must not stay for good.
+/// Decoding memory above this is given back after use: one huge image must not stay for good.
 pub(super) const KEPT_BYTES: usize = 64 << 20;
 
-/// Pictures in shards, in the order of a seed. Shared by all threads of a process.
+/// Images in shards, in the order of a seed. Shared by all threads of a process.
 pub struct Dataset {
     config: DataConfig,
     sources: Arc<Sources>,
     pub(super) indexes: Arc<IndexCache>,
-    pub(super) shards: Arc<Vec<Chosen>>,
+    pub(super) shards: Arc<Vec<ShardEntry>>,
     pub(super) catalogue: Catalogue,
     pub(super) order: Order,
-    cut: Cut,
+    cut: Transform,
     selection: Selection,
     fingerprint: String,
     failures: Failures,
 }
 
-/// Memory for filling samples in this process, reused from picture to picture.
+/// Memory for filling samples in this process, reused from image to image.
 #[derive(Default)]
 pub struct Scratch {
     encoded: Vec<u8>,
     decoder: CropDecoder,
 }
 
-/// The pictures that one position tries until one decodes.
+/// The images that one position tries until one decodes.
 pub struct Attempts {
     position: u64,
     candidates: Candidates,
     tried: usize,
 }
 
-/// A picture's bytes: where they are.
+/// An image's bytes: where they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     sample: u64,
     pub(super) shard: usize,
     pub(super) range: Range<u64>,
-    /// Class of the picture, where it has one.
+    /// Class of the image, where it has one.
     pub label: Option<u32>,
 }
 
@@ -81,9 +81,9 @@ impl Place {
 /// A sample that was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Where its picture is.
+    /// Where its image is.
     pub place: Place,
-    pub picture: Measured,
+    pub image: ImageStats,
 }
 
 impl Dataset {
@@ -102,7 +102,7 @@ impl Dataset {
     /// An evaluation pass over the data set: its samples once, in the order of shards and rows, each
     /// cut to the central square. What is drawn at random for training is not drawn: no crop, no
     /// shuffle, no sampling by hardness; curation's thresholds hold. Positions are `0..sample_count`,
-    /// and a picture that does not decode leaves its position empty. Errors about the patterns of
+    /// and an image that does not decode leaves its position empty. Errors about the patterns of
     /// `config.shards` name `key`, where the user gave them.
     ///
     /// # Errors
@@ -135,7 +135,7 @@ impl Dataset {
         }
         let mut dataset = Self::of_shards(&config, 0, sources, shards, progress)?;
         dataset.order = Order::in_sequence(dataset.catalogue.samples(), pass.most_samples);
-        dataset.cut = Cut::Central { measure: pass.measure };
+        dataset.cut = Transform::Central { measure: pass.measure };
         dataset.failures = Failures::new("nothing takes its place");
         Ok(dataset)
     }
@@ -170,13 +170,13 @@ impl Dataset {
             config: config.clone(),
             sources,
             indexes,
-            cut: Cut::Random { seed, range },
+            cut: Transform::Random { seed, range },
             order: Order::new(seed, catalogue.samples(), &config.shuffle),
             shards,
             catalogue,
             selection,
             fingerprint,
-            failures: Failures::new("another picture takes its place"),
+            failures: Failures::new("another image takes its place"),
         })
     }
 
@@ -196,7 +196,7 @@ impl Dataset {
     }
 
     /// Names the data set by content: shard names, and the places, labels and probabilities of
-    /// the kept pictures. A resumed run continues the same stream only if this is the same, and
+    /// the kept images. A resumed run continues the same stream only if this is the same, and
     /// the seed and [`Self::shuffle`] too.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -212,8 +212,8 @@ impl Dataset {
         self.config.input_size * self.config.input_size * 3
     }
 
-    /// What is made of each picture.
-    pub(super) fn cut(&self) -> Cut {
+    /// What is made of each image.
+    pub(super) fn cut(&self) -> Transform {
         self.cut
     }
 
@@ -226,12 +226,12 @@ impl Dataset {
         }
     }
 
-    /// Pictures tried and failed since this was opened.
+    /// Images tried and failed since this was opened.
     pub fn failure_counts(&self) -> FailureCounts {
         self.failures.counts()
     }
 
-    /// The sample that stands at `position` unless its picture turns out to be bad: a pure
+    /// The sample that stands at `position` unless its image turns out to be bad: a pure
     /// function of seed, data set and position.
     ///
     /// # Errors
@@ -241,12 +241,12 @@ impl Dataset {
         Ok(place.map_or(position, |place| place.sample))
     }
 
-    /// The pictures that `position` tries.
+    /// The images that `position` tries.
     pub fn attempts(&self, position: u64) -> Attempts {
         Attempts { position, candidates: Candidates::new(&self.order, position), tried: 0 }
     }
 
-    /// The next picture to try: a pure function of seed, data set, position and the number of
+    /// The next image to try: a pure function of seed, data set, position and the number of
     /// tries before. In an evaluation pass there is one, and nothing after it.
     ///
     /// # Errors
@@ -254,7 +254,7 @@ impl Dataset {
     pub fn next_place(&self, attempts: &mut Attempts) -> Result<Option<Place>> {
         let position = attempts.position;
         loop {
-            if matches!(self.cut, Cut::Central { .. }) {
+            if matches!(self.cut, Transform::Central { .. }) {
                 ensure!(position < self.sample_count(), "position {position} is behind the pass");
                 if attempts.tried > 0 {
                     return Ok(None);
@@ -262,7 +262,7 @@ impl Dataset {
             }
             ensure!(
                 attempts.tried < MOST_TRIES,
-                "{MOST_TRIES} pictures in a row failed to decode for position {position}"
+                "{MOST_TRIES} images in a row failed to decode for position {position}"
             );
             attempts.tried += 1;
             let sample = attempts.candidates.next_accepted(MOST_DRAWS, self.acceptance())?;
@@ -278,24 +278,24 @@ impl Dataset {
         }
     }
 
-    /// The local files that hold a picture's bytes. Waits until they are here.
+    /// The local files that hold an image's bytes. Waits until they are here.
     ///
     /// # Errors
     /// They cannot be brought here.
     pub fn locate(&self, place: &Place) -> Result<Vec<Segment>> {
-        let Chosen { shard, stamp, .. } = &self.shards[place.shard];
+        let ShardEntry { shard, stamp, .. } = &self.shards[place.shard];
         self.sources.locate(shard, *stamp, place.range.clone())
     }
 
-    /// Counts a picture that decoded.
+    /// Counts an image that decoded.
     pub fn record_success(&self) {
         self.failures.record_success();
     }
 
-    /// Counts a picture that did not decode, and names it once in a warning.
+    /// Counts an image that did not decode, and names it once in a warning.
     ///
     /// # Errors
-    /// More pictures fail than `data.max_failed_share`.
+    /// More images fail than `data.max_failed_share`.
     pub fn record_failure(&self, place: &Place, error: &Error) -> Result<()> {
         let share = self.config.max_failed_share;
         self.failures.record(place.sample, error, share, || self.describe(place))
@@ -312,12 +312,12 @@ impl Dataset {
     /// Fills `out` `[input_size, input_size, 3]` with the crop at `position`, in this process.
     /// Worker processes fill the same.
     ///
-    /// A picture that does not decode is counted, named once in a warning, and replaced by
+    /// An image that does not decode is counted, named once in a warning, and replaced by
     /// another one, which depends on seed, data set and position alone, as does the crop. In an
     /// evaluation pass it is not replaced: nothing is given, and `out` is black.
     ///
     /// # Errors
-    /// A shard cannot be read any more, or more pictures fail than `data.max_failed_share`.
+    /// A shard cannot be read any more, or more images fail than `data.max_failed_share`.
     pub fn fill(
         &self,
         scratch: &mut Scratch,
@@ -333,9 +333,9 @@ impl Dataset {
                 *scratch = Scratch::default();
             }
             match made {
-                Ok(picture) => {
+                Ok(image) => {
                     self.record_success();
-                    return Ok(Some(Sample { place, picture }));
+                    return Ok(Some(Sample { place, image }));
                 }
                 Err(error) => self.record_failure(&place, &error)?,
             }
@@ -344,18 +344,18 @@ impl Dataset {
         Ok(None)
     }
 
-    /// Decodes every picture once, in parallel, and gives the bad ones in order with the reason.
-    /// `progress` is called after each picture.
+    /// Decodes every image once, in parallel, and gives the bad ones in order with the reason.
+    /// `progress` is called after each image.
     pub fn check(&self, progress: &(dyn Fn() + Sync)) -> Vec<(String, Error)> {
-        let decode = |encoded: &mut Vec<u8>, picture: &mut Picture, place: &Place| {
+        let decode = |encoded: &mut Vec<u8>, image: &mut Image, place: &Place| {
             ensure!(place.bytes() <= u64::from(MOST_ENCODED_BYTES), "encoded size is too large");
             self.read(place, encoded)?;
-            picture::decode(encoded, self.config.max_pixels, picture)
+            decode::decode(encoded, self.config.max_pixels, image)
         };
-        let try_one = |(encoded, picture): &mut (Vec<u8>, Picture), sample| {
+        let try_one = |(encoded, image): &mut (Vec<u8>, Image), sample| {
             let bad = match self.place(sample) {
                 Ok(place) => {
-                    decode(encoded, picture, &place).err().map(|e| (self.describe(&place), e))
+                    decode(encoded, image, &place).err().map(|e| (self.describe(&place), e))
                 }
                 Err(error) => Some((format!("sample {sample}"), error)),
             };
@@ -388,7 +388,7 @@ impl Dataset {
                 entry.row..entry.rows.offsets.len().min(entry.row + (samples.end - next) as usize);
             let last = rows.end - 1;
             let end = entry.rows.offsets[last] + u64::from(entry.rows.sizes[last]);
-            let Chosen { shard, stamp, .. } = &self.shards[entry.shard];
+            let ShardEntry { shard, stamp, .. } = &self.shards[entry.shard];
             self.sources.prefetch(shard, *stamp, entry.rows.offsets[rows.start]..end);
             next += rows.len() as u64;
         }
@@ -411,18 +411,18 @@ impl Dataset {
     }
 
     fn read(&self, place: &Place, encoded: &mut Vec<u8>) -> Result<()> {
-        let Chosen { shard, stamp, .. } = &self.shards[place.shard];
+        let ShardEntry { shard, stamp, .. } = &self.shards[place.shard];
         self.sources
             .read(shard, *stamp, place.range.clone(), encoded)
             .with_context(|| self.unreadable(place))
     }
 
-    /// Whether a picture is in a shard that is not a file.
+    /// Whether an image is in a shard that is not a file.
     pub(super) fn is_remote(&self, place: &Place) -> bool {
         self.shards[place.shard].shard.as_file().is_none()
     }
 
-    /// Shard and member of a picture, for messages. Names are not kept in memory, but looked up.
+    /// Shard and member of an image, for messages. Names are not kept in memory, but looked up.
     pub fn describe(&self, place: &Place) -> String {
         let shard = &self.shards[place.shard].shard;
         let offset = place.range.start;

@@ -17,13 +17,13 @@ pub enum Purpose {
     Weights = 1,
     /// Order of samples; position is the pass over the data set.
     Order = 2,
-    /// Crop of the picture at a position of the stream.
+    /// Crop of the image at a position of the stream.
     Crop = 3,
     /// Acceptance and replacement of the sample at a position of the stream.
     Sample = 4,
-    /// Mask of a student for the picture at a position of the stream.
+    /// Mask of a student for the image at a position of the stream.
     Mask = 5,
-    /// Drop path of a student for the picture at a position of the stream.
+    /// Drop path of a student for the image at a position of the stream.
     DropPath = 6,
 }
 
@@ -31,13 +31,13 @@ pub enum Purpose {
 pub struct Draws(ChaCha8Rng);
 
 impl Draws {
-    /// Draws for `purpose` at `position`; `lane` tells apart several users of one purpose, such
+    /// Draws for `purpose` at `position`; `rng_stream` tells apart several users of one purpose, such
     /// as the students that each draw a mask.
-    pub fn new(seed: u64, purpose: Purpose, lane: u64, position: u64) -> Self {
+    pub fn new(seed: u64, purpose: Purpose, rng_stream: u64, position: u64) -> Self {
         let mut key = [0u8; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
         key[8..16].copy_from_slice(&(purpose as u64).to_le_bytes());
-        key[16..24].copy_from_slice(&lane.to_le_bytes());
+        key[16..24].copy_from_slice(&rng_stream.to_le_bytes());
         let mut generator = ChaCha8Rng::from_seed(key);
         generator.set_stream(position);
         Self(generator)
@@ -94,8 +94,9 @@ mod tests {
 
     #[test]
     fn every_part_of_the_key_matters() {
-        let first =
-            |seed, purpose, lane, position| Draws::new(seed, purpose, lane, position).bits();
+        let first = |seed, purpose, rng_stream, position| {
+            Draws::new(seed, purpose, rng_stream, position).bits()
+        };
         let base = first(1, Purpose::Mask, 2, 3);
         assert_eq!(base, first(1, Purpose::Mask, 2, 3));
         for other in [

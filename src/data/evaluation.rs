@@ -1,4 +1,4 @@
-//! Evaluation passes: which pictures they take, and what their members in the shards are called.
+//! Evaluation passes: which images they take, and what their members in the shards are called.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::source::ShardAddress;
 pub struct EvaluationPass {
     /// Of more samples, so many at even distances: shards that are sorted by class stay balanced.
     pub most_samples: u64,
-    /// Whether the entropy of each picture's histogram is computed.
+    /// Whether the entropy of each image's histogram is computed.
     pub measure: bool,
 }
 
@@ -23,7 +23,7 @@ impl EvaluationPass {
     pub const WHOLE: Self = Self { most_samples: u64::MAX, measure: false };
 }
 
-/// A picture in its shard.
+/// An image in its shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Number of the shard, for [`Dataset::shard`].
@@ -41,7 +41,7 @@ impl Dataset {
         &self.shards[number].shard
     }
 
-    /// Class of the picture that stands at `position` of an evaluation pass, where it has one.
+    /// Class of the image that stands at `position` of an evaluation pass, where it has one.
     ///
     /// # Errors
     /// The position is behind the pass, or its shard's index cannot be read any more.
@@ -58,7 +58,7 @@ impl Dataset {
         self.catalogue.samples_of(number)
     }
 
-    /// Shards and names of the pictures that stand at `positions` of an evaluation pass. The index
+    /// Shards and names of the images that stand at `positions` of an evaluation pass. The index
     /// of each shard is read once, so ask for a batch at a time.
     ///
     /// # Errors
@@ -99,13 +99,13 @@ mod tests {
     const SIDE: usize = 8;
 
     fn png(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [u8; 3]) -> Vec<u8> {
-        let picture = RgbImage::from_fn(width, height, |x, y| Rgb(pixel(x, y)));
+        let image = RgbImage::from_fn(width, height, |x, y| Rgb(pixel(x, y)));
         let mut bytes = Cursor::new(Vec::new());
-        picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        image.write_to(&mut bytes, ImageFormat::Png).unwrap();
         bytes.into_inner()
     }
 
-    /// Of one colour, with the picture's number as red.
+    /// Of one colour, with the image's number as red.
     fn numbered(number: u8) -> Vec<u8> {
         png(10 + u32::from(number), 9, |_, _| [number, 0, 0])
     }
@@ -121,7 +121,7 @@ mod tests {
         std::fs::write(path, tar.into_inner().unwrap()).unwrap();
     }
 
-    /// Three shards of five pictures, which are numbered through; picture 7 does not decode.
+    /// Three shards of five images, which are numbered through; image 7 does not decode.
     fn shards() -> (TempDir, DataConfig) {
         let folder = tempfile::tempdir().unwrap();
         for shard in 0..3 {
@@ -149,7 +149,7 @@ mod tests {
         Dataset::for_evaluation(config, "shards", pass, &|_, _| {})
     }
 
-    /// The number and the width of each picture, told by its pixels; nothing where they are black.
+    /// The number and the width of each image, told by its pixels; nothing where they are black.
     fn seen(dataset: &Dataset) -> Vec<Option<(u8, u32)>> {
         let mut scratch = Scratch::default();
         let see = |position| {
@@ -157,12 +157,12 @@ mod tests {
             let sample = dataset.fill(&mut scratch, position, &mut out).unwrap();
             let black = out.iter().all(|&level| level == 0);
             assert!(sample.is_some() || black, "what is missing is black");
-            sample.map(|sample| (out[0], sample.picture.width))
+            sample.map(|sample| (out[0], sample.image.width))
         };
         (0..dataset.sample_count()).map(see).collect()
     }
 
-    /// Every picture once, as they lie in the shards; one that does not decode leaves a gap and
+    /// Every image once, as they lie in the shards; one that does not decode leaves a gap and
     /// moves nobody.
     #[test]
     fn a_pass_takes_everything_once_and_in_order() {
@@ -199,9 +199,9 @@ mod tests {
         assert!(dataset.members(4..6).is_err());
     }
 
-    /// What is measured is the whole picture, not what is cut of it; and only where it is asked for.
+    /// What is measured is the whole image, not what is cut of it; and only where it is asked for.
     #[test]
-    fn the_whole_picture_is_measured() {
+    fn the_whole_image_is_measured() {
         let folder = tempfile::tempdir().unwrap();
         // The central square of the second is of one colour.
         let halves = png(40, 20, |x, _| if x < 20 { [0; 3] } else { [255; 3] });
@@ -210,18 +210,18 @@ mod tests {
         write_shard(&folder.path().join("0.tar"), &members);
         let pattern = folder.path().join("0.tar").display().to_string();
         let config = DataConfig { input_size: SIDE, ..DataConfig::minimal(vec![pattern]) };
-        let picture = |pass, position| {
+        let image = |pass, position| {
             let mut out = [0; SIDE * SIDE * 3];
             let dataset = open(&config, pass).unwrap();
             let sample = dataset.fill(&mut Scratch::default(), position, &mut out).unwrap();
-            sample.unwrap().picture
+            sample.unwrap().image
         };
         let expected = [1.0, 0.25 * 2.0 + 0.75 * (4.0f64 / 3.0).log2()];
         for (position, expected) in expected.into_iter().enumerate() {
-            let found = picture(pass(u64::MAX), position as u64);
+            let found = image(pass(u64::MAX), position as u64);
             assert_eq!((found.width, found.height), (40, 20));
             assert!((found.histogram_entropy.unwrap() - expected).abs() < 1e-12);
-            let plain = picture(EvaluationPass::WHOLE, position as u64);
+            let plain = image(EvaluationPass::WHOLE, position as u64);
             assert_eq!(plain.histogram_entropy, None);
         }
     }
@@ -243,15 +243,15 @@ mod tests {
                 let sample = dataset.fill(&mut Scratch::default(), position, &mut out).unwrap();
                 let Some(sample) = sample else { continue };
                 assert_eq!(member.name, format!("p{}.png", out[0]));
-                let of_picture = Scores {
+                let of_image = Scores {
                     // Those of one colour have none of their own.
-                    histogram_score: sample.picture.histogram_entropy.map(|bits| bits + 5.0),
-                    height: Some(f64::from(sample.picture.height)),
-                    width: Some(f64::from(sample.picture.width)),
+                    histogram_score: sample.image.histogram_entropy.map(|bits| bits + 5.0),
+                    height: Some(f64::from(sample.image.height)),
+                    width: Some(f64::from(sample.image.width)),
                     // The first counts as never hard.
                     mae_loss: Some(f64::from(out[0]) / 15.0),
                 };
-                scores.insert(member.name.clone(), of_picture);
+                scores.insert(member.name.clone(), of_image);
             }
             write_scores(&json_root, dataset.shard(shard), &scores).unwrap();
         }

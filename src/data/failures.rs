@@ -1,4 +1,4 @@
-//! Pictures that do not decode: counted, named once each, and bounded.
+//! Images that do not decode: counted, named once each, and bounded.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Error, Result, ensure};
 
-/// How many pictures were tried since the data set was opened, and how many of them failed.
+/// How many images were tried since the data set was opened, and how many of them failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FailureCounts {
     pub tried: u64,
@@ -15,8 +15,8 @@ pub struct FailureCounts {
 
 impl FailureCounts {
     /// Whether so many failures are more than chance makes of a data set whose share of bad
-    /// pictures is `max_share`: three standard deviations and one above the mean. So one bad
-    /// picture among the first few does not stop a run, and half of them being bad does.
+    /// images is `max_share`: three standard deviations and one above the mean. So one bad
+    /// image among the first few does not stop a run, and half of them being bad does.
     fn exceed(self, max_share: f64) -> bool {
         let expected = max_share * self.tried as f64;
         let chance = if max_share == 0.0 { 0.0 } else { 1.0 + 3.0 * expected.sqrt() };
@@ -30,12 +30,12 @@ pub(super) struct Failures {
     tried: AtomicU64,
     failed: AtomicU64,
     named: Mutex<HashSet<u64>>,
-    /// What becomes of the place of a bad picture, for the warning.
+    /// What becomes of the place of a bad image, for the warning.
     consequence: &'static str,
 }
 
 impl Failures {
-    /// None yet; `consequence` is what warnings say of the place of a bad picture.
+    /// None yet; `consequence` is what warnings say of the place of a bad image.
     pub(super) fn new(consequence: &'static str) -> Self {
         let named = Mutex::default();
         Self { tried: AtomicU64::new(0), failed: AtomicU64::new(0), named, consequence }
@@ -53,7 +53,7 @@ impl Failures {
     /// Counts a failure of `sample`, whose place `name` tells.
     ///
     /// # Errors
-    /// More pictures fail than `max_share` of them.
+    /// More images fail than `max_share` of them.
     pub(super) fn record(
         &self,
         sample: u64,
@@ -69,7 +69,7 @@ impl Failures {
         let counts = self.counts();
         ensure!(
             !counts.exceed(max_share),
-            "{} of {} pictures tried failed to decode ({:.1} %), more than data.max_failed_share \
+            "{} of {} images tried failed to decode ({:.1} %), more than data.max_failed_share \
              = {max_share} allows; the last was {}: {error:#}. `distill data check` lists them \
              all; repair or remove them, or raise data.max_failed_share",
             counts.failed,
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn the_limit_is_strict_in_the_long_run_and_lenient_at_the_start() {
         let exceed = |failed, tried, share| FailureCounts { tried, failed }.exceed(share);
-        assert!(!exceed(1, 1, 0.01), "one bad picture at the very start");
+        assert!(!exceed(1, 1, 0.01), "one bad image at the very start");
         assert!(!exceed(2, 100, 0.01));
         assert!(exceed(5, 10, 0.01), "half of the first ten");
         assert!(exceed(10_400, 1_000_000, 0.01), "1.04 % of a million");

@@ -11,15 +11,15 @@ use super::tar_members::{Content, Ending, Member, TarMembers};
 /// Stands for "no label" in [`ShardIndex::labels`].
 pub const NO_LABEL: u32 = u32::MAX;
 
-/// The pictures of a shard, one row each, in the order of the file.
+/// The images of a shard, one row each, in the order of the file.
 ///
 /// A sample is a run of members with one key, which is WebDataset's: the path up to the first dot
-/// of its last part. Its picture is the first member whose extension is a picture's.
+/// of its last part. Its image is the first member whose extension is an image's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShardIndex {
-    /// Where each picture's bytes begin in the shard.
+    /// Where each image's bytes begin in the shard.
     pub offsets: Vec<u64>,
-    /// How many bytes each picture has; `u32::MAX` where that does not fit.
+    /// How many bytes each image has; `u32::MAX` where that does not fit.
     pub sizes: Vec<u32>,
     /// Class of each sample, from its `.cls` member, or [`NO_LABEL`].
     pub labels: Vec<u32>,
@@ -27,25 +27,25 @@ pub struct ShardIndex {
     pub(super) name_ends: Vec<u32>,
 }
 
-/// Whether `extension` is a picture's, in any case.
-pub fn is_picture_extension(extension: &str) -> bool {
+/// Whether `extension` is an image's, in any case.
+pub fn is_image_extension(extension: &str) -> bool {
     ["jpg", "jpeg", "png", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 impl ShardIndex {
-    /// Number of pictures.
+    /// Number of images.
     pub fn rows(&self) -> usize {
         self.offsets.len()
     }
 
-    /// Name of the picture's member in the tar file.
+    /// Name of the image's member in the tar file.
     pub fn name(&self, row: usize) -> &str {
         let start = row.checked_sub(1).map_or(0, |before| self.name_ends[before]) as usize;
         let bytes = &self.names[start..self.name_ends[row] as usize];
         std::str::from_utf8(bytes).unwrap_or("(unreadable name)")
     }
 
-    /// The row whose picture begins at `offset`.
+    /// The row whose image begins at `offset`.
     pub fn row_at(&self, offset: u64) -> Option<usize> {
         self.offsets.binary_search(&offset).ok()
     }
@@ -55,7 +55,7 @@ impl ShardIndex {
         self.labels.iter().filter(|&&label| label != NO_LABEL).count()
     }
 
-    /// Bytes of all pictures.
+    /// Bytes of all images.
     pub fn bytes(&self) -> u64 {
         self.sizes.iter().map(|&size| u64::from(size)).sum()
     }
@@ -64,7 +64,7 @@ impl ShardIndex {
     /// texts apart. What is left out, and why, is told in a warning. `name` is the shard's in messages.
     ///
     /// # Errors
-    /// It is no tar file, is damaged or cut off within a member, or holds no picture.
+    /// It is no tar file, is damaged or cut off within a member, or holds no image.
     pub fn scan(shard: impl Read + Seek, length: u64, name: &dyn Display) -> Result<Self> {
         let grouping = scan(shard, length).and_then(Grouping::finish);
         let grouping = grouping.with_context(|| format!("{name}: cannot be indexed"))?;
@@ -88,14 +88,14 @@ fn scan(shard: impl Read + Seek, length: u64) -> Result<Grouping> {
 struct Grouping {
     index: ShardIndex,
     key: String,
-    /// Name, offset and size of the current sample's picture.
-    picture: Option<(String, u64, u32)>,
+    /// Name, offset and size of the current sample's image.
+    image: Option<(String, u64, u32)>,
     label: Option<u32>,
     members: usize,
-    second_pictures: usize,
+    second_images: usize,
     bad_labels: usize,
     dotted: Option<String>,
-    /// Pictures and labels that are sparse or links.
+    /// Images and labels that are sparse or links.
     elsewhere: usize,
     first_elsewhere: Option<String>,
     ending: Ending,
@@ -116,29 +116,29 @@ impl Grouping {
             self.close();
             self.key = key.to_string();
         }
-        let is_picture = is_picture_extension(extension);
-        if !is_picture && extension != "cls" {
-            if extension.rsplit_once('.').is_some_and(|(_, last)| is_picture_extension(last)) {
+        let is_image = is_image_extension(extension);
+        if !is_image && extension != "cls" {
+            if extension.rsplit_once('.').is_some_and(|(_, last)| is_image_extension(last)) {
                 self.dotted.get_or_insert(member.name);
             }
         } else if member.content != Content::Plain {
             self.elsewhere += 1;
             self.first_elsewhere.get_or_insert(member.name);
-        } else if !is_picture {
+        } else if !is_image {
             self.label = parse_label(&members.beginning(&member, 64)?);
             self.bad_labels += usize::from(self.label.is_none());
-        } else if self.picture.is_some() {
-            self.second_pictures += 1;
+        } else if self.image.is_some() {
+            self.second_images += 1;
         } else {
             let size = u32::try_from(member.size).unwrap_or(u32::MAX);
-            self.picture = Some((member.name, member.start, size));
+            self.image = Some((member.name, member.start, size));
         }
         Ok(())
     }
 
     fn close(&mut self) {
         let label = self.label.take();
-        if let Some((name, offset, size)) = self.picture.take() {
+        if let Some((name, offset, size)) = self.image.take() {
             self.index.offsets.push(offset);
             self.index.sizes.push(size);
             self.index.labels.push(label.unwrap_or(NO_LABEL));
@@ -151,9 +151,9 @@ impl Grouping {
         self.close();
         if self.index.rows() == 0 {
             let hint = self.dotted.map_or(String::new(), |name| {
-                format!("; a key ends at the first dot, so `{name}` does not count as a picture")
+                format!("; a key ends at the first dot, so `{name}` does not count as an image")
             });
-            bail!("no picture (.jpg, .jpeg, .png, .webp) among its {} members{hint}", self.members);
+            bail!("no image (.jpg, .jpeg, .png, .webp) among its {} members{hint}", self.members);
         }
         ensure!(
             self.index.names.len() < u32::MAX as usize,
@@ -163,10 +163,10 @@ impl Grouping {
     }
 
     fn warn(&self, shard: &dyn Display) {
-        if self.second_pictures > 0 {
+        if self.second_images > 0 {
             tracing::warn!(
-                "{shard}: {} pictures share their key with one before them and are left out",
-                self.second_pictures
+                "{shard}: {} images share their key with one before them and are left out",
+                self.second_images
             );
         }
         if self.bad_labels > 0 {
@@ -174,7 +174,7 @@ impl Grouping {
         }
         if let Some(first) = &self.first_elsewhere {
             tracing::warn!(
-                "{shard}: {} pictures or labels are stored as sparse files or as links, and are \
+                "{shard}: {} images or labels are stored as sparse files or as links, and are \
                  left out; the first is member `{first}`",
                 self.elsewhere
             );

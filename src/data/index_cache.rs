@@ -43,9 +43,9 @@ pub struct IndexCache {
 pub struct Head {
     /// The state of the shard that this is about.
     pub stamp: Stamp,
-    /// Number of pictures.
+    /// Number of images.
     pub rows: u64,
-    /// Checksum of the pictures' places, labels and names.
+    /// Checksum of the images' places, labels and names.
     pub digest: [u8; CHECKSUM],
     names: u64,
 }

@@ -1,7 +1,7 @@
 //! Which sample stands at a position of the endless stream of samples.
 //!
 //! Samples are numbered through all shards. A pass over them is a shuffle on two levels, so that
-//! shards are read in long runs and not a picture here and there:
+//! shards are read in long runs and not an image here and there:
 //!
 //! 1. The samples are cut into *chunks* of neighbours, at another place in each pass, and the
 //!    chunks are shuffled over the whole data set.
@@ -172,8 +172,8 @@ impl Window {
         if self.order.spread_over.is_some() {
             return self.unshuffled(place);
         }
-        let lane = FIRST_WINDOW_DRAWS + self.number;
-        let mut draws = Draws::new(self.order.seed, Purpose::Order, lane, self.pass);
+        let rng_stream = FIRST_WINDOW_DRAWS + self.number;
+        let mut draws = Draws::new(self.order.seed, Purpose::Order, rng_stream, self.pass);
         self.unshuffled(Permutation::draw(self.size, &mut draws).apply(place))
     }
 

@@ -12,18 +12,18 @@ use super::index_cache::IndexCache;
 use super::source::{ShardAddress, Stamp};
 
 /// What is remembered of a shard.
-pub struct Chosen {
+pub struct ShardEntry {
     pub shard: ShardAddress,
-    /// The state of the shard that the places of its pictures are for.
+    /// The state of the shard that the places of its images are for.
     pub stamp: Stamp,
     pub selection: Selection,
-    /// Sum of the probabilities with which its pictures are accepted when drawn.
+    /// Sum of the probabilities with which its images are accepted when drawn.
     accepted: f64,
-    /// Changes with the places, labels and probabilities of the kept pictures.
+    /// Changes with the places, labels and probabilities of the kept images.
     digest: blake3::Hash,
 }
 
-/// Reads what pictures of each of `shards` are kept.
+/// Reads what images of each of `shards` are kept.
 ///
 /// # Errors
 /// A shard or a JSON file of scores is damaged, or nothing is kept, or nearly every draw would be
@@ -33,19 +33,19 @@ pub fn choose(
     indexes: &IndexCache,
     curation: Option<&CurationConfig>,
     progress: ShardProgress<'_>,
-) -> Result<Vec<Chosen>> {
+) -> Result<Vec<ShardEntry>> {
     let chosen = IndexCache::visit(shards, progress, |shard| one(shard, indexes, curation));
     let chosen = all_or_first_error(chosen)?;
     check(&chosen)?;
     Ok(chosen)
 }
 
-/// The kept pictures of a shard.
+/// The kept images of a shard.
 ///
 /// # Errors
 /// The shard or its JSON file is damaged, or not what it was when it was chosen.
 pub fn rows(
-    chosen: &Chosen,
+    chosen: &ShardEntry,
     indexes: &IndexCache,
     curation: Option<&CurationConfig>,
 ) -> Result<ShardRows> {
@@ -80,10 +80,10 @@ pub fn rows(
 }
 
 /// Names a data set by content: shard names, and the places, labels and probabilities of the kept
-/// pictures.
-pub fn fingerprint(chosen: &[Chosen]) -> String {
+/// images.
+pub fn fingerprint(chosen: &[ShardEntry]) -> String {
     let mut hasher = blake3::Hasher::new();
-    for Chosen { shard, digest, .. } in chosen {
+    for ShardEntry { shard, digest, .. } in chosen {
         hasher.update(blake3::hash(shard.file_name().as_bytes()).as_bytes());
         hasher.update(digest.as_bytes());
     }
@@ -94,12 +94,18 @@ fn one(
     shard: &ShardAddress,
     indexes: &IndexCache,
     curation: Option<&CurationConfig>,
-) -> Result<Chosen> {
+) -> Result<ShardEntry> {
     let Some(curation) = curation else {
         let head = indexes.head(shard)?;
         let selection = Selection { kept: head.rows, ..Selection::default() };
         let (accepted, digest) = (head.rows as f64, blake3::Hash::from_bytes(head.digest));
-        return Ok(Chosen { shard: shard.clone(), stamp: head.stamp, selection, accepted, digest });
+        return Ok(ShardEntry {
+            shard: shard.clone(),
+            stamp: head.stamp,
+            selection,
+            accepted,
+            digest,
+        });
     };
     let cached = indexes.open(shard)?;
     let curated = curation::curate(curation, shard, &cached.index)?;
@@ -109,7 +115,7 @@ fn one(
     curated.acceptance.iter().for_each(|share| _ = hasher.update(&share.to_le_bytes()));
     let sampled = !curated.acceptance.is_empty();
     let sum = || curated.acceptance.iter().map(|&share| f64::from(share)).sum();
-    Ok(Chosen {
+    Ok(ShardEntry {
         shard: shard.clone(),
         stamp: cached.head.stamp,
         selection: curated.selection,
@@ -118,14 +124,14 @@ fn one(
     })
 }
 
-fn check(chosen: &[Chosen]) -> Result<()> {
+fn check(chosen: &[ShardEntry]) -> Result<()> {
     let mut selection = Selection::default();
     chosen.iter().for_each(|one| selection += one.selection);
     ensure!(
         selection.kept > 0,
-        "data.curation keeps none of {} pictures: {} have no scores, {} a histogram_score that is \
+        "data.curation keeps none of {} images: {} have no scores, {} a histogram_score that is \
          too low, {} are too small, {} have a mae_loss of 0",
-        selection.pictures(),
+        selection.images(),
         selection.without_scores,
         selection.low_histogram_score,
         selection.small,
@@ -134,7 +140,7 @@ fn check(chosen: &[Chosen]) -> Result<()> {
     let mean = chosen.iter().map(|one| one.accepted).sum::<f64>() / selection.kept as f64;
     ensure!(
         mean > 1e-4,
-        "the mean mae_loss of {} kept pictures is {mean:.1e}, so nearly every draw would be \
+        "the mean mae_loss of {} kept images is {mean:.1e}, so nearly every draw would be \
          rejected; set data.curation.sample_by_hardness = false",
         selection.kept
     );

@@ -17,7 +17,7 @@ pub fn sample(level: i32) -> i16 {
 
 /// A plane of samples, cut into strips of [`LINES`] lines each. A strip holds the samples of all its
 /// lines at one place together, place after place, so that one vector instruction works on many
-/// lines. What a line is (a row of a picture or a column), the user decides.
+/// lines. What a line is (a row of an image or a column), the user decides.
 ///
 /// A sample is a level less [`MIDDLE`] with [`SAMPLE_FRACTION`] bits, so that it fills 16 bits.
 #[derive(Debug, Default)]

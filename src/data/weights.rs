@@ -20,7 +20,7 @@ pub struct PixelWeights {
     values: Vec<f32>,
 }
 
-/// Pixels along one dimension; of a reduced picture, it may begin and end between them.
+/// Pixels along one dimension; of a reduced image, it may begin and end between them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Span {
     pub start: f64,
@@ -118,7 +118,7 @@ fn cubic(values: &mut [f32]) {
 }
 
 impl Weights {
-    /// Sets them from those of pixels, which are counted from pixel `offset` of the picture on.
+    /// Sets them from those of pixels, which are counted from pixel `offset` of the image on.
     pub fn set(&mut self, pixels: &PixelWeights, offset: usize, samples: Extent) {
         self.starts.clear();
         self.ends.clear();
@@ -171,8 +171,8 @@ impl Weights {
 
 /// Adds to `folded` what weights of pixels, from `pixel` on, are of samples that are for two
 /// pixels each: a pixel is 3/4 of its sample and 1/4 of the next one on its other side, at the
-/// picture's edge of the same (libjpeg's "fancy" upsampling). Gives the first of the samples, of
-/// which the picture has `count`.
+/// image's edge of the same (libjpeg's "fancy" upsampling). Gives the first of the samples, of
+/// which the image has `count`.
 fn fold(folded: &mut Vec<f32>, pixel: usize, weights: &[f32], count: usize) -> usize {
     let last = count - 1;
     let neighbour = |x: usize| match x % 2 {
@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    /// Resizing the samples is smoothing them to the picture's size, then resizing that.
+    /// Resizing the samples is smoothing them to the image's size, then resizing that.
     #[test]
     fn folded_weights_are_those_of_smoothing_before() {
         let (whole, offset, from, to) = (41, 6, 30, 16);

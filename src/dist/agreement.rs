@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
 
-use super::Team;
+use super::ProcessGroup;
 use crate::native::guard;
 
 /// Compares a checksum of every tensor over all processes: the sum of its bits as integers, which
@@ -13,8 +13,12 @@ use crate::native::guard;
 /// # Errors
 /// They differ: the first tensor that does, and the ranks that are not with the majority. Or a
 /// collective failed.
-pub fn require_equal_weights(team: &Team, step: u64, tensors: &[(String, Tensor)]) -> Result<()> {
-    if team.world_size() == 1 {
+pub fn require_equal_weights(
+    group: &ProcessGroup,
+    step: u64,
+    tensors: &[(String, Tensor)],
+) -> Result<()> {
+    if group.world_size() == 1 {
         return Ok(());
     }
     let sums = guard(|| {
@@ -24,16 +28,16 @@ pub fn require_equal_weights(team: &Team, step: u64, tensors: &[(String, Tensor)
         Ok(Tensor::stack(&tensors.iter().map(sum).collect::<Vec<_>>(), 0))
     })?;
     let extremes = guard(|| Ok(Tensor::cat(&[&sums, &sums.neg()], 0)))?;
-    team.max(&extremes)?;
-    team.settle()?;
+    group.max(&extremes)?;
+    group.synchronize()?;
     let extremes = guard(|| Ok(Vec::<i64>::try_from(extremes)?))?;
     let (largest, smallest) = extremes.split_at(tensors.len());
     let Some(first) = largest.iter().zip(smallest).position(|(most, least)| *most != -least) else {
         return Ok(());
     };
-    let all = team.gather(&sums.get(first as i64).view([1]))?;
+    let all = group.gather(&sums.get(first as i64).view([1]))?;
     let odd = minority(&guard(|| Ok(Vec::<i64>::try_from(all)?))?);
-    let whose = match team.world_size() {
+    let whose = match group.world_size() {
         2 => "ranks 0 and 1 differ".to_string(),
         _ => {
             let odd = odd.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");

@@ -1,7 +1,7 @@
 //! How the gradients of one model become the sum over all processes.
 //!
 //! The sum, not the mean: a process scales its loss by its share of the global batch, so that shares
-//! may differ by a picture and the result does not depend on how many processes there are.
+//! may differ by an image and the result does not depend on how many processes there are.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tch::Tensor;
 
-use super::Team;
+use super::ProcessGroup;
 use crate::native::c10d::{ExchangeOptions, ExchangeStatistics, Reducer, Work};
-use crate::native::{DeviceMark, guard, trim_heap};
+use crate::native::{DeviceEvent, guard, trim_heap};
 
 const TURN: Duration = Duration::from_millis(100);
 
@@ -46,19 +46,23 @@ pub struct GradientExchange {
     flat: Vec<FlatWeights>,
     gathering: Vec<Work>,
     /// Where the device has them, in what it was told.
-    arrived: Option<DeviceMark>,
+    arrived: Option<DeviceEvent>,
 }
 
 impl GradientExchange {
     /// # Errors
     /// A process failed, or libtorch's message.
-    pub fn new(team: &Team, parameters: &[Tensor], options: ExchangeOptions) -> Result<Self> {
-        let Some(group) = team.group() else {
+    pub fn new(
+        group: &ProcessGroup,
+        parameters: &[Tensor],
+        options: ExchangeOptions,
+    ) -> Result<Self> {
+        let Some(collectives) = group.collectives() else {
             return Ok(Self::default());
         };
         // It compares bucket orders with the other processes.
         let reducer =
-            Reducer::new(group, parameters, options).map_err(|error| team.blame(error))?;
+            Reducer::new(collectives, parameters, options).map_err(|error| group.blame(error))?;
         Ok(Self { reducer: Some(reducer), ..Self::default() })
     }
 
@@ -74,10 +78,10 @@ impl GradientExchange {
     ///
     /// # Errors
     /// A process failed.
-    pub fn finish(&self, team: &Team) -> Result<Duration> {
+    pub fn finish(&self, group: &ProcessGroup) -> Result<Duration> {
         let Some(reducer) = &self.reducer else { return Ok(Duration::ZERO) };
         let begun = Instant::now();
-        team.until(|| reducer.is_done_within(TURN))?;
+        group.until(|| reducer.is_done_within(TURN))?;
         Ok(begun.elapsed())
     }
 
@@ -92,18 +96,22 @@ impl GradientExchange {
     ///
     /// # Errors
     /// libtorch's message.
-    pub fn divide(&mut self, team: &Team, parameters: &[Tensor]) -> Result<Option<Vec<Share>>> {
+    pub fn divide(
+        &mut self,
+        group: &ProcessGroup,
+        parameters: &[Tensor],
+    ) -> Result<Option<Vec<Share>>> {
         let Some(reducer) = &self.reducer else { return Ok(None) };
-        let (rank, size) = (team.rank() as i64, team.world_size() as i64);
+        let (rank, size) = (group.rank() as i64, group.world_size() as i64);
         let mut buckets: Vec<Vec<usize>> = Vec::new();
         let layout = reducer.layout()?;
-        for place in &layout {
-            buckets.resize(buckets.len().max(place.bucket + 1), Vec::new());
+        for slot in &layout {
+            buckets.resize(buckets.len().max(slot.bucket + 1), Vec::new());
         }
-        for (parameter, place) in layout.iter().enumerate() {
-            let members = &mut buckets[place.bucket];
-            members.resize(members.len().max(place.position + 1), 0);
-            members[place.position] = parameter;
+        for (parameter, slot) in layout.iter().enumerate() {
+            let members = &mut buckets[slot.bucket];
+            members.resize(members.len().max(slot.position + 1), 0);
+            members[slot.position] = parameter;
         }
         let mut shares = Vec::new();
         for members in &buckets {
@@ -125,15 +133,15 @@ impl GradientExchange {
     ///
     /// # Errors
     /// libtorch's message.
-    pub fn begin_gathering(&mut self, team: &Team) -> Result<()> {
-        let Some(group) = team.group() else { return Ok(()) };
+    pub fn begin_gathering(&mut self, group: &ProcessGroup) -> Result<()> {
+        let Some(collectives) = group.collectives() else { return Ok(()) };
         for FlatWeights { weights, share } in self.flat.iter().filter(|flat| flat.share > 0) {
             let (whole, own) = guard(|| {
-                let whole = weights.narrow(0, 0, share * team.world_size() as i64);
-                let own = whole.narrow(0, share * team.rank() as i64, *share);
+                let whole = weights.narrow(0, 0, share * group.world_size() as i64);
+                let own = whole.narrow(0, share * group.rank() as i64, *share);
                 Ok((whole, own))
             })?;
-            let work = group.all_gather(&whole, &own).map_err(|error| team.blame(error))?;
+            let work = collectives.all_gather(&whole, &own).map_err(|error| group.blame(error))?;
             self.gathering.push(work);
         }
         Ok(())
@@ -143,16 +151,16 @@ impl GradientExchange {
     ///
     /// # Errors
     /// A process failed.
-    pub fn finish_gathering(&mut self, team: &Team) -> Result<()> {
+    pub fn finish_gathering(&mut self, group: &ProcessGroup) -> Result<()> {
         if self.gathering.is_empty() {
             return Ok(());
         }
         // One that is not waited for to its end, because the step is given up, stays.
         while let Some(work) = self.gathering.first() {
-            team.until(|| work.is_done_within(TURN))?;
+            group.until(|| work.is_done_within(TURN))?;
             self.gathering.remove(0);
         }
-        self.arrived = Some(DeviceMark::set(team.device())?);
+        self.arrived = Some(DeviceEvent::record(group.device())?);
         Ok(())
     }
 
@@ -161,9 +169,9 @@ impl GradientExchange {
     ///
     /// # Errors
     /// A process failed.
-    pub fn settle_weights(&mut self, team: &Team) -> Result<()> {
-        self.finish_gathering(team)?;
-        self.arrived.take().map_or(Ok(()), |mark| team.past(&mark))
+    pub fn settle_weights(&mut self, group: &ProcessGroup) -> Result<()> {
+        self.finish_gathering(group)?;
+        self.arrived.take().map_or(Ok(()), |event| group.wait_event(&event))
     }
 }
 

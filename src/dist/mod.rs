@@ -1,20 +1,20 @@
-//! Many processes that train one set of students: who this process is, what all of them know, and
+//! Many processes that train one set of trainees: who this process is, what all of them know, and
 //! how their gradients become one.
 
 mod agreement;
-mod board;
 pub mod environment;
 mod gradients;
+mod heartbeat;
+mod kv_store;
 pub mod launcher;
-mod pulse;
+mod process_group;
 mod rendezvous;
-mod store_board;
-mod team;
+mod tcp_store;
 
 pub use agreement::require_equal_weights;
-pub use board::{Alone, Board};
-pub use environment::{Place, Rendezvous};
+pub use environment::{RankInfo, Rendezvous};
 pub use gradients::{GradientExchange, Share};
-pub use pulse::{Activity, Failure};
+pub use heartbeat::{Activity, Failure};
+pub use kv_store::{KvStore, LocalStore};
+pub use process_group::{Abandoned, ProcessGroup};
 pub use rendezvous::StoppedEarly;
-pub use team::{Abandoned, Team};

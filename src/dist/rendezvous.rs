@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use super::store_board::{Pause, StoreBoard};
-use super::{Board, Place, pulse};
+use super::tcp_store::{Pause, TcpKvStore};
+use super::{KvStore, RankInfo, heartbeat};
 
 /// This process was asked to stop before all had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,34 +32,34 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// # Errors
 /// Not all come within `meeting`; the message says who is missing, or what was found instead.
 pub fn meet(
-    place: &Place,
+    rank_info: &RankInfo,
     name: &str,
     meeting: Duration,
     stop: fn() -> bool,
-) -> Result<Arc<StoreBoard>> {
-    let serve = place.rank == 0 && !place.rendezvous.hosted_by_launcher;
-    let name = format!("{name} on {} ranks", place.world_size);
+) -> Result<Arc<TcpKvStore>> {
+    let serve = rank_info.rank == 0 && !rank_info.rendezvous.hosted_by_launcher;
+    let name = format!("{name} on {} ranks", rank_info.world_size);
     let begun = Instant::now();
     loop {
         let left = meeting.saturating_sub(begun.elapsed()).max(AGAIN);
-        let board = StoreBoard::open(place, serve, left)?;
-        let found = match enter(&board, place, &name, left, stop) {
-            Ok(None) => return Ok(Arc::new(board)),
+        let store = TcpKvStore::open(rank_info, serve, left)?;
+        let found = match enter(&store, rank_info, &name, left, stop) {
+            Ok(None) => return Ok(Arc::new(store)),
             Ok(Some(found)) => found,
             // The rank 0 that kept this store has ended.
             Err(error) if error.is::<StoppedEarly>() => return Err(error),
-            Err(error) if place.rank > 0 && begun.elapsed() < meeting => format!("{error:#}"),
+            Err(error) if rank_info.rank > 0 && begun.elapsed() < meeting => format!("{error:#}"),
             Err(error) => return Err(error),
         };
-        let rendezvous = &place.rendezvous;
+        let rendezvous = &rank_info.rendezvous;
         ensure!(
             begun.elapsed() < meeting,
             "rank {} cannot join at {}:{} (MASTER_ADDR, MASTER_PORT): {found}",
-            place.rank,
+            rank_info.rank,
             rendezvous.host,
             rendezvous.port
         );
-        drop(board);
+        drop(store);
         ensure!(!stop(), StoppedEarly);
         thread::sleep(AGAIN);
     }
@@ -67,34 +67,34 @@ pub fn meet(
 
 /// Enters the run's store; or says why this one is not to be entered.
 fn enter(
-    board: &StoreBoard,
-    place: &Place,
+    store: &TcpKvStore,
+    rank_info: &RankInfo,
     name: &str,
     meeting: Duration,
     stop: fn() -> bool,
 ) -> Result<Option<String>> {
-    if place.rank == 0 {
-        board.put(RUN, name.as_bytes())?;
+    if rank_info.rank == 0 {
+        store.set(RUN, name.as_bytes())?;
     }
-    let Some(run) = board.wait_for(RUN, meeting, stop)? else {
+    let Some(run) = store.wait_for(RUN, meeting, stop)? else {
         return Ok(Some("rank 0 has not come".into()));
     };
     if run != name.as_bytes() {
         let other = String::from_utf8_lossy(&run);
         return Ok(Some(format!("another run is there ({other}): choose another port")));
     }
-    if board.store().count(&here(place.rank))? > 1 {
+    if store.tcp().count(&here(rank_info.rank))? > 1 {
         // A second start of the same run, by mistake, must not end the first.
-        if place.rendezvous.attempt > 0 {
-            pulse::report_former_self(board)?;
+        if rank_info.rendezvous.attempt > 0 {
+            heartbeat::report_former_self(store)?;
         }
         return Ok(Some("this rank of the run is there already".into()));
     }
-    if place.rank == 0 {
-        count_all(board, place.world_size, meeting, stop)?;
+    if rank_info.rank == 0 {
+        count_all(store, rank_info.world_size, meeting, stop)?;
         return Ok(None);
     }
-    match board.wait_for(ALL, meeting + LAST_WORD, stop)? {
+    match store.wait_for(ALL, meeting + LAST_WORD, stop)? {
         Some(word) if word.is_empty() => Ok(None),
         Some(word) => bail!("{}", String::from_utf8_lossy(&word)),
         None => Ok(Some("rank 0 does not say that all are there".into())),
@@ -102,19 +102,19 @@ fn enter(
 }
 
 /// Rank 0 counts for all, so that the store of a thousand ranks is not asked a million times.
-fn count_all(board: &StoreBoard, size: usize, meeting: Duration, stop: fn() -> bool) -> Result<()> {
+fn count_all(store: &TcpKvStore, size: usize, meeting: Duration, stop: fn() -> bool) -> Result<()> {
     let begun = Instant::now();
     let mut pause = Pause::default();
     let mut missing: Vec<usize> = (0..size).collect();
     loop {
-        let is_there = |rank: &usize| Ok(board.look(&here(*rank))?.is_some());
+        let is_there = |rank: &usize| Ok(store.get(&here(*rank))?.is_some());
         while let Some(next) = missing.last()
             && is_there(next)?
         {
             missing.pop();
         }
         if missing.is_empty() {
-            return board.put(ALL, b"");
+            return store.set(ALL, b"");
         }
         ensure!(!stop(), StoppedEarly);
         if begun.elapsed() > meeting {
@@ -126,7 +126,7 @@ fn count_all(board: &StoreBoard, size: usize, meeting: Duration, stop: fn() -> b
                 .map(|(r, _)| r)
                 .collect();
             let text = missing_text(&absent, size, meeting);
-            board.put(ALL, text.as_bytes())?;
+            store.set(ALL, text.as_bytes())?;
             // It takes the store along when it ends: the others must have read this.
             thread::sleep(LAST_WORD);
             bail!(text);

@@ -1,4 +1,4 @@
-//! One vector a picture: what encoders make of an evaluation pass.
+//! One vector an image: what encoders make of an evaluation pass.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,8 +9,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::DataConfig;
 use crate::data::{Batch, Dataset, Loader};
-use crate::model::{Normalisation, Vit, VitInput, patchify};
 use crate::native::{guard, upload};
+use crate::nn::{Normalisation, Vit, VitInput, patchify};
 
 /// An encoder, and the number format that its matrix products run in.
 #[derive(Clone, Copy)]
@@ -20,8 +20,8 @@ pub struct Encoder<'a> {
     pub compute: Kind,
 }
 
-/// Where pictures come from.
-pub struct PictureSource<'a> {
+/// Where images come from.
+pub struct ImageSource<'a> {
     /// An evaluation pass.
     pub dataset: Arc<Dataset>,
     /// What the pass was opened with; normalisation, batch size and workers are taken from here.
@@ -30,17 +30,17 @@ pub struct PictureSource<'a> {
     pub worker_program: &'a Path,
 }
 
-/// What an encoder makes of the labelled pictures of a pass.
+/// What an encoder makes of the labelled images of a pass.
 pub struct Features {
     /// Mean of the class tokens after the last block, before the final LayerNorm, divided by its
     /// length: `[N, D]`, float32, on the host, which has room for more of them.
     pub vectors: Tensor,
-    /// Class of each picture.
+    /// Class of each image.
     pub labels: Vec<u32>,
     pub left_out: LeftOut,
 }
 
-/// Pictures of a pass that have no vector.
+/// Images of a pass that have no vector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftOut {
     pub undecodable: u64,
@@ -54,25 +54,25 @@ impl Features {
         Self { vectors: vectors.to_device(device), labels: labels.clone(), left_out: *left_out }
     }
 
-    /// Number of pictures.
+    /// Number of images.
     pub fn count(&self) -> usize {
         self.labels.len()
     }
 }
 
-/// Goes over the pictures of `source` once, and gives for each of `encoders`, which lie on `device`,
-/// its features. `progress` is told how many pictures of how many are seen, and may end it.
+/// Goes over the images of `source` once, and gives for each of `encoders`, which lie on `device`,
+/// its features. `progress` is told how many images of how many are seen, and may end it.
 ///
 /// # Errors
-/// The shards cannot be read, no picture has a label, an encoder's features are not finite, the
+/// The shards cannot be read, no image has a label, an encoder's features are not finite, the
 /// device has no memory left, or the error of `progress`.
 pub fn features(
     encoders: &[Encoder<'_>],
-    source: &PictureSource<'_>,
+    source: &ImageSource<'_>,
     device: Device,
     progress: &dyn Fn(u64, u64) -> Result<()>,
 ) -> Result<Vec<Features>> {
-    let PictureSource { dataset, config, worker_program } = source;
+    let ImageSource { dataset, config, worker_program } = source;
     let samples = dataset.sample_count();
     let batches = ranges(samples, config.batch_size as u64);
     let mut loader = Loader::start(dataset.clone(), config, worker_program, batches)?;
@@ -95,7 +95,7 @@ fn ranges(samples: u64, batch: u64) -> impl Iterator<Item = Range<u64>> + Send {
 /// The vectors so far.
 struct Gathering {
     normalisation: Normalisation,
-    side: i64,
+    image_size: i64,
     device: Device,
     /// For each encoder, `[samples, D]`; the first rows are filled.
     vectors: Vec<Tensor>,
@@ -112,7 +112,7 @@ impl Gathering {
         };
         Self {
             normalisation: Normalisation::new(config.mean, config.std, device),
-            side: config.input_size as i64,
+            image_size: config.input_size as i64,
             device,
             vectors: encoders.iter().map(room).collect(),
             labels: Vec::new(),
@@ -123,8 +123,8 @@ impl Gathering {
     fn add(&mut self, encoders: &[Encoder<'_>], batch: &Batch) -> Result<()> {
         let before = self.labels.len();
         let mut rows = Vec::new();
-        for (row, (label, picture)) in (0i64..).zip(batch.labels.iter().zip(&batch.pictures)) {
-            match (label, picture) {
+        for (row, (label, image)) in (0i64..).zip(batch.labels.iter().zip(&batch.images)) {
+            match (label, image) {
                 (_, None) => self.left_out.undecodable += 1,
                 (None, _) => self.left_out.without_label += 1,
                 (&Some(label), _) => {
@@ -136,7 +136,7 @@ impl Gathering {
         if rows.is_empty() {
             return Ok(());
         }
-        let shape = [batch.labels.len() as i64, self.side, self.side, 3];
+        let shape = [batch.labels.len() as i64, self.image_size, self.image_size, 3];
         let bytes = upload(batch.images(), &shape, self.device)?;
         let rows = upload(&rows, &[rows.len() as i64], self.device)?;
         let images = self.normalisation.apply(&bytes.index_select(0, &rows));
@@ -151,8 +151,8 @@ impl Gathering {
         let Self { vectors, labels, left_out, .. } = self;
         ensure!(
             !labels.is_empty(),
-            "none of {} pictures has a label: k-NN needs shards whose samples have a `.cls` member \
-             with a class number ({} pictures do not decode); `distill data pack` makes labels of \
+            "none of {} images has a label: k-NN needs shards whose samples have a `.cls` member \
+             with a class number ({} images do not decode); `distill data pack` makes labels of \
              class folders",
             left_out.without_label + left_out.undecodable,
             left_out.undecodable
@@ -171,7 +171,7 @@ impl Gathering {
     }
 }
 
-/// Mean of the class tokens for normalised pictures `[B, 3, H, W]`, divided by its length: `[B, D]`,
+/// Mean of the class tokens for normalised images `[B, 3, H, W]`, divided by its length: `[B, D]`,
 /// float32.
 fn mean_class_token(encoder: &Encoder<'_>, images: &Tensor) -> Tensor {
     let Encoder { vit, compute } = *encoder;

@@ -1,5 +1,5 @@
-//! k-nearest-neighbour classification: how often the classes of a picture's nearest reference
-//! pictures tell its own.
+//! k-nearest-neighbour classification: how often the classes of an image's nearest reference
+//! images tell its own.
 
 use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
@@ -7,15 +7,15 @@ use tch::{Kind, Tensor};
 use super::features::Features;
 use crate::native::guard;
 
-/// Held-out and reference pictures whose similarities are computed at a time: on their way to
+/// Held-out and reference images whose similarities are computed at a time: on their way to
 /// neighbours these take some 40 bytes each, two thirds of a gigabyte together.
 const HELD_OUT_BLOCK: i64 = 512;
 const REFERENCE_BLOCK: i64 = 1 << 15;
 
-/// A reference picture near a held-out one.
+/// A reference image near a held-out one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Neighbour {
-    /// Cosine of the two pictures' features.
+    /// Cosine of the two images' features.
     similarity: f32,
     /// Row of the reference.
     reference: usize,
@@ -33,14 +33,14 @@ pub fn check(neighbours: &[usize], temperature: f64, references: u64) -> Result<
         ensure!(count > 0, "0 neighbours cannot vote");
         ensure!(
             count as u64 <= references,
-            "{count} neighbours are more than the {references} reference pictures; give fewer \
+            "{count} neighbours are more than the {references} reference images; give fewer \
              neighbours or more references"
         );
     }
     Ok(())
 }
 
-/// The share of the held-out pictures whose class gets most votes of their nearest references, for
+/// The share of the held-out images whose class gets most votes of their nearest references, for
 /// each number of `neighbours`.
 ///
 /// A neighbour of cosine `s` votes with the weight exp(s / `temperature`) for its class. Of equally
@@ -60,7 +60,7 @@ pub fn accuracies(
     let most = neighbours.iter().copied().max().unwrap_or(0);
     let mut right = vec![0u64; neighbours.len()];
     let rows = held_out.count() as i64;
-    ensure!(rows > 0, "there is no held-out picture");
+    ensure!(rows > 0, "there is no held-out image");
     let mut votes = Votes::new(&reference.labels, temperature);
     for first in (0..rows).step_by(HELD_OUT_BLOCK as usize) {
         let count = HELD_OUT_BLOCK.min(rows - first);

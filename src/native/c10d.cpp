@@ -187,7 +187,7 @@ intrusive_ptr<c10d::Backend> over_gloo(const Store &store, int rank, int size, c
 intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, milliseconds timeout) {
 #ifdef USE_C10D_NCCL
   // A process that NCCL's watchdog ends dies with a C++ stack. Dead and hung ranks are this
-  // program's business (src/dist/pulse.rs), which ends with a message that names them.
+  // program's business (src/dist/heartbeat/), which ends with a message that names them.
   setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
   // Waiting for a collective must not block the host, which could then not look around.
   setenv("TORCH_NCCL_BLOCKING_WAIT", "0", /*overwrite=*/1);

@@ -190,13 +190,13 @@ impl Drop for Store {
 }
 
 /// Processes that do collectives together: over Gloo on CPUs, over NCCL on GPUs.
-pub struct Group(Handle);
+pub struct Collectives(Handle);
 
 // SAFETY: c10d's process groups may be used from any thread; that collectives are called in the
 // same order on all processes is what the callers see to.
-unsafe impl Send for Group {}
+unsafe impl Send for Collectives {}
 
-impl Group {
+impl Collectives {
     /// Joins the group of `size` processes that meet in `store`. On a CPU this process listens at
     /// `address`.
     ///
@@ -256,7 +256,7 @@ impl Group {
     }
 }
 
-impl Group {
+impl Collectives {
     /// Ends all collectives under way, wherever they are. The group is of no use afterwards.
     ///
     /// # Errors
@@ -267,7 +267,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for Collectives {
     fn drop(&mut self) {
         // SAFETY: made by the shim, freed once; Reducers hold their own reference.
         unsafe { distill_group_free(self.0) }
@@ -337,7 +337,11 @@ pub struct Reducer {
 impl Reducer {
     /// # Errors
     /// libtorch's message; parameters must be leaves of one device and number format.
-    pub fn new(group: &Group, parameters: &[Tensor], options: ExchangeOptions) -> Result<Self> {
+    pub fn new(
+        group: &Collectives,
+        parameters: &[Tensor],
+        options: ExchangeOptions,
+    ) -> Result<Self> {
         let mut reducer = std::ptr::null_mut();
         // SAFETY: live tensors, of which the reducer takes its own references.
         check(unsafe {

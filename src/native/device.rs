@@ -1,7 +1,7 @@
 //! What a device is, holds and has done so far; numbers on their way to it and back.
 //!
 //! A GPU works through what it was told while the host goes on. Nothing here waits for it: a
-//! [`DeviceMark`] says how far it has come.
+//! [`DeviceEvent`] says how far it has come.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::time::Instant;
@@ -56,8 +56,8 @@ fn scalar_type(kind: Kind) -> Result<c_int> {
     }
 }
 
-/// A mark in what a device has been told to do.
-pub enum DeviceMark {
+/// A point in a device's stream of work: a CUDA event, or an instant on a CPU.
+pub enum DeviceEvent {
     /// A CPU is never behind.
     Cpu(Instant),
     Gpu(GpuEvent),
@@ -66,12 +66,12 @@ pub enum DeviceMark {
 /// An event in the stream of a GPU.
 pub struct GpuEvent(Handle);
 
-impl DeviceMark {
-    /// A mark after everything that `device` was told so far.
+impl DeviceEvent {
+    /// An event after all work that was queued on `device` so far.
     ///
     /// # Errors
     /// libtorch's message.
-    pub fn set(device: Device) -> Result<Self> {
+    pub fn record(device: Device) -> Result<Self> {
         let cuda = cuda_index(device)?;
         if cuda < 0 {
             return Ok(Self::Cpu(Instant::now()));
@@ -82,11 +82,11 @@ impl DeviceMark {
         Ok(Self::Gpu(GpuEvent(event)))
     }
 
-    /// Whether the device has come past it.
+    /// Whether the device has reached it.
     ///
     /// # Errors
     /// Something that the device was told before it failed.
-    pub fn is_passed(&self) -> Result<bool> {
+    pub fn is_complete(&self) -> Result<bool> {
         let Self::Gpu(event) = self else { return Ok(true) };
         let mut passed = false;
         // SAFETY: a live event.
@@ -94,10 +94,10 @@ impl DeviceMark {
         Ok(passed)
     }
 
-    /// Seconds that the device took from here to a `later` mark, both of them passed.
+    /// Seconds that the device took from here to a `later` event, both of them complete.
     ///
     /// # Errors
-    /// One is not passed, or they are of different devices.
+    /// One is not complete, or they are of different devices.
     pub fn seconds_until(&self, later: &Self) -> Result<f64> {
         match (self, later) {
             (Self::Cpu(from), Self::Cpu(to)) => Ok((*to - *from).as_secs_f64()),
@@ -107,7 +107,7 @@ impl DeviceMark {
                 check(unsafe { distill_mark_elapsed(from.0, to.0, &mut milliseconds) })?;
                 Ok(milliseconds / 1e3)
             }
-            _ => bail!("marks of different devices"),
+            _ => bail!("events of different devices"),
         }
     }
 }
@@ -142,7 +142,7 @@ pub fn upload<T: Element>(values: &[T], shape: &[i64], device: Device) -> Result
 /// Numbers on their way from a device.
 pub struct Download {
     host: Tensor,
-    arrived: DeviceMark,
+    arrived: DeviceEvent,
 }
 
 impl Download {
@@ -158,16 +158,16 @@ impl Download {
             check(distill_download(handle(tensor), &mut host))?;
             Tensor::from_ptr(host.cast())
         };
-        Ok(Self { host, arrived: DeviceMark::set(tensor.device())? })
+        Ok(Self { host, arrived: DeviceEvent::record(tensor.device())? })
     }
 
-    /// A mark that is passed once the numbers are there.
-    pub fn arrived(&self) -> &DeviceMark {
+    /// An event that is complete once the numbers are there.
+    pub fn arrived(&self) -> &DeviceEvent {
         &self.arrived
     }
 
     /// [`Self::arrived`] for longer than the numbers.
-    pub fn into_arrived(self) -> DeviceMark {
+    pub fn into_arrived(self) -> DeviceEvent {
         self.arrived
     }
 
@@ -176,7 +176,7 @@ impl Download {
     /// # Errors
     /// They have not arrived, or are not float32.
     pub fn numbers(&self) -> Result<Vec<f32>> {
-        ensure!(self.arrived.is_passed()?, "numbers are read before they have arrived");
+        ensure!(self.arrived.is_complete()?, "numbers are read before they have arrived");
         Ok(Vec::<f32>::try_from(self.host.f_view([-1])?)?)
     }
 }
@@ -258,10 +258,10 @@ mod tests {
 
     #[test]
     fn marks_keep_the_time() {
-        let before = DeviceMark::set(Device::Cpu).unwrap();
+        let before = DeviceEvent::record(Device::Cpu).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(5));
-        let after = DeviceMark::set(Device::Cpu).unwrap();
-        assert!(before.is_passed().unwrap());
+        let after = DeviceEvent::record(Device::Cpu).unwrap();
+        assert!(before.is_complete().unwrap());
         assert!((0.005..1.0).contains(&before.seconds_until(&after).unwrap()));
     }
 }

@@ -9,17 +9,17 @@ unsafe extern "C" {
 }
 
 /// Whether destructors of libtorch could wait for other processes for ever.
-static HASTY: AtomicBool = AtomicBool::new(false);
+static SKIP_DESTRUCTORS: AtomicBool = AtomicBool::new(false);
 
 /// Says that this process must end by [`exit_now`]: a collective with processes that are gone, or
 /// that have given up, is still under way in it.
-pub fn must_exit_now() {
-    HASTY.store(true, Ordering::Relaxed);
+pub fn skip_destructors() {
+    SKIP_DESTRUCTORS.store(true, Ordering::Relaxed);
 }
 
-/// Ends the process with `code` at once, without destructors, if [`must_exit_now`] was called.
-pub fn exit_if_hasty(code: u8) {
-    if HASTY.load(Ordering::Relaxed) {
+/// Ends the process with `code` at once, without destructors, if [`skip_destructors`] was called.
+pub fn exit_if_skipping_destructors(code: u8) {
+    if SKIP_DESTRUCTORS.load(Ordering::Relaxed) {
         exit_now(code);
     }
 }

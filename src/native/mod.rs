@@ -17,8 +17,8 @@ mod optimizer;
 mod shim;
 
 pub use backward::backward_from;
-pub use device::{DeviceMark, Download, Gpu, PeakMemory, upload};
-pub use ending::{exit_if_hasty, exit_now, must_exit_now};
+pub use device::{DeviceEvent, Download, Gpu, PeakMemory, upload};
+pub use ending::{exit_if_skipping_destructors, exit_now, skip_destructors};
 pub use graph::CudaGraph;
 pub use guard::{guard, install_panic_hook};
 pub use kernels::{

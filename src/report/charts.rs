@@ -38,9 +38,9 @@ pub enum Scale {
     LogWhereUseful,
 }
 
-/// Curves in one picture. In each chart they have the [`COLOURS`] in order.
+/// Curves in one image. In each chart they have the [`COLOURS`] in order.
 pub struct Chart {
-    /// Width and height of the picture, in pixels of the page.
+    /// Width and height of the image, in pixels of the page.
     pub size: (u32, u32),
     pub scale: Scale,
     /// Curves as measured are pale, and smooth ones bold.

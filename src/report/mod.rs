@@ -1,4 +1,4 @@
-//! A run as one HTML page, and pictures in sheets.
+//! A run as one HTML page, and images in sheets.
 
 mod charts;
 mod curve;
@@ -7,9 +7,7 @@ mod page;
 mod plan;
 mod results;
 mod run;
-mod sheet;
 mod training;
 
 pub use page::page;
 pub use run::Run;
-pub use sheet::Sheet;

@@ -69,7 +69,7 @@ fn state(run: &Run) -> Markup {
         ("Training time", Some(time(run, last))),
         ("Images a second", average_speed(run, last)),
         ("Peak memory", last.peak_memory_bytes.map(|bytes| html! { (HumanBytes(bytes)) })),
-        ("Failed pictures", Some(html! { (HumanCount(last.failed_pictures)) })),
+        ("Failed images", Some(html! { (HumanCount(last.failed_pictures)) })),
     ];
     html! {
         dl.state {
@@ -129,7 +129,7 @@ fn models(run: &Run) -> Markup {
                 tbody { @for model in &plan.models { (row(model)) } }
             }
             p.note {
-                @if let Some(side) = plan.input_size { "Crops of " (side) " × " (side) " pixels. " }
+                @if let Some(size) = plan.input_size { "Crops of " (size) " × " (size) " pixels. " }
                 @if let Some(last) = run.records.last() {
                     (HumanCount(last.images_seen / last.step.max(1))) " images a step. "
                 }

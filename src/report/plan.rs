@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::config::EncoderSize;
-use crate::model::{Parameters, Storage, Vit};
+use crate::nn::{Parameters, Storage, Vit};
 
 /// The task of a run with students.
 const DISTILLATION: &str = "Distillation";
@@ -57,7 +57,7 @@ impl Plan {
         let config: Table = text.parse()?;
         let value = |table: &str, key: &str| config.get(table)?.get(key).cloned();
         let number = |table, key| number(&value(table, key)?);
-        let input_size = value("data", "input_size").and_then(|side| side.as_integer());
+        let input_size = value("data", "input_size").and_then(|image_size| image_size.as_integer());
         let mut models = Vec::new();
         for (role, key) in ROLES {
             let tables = match config.get(key) {
@@ -115,17 +115,19 @@ impl Model {
             role,
             name: table.get("name").map(plain),
             size,
-            parameters: encoder.zip(input_size).and_then(|(size, side)| count(size, side)),
+            parameters: encoder
+                .zip(input_size)
+                .and_then(|(size, image_size)| count(size, image_size)),
             settings: settings.join(", "),
         }
     }
 }
 
-/// Parameters of an encoder for pictures of this side.
-fn count(size: EncoderSize, side: i64) -> Option<u64> {
-    let grid = usize::try_from(side).ok()?.checked_div(size.patch_size)?;
+/// Parameters of an encoder for images of this image_size.
+fn count(size: EncoderSize, image_size: i64) -> Option<u64> {
+    let grid_size = usize::try_from(image_size).ok()?.checked_div(size.patch_size)?;
     let mut parameters = Parameters::new(Storage::Shapes);
-    Vit::new(&mut parameters, size, grid);
+    Vit::new(&mut parameters, size, grid_size);
     Some(parameters.count())
 }
 

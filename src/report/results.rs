@@ -1,4 +1,4 @@
-//! What came out of a run: accuracies, reconstructed pictures, exported encoders.
+//! What came out of a run: accuracies, reconstructed images, exported encoders.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -19,11 +19,11 @@ pub fn evaluation(run: &Run) -> Markup {
                 (accuracies(knn))
                 p.note {
                     "Top-1 accuracy on " (HumanCount(knn.held_out_pictures))
-                    " held-out pictures by the votes of the k nearest of "
+                    " held-out images by the votes of the k nearest of "
                     (HumanCount(knn.reference_pictures))
-                    " reference pictures, by the cosine of frozen features, weighted with temperature "
+                    " reference images, by the cosine of frozen features, weighted with temperature "
                     (knn.temperature) ". Bars reach from 0 to 100 %."
-                    @if let Some(step) = run.evaluation.step { " Measured after step " (HumanCount(step)) "." }
+                    @if let Some(step) = run.evaluation.step { " ImageStats after step " (HumanCount(step)) "." }
                 }
             }
         }
@@ -72,16 +72,16 @@ fn row(judged: &Judged, columns: usize) -> Markup {
     }
 }
 
-/// The section with reconstructed pictures, where there are some.
+/// The section with reconstructed images, where there are some.
 pub fn reconstructions(run: &Run) -> Markup {
     html! {
         @if let Some((newest, earlier)) = run.reconstructions.split_last() {
             section {
                 h2 { "Reconstructions" }
                 figure {
-                    (picture(newest, &enlarged(newest)))
+                    (image(newest, &enlarged(newest)))
                     figcaption {
-                        "Step " (HumanCount(newest.step)) ". In each row: the picture, what the \
+                        "Step " (HumanCount(newest.step)) ". In each row: the image, what the \
                          encoder sees of it, and what the decoder makes of that."
                     }
                 }
@@ -90,7 +90,7 @@ pub fn reconstructions(run: &Run) -> Markup {
                     div.strip {
                         @for one in earlier {
                             figure {
-                                (picture(one, "height:220px"))
+                                (image(one, "height:220px"))
                                 figcaption { "Step " (HumanCount(one.step)) }
                             }
                         }
@@ -107,7 +107,7 @@ pub fn reconstructions(run: &Run) -> Markup {
     }
 }
 
-/// A style that shows a picture by a whole number of times its size, as large as it fits.
+/// A style that shows an image by a whole number of times its size, as large as it fits.
 fn enlarged(one: &Reconstruction) -> String {
     let (width, height) = one.size;
     let times = (NEWEST.0 / width.max(1)).min(NEWEST.1 / height.max(1)).max(1);
@@ -115,9 +115,9 @@ fn enlarged(one: &Reconstruction) -> String {
 }
 
 /// The PNG itself, inside the page.
-fn picture(one: &Reconstruction, style: &str) -> Markup {
+fn image(one: &Reconstruction, style: &str) -> Markup {
     let source = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(&one.png));
-    let text = format!("Pictures, their visible parts and predictions at step {}", one.step);
+    let text = format!("Images, their visible parts and predictions at step {}", one.step);
     html! { img src=(source) width=(one.size.0) height=(one.size.1) alt=(text) style=(style); }
 }
 

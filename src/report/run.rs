@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::plan::Plan;
 
-/// Pictures of reconstructions besides the newest that a page shows.
+/// Images of reconstructions besides the newest that a page shows.
 const EARLIER_RECONSTRUCTIONS: usize = 8;
 
 /// A run as its directory shows it.
@@ -94,7 +94,7 @@ pub struct Judged {
     pub accuracies: Vec<f64>,
 }
 
-/// A sheet of reconstructed pictures.
+/// A sheet of reconstructed images.
 #[derive(Debug)]
 pub struct Reconstruction {
     pub step: u64,
@@ -137,7 +137,7 @@ impl Run {
         let mut notes = Vec::new();
         let name = fs::canonicalize(path)?;
         let name = name.file_name().map_or("/".into(), |name| name.to_string_lossy().into_owned());
-        let pictures = reconstruction_files(&path.join("reconstructions"))?;
+        let images = reconstruction_files(&path.join("reconstructions"))?;
         Ok(Self {
             path: path.to_path_buf(),
             name,
@@ -146,8 +146,8 @@ impl Run {
             records: records(&path.join("metrics.jsonl"), &mut notes)?,
             checkpoint: newest_checkpoint(&path.join("checkpoints"))?,
             evaluation: evaluation(&path.join("evaluation.json"), &mut notes)?,
-            reconstruction_count: pictures.len(),
-            reconstructions: reconstructions(pictures, &mut notes)?,
+            reconstruction_count: images.len(),
+            reconstructions: reconstructions(images, &mut notes)?,
             exports: exports(&path.join("exports"))?,
             notes,
         })
@@ -273,8 +273,8 @@ fn reconstructions(
     for (step, path) in earlier {
         let Some(png) = read_if_there(path)? else { continue };
         match image::load_from_memory_with_format(&png, ImageFormat::Png) {
-            Ok(picture) => {
-                let size = (picture.width(), picture.height());
+            Ok(image) => {
+                let size = (image.width(), image.height());
                 read.push(Reconstruction { step: *step, png, size });
             }
             Err(error) => notes.push(format!("{} cannot be read: {error}", path.display())),

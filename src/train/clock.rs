@@ -3,12 +3,12 @@
 use anyhow::Result;
 use tch::Device;
 
-use crate::native::DeviceMark;
+use crate::native::DeviceEvent;
 
 /// What a device does in a step, one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It has nothing to do until pictures are there; then they are normalised.
+    /// It has nothing to do until images are there; then they are normalised.
     Data,
     /// What the trainees are to learn: the teacher's tokens.
     Targets,
@@ -25,7 +25,7 @@ pub enum Phase {
 /// Marks between the phases of one step.
 pub struct StepClock {
     device: Device,
-    marks: Vec<(Phase, DeviceMark)>,
+    marks: Vec<(Phase, DeviceEvent)>,
 }
 
 impl StepClock {
@@ -38,12 +38,12 @@ impl StepClock {
     /// # Errors
     /// libtorch's message.
     pub fn begin(&mut self, phase: Phase) -> Result<()> {
-        self.marks.push((phase, DeviceMark::set(self.device)?));
+        self.marks.push((phase, DeviceEvent::record(self.device)?));
         Ok(())
     }
 
     /// When the first phase began.
-    pub fn begun(&self) -> Option<&DeviceMark> {
+    pub fn begun(&self) -> Option<&DeviceEvent> {
         self.marks.first().map(|(_, mark)| mark)
     }
 
@@ -52,7 +52,7 @@ impl StepClock {
     ///
     /// # Errors
     /// It has not.
-    pub fn seconds(&self, end: &DeviceMark) -> Result<Vec<(Phase, f64)>> {
+    pub fn seconds(&self, end: &DeviceEvent) -> Result<Vec<(Phase, f64)>> {
         let ends = self.marks.iter().skip(1).map(|(_, mark)| mark).chain([end]);
         let spans = self.marks.iter().zip(ends);
         spans.map(|((phase, begin), end)| Ok((*phase, begin.seconds_until(end)?))).collect()

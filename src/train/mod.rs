@@ -3,19 +3,18 @@
 
 pub mod checkpoint;
 pub mod clock;
-pub mod feed;
-pub mod learner;
 pub mod metrics;
+pub mod objective;
 pub mod optimizer;
-pub mod progress;
+pub mod prefetch;
 pub mod record;
-mod report;
 pub mod run_directory;
 pub mod schedule;
-pub mod screen;
 pub mod signals;
 pub mod state;
 pub mod step;
+mod step_numbers;
+pub mod trainee_optimizer;
 mod trainer;
 
 pub use trainer::{Drawing, Outcome, Run, State, explain_memory, train};

@@ -8,8 +8,8 @@ use tch::{Device, Kind, Tensor};
 use super::state::{Part, StateTensor};
 use crate::config::OptimizerConfig;
 use crate::dist::Share;
-use crate::model::Parameters;
 use crate::native::{self, AdamWStep, guard};
+use crate::nn::Parameters;
 
 /// Name of the number of updates in [`AdamW::state`].
 pub const UPDATES: &str = "updates";

@@ -4,19 +4,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::metrics::{MetricsLog, StepMetrics};
-use super::progress::Progress;
+use super::metrics::MetricsLog;
 use super::trainer::Run;
+use crate::artifacts::StepMetrics;
 use crate::durable;
+use crate::ui::progress::Progress;
 
-/// The folder of a run's pictures.
+/// The folder of a run's images.
 const RECONSTRUCTIONS: &str = "reconstructions";
 
 /// The metrics files and the progress line.
 pub struct Record {
     log: MetricsLog,
-    /// Where pictures go.
-    pictures: PathBuf,
+    /// Where images go.
+    images: PathBuf,
     progress: Progress,
     every: u64,
     global_batch: usize,
@@ -34,14 +35,14 @@ impl Record {
     /// They cannot be written.
     pub fn open(run: &Run, step: u64) -> Result<Self> {
         let config = run.config;
-        let pictures = run.path.join(RECONSTRUCTIONS);
-        take_back(&pictures, step)?;
+        let images = run.path.join(RECONSTRUCTIONS);
+        take_back(&images, step)?;
         let names: Vec<String> =
             run.objective.trainees().iter().map(|trainee| trainee.name.clone()).collect();
         let total = run.schedule.total_steps();
         Ok(Self {
             log: MetricsLog::open(run.path, config.log.tensorboard, step)?,
-            pictures,
+            images,
             progress: Progress::new(total, step + 1, &names, config.log.every),
             every: config.log.every,
             global_batch: config.data.images_per_step(),
@@ -81,11 +82,11 @@ impl Record {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn picture(&mut self, step: u64, png: &[u8]) -> Result<()> {
-        std::fs::create_dir_all(&self.pictures)
-            .with_context(|| format!("cannot create {}", self.pictures.display()))?;
-        durable::write(&self.pictures.join(format!("step-{step:06}.png")), png)?;
-        self.log.picture(step, RECONSTRUCTIONS, png)
+    pub fn image(&mut self, step: u64, png: &[u8]) -> Result<()> {
+        std::fs::create_dir_all(&self.images)
+            .with_context(|| format!("cannot create {}", self.images.display()))?;
+        durable::write(&self.images.join(format!("step-{step:06}.png")), png)?;
+        self.log.image(step, RECONSTRUCTIONS, png)
     }
 
     /// Nothing more is to come.
@@ -94,7 +95,7 @@ impl Record {
     }
 }
 
-/// Removes pictures of steps after `step`, which an earlier process took and this one takes again.
+/// Removes images of steps after `step`, which an earlier process took and this one takes again.
 fn take_back(folder: &Path, step: u64) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
     for path in entries.flatten().map(|entry| entry.path()) {

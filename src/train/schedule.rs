@@ -14,7 +14,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of a configuration, for `global_batch` pictures a step out of `samples`.
+    /// The schedule of a configuration, for `global_batch` images a step out of `samples`.
     pub fn new(
         optimizer: &OptimizerConfig,
         schedule: &ScheduleConfig,

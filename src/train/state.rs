@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
 use super::optimizer::AdamW;
-use crate::objective::Trainee;
+use crate::train::objective::Trainee;
 
 /// One named tensor of a training state, or this rank's part of it.
 #[derive(Debug)]
@@ -30,13 +30,13 @@ pub struct Part {
 
 /// The state of one trainee, sharing memory with what is trained.
 #[derive(Debug)]
-pub struct StudentState {
+pub struct TraineeState {
     pub name: String,
     pub weights: Vec<StateTensor>,
     pub optimizer: Vec<StateTensor>,
 }
 
-impl StudentState {
+impl TraineeState {
     /// What `trainee` and its optimizer hold.
     pub fn of(trainee: &Trainee, optimizer: &AdamW) -> Self {
         let whole = |(name, tensor)| StateTensor { name, tensor, part: None };

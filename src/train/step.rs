@@ -8,26 +8,26 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::clock::{Phase, StepClock};
-use super::feed::Feed;
-use super::learner::LearningPasses;
-use super::metrics::StepMetrics;
-use super::report::{Numbers, Report, report, require_finite};
+use super::prefetch::DevicePrefetcher;
 use super::signals;
+use super::step_numbers::{Numbers, Report, report, require_finite};
+use super::trainee_optimizer::TraineeHooks;
 use super::trainer::{Run, State};
-use crate::dist::{Abandoned, Activity, Team};
-use crate::native::DeviceMark;
-use crate::objective::MicroBatch;
+use crate::artifacts::StepMetrics;
+use crate::dist::{Abandoned, Activity, ProcessGroup};
+use crate::native::DeviceEvent;
+use crate::train::objective::MicroBatch;
 
 /// How long signals and the other processes' failures may go unnoticed while data are waited for.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A step that the device has been told, and whose numbers the host has not yet read.
-pub struct Begun {
+pub struct PendingStep {
     /// All that the host knows already.
     metrics: StepMetrics,
     report: Report,
     /// After the update.
-    pub end: DeviceMark,
+    pub end: DeviceEvent,
     /// Marks between its phases, where they were asked for.
     pub clock: Option<StepClock>,
 }
@@ -46,39 +46,39 @@ pub struct Done {
 pub fn begin(
     run: &Run,
     state: &mut State,
-    feed: &mut Feed,
+    prefetcher: &mut DevicePrefetcher,
     mut clock: Option<StepClock>,
-) -> Result<Begun> {
-    let team = run.team;
+) -> Result<PendingStep> {
+    let group = run.group;
     let global_batch = state.stream.global_batch_size;
     let learning_rate = run.schedule.learning_rate(state.step);
     let mut losses = Vec::new();
     for number in 1..=run.batches_per_step {
         tick(&mut clock, Phase::Data)?;
-        let batch = next_batch(team, state.step + 1, feed)?;
+        let batch = next_batch(group, state.step + 1, prefetcher)?;
         let share = (batch.positions.end - batch.positions.start) as f64 / global_batch as f64;
         let is_last = number == run.batches_per_step;
         let clock = clock.as_mut();
-        let mut passes = LearningPasses { team, learners: &mut state.learners, is_last, clock };
-        losses.push((share, run.objective.accumulate(&batch, share, &mut passes)?));
+        let mut hooks = TraineeHooks { group, optimizers: &mut state.optimizers, is_last, clock };
+        losses.push((share, run.objective.accumulate(&batch, share, &mut hooks)?));
     }
     tick(&mut clock, Phase::Exchange)?;
     let mut exchange_wait = Duration::ZERO;
-    for learner in &state.learners {
-        exchange_wait += learner.receive_gradients(team)?;
+    for trainee_optimizer in &state.optimizers {
+        exchange_wait += trainee_optimizer.receive_gradients(group)?;
     }
     tick(&mut clock, Phase::Update)?;
-    let waited = feed.take_waited().as_secs_f64();
-    let stop = if is_asked_to_stop(team) { 1.0 } else { 0.0 };
-    let own = [waited / team.world_size() as f64, feed.failed() as f64, stop];
-    let (verdict, report) = report(team, &losses, &state.learners, own)?;
-    if !team.is_alone() {
+    let waited = prefetcher.take_waited().as_secs_f64();
+    let stop = if is_asked_to_stop(group) { 1.0 } else { 0.0 };
+    let own = [waited / group.world_size() as f64, prefetcher.failed() as f64, stop];
+    let (verdict, report) = report(group, &losses, &state.optimizers, own)?;
+    if !group.is_alone() {
         // That all processes took part must be sure before weights change: one may give the step up.
         // AdamW then gives the device enough to do while it is told the next step.
-        team.past(report.arrived())?;
+        group.wait_event(report.arrived())?;
     }
-    for (learner, norm) in state.learners.iter_mut().zip(&verdict.norms) {
-        learner.update(team, learning_rate, norm, &verdict.skip)?;
+    for (trainee_optimizer, norm) in state.optimizers.iter_mut().zip(&verdict.norms) {
+        trainee_optimizer.update(group, learning_rate, norm, &verdict.skip)?;
     }
     state.step += 1;
     state.position += global_batch as u64;
@@ -89,20 +89,20 @@ pub fn begin(
         images_seen: state.position,
         images_per_second: 0.0,
         data_wait_seconds: 0.0,
-        exchange_wait_seconds: (!team.is_alone()).then_some(exchange_wait.as_secs_f64()),
+        exchange_wait_seconds: (!group.is_alone()).then_some(exchange_wait.as_secs_f64()),
         step_seconds: 0.0,
-        students: Vec::new(),
+        trainees: Vec::new(),
         peak_memory_bytes: None,
-        failed_pictures: 0,
+        failed_images: 0,
     };
-    Ok(Begun { metrics, report, end: DeviceMark::set(team.device())?, clock })
+    Ok(PendingStep { metrics, report, end: DeviceEvent::record(group.device())?, clock })
 }
 
 fn tick(clock: &mut Option<StepClock>, phase: Phase) -> Result<()> {
     clock.as_mut().map_or(Ok(()), |clock| clock.begin(phase))
 }
 
-impl Begun {
+impl PendingStep {
     /// Which step it is, from 1.
     pub fn step(&self) -> u64 {
         self.metrics.step
@@ -112,57 +112,61 @@ impl Begun {
     ///
     /// # Errors
     /// One is not finite, or a process failed; among others [`Abandoned`].
-    pub fn read(&self, run: &Run, feed: &Feed) -> Result<Done> {
+    pub fn read(&self, run: &Run, prefetcher: &DevicePrefetcher) -> Result<Done> {
         let trainees = run.objective.trainees().iter();
         let names: Vec<&str> = trainees.map(|trainee| trainee.name.as_str()).collect();
-        let numbers = self.report.read(run.team, &names)?;
+        let numbers = self.report.read(run.group, &names)?;
         require_finite(self.step(), &numbers)?;
-        let Numbers { students, sums: [waited, failed, stop], .. } = numbers;
+        let Numbers { trainees, sums: [waited, failed, stop], .. } = numbers;
         let metrics = StepMetrics {
             data_wait_seconds: waited,
-            students,
-            peak_memory_bytes: feed.peak_memory(),
-            failed_pictures: failed as u64,
+            trainees,
+            peak_memory_bytes: prefetcher.peak_memory(),
+            failed_images: failed as u64,
             ..self.metrics.clone()
         };
         Ok(Done { metrics, is_to_stop: stop > 0.0 })
     }
 
     /// A mark that the device passed when it had the numbers.
-    pub fn read_at(&self) -> &DeviceMark {
+    pub fn read_at(&self) -> &DeviceEvent {
         self.report.arrived()
     }
 
     /// [`Self::read_at`] for longer than the rest.
-    pub fn into_read_at(self) -> DeviceMark {
+    pub fn into_read_at(self) -> DeviceEvent {
         self.report.into_arrived()
     }
 }
 
 /// Whether any process got a signal, as far as this one knows.
-fn is_asked_to_stop(team: &Team) -> bool {
-    team.is_asked_to_stop() || signals::stop_requested().is_some()
+fn is_asked_to_stop(group: &ProcessGroup) -> bool {
+    group.is_asked_to_stop() || signals::stop_requested().is_some()
 }
 
 /// The next batch. One that may never come, as when a network is down, is not waited for after a
 /// signal: the step is given up. While batches come, processes that must agree finish their step;
 /// one that trains alone gives it up at once: with many accumulation steps it could outlast the time
 /// that a scheduler grants.
-fn next_batch(team: &Team, step: u64, feed: &mut Feed) -> Result<MicroBatch> {
-    team.progress(step);
-    let before = team.doing(Activity::WaitingForData);
+fn next_batch(
+    group: &ProcessGroup,
+    step: u64,
+    prefetcher: &mut DevicePrefetcher,
+) -> Result<MicroBatch> {
+    group.progress(step);
+    let before = group.doing(Activity::WaitingForData);
     loop {
-        team.check()?;
-        let is_to_stop = is_asked_to_stop(team);
-        if !(is_to_stop && team.is_alone()) && feed.is_ready_within(PATIENCE) {
+        group.check()?;
+        let is_to_stop = is_asked_to_stop(group);
+        if !(is_to_stop && group.is_alone()) && prefetcher.is_ready_within(PATIENCE) {
             break;
         }
         if is_to_stop {
-            team.abandon(step)?;
+            group.abandon(step)?;
             return Err(Abandoned.into());
         }
     }
-    let batch = feed.next_batch()?;
-    team.doing(before);
+    let batch = prefetcher.next_batch()?;
+    group.doing(before);
     Ok(batch)
 }

@@ -7,21 +7,21 @@ use anyhow::Result;
 use tracing::{debug, info, warn};
 
 use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
-use super::feed::Feed;
-use super::learner::Learner;
+use super::prefetch::DevicePrefetcher;
 use super::record::Record;
 use super::schedule::Schedule;
 use super::signals::{self, Signal};
-use super::state::StudentState;
-use super::step::{self, Begun};
+use super::state::TraineeState;
+use super::step::{self, PendingStep};
+use super::trainee_optimizer::TraineeOptimizer;
 use crate::config::{CheckpointConfig, TrainConfig};
-use crate::dist::{Abandoned, Activity, Team, require_equal_weights};
-use crate::native::DeviceMark;
-use crate::objective::Objective;
+use crate::dist::{Abandoned, Activity, ProcessGroup, require_equal_weights};
+use crate::native::DeviceEvent;
+use crate::train::objective::Objective;
 
 /// Learners and counters: with the trainees' weights, all that a checkpoint holds.
 pub struct State {
-    pub learners: Vec<Learner>,
+    pub optimizers: Vec<TraineeOptimizer>,
     /// Optimizer steps done.
     pub step: u64,
     /// Samples of the global stream consumed.
@@ -42,16 +42,16 @@ pub struct Run<'a> {
     pub config: &'a TrainConfig,
     /// The run's directory.
     pub path: &'a Path,
-    pub team: &'a Team,
+    pub group: &'a ProcessGroup,
     pub objective: &'a dyn Objective,
     pub schedule: &'a Schedule,
     /// Batches of this process in every step.
     pub batches_per_step: u64,
-    /// Pictures of how training goes, if any.
+    /// Images of how training goes, if any.
     pub drawing: Option<Drawing<'a>>,
 }
 
-/// Pictures that the first process draws while training.
+/// Images that the first process draws while training.
 pub struct Drawing<'a> {
     /// Steps between them.
     pub every: u64,
@@ -65,14 +65,16 @@ impl State {
     /// # Errors
     /// libtorch's message.
     pub fn new(
-        team: &Team,
+        group: &ProcessGroup,
         objective: &dyn Objective,
         config: &TrainConfig,
         stream: Stream,
     ) -> Result<Self> {
-        let learners =
-            objective.trainees().iter().map(|trainee| Learner::new(team, trainee, config));
-        Ok(Self { learners: learners.collect::<Result<_>>()?, step: 0, position: 0, stream })
+        let optimizers = objective
+            .trainees()
+            .iter()
+            .map(|trainee| TraineeOptimizer::new(group, trainee, config));
+        Ok(Self { optimizers: optimizers.collect::<Result<_>>()?, step: 0, position: 0, stream })
     }
 
     /// Continues from a checkpoint. A stream that is not the checkpoint's is warned about: the
@@ -82,12 +84,12 @@ impl State {
     /// The checkpoint does not fit the trainees.
     pub fn restore(
         &mut self,
-        team: &Team,
+        group: &ProcessGroup,
         objective: &dyn Objective,
         checkpoint: &Checkpoint,
     ) -> Result<()> {
-        for (trainee, learner) in objective.trainees().iter().zip(&mut self.learners) {
-            checkpoint.restore(trainee, learner.optimizer_mut())?;
+        for (trainee, trainee_optimizer) in objective.trainees().iter().zip(&mut self.optimizers) {
+            checkpoint.restore(trainee, trainee_optimizer.optimizer_mut())?;
         }
         let manifest = &checkpoint.manifest;
         (self.step, self.position) = (manifest.step, manifest.position);
@@ -98,7 +100,7 @@ impl State {
             ("shuffle", then.shuffle != now.shuffle),
             ("global batch size", then.global_batch_size != now.global_batch_size),
         ] {
-            if differs && team.is_first() {
+            if differs && group.is_first() {
                 warn!("the {what} is not the checkpoint's: from here on other samples are seen");
             }
         }
@@ -107,18 +109,18 @@ impl State {
     }
 
     fn save(&mut self, run: &Run, saver: &mut Saver) -> Result<()> {
-        let before = run.team.doing(Activity::Saving);
-        for learner in &mut self.learners {
-            learner.receive_weights(run.team)?;
+        let before = run.group.doing(Activity::Saving);
+        for trainee_optimizer in &mut self.optimizers {
+            trainee_optimizer.receive_weights(run.group)?;
         }
-        run.team.settle()?;
-        let trainees = run.objective.trainees().iter().zip(&self.learners);
-        let students =
-            trainees.map(|(trainee, own)| StudentState::of(trainee, own.optimizer())).collect();
+        run.group.synchronize()?;
+        let trainees = run.objective.trainees().iter().zip(&self.optimizers);
+        let trainees =
+            trainees.map(|(trainee, own)| TraineeState::of(trainee, own.optimizer())).collect();
         let (step, position, stream) = (self.step, self.position, &self.stream);
-        let snapshot = Snapshot { step, position, stream, students };
-        saver.save(&snapshot, &|| run.team.check_failure())?;
-        run.team.doing(before);
+        let snapshot = Snapshot { step, position, stream, trainees };
+        saver.save(&snapshot, &|| run.group.check_failure())?;
+        run.group.doing(before);
         Ok(())
     }
 }
@@ -127,34 +129,39 @@ impl State {
 ///
 /// # Errors
 /// Data, device, disk or another process fail, or a loss is not finite; the last checkpoint stays.
-pub fn train(run: &Run, state: &mut State, feed: &mut Feed) -> Result<Outcome> {
+pub fn train(run: &Run, state: &mut State, prefetcher: &mut DevicePrefetcher) -> Result<Outcome> {
     let CheckpointConfig { keep, writers, .. } = run.config.checkpoint;
-    let mut saver = Saver::new(run.path, keep, run.team.board(), writers);
-    let outcome = take_steps(run, state, feed, &mut saver);
-    run.team.doing(Activity::Saving);
+    let mut saver = Saver::new(run.path, keep, run.group.store(), writers);
+    let outcome = take_steps(run, state, prefetcher, &mut saver);
+    run.group.doing(Activity::Saving);
     // Also where training has failed: the save under way is from before that.
-    let saved = saver.finish(&|| run.team.check_failure());
+    let saved = saver.finish(&|| run.group.check_failure());
     let outcome = outcome?;
     saved.map(|()| outcome)
 }
 
-fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) -> Result<Outcome> {
-    let team = run.team;
-    team.progress(state.step);
+fn take_steps(
+    run: &Run,
+    state: &mut State,
+    prefetcher: &mut DevicePrefetcher,
+    saver: &mut Saver,
+) -> Result<Outcome> {
+    let group = run.group;
+    group.progress(state.step);
     require_equal(run, state)?;
-    team.doing(Activity::Computing);
+    group.doing(Activity::Computing);
     let mut progress = Progressing {
-        record: team.is_first().then(|| Record::open(run, state.step)).transpose()?,
-        since: DeviceMark::set(team.device())?,
+        record: group.is_first().then(|| Record::open(run, state.step)).transpose()?,
+        since: DeviceEvent::record(group.device())?,
         unread: VecDeque::new(),
         saved: state.step,
         is_to_stop: false,
     };
-    let outcome = match progress.advance(run, state, feed, saver) {
+    let outcome = match progress.advance(run, state, prefetcher, saver) {
         Ok(()) if progress.is_to_stop => Outcome::Stopped(signals::stop_requested()),
         Ok(()) => Outcome::Finished,
         Err(error) if error.is::<Abandoned>() => {
-            progress.give_up(run, state, feed)?;
+            progress.give_up(run, state, prefetcher)?;
             Outcome::Stopped(signals::stop_requested())
         }
         Err(error) => return Err(error),
@@ -165,8 +172,8 @@ fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) 
     if let Some(record) = progress.record {
         record.finish();
     }
-    for (trainee, learner) in run.objective.trainees().iter().zip(&state.learners) {
-        debug!("gradients of `{}` sent: {:?}", trainee.name, learner.statistics());
+    for (trainee, trainee_optimizer) in run.objective.trainees().iter().zip(&state.optimizers) {
+        debug!("gradients of `{}` sent: {:?}", trainee.name, trainee_optimizer.statistics());
     }
     Ok(outcome)
 }
@@ -175,9 +182,9 @@ fn take_steps(run: &Run, state: &mut State, feed: &mut Feed, saver: &mut Saver) 
 struct Progressing {
     record: Option<Record>,
     /// When the last step that was read was done.
-    since: DeviceMark,
+    since: DeviceEvent,
     /// Steps that the device was told and that were not read, at most two.
-    unread: VecDeque<Begun>,
+    unread: VecDeque<PendingStep>,
     /// Step of the last checkpoint.
     saved: u64,
     is_to_stop: bool,
@@ -190,21 +197,21 @@ impl Progressing {
         &mut self,
         run: &Run,
         state: &mut State,
-        feed: &mut Feed,
+        prefetcher: &mut DevicePrefetcher,
         saver: &mut Saver,
     ) -> Result<()> {
         let every = |steps: u64, step: u64| steps > 0 && step.is_multiple_of(steps);
         let total = run.schedule.total_steps();
         while state.step < total && !self.is_to_stop {
             saver.check()?;
-            self.unread.push_back(step::begin(run, state, feed, None)?);
+            self.unread.push_back(step::begin(run, state, prefetcher, None)?);
             let is_to_save = every(run.config.checkpoint.every, state.step);
             let is_to_compare = every(run.config.distributed.check_every, state.step);
             // Read a step late, so that the device has the next one to do meanwhile.
             let may_wait = !is_to_save && !is_to_compare && state.step < total;
-            self.read(run, feed, usize::from(may_wait))?;
+            self.read(run, prefetcher, usize::from(may_wait))?;
             if self.is_to_stop {
-                self.read(run, feed, 0)?;
+                self.read(run, prefetcher, 0)?;
             }
             if is_to_compare {
                 require_equal(run, state)?;
@@ -220,56 +227,61 @@ impl Progressing {
         Ok(())
     }
 
-    /// Draws a picture of the weights after the last step. The other processes go on meanwhile.
+    /// Draws an image of the weights after the last step. The other processes go on meanwhile.
     fn draw(&mut self, drawing: &Drawing, run: &Run, state: &mut State) -> Result<()> {
-        let before = run.team.doing(Activity::Saving);
-        for learner in &mut state.learners {
-            learner.receive_weights(run.team)?;
+        let before = run.group.doing(Activity::Saving);
+        for trainee_optimizer in &mut state.optimizers {
+            trainee_optimizer.receive_weights(run.group)?;
         }
-        run.team.settle()?;
+        run.group.synchronize()?;
         if let Some(record) = &mut self.record {
-            record.picture(state.step, &(drawing.draw)()?)?;
+            record.image(state.step, &(drawing.draw)()?)?;
         }
-        run.team.doing(before);
+        run.group.doing(before);
         Ok(())
     }
 
     /// Reads what the device has been told, but for the last `left` steps.
-    fn read(&mut self, run: &Run, feed: &Feed, left: usize) -> Result<()> {
+    fn read(&mut self, run: &Run, prefetcher: &DevicePrefetcher, left: usize) -> Result<()> {
         while self.unread.len() > left {
-            let Some(begun) = self.unread.front() else { break };
-            let done = begun.read(run, feed)?;
-            let seconds = self.since.seconds_until(begun.read_at())?;
-            let is_last = begun.step() == run.schedule.total_steps();
+            let Some(pending) = self.unread.front() else { break };
+            let done = pending.read(run, prefetcher)?;
+            let seconds = self.since.seconds_until(pending.read_at())?;
+            let is_last = pending.step() == run.schedule.total_steps();
             if let Some(record) = &mut self.record {
                 record.add(done.metrics, seconds, is_last)?;
             }
             self.is_to_stop |= done.is_to_stop;
-            if let Some(begun) = self.unread.pop_front() {
-                self.since = begun.into_read_at();
+            if let Some(pending) = self.unread.pop_front() {
+                self.since = pending.into_read_at();
             }
         }
         Ok(())
     }
 
     /// Goes back to the state before a step that some process will not take part in.
-    fn give_up(&mut self, run: &Run, state: &mut State, feed: &Feed) -> Result<()> {
-        let team = run.team;
+    fn give_up(
+        &mut self,
+        run: &Run,
+        state: &mut State,
+        prefetcher: &DevicePrefetcher,
+    ) -> Result<()> {
+        let group = run.group;
         // That step is no longer this process's.
-        team.progress(state.step);
-        for learner in &mut state.learners {
-            learner.settle_weights(team)?;
+        group.progress(state.step);
+        for trainee_optimizer in &mut state.optimizers {
+            trainee_optimizer.settle_weights(group)?;
         }
-        self.read(run, feed, 0)?;
-        team.end_collectives()
+        self.read(run, prefetcher, 0)?;
+        group.end_collectives()
     }
 }
 
 /// # Errors
 /// The processes do not hold the same weights.
 fn require_equal(run: &Run, state: &mut State) -> Result<()> {
-    for learner in &mut state.learners {
-        learner.receive_weights(run.team)?;
+    for trainee_optimizer in &mut state.optimizers {
+        trainee_optimizer.receive_weights(run.group)?;
     }
     let tensors = run.objective.trainees().iter().flat_map(|trainee| {
         trainee
@@ -278,7 +290,7 @@ fn require_equal(run: &Run, state: &mut State) -> Result<()> {
             .iter()
             .map(|(name, tensor)| (format!("{}/{name}", trainee.name), tensor.shallow_clone()))
     });
-    require_equal_weights(run.team, state.step, &tensors.collect::<Vec<_>>())
+    require_equal_weights(run.group, state.step, &tensors.collect::<Vec<_>>())
 }
 
 /// Says what to lower where `error` is that the device has no memory left.

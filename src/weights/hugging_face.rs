@@ -143,7 +143,7 @@ pub(super) fn model_config(encoder: &StoredEncoder, kind: Kind) -> Result<Value>
     }))
 }
 
-/// How pictures become the encoder's input.
+/// How images become the encoder's input.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub struct Preprocessing {
     /// Per channel mean of pixels in `[0, 1]`, subtracted.

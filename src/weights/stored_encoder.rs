@@ -9,7 +9,7 @@ use crate::config::{EncoderSize, SIZES};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredEncoder {
     pub size: EncoderSize,
-    /// Side of the square picture whose patches the position embedding counts, in pixels.
+    /// Side of the square image whose patches the position embedding counts, in pixels.
     pub image_size: usize,
 }
 

@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use distill::config::{DistillConfig, TaskConfig};
+use distill::tasks::TaskConfig;
+use distill::tasks::distill::DistillConfig;
 use serde_json::Value;
 
 use crate::golden::cases;
@@ -55,7 +56,7 @@ fn stand_in(workshop: &Workshop, body: &str) -> PathBuf {
     path
 }
 
-/// Prints figures of the batch that it is told, if there are at most 50 pictures in it.
+/// Prints figures of the batch that it is told, if there are at most 50 images in it.
 const HOLDS_FIFTY: &str = r#"
 batch=8
 for argument; do case $argument in data.batch_size=*) batch=${argument#*=} ;; esac; done
@@ -145,7 +146,7 @@ fn the_recipes_work_is_what_the_issue_says() {
         ["configs/5b_to_1b_h.toml", "configs/5b_to_l_b.toml", "scripts/bench/step_cpu.toml"]
     {
         let ours = DistillConfig::load(&root(config), &[]).unwrap();
-        let ours = distill::objective::distill::flops_per_image(&ours);
+        let ours = distill::tasks::distill::flops_per_image(&ours);
         assert_eq!(ours, count(config), "{config}");
     }
 }

@@ -1,8 +1,8 @@
 //! Checkpoints of several ranks, which are threads here: written together, read by any number.
 
-mod board;
 mod faults;
 mod kills;
+mod kv_store;
 mod partitions;
 
 use std::path::Path;
@@ -11,12 +11,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use distill::config::ShuffleConfig;
 use distill::train::checkpoint::{Checkpoint, Saver, Snapshot, Stream, folder_of};
-use distill::train::state::{Part, StateTensor, StudentState};
+use distill::train::state::{Part, StateTensor, TraineeState};
 use tch::{Device, Kind, Tensor};
 
-use board::SharedBoard;
+use kv_store::SharedStore;
 
-/// Shapes of two students' weights: one tensor outweighs most others, some are tiny.
+/// Shapes of two trainees' weights: one tensor outweighs most others, some are tiny.
 const SHAPES: [(&str, &[i64]); 6] = [
     ("blocks.0.weight", &[30, 40]),
     ("blocks.0.bias", &[30]),
@@ -28,7 +28,7 @@ const SHAPES: [(&str, &[i64]); 6] = [
 
 fn stream() -> Stream {
     let shuffle = ShuffleConfig::default();
-    Stream { seed: 1, dataset: "pictures".into(), shuffle, global_batch_size: 8 }
+    Stream { seed: 1, dataset: "images".into(), shuffle, global_batch_size: 8 }
 }
 
 /// Nothing has failed.
@@ -62,8 +62,8 @@ fn part_of(name: &str, tensor: &Tensor, rank: usize, world_size: usize) -> State
     StateTensor { name: name.into(), tensor: tensor_part, part }
 }
 
-/// What `rank` holds of both students: weights whole, moments whole or `sharded`.
-fn states(rank: usize, world_size: usize, sharded: bool) -> Vec<StudentState> {
+/// What `rank` holds of both trainees: weights whole, moments whole or `sharded`.
+fn states(rank: usize, world_size: usize, sharded: bool) -> Vec<TraineeState> {
     let student = |student: usize| {
         let tensors = || {
             let tensors = SHAPES.iter().enumerate();
@@ -75,13 +75,13 @@ fn states(rank: usize, world_size: usize, sharded: bool) -> Vec<StudentState> {
             false => whole(name, -tensor),
         }));
         let weights = tensors().map(|(name, tensor)| whole(name, tensor)).collect();
-        StudentState { name: format!("student-{student}"), weights, optimizer }
+        TraineeState { name: format!("student-{student}"), weights, optimizer }
     };
     (0..2).map(student).collect()
 }
 
 /// The same tensors with other contents.
-fn blank(states: Vec<StudentState>) -> Vec<StudentState> {
+fn blank(states: Vec<TraineeState>) -> Vec<TraineeState> {
     for state in &states {
         for tensor in state.weights.iter().chain(&state.optimizer) {
             let _ = tensor.tensor.shallow_clone().fill_(-1.0);
@@ -90,9 +90,9 @@ fn blank(states: Vec<StudentState>) -> Vec<StudentState> {
     states
 }
 
-fn assert_same(found: &[StudentState], expected: &[StudentState]) {
+fn assert_same(found: &[TraineeState], expected: &[TraineeState]) {
     for (found, expected) in found.iter().zip(expected) {
-        let tensors = |state: &StudentState| {
+        let tensors = |state: &TraineeState| {
             let all = state.weights.iter().chain(&state.optimizer);
             all.map(|state| (state.name.clone(), state.tensor.shallow_clone())).collect::<Vec<_>>()
         };
@@ -109,20 +109,20 @@ fn on_ranks<T: Send>(
     writers: usize,
     work: impl Fn(usize, Saver) -> T + Sync,
 ) -> Vec<T> {
-    let boards = SharedBoard::of(world_size);
+    let stores = SharedStore::of(world_size);
     std::thread::scope(|scope| {
         let work = &work;
-        let rank = |(rank, board)| {
-            let saver = Saver::new(run, 2, Arc::new(board), writers);
+        let rank = |(rank, store)| {
+            let saver = Saver::new(run, 2, Arc::new(store), writers);
             scope.spawn(move || work(rank, saver))
         };
-        let ranks: Vec<_> = boards.into_iter().enumerate().map(rank).collect();
+        let ranks: Vec<_> = stores.into_iter().enumerate().map(rank).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
 
-fn save(saver: &mut Saver, step: u64, students: Vec<StudentState>) -> Result<()> {
-    saver.save(&Snapshot { step, position: step * 8, stream: &stream(), students }, &alive)
+fn save(saver: &mut Saver, step: u64, trainees: Vec<TraineeState>) -> Result<()> {
+    saver.save(&Snapshot { step, position: step * 8, stream: &stream(), trainees }, &alive)
 }
 
 /// The names of the files of a checkpoint, in order.

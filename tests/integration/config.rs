@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use distill::config::{
-    AnyConfig, ConfigError, DistillConfig, Precision, PretrainConfig, TaskConfig,
-};
-use distill::objective::Objective;
-use distill::objective::distill::Distillation;
+use distill::config::{ConfigError, Precision};
+use distill::tasks::distill::DistillConfig;
+use distill::tasks::distill::Distillation;
+use distill::tasks::pretrain::PretrainConfig;
+use distill::tasks::{AnyConfig, TaskConfig};
+use distill::train::objective::Objective;
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name)
@@ -163,7 +164,7 @@ fn published_encoders_have_the_published_sizes() {
         let off = (found as f64 / 1e6 / millions - 1.0).abs();
         assert!(off < 0.005, "{what}: {found} parameters, expected {millions} M");
     };
-    let encoder = |parameters: &distill::model::Parameters| -> u64 {
+    let encoder = |parameters: &distill::nn::Parameters| -> u64 {
         let own = parameters.named().iter().filter(|(name, _)| !name.starts_with("last_proj"));
         own.map(|(_, tensor)| tensor.numel() as u64).sum()
     };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use distill::data::crop::{CropBox, load_central};
-use distill::data::picture::{self, Encoding, Picture};
+use distill::data::decode::{self, Encoding, Image};
 use distill::data::resize::CropResizer;
 use distill::data::{CropDecoder, CropOptions};
 
@@ -51,10 +51,10 @@ fn cases_in(folder: &Path) -> Vec<Case> {
     cases.into_iter().map(case).collect()
 }
 
-fn resized(picture: &Picture, case: &Case) -> Vec<u8> {
+fn resized(image: &Image, case: &Case) -> Vec<u8> {
     let [width, height] = case.size;
     let mut out = vec![0; width * height * 3];
-    CropResizer::default().resize(picture, case.crop, [height, width], &mut out).unwrap();
+    CropResizer::default().resize(image, case.crop, [height, width], &mut out).unwrap();
     out
 }
 
@@ -96,10 +96,10 @@ fn crops_are_pillows() {
         let (mean, most, psnr) = compare(&crop, &case.expected);
         println!("{}: mean {mean:.3}, most {most}, PSNR {psnr:.1} dB in one go", case.name);
         assert!(mean <= 1.0 && psnr >= 40.0, "{}: mean {mean}, PSNR {psnr} dB", case.name);
-        let mut picture = Picture::default();
-        picture::decode(&case.bytes, MAX_PIXELS, &mut picture).unwrap();
-        assert_eq!([picture.width, picture.height], case.source, "{}", case.name);
-        let (mean, most, psnr) = compare(&resized(&picture, &case), &case.expected);
+        let mut image = Image::default();
+        decode::decode(&case.bytes, MAX_PIXELS, &mut image).unwrap();
+        assert_eq!([image.width, image.height], case.source, "{}", case.name);
+        let (mean, most, psnr) = compare(&resized(&image, &case), &case.expected);
         println!("{}: mean {mean:.3}, most {most}, PSNR {psnr:.1} dB", case.name);
         assert!(mean <= 1.0, "{}: mean difference {mean}", case.name);
         assert!(psnr >= 40.0, "{}: PSNR {psnr} dB", case.name);
@@ -135,9 +135,9 @@ fn resizing_the_same_pixels_is_within_one_level_of_pillow() {
     let lossless = cases().into_iter().filter(is_png);
     let mut checked = 0;
     for case in lossless {
-        let mut picture = Picture::default();
-        picture::decode(&case.bytes, MAX_PIXELS, &mut picture).unwrap();
-        let (_, most, _) = compare(&resized(&picture, &case), &case.expected);
+        let mut image = Image::default();
+        decode::decode(&case.bytes, MAX_PIXELS, &mut image).unwrap();
+        let (_, most, _) = compare(&resized(&image, &case), &case.expected);
         assert!(most <= 1, "{}: a difference of {most} levels", case.name);
         checked += 1;
     }
@@ -149,14 +149,14 @@ fn resizing_the_same_pixels_is_within_one_level_of_pillow() {
 fn pixels_outside_the_box_do_not_matter() {
     let crop = CropBox { left: 7, top: 5, width: 40, height: 30 };
     let inside = |x, y| (7..47).contains(&x) && (5..35).contains(&y);
-    let picture = |around: u8| {
+    let image = |around: u8| {
         let value = |x: usize, y: usize| if inside(x, y) { (x * 5 + y * 3) as u8 } else { around };
         let pixels = (0..50).flat_map(|y| (0..60).flat_map(move |x| [value(x, y); 3])).collect();
-        Picture { width: 60, height: 50, pixels }
+        Image { width: 60, height: 50, pixels }
     };
     let results = [0, 255].map(|around| {
         let mut out = vec![0; 64 * 64 * 3];
-        CropResizer::default().resize(&picture(around), crop, [64, 64], &mut out).unwrap();
+        CropResizer::default().resize(&image(around), crop, [64, 64], &mut out).unwrap();
         out
     });
     assert!(results[0] == results[1]);
@@ -165,8 +165,8 @@ fn pixels_outside_the_box_do_not_matter() {
 /// Whatever happens to a file's bytes, decoding ends in pixels or in an error, never in a panic,
 /// and a file that is cut short is an error, as in Pillow.
 #[test]
-fn damaged_pictures_are_errors_not_panics() {
-    let mut picture = Picture::default();
+fn damaged_images_are_errors_not_panics() {
+    let mut image = Image::default();
     let mut decoder = CropDecoder::default();
     for case in cases() {
         let length = case.bytes.len();
@@ -174,7 +174,7 @@ fn damaged_pictures_are_errors_not_panics() {
             continue;
         }
         for cut in [0, 1, 2, 11, 20, length / 10, length / 3] {
-            let result = picture::decode(&case.bytes[..cut], MAX_PIXELS, &mut picture);
+            let result = decode::decode(&case.bytes[..cut], MAX_PIXELS, &mut image);
             assert!(result.is_err(), "{} cut to {cut} of {length} bytes", case.name);
             let result = decoded(&mut decoder, &case.bytes[..cut], &case);
             assert!(result.is_err(), "{} cut to {cut} of {length} bytes", case.name);
@@ -182,20 +182,20 @@ fn damaged_pictures_are_errors_not_panics() {
         for place in (0..length.min(700)).chain((700..length).step_by(997)) {
             let mut damaged = case.bytes.clone();
             damaged[place] ^= 0x5b;
-            let _ = picture::decode(&damaged, MAX_PIXELS, &mut picture);
+            let _ = decode::decode(&damaged, MAX_PIXELS, &mut image);
             let _ = decoded(&mut decoder, &damaged, &case);
         }
     }
 }
 
-/// A header that claims a huge picture is refused by its numbers, before memory is taken.
+/// A header that claims a huge image is refused by its numbers, before memory is taken.
 #[test]
-fn pictures_above_the_pixel_limit_are_refused() {
-    let mut picture = Picture::default();
+fn images_above_the_pixel_limit_are_refused() {
+    let mut image = Image::default();
     for case in cases() {
         let pixels = (case.source[0] * case.source[1]) as u64;
-        picture::decode(&case.bytes, pixels, &mut picture).unwrap();
-        let error = picture::decode(&case.bytes, pixels - 1, &mut picture).unwrap_err();
+        decode::decode(&case.bytes, pixels, &mut image).unwrap();
+        let error = decode::decode(&case.bytes, pixels - 1, &mut image).unwrap_err();
         assert!(error.to_string().contains("data.max_pixels"), "{}: {error:#}", case.name);
     }
     let mut jpeg = Vec::new();
@@ -205,13 +205,13 @@ fn pictures_above_the_pixel_limit_are_refused() {
     let frame =
         jpeg.windows(2).position(|w| w[0] == 0xff && (0xc0..=0xc2).contains(&w[1])).unwrap();
     jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xdc, 0xff, 0xdc]); // 65,500 × 65,500
-    let mut fresh = Picture::default();
-    let error = picture::decode(&jpeg, 200_000_000, &mut fresh).unwrap_err();
+    let mut fresh = Image::default();
+    let error = decode::decode(&jpeg, 200_000_000, &mut fresh).unwrap_err();
     assert!(error.to_string().contains("data.max_pixels"), "{error:#}");
     assert_eq!(fresh.pixels.capacity(), 0);
 }
 
-/// The evaluation crop: the middle of the picture, resized by its shorter side.
+/// The evaluation crop: the middle of the image, resized by its shorter side.
 #[test]
 fn the_central_crop_is_the_middle() {
     let folder = tempfile::tempdir().unwrap();

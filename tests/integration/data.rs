@@ -19,7 +19,7 @@ const SIDE: usize = 32;
 /// A member of a shard under construction.
 pub(crate) type Member<'a> = (&'a str, Vec<u8>);
 
-/// A JPEG of one colour, which tells pictures apart after decoding.
+/// A JPEG of one colour, which tells images apart after decoding.
 pub(crate) fn jpeg(red: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     let pixels = [red, 100, 50].repeat(48 * 40);
@@ -46,7 +46,7 @@ pub(crate) fn write_tar(path: &Path, members: &[Member<'_>]) {
     std::fs::write(path, tar.into_inner().unwrap()).unwrap();
 }
 
-/// `shards` shards of `samples` pictures with labels; red is 10 × the number of the picture.
+/// `shards` shards of `samples` images with labels; red is 10 × the number of the image.
 fn plain_shards(folder: &Path, shards: usize, samples: usize) {
     for shard in 0..shards {
         let named: Vec<(String, Vec<u8>)> = (0..samples)
@@ -119,7 +119,7 @@ pub(crate) fn fill(dataset: &Dataset, position: u64) -> Result<(Vec<u8>, Option<
 }
 
 /// Members in any order within a sample, long names, extensions in any case, other members and
-/// folders: each sample is found with its own picture and label.
+/// folders: each sample is found with its own image and label.
 #[test]
 fn an_index_finds_every_sample() {
     let folder = TempDir::new().unwrap();
@@ -135,7 +135,7 @@ fn an_index_finds_every_sample() {
             ("first.json", b"{}".to_vec()),
             (&long_picture, jpeg(2)),
             (&long_label, b"12".to_vec()),
-            ("only_text.txt", b"no picture".to_vec()),
+            ("only_text.txt", b"no image".to_vec()),
             ("sub/third.Jpeg", jpeg(3)),
             ("sub/third.seg.png", jpeg(4)),
             ("sub/third.cls", b"cat".to_vec()),
@@ -151,7 +151,7 @@ fn an_index_finds_every_sample() {
     let file = std::fs::read(&shard).unwrap();
     for (row, red) in [(0, 1), (1, 2), (2, 3), (3, 5)] {
         let start = index.offsets[row] as usize;
-        assert_eq!(file[start..][..index.sizes[row] as usize], jpeg(red), "picture of row {row}");
+        assert_eq!(file[start..][..index.sizes[row] as usize], jpeg(red), "image of row {row}");
     }
 }
 
@@ -172,7 +172,7 @@ fn pax_names_are_read() {
     assert_eq!((index.rows(), index.name(0)), (1, name.as_str()));
 }
 
-/// A shard that is cut anywhere is refused by name, and so is one without pictures or one that is
+/// A shard that is cut anywhere is refused by name, and so is one without images or one that is
 /// no tar file.
 #[test]
 fn damaged_shards_are_named() {
@@ -189,7 +189,7 @@ fn damaged_shards_are_named() {
     }
     write_tar(&shard, &[("a.txt", b"text".to_vec()), ("b.one.jpg", jpeg(0))]);
     let error = format!("{:#}", open(&config(&[&shard]), 0).err().unwrap());
-    assert!(error.contains("train-000.tar") && error.contains("no picture"), "{error}");
+    assert!(error.contains("train-000.tar") && error.contains("no image"), "{error}");
     assert!(error.contains("b.one.jpg"), "the likely reason is told: {error}");
     std::fs::write(&shard, [b'x'; 2000]).unwrap();
     let error = format!("{:#}", open(&config(&[&shard]), 0).err().unwrap());
@@ -262,9 +262,9 @@ fn batches_are_the_same_for_any_number_of_workers() {
     assert_eq!(pixels, expected[6].images[3 * pixels.len()..][..pixels.len()]);
 }
 
-/// A corrupt picture is skipped and counted, and what stands in for it is always the same.
+/// A corrupt image is skipped and counted, and what stands in for it is always the same.
 #[test]
-fn a_bad_picture_is_replaced_the_same_way_each_time() {
+fn a_bad_image_is_replaced_the_same_way_each_time() {
     let folder = TempDir::new().unwrap();
     plain_shards(folder.path(), 1, 10);
     let bad = folder.path().join("bad.tar");
@@ -282,10 +282,10 @@ fn a_bad_picture_is_replaced_the_same_way_each_time() {
     }
 }
 
-/// More bad pictures than data.max_failed_share stop the run, and the message has all that is
+/// More bad images than data.max_failed_share stop the run, and the message has all that is
 /// needed to go on.
 #[test]
-fn too_many_bad_pictures_stop_the_loader() {
+fn too_many_bad_images_stop_the_loader() {
     let folder = TempDir::new().unwrap();
     plain_shards(folder.path(), 1, 10);
     write_tar(&folder.path().join("bad.tar"), &[("x.jpg", corrupt_jpeg()), ("y.jpg", vec![1; 9])]);
@@ -377,16 +377,16 @@ fn indexes_are_kept_and_renewed() {
     );
 }
 
-/// The scores of `pictures` pictures in one shard: name and (histogram, side, mae_loss).
+/// The scores of `images` images in one shard: name and (histogram, side, mae_loss).
 pub(crate) fn curated(
     folder: &Path,
-    pictures: &[(&str, f64, u64, f64)],
+    images: &[(&str, f64, u64, f64)],
     without: &[&str],
 ) -> DataConfig {
     let shards = folder.join("web");
     std::fs::create_dir_all(folder.join("json/web")).unwrap();
     std::fs::create_dir_all(&shards).unwrap();
-    let names = pictures.iter().map(|picture| picture.0).chain(without.iter().copied());
+    let names = images.iter().map(|image| image.0).chain(without.iter().copied());
     let members: Vec<Member<'_>> = names.map(|name| (name, jpeg(0))).collect();
     let labelled: Vec<(String, Vec<u8>)> = members
         .iter()
@@ -399,7 +399,7 @@ pub(crate) fn curated(
     let members: Vec<Member<'_>> =
         labelled.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
     write_tar(&shards.join("0.tar"), &members);
-    let scores: HashMap<&str, serde_json::Value> = pictures
+    let scores: HashMap<&str, serde_json::Value> = images
         .iter()
         .map(|&(name, histogram, side, loss)| {
             let scores = serde_json::json!({
@@ -419,7 +419,7 @@ pub(crate) fn curated(
     config
 }
 
-/// Thresholds decide what is in the data set, and each picture left out has its reason counted.
+/// Thresholds decide what is in the data set, and each image left out has its reason counted.
 #[test]
 fn curation_counts_what_it_keeps_and_why_not_the_rest() {
     let folder = TempDir::new().unwrap();
@@ -435,13 +435,13 @@ fn curation_counts_what_it_keeps_and_why_not_the_rest() {
         &["f.jpeg", "g.jpeg"],
     );
     let selection = *open(&config, 0).unwrap().selection();
-    assert_eq!((selection.kept, selection.pictures()), (2, 7));
+    assert_eq!((selection.kept, selection.images()), (2, 7));
     assert_eq!((selection.without_scores, selection.low_histogram_score), (2, 1));
     assert_eq!((selection.small, selection.never_drawn), (1, 1));
     let dataset = open(&config, 0).unwrap();
     let labels: std::collections::HashSet<_> =
         (0..50).map(|position| fill(&dataset, position).unwrap().1.unwrap()).collect();
-    assert_eq!(labels, [0, 3].into(), "labels stay with their pictures");
+    assert_eq!(labels, [0, 3].into(), "labels stay with their images");
 
     config.curation.as_mut().unwrap().sample_by_hardness = false;
     assert_eq!(open(&config, 0).unwrap().selection().kept, 3);
@@ -457,16 +457,16 @@ fn curation_counts_what_it_keeps_and_why_not_the_rest() {
     assert!(error.contains("0.json"), "{error}");
 }
 
-/// Soft sampling: pictures are seen in proportion to their mae_loss, and which one stands at a
+/// Soft sampling: images are seen in proportion to their mae_loss, and which one stands at a
 /// position is a pure function of it.
 #[test]
-fn hard_pictures_are_seen_more_often() {
+fn hard_images_are_seen_more_often() {
     let folder = TempDir::new().unwrap();
     let losses = [0.1, 0.2, 0.4, 0.8, 1.0];
     let names: Vec<String> = (0..losses.len()).map(|number| format!("{number}.jpeg")).collect();
-    let pictures: Vec<(&str, f64, u64, f64)> =
+    let images: Vec<(&str, f64, u64, f64)> =
         names.iter().zip(losses).map(|(name, loss)| (name.as_str(), 9.0, 400, loss)).collect();
-    let config = curated(folder.path(), &pictures, &[]);
+    let config = curated(folder.path(), &images, &[]);
     let dataset = open(&config, 11).unwrap();
     let draws = 50_000;
     let mut counts = [0u32; 5];

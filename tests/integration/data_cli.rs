@@ -22,20 +22,20 @@ fn stderr(command: &mut Command) -> String {
     String::from_utf8(command.assert().get_output().stderr.clone()).unwrap()
 }
 
-fn write_pictures(folder: &Path, count: usize) {
+fn write_images(folder: &Path, count: usize) {
     std::fs::create_dir_all(folder).unwrap();
     for number in 0..count {
         std::fs::write(folder.join(format!("p.{number}.JPG")), jpeg(number as u8 * 20)).unwrap();
     }
 }
 
-/// Class folders → shards → index → check, on the command line, with a bad picture on the way.
+/// Class folders → shards → index → check, on the command line, with a bad image on the way.
 #[test]
 fn pack_index_and_check_work_together() {
     let folder = TempDir::new().unwrap();
     let source = folder.path().join("source");
-    write_pictures(&source.join("dog"), 7);
-    write_pictures(&source.join("cat/deeper"), 5);
+    write_images(&source.join("dog"), 7);
+    write_images(&source.join("cat/deeper"), 5);
     std::fs::write(source.join("dog/broken.jpg"), corrupt_jpeg()).unwrap();
     let out = folder.path().join("out");
     let (source, out_name) = (source.to_str().unwrap(), out.to_str().unwrap());
@@ -44,7 +44,7 @@ fn pack_index_and_check_work_together() {
     let output = pack.assert().success().get_output().clone();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("12 samples") && text.contains("3 shards"), "{text}");
-    assert!(text.contains("1 pictures could not be read"), "{text}");
+    assert!(text.contains("1 images could not be read"), "{text}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("broken.jpg"));
     let classes = std::fs::read_to_string(out.join("classes.json")).unwrap();
     assert_eq!(serde_json::from_str::<Vec<String>>(&classes).unwrap(), ["cat", "dog"]);
@@ -80,7 +80,7 @@ fn pack_index_and_check_work_together() {
 fn packing_is_deterministic() {
     let folder = TempDir::new().unwrap();
     let source = folder.path().join("source");
-    write_pictures(&source, 9);
+    write_images(&source, 9);
     let outs = ["one", "two"].map(|name| folder.path().join(name));
     for out in &outs {
         let arguments = ["pack", source.to_str().unwrap(), "--out", out.to_str().unwrap()];
@@ -95,10 +95,10 @@ fn packing_is_deterministic() {
         assert!(one == two, "{name} differs");
     }
     let index = scan(&outs[0].join("shard-000000.tar")).unwrap();
-    assert_eq!(index.labelled(), 0, "pictures without class folders have no label");
+    assert_eq!(index.labelled(), 0, "images without class folders have no label");
 }
 
-/// Large pictures are shrunk, and cut into tiles where that is asked for.
+/// Large images are shrunk, and cut into tiles where that is asked for.
 #[test]
 fn packing_shrinks_and_tiles() {
     let folder = TempDir::new().unwrap();
@@ -117,9 +117,9 @@ fn packing_shrinks_and_tiles() {
         (0..index.rows())
             .map(|row| {
                 let bytes = &file[index.offsets[row] as usize..][..index.sizes[row] as usize];
-                let picture = image::load_from_memory(bytes).unwrap();
+                let image = image::load_from_memory(bytes).unwrap();
                 let extension = index.name(row).rsplit('.').next().unwrap();
-                (extension.to_string(), picture.width(), picture.height())
+                (extension.to_string(), image.width(), image.height())
             })
             .collect::<Vec<_>>()
     };
@@ -171,7 +171,7 @@ fn idx_files_are_packed() {
     write("train-labels-idx1-ubyte.gz", gzip(&idx(&[5], &labels[..5])));
     let mut again = distill(&arguments);
     again.args(["--prefix", "again"]);
-    assert!(stderr(&mut again).contains("5 labels for 6 pictures"));
+    assert!(stderr(&mut again).contains("5 labels for 6 images"));
     write("train-images-idx3-ubyte.gz", gzip(&idx(&[6, 28, 28], &pixels[..9])));
     assert!(stderr(&mut again).contains("train-images-idx3-ubyte.gz"));
 }
@@ -180,8 +180,8 @@ fn idx_files_are_packed() {
 #[test]
 fn check_reports_curation() {
     let folder = TempDir::new().unwrap();
-    let pictures = [("a.jpeg", 5.0, 400, 0.5), ("b.jpeg", 1.0, 400, 0.5)];
-    let config = curated(folder.path(), &pictures, &["c.jpeg"]);
+    let images = [("a.jpeg", 5.0, 400, 0.5), ("b.jpeg", 1.0, 400, 0.5)];
+    let config = curated(folder.path(), &images, &["c.jpeg"]);
     let file = folder.path().join("run.toml");
     let text = format!(
         "[run]\ndir = \"run\"\n[teacher]\nweights = \"random\"\nmodel = \"pixio_vitb16\"\n\

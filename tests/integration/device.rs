@@ -1,15 +1,14 @@
 //! What a training device must do alike, wherever it is. On the CPU, unless `DISTILL_TEST_DEVICE` says
 //! `cuda`, as `scripts/gpu_check` does.
 
-use distill::config::{
-    DistillConfig, DropPathMode, EncoderConfig, EncoderSize, OptimizerConfig, Precision,
-};
+use distill::config::{DropPathMode, EncoderConfig, EncoderSize, OptimizerConfig, Precision};
 use distill::eval::knn::accuracies;
 use distill::eval::{Features, LeftOut};
-use distill::model::{Init, Parameters, Storage, kind_of};
-use distill::native::{DeviceMark, Download, Gpu, PeakMemory, upload};
-use distill::objective::distill::{Distillation, Teacher};
-use distill::objective::{MicroBatch, Objective};
+use distill::native::{DeviceEvent, Download, Gpu, PeakMemory, upload};
+use distill::nn::{Init, Parameters, Storage, kind_of};
+use distill::tasks::distill::DistillConfig;
+use distill::tasks::distill::{Distillation, Teacher};
+use distill::train::objective::{MicroBatch, Objective};
 use distill::train::optimizer::AdamW;
 use tch::{Device, Kind, Tensor};
 
@@ -25,13 +24,13 @@ pub fn device() -> Device {
 }
 
 /// Waits for the device.
-fn settle(mark: &DeviceMark) {
-    while !mark.is_passed().unwrap() {
+fn synchronize(mark: &DeviceEvent) {
+    while !mark.is_complete().unwrap() {
         std::thread::yield_now();
     }
 }
 
-/// A teacher and two students that see halves of 8 pictures.
+/// A teacher and two students that see halves of 8 images.
 fn config() -> DistillConfig {
     let size =
         |dim, depth, heads| EncoderSize { patch_size: 8, ..EncoderSize::new(dim, depth, heads) };
@@ -50,7 +49,7 @@ fn config() -> DistillConfig {
     config
 }
 
-/// The losses and gradients of one pass over the same pictures, on the host.
+/// The losses and gradients of one pass over the same images, on the host.
 fn pass(config: &DistillConfig, device: Device) -> Vec<(String, Tensor)> {
     let compute = kind_of(config.train.run.precision);
     let side = config.train.data.input_size / config.teacher.model.patch_size;
@@ -110,7 +109,7 @@ fn bf16_losses_stay_near_float32() {
 fn a_skipped_update_changes_nothing() {
     let device = device();
     let scalar = |value: f64| Tensor::full([], value, (Kind::Float, device));
-    let storage = Storage::Drawn { device, matrices: Kind::Float, seed: 5, lane: 0 };
+    let storage = Storage::Drawn { device, matrices: Kind::Float, seed: 5, rng_stream: 0 };
     let mut parameters = Parameters::new(storage);
     let weights = parameters.tensor("weight", &[5, 3], Init::Normal(1.0));
     parameters.train();
@@ -137,12 +136,12 @@ fn a_skipped_update_changes_nothing() {
 #[test]
 fn the_device_is_ahead_of_nothing() {
     let device = device();
-    let before = DeviceMark::set(device).unwrap();
+    let before = DeviceEvent::record(device).unwrap();
     let mut tensor = upload(&[1f32, 2.0, 3.0], &[3], device).unwrap();
     let download = Download::begin(&tensor).unwrap();
     let _ = tensor.fill_(0.0);
-    let after = DeviceMark::set(device).unwrap();
-    settle(&after);
+    let after = DeviceEvent::record(device).unwrap();
+    synchronize(&after);
     assert_eq!(download.numbers().unwrap(), [1.0, 2.0, 3.0]);
     assert!((0.0..10.0).contains(&before.seconds_until(&after).unwrap()));
 }
@@ -165,12 +164,12 @@ fn a_device_describes_itself() {
     }
 }
 
-/// The nearest of many pictures, ties included, are the same as on the CPU, where a test compares them
+/// The nearest of many images, ties included, are the same as on the CPU, where a test compares them
 /// with a count in float64.
 #[test]
 fn neighbours_are_those_of_the_cpu() {
     let features = |rows: i64, step: i64| {
-        // Few values, so that many pictures are equally near.
+        // Few values, so that many images are equally near.
         let values = (Tensor::arange(rows * 16, (Kind::Float, Device::Cpu)) * step).remainder(7.0);
         let vectors = (values - 3.0).view([rows, 16]);
         let labels = (0..rows).map(|row| (row % 5) as u32).collect();

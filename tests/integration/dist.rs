@@ -4,12 +4,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use distill::dist::{Activity, GradientExchange, Place, Rendezvous, Team, require_equal_weights};
+use distill::dist::{
+    Activity, GradientExchange, ProcessGroup, RankInfo, Rendezvous, require_equal_weights,
+};
 use distill::native::c10d::ExchangeOptions;
 use tch::{Device, Kind, Tensor};
 
 /// Runs `body` on `size` ranks at once and gives what each returned.
-fn ranks<T: Send>(size: usize, body: impl Fn(Team) -> Result<T> + Sync) -> Vec<Result<T>> {
+fn ranks<T: Send>(size: usize, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Vec<Result<T>> {
     patient_ranks(size, Duration::from_secs(20), body)
 }
 
@@ -17,7 +19,7 @@ fn ranks<T: Send>(size: usize, body: impl Fn(Team) -> Result<T> + Sync) -> Vec<R
 fn patient_ranks<T: Send>(
     size: usize,
     timeout: Duration,
-    body: impl Fn(Team) -> Result<T> + Sync,
+    body: impl Fn(ProcessGroup) -> Result<T> + Sync,
 ) -> Vec<Result<T>> {
     let port = free_port();
     thread::scope(|scope| {
@@ -25,7 +27,7 @@ fn patient_ranks<T: Send>(
             .map(|rank| {
                 let body = &body;
                 scope.spawn(move || {
-                    let place = Place {
+                    let rank_info = RankInfo {
                         rank,
                         world_size: size,
                         local_rank: rank,
@@ -38,7 +40,14 @@ fn patient_ranks<T: Send>(
                         },
                     };
                     let meeting = Duration::from_secs(20);
-                    body(Team::join(place, Device::Cpu, "run", meeting, timeout, || false)?)
+                    body(ProcessGroup::join(
+                        rank_info,
+                        Device::Cpu,
+                        "run",
+                        meeting,
+                        timeout,
+                        || false,
+                    )?)
                 })
             })
             .collect();
@@ -104,18 +113,18 @@ fn assert_close(found: &[Vec<f32>], expected: &[Vec<f32>], relative: f32) {
 fn gradients_become_the_sum_bucket_by_bucket() {
     for (bfloat16, tolerance) in [(false, 1e-6), (true, 2e-2)] {
         let expected = sum_of_all_ranks(3);
-        let found = ranks(3, |team| {
+        let found = ranks(3, |group| {
             let parameters = parameters();
-            let exchange = GradientExchange::new(&team, &parameters, options(bfloat16, false))?;
+            let exchange = GradientExchange::new(&group, &parameters, options(bfloat16, false))?;
             exchange.expect()?;
-            loss(&parameters, team.rank()).backward();
-            exchange.finish(&team)?;
+            loss(&parameters, group.rank()).backward();
+            exchange.finish(&group)?;
             let statistics = exchange.statistics();
             assert_eq!((statistics.buckets, statistics.early_buckets), (2, 1));
             let width = if bfloat16 { 2 } else { 4 };
             assert_eq!(statistics.bytes, 957 * width);
             let found = gradients(&parameters);
-            team.leave()?;
+            group.leave()?;
             Ok(found)
         });
         for found in found {
@@ -134,17 +143,17 @@ fn accumulation_does_not_communicate() {
         }
         gradients(&parameters)
     };
-    let found = ranks(2, |team| {
+    let found = ranks(2, |group| {
         let parameters = parameters();
-        let exchange = GradientExchange::new(&team, &parameters, options(false, false))?;
-        loss(&parameters, team.rank()).backward();
+        let exchange = GradientExchange::new(&group, &parameters, options(false, false))?;
+        loss(&parameters, group.rank()).backward();
         assert_eq!(exchange.statistics().buckets, 0);
         exchange.expect()?;
-        loss(&parameters, team.rank()).backward();
-        exchange.finish(&team)?;
+        loss(&parameters, group.rank()).backward();
+        exchange.finish(&group)?;
         assert_eq!(exchange.statistics().buckets, 2);
         let found = gradients(&parameters);
-        team.leave()?;
+        group.leave()?;
         Ok(found)
     });
     for found in found {
@@ -157,13 +166,13 @@ fn accumulation_does_not_communicate() {
 #[test]
 fn shares_are_summed_updated_and_handed_round() {
     let expected = sum_of_all_ranks(3);
-    let found = ranks(3, |team| {
+    let found = ranks(3, |group| {
         let parameters = parameters();
-        let mut exchange = GradientExchange::new(&team, &parameters, options(false, true))?;
-        let shares = exchange.divide(&team, &parameters)?.unwrap();
+        let mut exchange = GradientExchange::new(&group, &parameters, options(false, true))?;
+        let shares = exchange.divide(&group, &parameters)?.unwrap();
         exchange.expect()?;
-        loss(&parameters, team.rank()).backward();
-        exchange.finish(&team)?;
+        loss(&parameters, group.rank()).backward();
+        exchange.finish(&group)?;
         let mut own = Vec::new();
         for share in &shares {
             let flat = parameters[share.parameter].grad().reshape([-1]);
@@ -177,14 +186,14 @@ fn shares_are_summed_updated_and_handed_round() {
             ));
             tch::no_grad(|| share.weights.shallow_clone().copy_(&gradient));
         }
-        exchange.begin_gathering(&team)?;
-        exchange.finish_gathering(&team)?;
-        require_equal_weights(&team, 1, &named(&parameters))?;
+        exchange.begin_gathering(&group)?;
+        exchange.finish_gathering(&group)?;
+        require_equal_weights(&group, 1, &named(&parameters))?;
         let weights: Vec<Vec<f32>> = parameters
             .iter()
             .map(|p| Vec::<f32>::try_from(p.detach().reshape([-1])).unwrap())
             .collect();
-        team.leave()?;
+        group.leave()?;
         Ok((own, weights))
     });
     let mut held = expected.iter().map(|p| vec![0; p.len()]).collect::<Vec<_>>();
@@ -210,18 +219,18 @@ fn named(parameters: &[Tensor]) -> Vec<(String, Tensor)> {
 /// One bit of one number on one rank: all ranks end with the name of the tensor and the rank.
 #[test]
 fn a_difference_of_one_bit_is_found_and_named() {
-    let found = ranks(3, |team| {
+    let found = ranks(3, |group| {
         let parameters = named(&parameters());
-        require_equal_weights(&team, 3, &parameters)?;
-        if team.rank() == 1 {
+        require_equal_weights(&group, 3, &parameters)?;
+        if group.rank() == 1 {
             for tensor in [&parameters[1].1, &parameters[3].1] {
                 tch::no_grad(|| {
                     let _ = tensor.view([-1]).get(4).view_dtype(Kind::Int).bitwise_xor_(1i64);
                 });
             }
         }
-        let found = require_equal_weights(&team, 4, &parameters);
-        team.leave()?;
+        let found = require_equal_weights(&group, 4, &parameters);
+        group.leave()?;
         found
     });
     for found in found {
@@ -234,14 +243,14 @@ fn a_difference_of_one_bit_is_found_and_named() {
 /// A rank that fails by itself: the others end with its own words, not after the timeout.
 #[test]
 fn the_others_learn_why_a_rank_failed() {
-    let found = ranks(3, |team| {
-        team.progress(7);
-        if team.rank() == 2 {
+    let found = ranks(3, |group| {
+        group.progress(7);
+        if group.rank() == 2 {
             let error = anyhow::anyhow!("the loss is NaN");
-            team.announce(&error);
+            group.announce(&error);
             return Err(error);
         }
-        team.sum(&Tensor::ones([4], (Kind::Float, Device::Cpu)))
+        group.sum(&Tensor::ones([4], (Kind::Float, Device::Cpu)))
     });
     for found in &found[..2] {
         let error = format!("{:#}", found.as_ref().unwrap_err());
@@ -254,14 +263,14 @@ fn the_others_learn_why_a_rank_failed() {
 /// it does.
 #[test]
 fn a_rank_that_gets_nowhere_is_named() {
-    let found = patient_ranks(2, Duration::from_secs(2), |team| {
-        team.progress(5);
-        team.doing(Activity::Computing);
-        if team.rank() == 1 {
+    let found = patient_ranks(2, Duration::from_secs(2), |group| {
+        group.progress(5);
+        group.doing(Activity::Computing);
+        if group.rank() == 1 {
             thread::sleep(Duration::from_secs(6));
-            return team.check();
+            return group.check();
         }
-        team.sum(&Tensor::ones([4], (Kind::Float, Device::Cpu)))
+        group.sum(&Tensor::ones([4], (Kind::Float, Device::Cpu)))
     });
     for found in &found {
         let error = format!("{:#}", found.as_ref().unwrap_err());
@@ -275,22 +284,22 @@ fn a_rank_that_gets_nowhere_is_named() {
 #[test]
 fn a_backward_pass_does_not_wait_for_its_exchange() {
     let late = Duration::from_secs(2);
-    let found = ranks(2, |team| {
+    let found = ranks(2, |group| {
         let (first, second) = (parameters(), parameters());
         let exchanges = [&first, &second]
-            .map(|model| GradientExchange::new(&team, model, options(false, false)).unwrap());
-        team.sum(&Tensor::ones([1], (Kind::Float, Device::Cpu)))?;
+            .map(|model| GradientExchange::new(&group, model, options(false, false)).unwrap());
+        group.sum(&Tensor::ones([1], (Kind::Float, Device::Cpu)))?;
         let begun = Instant::now();
-        if team.rank() == 1 {
+        if group.rank() == 1 {
             thread::sleep(late);
         }
         for (model, exchange) in [&first, &second].into_iter().zip(&exchanges) {
             exchange.expect()?;
-            loss(model, team.rank()).backward();
+            loss(model, group.rank()).backward();
         }
         let computed = begun.elapsed();
-        exchanges.iter().try_for_each(|exchange| exchange.finish(&team).map(drop))?;
-        team.leave()?;
+        exchanges.iter().try_for_each(|exchange| exchange.finish(&group).map(drop))?;
+        group.leave()?;
         Ok((computed, gradients(&first), gradients(&second)))
     });
     let expected = sum_of_all_ranks(2);
@@ -305,7 +314,7 @@ fn a_backward_pass_does_not_wait_for_its_exchange() {
 /// Who is missing at the start is named.
 #[test]
 fn missing_ranks_are_named() {
-    let place = Place {
+    let rank_info = RankInfo {
         rank: 0,
         world_size: 3,
         local_rank: 0,
@@ -318,7 +327,7 @@ fn missing_ranks_are_named() {
         },
     };
     let second = Duration::from_secs(1);
-    let found = Team::join(place, Device::Cpu, "run", second, second, || false);
+    let found = ProcessGroup::join(rank_info, Device::Cpu, "run", second, second, || false);
     let error = format!("{:#}", found.err().unwrap());
     assert!(error.contains("2 of 3 ranks did not come within 1 s: 1, 2"), "{error}");
 }

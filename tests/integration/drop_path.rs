@@ -1,7 +1,7 @@
 //! Drop path that computes only what is kept: the same mathematics as the plain one.
 
 use distill::config::EncoderSize;
-use distill::model::{DropPath, Parameters, Storage, Vit, VitInput, kept_pictures};
+use distill::nn::{DropPath, Parameters, Storage, Vit, VitInput, kept_images};
 use tch::{Device, Kind, Tensor};
 
 use crate::golden::assert_close;
@@ -13,7 +13,8 @@ const FLOATS: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 /// An encoder of random weights under training, for 2 × 2 patches of 4 pixels.
 fn encoder() -> (Vit, Parameters) {
-    let storage = Storage::Drawn { device: Device::Cpu, matrices: Kind::Float, seed: 5, lane: 0 };
+    let storage =
+        Storage::Drawn { device: Device::Cpu, matrices: Kind::Float, seed: 5, rng_stream: 0 };
     let mut parameters = Parameters::new(storage);
     let size =
         EncoderSize { patch_size: 4, class_tokens: 2, ..EncoderSize::new(16, DEPTH as usize, 2) };
@@ -32,26 +33,25 @@ fn tokens(vit: &Vit, patches: &Tensor, drop_path: DropPath) -> Tensor {
     vit.normalise(&vit.forward(&VitInput { drop_path, ..whole }, Kind::Float))
 }
 
-/// Factors of the plain path `[depth, 2, B]` that keep the same pictures.
+/// Factors of the plain path `[depth, 2, B]` that keep the same images.
 fn same_as_scales(kept: &[Vec<i64>]) -> Tensor {
     let mut factors = vec![0f32; (DEPTH * 2 * BATCH) as usize];
-    for (branch, pictures) in kept.iter().enumerate() {
-        for &picture in pictures {
-            factors[branch * BATCH as usize + picture as usize] =
-                BATCH as f32 / pictures.len() as f32;
+    for (branch, images) in kept.iter().enumerate() {
+        for &image in images {
+            factors[branch * BATCH as usize + image as usize] = BATCH as f32 / images.len() as f32;
         }
     }
     Tensor::from_slice(&factors).view([DEPTH, 2, BATCH])
 }
 
-/// With the same pictures kept, tokens and every gradient are the plain path's.
+/// With the same images kept, tokens and every gradient are the plain path's.
 #[test]
 fn skipping_gives_the_tokens_and_gradients_of_scaling() {
     let (vit, parameters) = encoder();
     let patches = patches();
     let target = Tensor::randn([BATCH, 6, 16], FLOATS);
     for seed in 0..4 {
-        let kept = kept_pictures(0.7, DEPTH as usize, seed, 0, 0..BATCH as u64);
+        let kept = kept_images(0.7, DEPTH as usize, seed, 0, 0..BATCH as u64);
         assert!(kept[4].len() < BATCH as usize, "nothing is dropped");
         let pass = |drop_path| {
             for (_, parameter) in parameters.named() {
@@ -93,10 +93,10 @@ fn the_mean_over_many_draws_is_that_of_the_plain_path() {
         let mut squares = sum.zeros_like();
         for round in 0..rounds {
             let start = round * BATCH as u64;
-            let mut kept = kept_pictures(0.5, DEPTH as usize, 1, 0, start..start + BATCH as u64);
-            // Half of the pictures in the last block, all of them before.
-            for pictures in &mut kept[2..4] {
-                *pictures = (0..BATCH).collect();
+            let mut kept = kept_images(0.5, DEPTH as usize, 1, 0, start..start + BATCH as u64);
+            // Half of the images in the last block, all of them before.
+            for images in &mut kept[2..4] {
+                *images = (0..BATCH).collect();
             }
             let drop_path = DropPath::skip(&kept, BATCH, Device::Cpu).unwrap();
             let off = tokens(&vit, &patches, drop_path).to_kind(Kind::Double) - &expected;

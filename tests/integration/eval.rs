@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use distill::data::{Dataset, EvaluationPass};
 use distill::draws::{Draws, Purpose};
-use distill::eval::{Encoder, Features, LeftOut, PictureSource, features, knn};
-use distill::model::{Parameters, Storage, Vit};
+use distill::eval::{Encoder, Features, ImageSource, LeftOut, features, knn};
+use distill::nn::{Parameters, Storage, Vit};
 use distill::weights::{WeightFile, beside_encoder};
 use tch::{Device, Kind, Tensor};
 
@@ -16,7 +16,7 @@ use crate::golden::{assert_close, read};
 use crate::weights::{golden, python, run};
 use crate::workshop::{Finished, Workshop};
 
-/// Side of the pictures that the golden encoder is for.
+/// Side of the images that the golden encoder is for.
 const SIDE: u32 = 64;
 
 /// A workshop with the golden encoder exported to `export`.
@@ -36,13 +36,13 @@ fn png(side: u32, mut pixel: impl FnMut(u32, u32) -> [u8; 3]) -> Vec<u8> {
 }
 
 /// Features are what the real transformers computes from the export: mean of the class tokens before
-/// the last LayerNorm, of length 1; pictures without a label and bad ones are left out.
+/// the last LayerNorm, of length 1; images without a label and bad ones are left out.
 #[test]
 fn features_are_those_of_transformers() {
     let workshop = with_export();
     // Of the encoder's size, so that nobody resizes.
     let mut draws = Draws::new(3, Purpose::Crop, 0, 0);
-    let pictures: Vec<Vec<u8>> = (0..9)
+    let images: Vec<Vec<u8>> = (0..9)
         .map(|_| {
             let base = draws.bits() as u32;
             png(SIDE, |x, y| {
@@ -53,7 +53,7 @@ fn features_are_those_of_transformers() {
     let mut members = Vec::new();
     let mut command = python("hf_reference.py");
     command.arg(workshop.path("export")).arg(workshop.path("theirs")).arg("--image");
-    for (number, bytes) in pictures.into_iter().enumerate() {
+    for (number, bytes) in images.into_iter().enumerate() {
         let name = format!("{number}.png");
         if number == 4 {
             members.push((name, bytes[..bytes.len() / 2].to_vec()));
@@ -83,7 +83,7 @@ fn features_are_those_of_transformers() {
     let dataset =
         Dataset::for_evaluation(&config, "shards", EvaluationPass::WHOLE, &|_, _| {}).unwrap();
     let worker_program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));
-    let source = PictureSource { dataset: Arc::new(dataset), config: &config, worker_program };
+    let source = ImageSource { dataset: Arc::new(dataset), config: &config, worker_program };
     let encoder = Encoder { vit: &vit, compute: Kind::Float };
     let found = features(&[encoder, encoder], &source, Device::Cpu, &|_, _| Ok(())).unwrap();
     assert_eq!(found.len(), 2, "one for each encoder");
@@ -111,7 +111,7 @@ fn labelled(vectors: &Tensor, classes: u64, draws: &mut Draws) -> Features {
 
 /// Votes are those of an independent count in float64: for features in general, and for ones whose
 /// similarities are often equal; with more neighbours than classes, and more classes than neighbours;
-/// and with more pictures than are looked at at a time.
+/// and with more images than are looked at at a time.
 #[test]
 fn accuracies_are_those_of_an_independent_count() {
     let folder = tempfile::tempdir().unwrap();
@@ -158,7 +158,7 @@ fn accuracies_are_those_of_an_independent_count() {
     }
 }
 
-/// Shards whose classes show in the pictures' colours: `count` pictures sorted by class.
+/// Shards whose classes show in the images' colours: `count` images sorted by class.
 fn coloured(workshop: &Workshop, name: &str, count: u32, seed: u64) {
     let mut draws = Draws::new(seed, Purpose::Crop, 0, 0);
     let mut members = Vec::new();
@@ -186,7 +186,7 @@ fn a_class_that_shows_is_found() {
     coloured(&workshop, "new.tar", 31, 2);
     workshop.shard(
         "odd.tar",
-        &[("a.png".into(), png(80, |_, _| [9; 3])), ("b.png".into(), b"no picture".to_vec())],
+        &[("a.png".into(), png(80, |_, _| [9; 3])), ("b.png".into(), b"no image".to_vec())],
     );
     let all =
         ["--input-size", "64", "--reference", "known.tar", "odd.tar", "--held-out", "new.tar"];
@@ -196,7 +196,7 @@ fn a_class_that_shows_is_found() {
     };
     let report = json(&[]);
     let counts = serde_json::json!({
-        "pictures": 60, "classes": 3, "without_label": 1, "undecodable": 1
+        "images": 60, "classes": 3, "without_label": 1, "undecodable": 1
     });
     assert_eq!(report["reference"], counts);
     assert_eq!(report["held_out"]["pictures"], 31);
@@ -215,8 +215,7 @@ fn a_class_that_shows_is_found() {
     assert_eq!(part["held_out"]["pictures"], 6);
     assert!(part["accuracies"][0]["top1"].as_f64().unwrap() >= 0.8, "{part}");
     let table = knn(&workshop, &[&all[..], &["--neighbours", "7"]].concat()).succeeds().stdout;
-    for words in
-        ["60 pictures of 3 classes, 1 without a label, 1 not decodable", "neighbours", " 7 "]
+    for words in ["60 images of 3 classes, 1 without a label, 1 not decodable", "neighbours", " 7 "]
     {
         assert!(table.contains(words), "`{words}` is not in: {table}");
     }
@@ -229,14 +228,14 @@ fn mistakes_are_explained() {
     coloured(&workshop, "known.tar", 12, 1);
     let all = ["--reference", "known.tar", "--held-out", "known.tar"];
     let with = |more: &[&str]| knn(&workshop, &[&all[..], more].concat());
-    with(&[]).fails(1, &["--neighbours", "20 neighbours", "12 reference pictures", "fewer"]);
+    with(&[]).fails(1, &["--neighbours", "20 neighbours", "12 reference images", "fewer"]);
     with(&["--neighbours", "3,0"]).fails(1, &["0 neighbours"]);
     with(&["--neighbours", "3", "--temperature", "0"]).fails(1, &["temperature of 0"]);
     with(&["--neighbours", "3", "--input-size", "36"])
         .fails(2, &["--input-size", "36", "multiple", "8"]);
     let shards = ["--reference", "known.tar", "--neighbours", "3", "--held-out"];
     let held_out = |pattern| knn(&workshop, &[&shards[..], &[pattern]].concat());
-    held_out("shards/*.tar").fails(1, &["--held-out", "none of 20 pictures has a label", ".cls"]);
+    held_out("shards/*.tar").fails(1, &["--held-out", "none of 20 images has a label", ".cls"]);
     held_out("none/*.tar").fails(2, &["--held-out", "none/*.tar"]);
     let weights = ["eval", "knn", "--weights", "nowhere", "--neighbours", "3"];
     let command = [&weights[..], &all[..]].concat();

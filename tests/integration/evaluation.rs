@@ -1,24 +1,24 @@
-//! Evaluation passes through real worker processes: Pillow's central squares, every picture once
+//! Evaluation passes through real worker processes: Pillow's central squares, every image once
 //! and in order, whatever the number of workers and whoever of them dies.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distill::config::DataConfig;
-use distill::data::picture::Encoding;
-use distill::data::{Dataset, EvaluationPass, Loader, Measured, Scratch};
+use distill::data::decode::Encoding;
+use distill::data::{Dataset, EvaluationPass, ImageStats, Loader, Scratch};
 
 use crate::crops::compare;
 use crate::data::{Member, config, corrupt_jpeg, jpeg, start, write_tar};
 use crate::weights::{golden, python, run};
 use crate::workers::kill;
 
-/// What a pass gives for one picture.
+/// What a pass gives for one image.
 #[derive(Debug, Clone, PartialEq)]
 struct Given {
     pixels: Vec<u8>,
     label: Option<u32>,
-    picture: Option<Measured>,
+    image: Option<ImageStats>,
 }
 
 fn open(config: &DataConfig, most_samples: u64) -> Arc<Dataset> {
@@ -40,11 +40,11 @@ fn through_workers(
     while let Some(batch) = loader.next_batch().unwrap() {
         assert_eq!(batch.positions.start, given.len() as u64);
         let pixels = batch.images().chunks(dataset.sample_bytes());
-        let facts = batch.labels.iter().zip(&batch.pictures);
-        given.extend(pixels.zip(facts).map(|(pixels, (&label, &picture))| Given {
+        let facts = batch.labels.iter().zip(&batch.images);
+        given.extend(pixels.zip(facts).map(|(pixels, (&label, &image))| Given {
             pixels: pixels.to_vec(),
             label,
-            picture,
+            image,
         }));
         disturb(&loader);
     }
@@ -58,13 +58,13 @@ fn in_process(dataset: &Dataset) -> Vec<Given> {
         let mut pixels = vec![1; dataset.sample_bytes()];
         let sample = dataset.fill(&mut scratch, position, &mut pixels).unwrap();
         let label = sample.as_ref().and_then(|sample| sample.place.label);
-        Given { pixels, label, picture: sample.map(|sample| sample.picture) }
+        Given { pixels, label, image: sample.map(|sample| sample.image) }
     };
     (0..dataset.sample_count()).map(make).collect()
 }
 
 /// The golden crops' sources: every encoding, tall, wide and upscaled.
-fn pictures() -> Vec<PathBuf> {
+fn images() -> Vec<PathBuf> {
     let is_source = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy();
         !name.contains(".expected.") && !name.ends_with(".json")
@@ -73,7 +73,7 @@ fn pictures() -> Vec<PathBuf> {
     let mut sources: Vec<_> =
         entries.map(|entry| entry.unwrap().path()).filter(is_source).collect();
     sources.sort();
-    assert!(sources.len() >= 9, "only {} pictures", sources.len());
+    assert!(sources.len() >= 9, "only {} images", sources.len());
     sources
 }
 
@@ -89,11 +89,11 @@ fn write_shard(path: &Path, sources: &[PathBuf]) {
 }
 
 /// What workers cut of every encoding is what torchvision's Resize and CenterCrop cut with Pillow, up
-/// to what decoders differ by; of lossless pictures to within a level.
+/// to what decoders differ by; of lossless images to within a level.
 #[test]
 fn central_squares_are_pillows() {
     let folder = tempfile::tempdir().unwrap();
-    let sources = pictures();
+    let sources = images();
     write_shard(&folder.path().join("a.tar"), &sources);
     for side in [64, 75, 224] {
         let mut config = config(&[&folder.path().join("a.tar")]);
@@ -116,11 +116,11 @@ fn central_squares_are_pillows() {
             }
             assert!(mean <= 1.0 && psnr >= 40.0, "{name} to {side}: mean {mean}, PSNR {psnr} dB");
         }
-        assert!(lossless >= 2, "only {lossless} lossless pictures");
+        assert!(lossless >= 2, "only {lossless} lossless images");
     }
 }
 
-/// 60 labelled pictures in two shards, three of which do not decode.
+/// 60 labelled images in two shards, three of which do not decode.
 fn labelled_shards(folder: &Path) -> DataConfig {
     for shard in 0..2u8 {
         let members: Vec<(String, Vec<u8>)> = (0..30u8)
@@ -141,7 +141,7 @@ fn labelled_shards(folder: &Path) -> DataConfig {
 }
 
 /// However many workers there are, and whoever of them is killed, a pass gives the same as this
-/// process alone: pixels, labels, sizes, entropies, and nothing for pictures that do not decode.
+/// process alone: pixels, labels, sizes, entropies, and nothing for images that do not decode.
 #[test]
 fn any_number_of_workers_gives_the_same_pass() {
     let folder = tempfile::tempdir().unwrap();
@@ -150,14 +150,14 @@ fn any_number_of_workers_gives_the_same_pass() {
     let expected = in_process(&dataset);
     for (number, given) in (0u32..).zip(&expected) {
         let is_bad = number % 25 == 3;
-        assert_eq!(given.label, (!is_bad).then_some(number % 7), "picture {number}");
-        assert_eq!(given.picture.is_none(), is_bad, "picture {number}");
-        match given.picture {
-            Some(picture) => {
-                assert_eq!((picture.width, picture.height), (48, 40));
-                assert!(given.pixels[0].abs_diff(number as u8 * 4) <= 2, "picture {number}");
+        assert_eq!(given.label, (!is_bad).then_some(number % 7), "image {number}");
+        assert_eq!(given.image.is_none(), is_bad, "image {number}");
+        match given.image {
+            Some(image) => {
+                assert_eq!((image.width, image.height), (48, 40));
+                assert!(given.pixels[0].abs_diff(number as u8 * 4) <= 2, "image {number}");
             }
-            None => assert!(given.pixels.iter().all(|&level| level == 0), "picture {number}"),
+            None => assert!(given.pixels.iter().all(|&level| level == 0), "image {number}"),
         }
     }
     for workers in [1, 2, 5] {

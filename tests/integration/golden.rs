@@ -7,13 +7,12 @@ mod pretrain;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use distill::config::{
-    Distance, DistillConfig, EncoderConfig, EncoderSize, Fuse, LossConfig, OptimizerConfig,
-    Precision,
-};
-use distill::model::{DropPath, Parameters, Storage, Vit, VitInput, kind_of, patchify};
-use distill::objective::distill::{Distillation, Teacher};
-use distill::objective::{Losses, Objective, PassDraws};
+use distill::config::{EncoderConfig, EncoderSize, OptimizerConfig, Precision};
+use distill::nn::{DropPath, Parameters, Storage, Vit, VitInput, kind_of, patchify};
+use distill::tasks::PassDraws;
+use distill::tasks::distill::{Distance, DistillConfig, Fuse, LossConfig};
+use distill::tasks::distill::{Distillation, Teacher};
+use distill::train::objective::{Losses, Objective};
 use distill::train::optimizer::AdamW;
 use distill::train::schedule::Schedule;
 use serde::Deserialize;

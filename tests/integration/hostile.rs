@@ -1,5 +1,5 @@
-//! Input that nobody vouches for: tar files and pictures that are odd, damaged or made to harm.
+//! Input that nobody vouches for: tar files and images that are odd, damaged or made to harm.
 
 mod damage;
-mod pictures;
+mod images;
 mod tars;

@@ -5,11 +5,9 @@
 mod emulation;
 
 use distill::config::EncoderSize;
-use distill::model::{
-    FrozenFormat, FrozenPass, Init, Parameters, Storage, Vit, VitInput, patchify,
-};
 use distill::native::{CudaGraph, RowNorm, TeacherKernels, compile_kernels};
-use distill::objective::distill::Teacher;
+use distill::nn::{FrozenFormat, FrozenPass, Init, Parameters, Storage, Vit, VitInput, patchify};
+use distill::tasks::distill::Teacher;
 use tch::{Device, Kind, Tensor};
 
 use crate::workshop::Workshop;
@@ -42,7 +40,7 @@ struct Numbers(Parameters);
 impl Numbers {
     fn new(seed: u64) -> Self {
         let (device, matrices) = (Device::Cpu, Kind::Float);
-        Self(Parameters::new(Storage::Drawn { device, matrices, seed, lane: 0 }))
+        Self(Parameters::new(Storage::Drawn { device, matrices, seed, rng_stream: 0 }))
     }
 
     fn draw(&mut self, shape: &[i64]) -> Tensor {
@@ -181,8 +179,8 @@ fn teacher(compute: Kind, residual: Kind) -> Teacher {
     teacher
 }
 
-/// So many drawn pictures.
-fn pictures(numbers: &mut Numbers, count: i64, compute: Kind) -> VitInput {
+/// So many drawn images.
+fn images(numbers: &mut Numbers, count: i64, compute: Kind) -> VitInput {
     let images = numbers.draw(&[count, 3, 32, 32]).to_device(device()).to_kind(compute);
     VitInput::whole(patchify(&images, 8), 4, 4)
 }
@@ -200,7 +198,7 @@ fn plain(vit: &Vit, input: &VitInput, compute: Kind) -> Tensor {
 fn the_frozen_pass_is_the_forward_pass() {
     let mut numbers = Numbers::new(8);
     for (compute, residual) in FORMATS {
-        let input = pictures(&mut numbers, 3, compute);
+        let input = images(&mut numbers, 3, compute);
         let mut teacher = teacher(compute, residual);
         let expected = plain(&teacher.vit, &input, compute);
         assert_eq!(teacher.tokens(&input, compute), expected);
@@ -221,7 +219,7 @@ fn a_teacher_with_kernels_gives_the_same_tokens() {
     }
     let mut numbers = Numbers::new(9);
     for (compute, residual) in &FORMATS[1..] {
-        let input = pictures(&mut numbers, 64, *compute);
+        let input = images(&mut numbers, 64, *compute);
         let mut teacher = teacher(*compute, *residual);
         let expected = teacher.tokens(&input, *compute).to_kind(Kind::Float);
         // A warning alone would let the composed path be compared with itself.
@@ -244,7 +242,7 @@ fn a_recorded_pass_gives_the_same_tokens() {
     for (compute, residual) in FORMATS {
         // Products may be summed in another order.
         let allowed = if compute == Kind::Float { 1e-4 } else { 0.05 };
-        let inputs = [8, 3, 8, 8, 3].map(|count| pictures(&mut numbers, count, compute));
+        let inputs = [8, 3, 8, 8, 3].map(|count| images(&mut numbers, count, compute));
         for with_kernels in [false, compute == Kind::BFloat16 && device().is_cuda()] {
             let pass = || match with_kernels {
                 true => FrozenPass::default().with_kernels(128, device(), compute),
@@ -253,9 +251,9 @@ fn a_recorded_pass_gives_the_same_tokens() {
             let mut teacher = teacher(compute, residual);
             teacher.run_as(pass());
             let expected = inputs.each_ref().map(|input| teacher.tokens(input, compute));
-            // Tokens of other pictures would be found out.
+            // Tokens of other images would be found out.
             let other = furthest(&expected[0], &expected[2]);
-            assert!(other > 10.0 * allowed, "pictures differ by {other}");
+            assert!(other > 10.0 * allowed, "images differ by {other}");
             if device() == Device::Cpu {
                 println!("skipped: recording needs a GPU, DISTILL_TEST_DEVICE=cuda");
                 continue;
@@ -272,7 +270,7 @@ fn a_recorded_pass_gives_the_same_tokens() {
 /// A pass cannot be recorded on a CPU, which is said in one line.
 #[test]
 fn nothing_is_recorded_on_a_cpu() {
-    let input = pictures(&mut Numbers::new(11), 1, Kind::Float).patches.to_device(Device::Cpu);
+    let input = images(&mut Numbers::new(11), 1, Kind::Float).patches.to_device(Device::Cpu);
     let recorded = CudaGraph::record(Device::Cpu, None, || Ok(input.shallow_clone()));
     assert_eq!(recorded.err().unwrap().to_string(), "a CUDA graph needs a GPU");
 }

@@ -1,8 +1,8 @@
 //! A trained student, exported by the command line, in the hands of the real transformers: the
-//! same picture gives the same numbers there and here.
+//! same image gives the same numbers there and here.
 
 use distill::data::crop::load_central;
-use distill::model::{Normalisation, Parameters, Storage, Vit, VitInput, patchify};
+use distill::nn::{Normalisation, Parameters, Storage, Vit, VitInput, patchify};
 use distill::weights::{Preprocessing, WeightFile, beside_encoder};
 use tch::{Device, Kind, Tensor};
 
@@ -10,7 +10,7 @@ use crate::golden::{assert_close, read};
 use crate::weights::{golden, python, run};
 use crate::workshop::{Finished, Workshop};
 
-/// `last_hidden_state` of an exported encoder for Normalisationd pictures `[B, 3, H, W]`.
+/// `last_hidden_state` of an exported encoder for Normalisationd images `[B, 3, H, W]`.
 fn last_hidden_state(export: &std::path::Path, pixels: &Tensor) -> Tensor {
     let file = WeightFile::open(export).unwrap();
     let stored = file.encoder(None).unwrap();
@@ -26,7 +26,7 @@ fn last_hidden_state(export: &std::path::Path, pixels: &Tensor) -> Tensor {
 }
 
 /// Both export formats of a trained student give the numbers that `transformers` computes from
-/// the `hf` one on a photograph, and its image processor prepares the picture as we do.
+/// the `hf` one on a photograph, and its image processor prepares the image as we do.
 #[test]
 fn a_trained_student_is_the_same_in_transformers() {
     let workshop = Workshop::new();
@@ -38,9 +38,9 @@ fn a_trained_student_is_the_same_in_transformers() {
         workshop.path(format)
     };
     let (hf, pixio) = (export("hf"), export("pixio"));
-    let picture = golden("crops/baseline420.jpg");
+    let image = golden("crops/baseline420.jpg");
     let out = workshop.path("out.safetensors");
-    run(python("hf_reference.py").arg(&hf).arg(&out).arg("--image").arg(&picture));
+    run(python("hf_reference.py").arg(&hf).arg(&out).arg("--image").arg(&image));
     let theirs = read(out);
     for folder in [&hf, &pixio] {
         let ours = last_hidden_state(folder, &theirs["pixel_values"]);
@@ -48,7 +48,7 @@ fn a_trained_student_is_the_same_in_transformers() {
         assert_close(&ours, &theirs["last_hidden_state"], 1e-4, &what);
     }
 
-    let bytes = load_central(&picture, 32, 32, u64::MAX).unwrap();
+    let bytes = load_central(&image, 32, 32, u64::MAX).unwrap();
     let pixels = Tensor::from_slice(&bytes).view([1, 32, 32, 3]);
     let Preprocessing { mean, std } = Preprocessing::IMAGENET;
     let ours = Normalisation::new(mean, std, Device::Cpu).apply(&pixels);

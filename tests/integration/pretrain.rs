@@ -68,23 +68,23 @@ fn a_stopped_pretraining_resumes_bit_for_bit() {
     assert_eq!(workshop.checkpoint("half", 8), workshop.checkpoint("whole", 8));
 }
 
-/// Going back to an earlier step takes back the pictures of what came after it.
+/// Going back to an earlier step takes back the images of what came after it.
 #[test]
-fn pictures_of_steps_that_are_taken_again_go() {
+fn images_of_steps_that_are_taken_again_go() {
     let workshop = Workshop::pretraining();
     workshop.pretrain(&["reconstructions.every=2"]).succeeds();
-    let pictures = || {
+    let images = || {
         let entries = fs::read_dir(workshop.path("pre/reconstructions")).unwrap();
         let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
         let mut names: Vec<_> = entries.map(name).collect();
         names.sort();
         names
     };
-    assert_eq!(pictures().len(), 4);
+    assert_eq!(images().len(), 4);
     let mut command = workshop.pretraining_command(&["reconstructions.every=0"]);
     command.args(["--resume", "pre/checkpoints/step-4"]);
     Finished::of(command.output().unwrap()).succeeds();
-    assert_eq!(pictures(), ["step-000002.png", "step-000004.png"]);
+    assert_eq!(images(), ["step-000002.png", "step-000004.png"]);
 }
 
 /// Several processes take the steps that one takes, also with divided optimizer state.

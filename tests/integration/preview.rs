@@ -1,8 +1,9 @@
-//! `distill data preview`: the sheet shows what training would feed.
+//! `distill data preview`: the sheet shows what training would prefetcher.
 
-use distill::config::{DistillConfig, TaskConfig};
 use distill::data::draws::{Draws, Purpose};
-use distill::model::Mask;
+use distill::nn::Mask;
+use distill::tasks::TaskConfig;
+use distill::tasks::distill::DistillConfig;
 
 use crate::data::{fill, open};
 use crate::workshop::{Finished, Workshop};
@@ -35,7 +36,7 @@ fn the_sheet_shows_crops_and_masks_of_the_run() {
     let pattern = format!("data.shards=[{:?}]", workshop.path("shards/*.tar"));
     let config = DistillConfig::load(&workshop.path("config.toml"), &[pattern]).unwrap();
     let dataset = open(&config.train.data, config.train.seed).unwrap();
-    let mask = Mask { side: (SIDE / PATCH) as usize, grid: 2, ratio: 0.5 };
+    let mask = Mask { grid_size: (SIDE / PATCH) as usize, cell_patches: 2, ratio: 0.5 };
     for row in 0..3 {
         let position = FIRST + u64::from(row);
         let (crop, _) = fill(&dataset, position).unwrap();
@@ -55,7 +56,7 @@ fn the_sheet_shows_crops_and_masks_of_the_run() {
             }
         }
     }
-    assert!(sheet.get_pixel(SIDE + 1, 0).0 == [255; 3], "white lies between pictures");
+    assert!(sheet.get_pixel(SIDE + 1, 0).0 == [255; 3], "white lies between images");
     assert!(!workshop.path("run").exists(), "a preview makes no run directory");
 }
 

@@ -1,8 +1,9 @@
 //! Blocks that are computed again in the backward pass: the same results for less memory.
 
-use distill::config::{DistillConfig, DropPathMode, EncoderConfig, EncoderSize};
-use distill::objective::distill::{Distillation, Teacher};
-use distill::objective::{MicroBatch, Objective};
+use distill::config::{DropPathMode, EncoderConfig, EncoderSize};
+use distill::tasks::distill::DistillConfig;
+use distill::tasks::distill::{Distillation, Teacher};
+use distill::train::objective::{MicroBatch, Objective};
 use tch::{Device, Kind, Tensor};
 
 use crate::workshop::Workshop;

@@ -155,15 +155,15 @@ impl HandMade {
         fs::write(self.path().join("metrics.jsonl"), text).unwrap();
     }
 
-    /// `reconstructions/step-N.png`, a picture of its own for each step; returns its pixels.
+    /// `reconstructions/step-N.png`, an image of its own for each step; returns its pixels.
     fn reconstruction(&self, step: u64) -> Vec<u8> {
-        let picture = image::RgbImage::from_fn(30 + step as u32 % 7, 20, |x, y| {
+        let image = image::RgbImage::from_fn(30 + step as u32 % 7, 20, |x, y| {
             image::Rgb([x as u8 * 3, y as u8 * 5, step as u8])
         });
         let folder = self.path().join("reconstructions");
         fs::create_dir_all(&folder).unwrap();
-        picture.save(folder.join(format!("step-{step:06}.png"))).unwrap();
-        picture.into_raw()
+        image.save(folder.join(format!("step-{step:06}.png"))).unwrap();
+        image.into_raw()
     }
 
     fn report(&self) -> Finished {
@@ -202,7 +202,7 @@ fn every_figure_of_an_evaluation_is_on_the_page() {
     page.says("Crops of 32 × 32 pixels. 512 images a step. Matrix products in bf16.");
     page.says("Encoder Weights k = 10 k = 20 encoder random 69.05 % 70.00 %");
     page.says("encoder trained 76.00 % 77.12 % a<b>&c teacher 100.00 % 0.00 %");
-    page.says("on 2,000 held-out pictures by the votes of the k nearest of 20,000 reference");
+    page.says("on 2,000 held-out images by the votes of the k nearest of 20,000 reference");
     page.says("temperature 0.07");
     assert_eq!(page.0["numbers"], json!([0.69051, 0.7, 0.76, 0.7712345678, 1.0, 0.0]));
     page.says("[data] shards = [\"a & b/<*>.tar\"]");

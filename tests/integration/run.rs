@@ -284,7 +284,7 @@ fn bf16_trains() {
 fn bad_input_gets_one_clear_error() {
     let workshop = Workshop::new();
     fs::write(workshop.path("notes.txt"), "nothing").unwrap();
-    workshop.shard("empty.tar", &[("notes.txt".into(), b"no picture".to_vec())]);
+    workshop.shard("empty.tar", &[("notes.txt".into(), b"no image".to_vec())]);
     let whole = fs::read(workshop.path("shards/0.tar")).unwrap();
     fs::write(workshop.path("cut.tar"), &whole[..whole.len() / 2 + 100]).unwrap();
     let teacher = crate::weights::golden("infer_native");
@@ -308,13 +308,13 @@ fn bad_input_gets_one_clear_error() {
     }
 }
 
-/// A picture that does not decode is replaced, counted and named; too many of them stop the run.
+/// An image that does not decode is replaced, counted and named; too many of them stop the run.
 #[test]
-fn broken_pictures_are_counted() {
+fn broken_images_are_counted() {
     let workshop = Workshop::new();
     let mut members: Vec<_> =
-        (0..19).map(|i| (format!("{i:02}.jpg"), crate::workshop::picture(i))).collect();
-    members.push(("99.jpg".into(), b"not a picture".to_vec()));
+        (0..19).map(|i| (format!("{i:02}.jpg"), crate::workshop::image(i))).collect();
+    members.push(("99.jpg".into(), b"not an image".to_vec()));
     workshop.shard("broken.tar", &members);
     let shards = "data.shards=[\"broken.tar\"]";
     let done = workshop.train(&[shards, "data.max_failed_share=0.5"]).succeeds();
@@ -339,7 +339,7 @@ fn a_dry_run_trains_nothing() {
     let workshop = Workshop::new();
     let mut command = workshop.training(&[]);
     let done = Finished::of(command.arg("--dry-run").output().unwrap()).succeeds();
-    for part in ["teacher", "student one", "20 samples", "8 of 4 pictures"] {
+    for part in ["teacher", "student one", "20 samples", "8 of 4 images"] {
         assert!(done.stdout.contains(part), "`{part}` is not in: {}", done.stdout);
     }
     assert!(!workshop.path("run").exists());

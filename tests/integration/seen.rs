@@ -5,11 +5,11 @@ mod display;
 mod metrics;
 mod signals;
 
-use distill::train::metrics::{StepMetrics, StudentMetrics};
+use distill::artifacts::{StepMetrics, TraineeMetrics};
 
 /// Metrics of a made-up run, a function of the step alone.
 fn metrics_of(step: u64) -> StepMetrics {
-    let student = |name: &str, offset: f64| StudentMetrics {
+    let student = |name: &str, offset: f64| TraineeMetrics {
         name: name.into(),
         loss: offset + 1.0 / step as f64,
         loss_class: Some(offset + 0.5 / step as f64),
@@ -25,8 +25,8 @@ fn metrics_of(step: u64) -> StepMetrics {
         data_wait_seconds: 0.002,
         exchange_wait_seconds: Some(0.001),
         step_seconds: 0.08,
-        students: vec![student("vith16", 0.25), student("vit1b16", 0.125)],
+        trainees: vec![student("vith16", 0.25), student("vit1b16", 0.125)],
         peak_memory_bytes: None,
-        failed_pictures: 0,
+        failed_images: 0,
     }
 }

@@ -1,10 +1,11 @@
 //! The frozen teacher in the formats that it can be kept in: nearly the same tokens.
 
-use distill::config::{DistillConfig, EncoderConfig, EncoderSize};
+use distill::config::{EncoderConfig, EncoderSize};
 use distill::data::crop::load_central;
-use distill::model::{FrozenFormat, Normalisation, VitInput, patchify};
-use distill::objective::distill::{Distillation, Teacher, mean_cosine};
-use distill::objective::{MicroBatch, Objective};
+use distill::nn::{FrozenFormat, Normalisation, VitInput, patchify};
+use distill::tasks::distill::DistillConfig;
+use distill::tasks::distill::{Distillation, Teacher, mean_cosine};
+use distill::train::objective::{MicroBatch, Objective};
 use distill::train::optimizer::AdamW;
 use distill::weights::Preprocessing;
 use tch::{Device, Kind, Tensor};
@@ -13,7 +14,7 @@ use crate::device::device;
 use crate::weights::golden;
 use crate::workshop::Workshop;
 
-/// A teacher of drawn weights for pictures of 4 × 4 patches of 8 pixels.
+/// A teacher of drawn weights for images of 4 × 4 patches of 8 pixels.
 fn teacher(dim: usize, depth: usize, matrices: Kind) -> Teacher {
     let size = EncoderSize { patch_size: 8, ..EncoderSize::new(dim, depth, 4) };
     Teacher::new(Teacher::drawn(Device::Cpu, matrices, 3), size, 4)
@@ -23,7 +24,7 @@ fn format(compute: Kind, residual: Kind) -> FrozenFormat {
     FrozenFormat { compute, residual, fp8: false }
 }
 
-fn pictures(side: i64) -> VitInput {
+fn images(side: i64) -> VitInput {
     tch::manual_seed(4);
     let images = Tensor::randn([3, 3, side, side], (Kind::Float, Device::Cpu));
     VitInput::whole(patchify(&images, 8), side / 8, side / 8)
@@ -32,7 +33,7 @@ fn pictures(side: i64) -> VitInput {
 /// A residual stream in bf16 gives nearly the tokens of one in float32, shallow and deep.
 #[test]
 fn a_bf16_residual_stream_gives_nearly_the_same_tokens() {
-    let input = pictures(32);
+    let input = images(32);
     for (dim, depth) in [(48, 2), (128, 24)] {
         let tokens = |residual| {
             let mut teacher = teacher(dim, depth, Kind::BFloat16);
@@ -54,7 +55,7 @@ fn a_bf16_residual_stream_gives_nearly_the_same_tokens() {
 #[test]
 fn freezing_changes_nothing_in_float32() {
     for side in [32, 48] {
-        let input = pictures(side);
+        let input = images(side);
         let mut teacher = teacher(48, 3, Kind::Float);
         let before = teacher.tokens(&input, Kind::Float);
         teacher.freeze(format(Kind::Float, Kind::Float), side as usize / 8);
@@ -67,7 +68,7 @@ fn freezing_changes_nothing_in_float32() {
 /// In bf16 the casts of every step are done once, with the same result.
 #[test]
 fn casting_once_is_casting_each_time() {
-    let input = pictures(32);
+    let input = images(32);
     let mut teacher = teacher(48, 3, Kind::BFloat16);
     let before = teacher.tokens(&input, Kind::BFloat16);
     teacher.freeze(format(Kind::BFloat16, Kind::Float), 4);

@@ -64,10 +64,10 @@ fn assert_gone(workers: &[u32]) {
     wait_until("workers are gone", || workers.iter().all(gone));
 }
 
-/// A workshop whose pictures take long to decode, so that a kill hits a worker at work.
+/// A workshop whose images take long to decode, so that a kill hits a worker at work.
 pub fn slow_pictures() -> Workshop {
     let workshop = Workshop::new();
-    let picture = |seed: u32| {
+    let image = |seed: u32| {
         let image = image::RgbImage::from_fn(1600, 1200, |x, y| {
             image::Rgb([(x * seed / 7) as u8, (y / 3 + seed) as u8, (x ^ y) as u8])
         });
@@ -75,9 +75,9 @@ pub fn slow_pictures() -> Workshop {
         image.write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
         bytes.into_inner()
     };
-    let pictures: Vec<_> = (0..12).map(|i| (format!("{i}.jpg"), picture(i + 3))).collect();
-    workshop.shard("shards/0.tar", &pictures[..6]);
-    workshop.shard("shards/1.tar", &pictures[6..]);
+    let images: Vec<_> = (0..12).map(|i| (format!("{i}.jpg"), image(i + 3))).collect();
+    workshop.shard("shards/0.tar", &images[..6]);
+    workshop.shard("shards/1.tar", &images[6..]);
     workshop
 }
 
@@ -330,10 +330,10 @@ fn workers_that_cannot_work_end_the_run_with_a_reason() {
     assert!(format!("{error:#}").contains("/nowhere/distill-worker"), "{error:#}");
 }
 
-/// A picture that crashes its worker takes nobody else with it: the blame falls on it alone, however
+/// An image that crashes its worker takes nobody else with it: the blame falls on it alone, however
 /// many jobs and replies were on their way.
 #[test]
-fn only_the_picture_that_crashes_the_worker_counts_as_bad() {
+fn only_the_image_that_crashes_the_worker_counts_as_bad() {
     let folder = tempfile::tempdir().unwrap();
     write_tar(&folder.path().join("a.tar"), &[("a.jpg", jpeg(1)), ("b.jpg", jpeg(2))]);
     let mut config = config(&[&folder.path().join("a.tar")]);
@@ -353,8 +353,8 @@ fn only_the_picture_that_crashes_the_worker_counts_as_bad() {
         let (position, job) = line.split_once(' ').unwrap();
         jobs.entry(position.parse().unwrap()).or_default().insert(job.to_string());
     }
-    let pictures: Vec<usize> = jobs.values().map(|jobs| jobs.len()).collect();
-    assert_eq!(pictures, [1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "pictures tried");
+    let images: Vec<usize> = jobs.values().map(|jobs| jobs.len()).collect();
+    assert_eq!(images, [1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "images tried");
 }
 
 /// The worker program loads no libtorch: it starts at once and takes little memory.

@@ -11,7 +11,7 @@ pub struct Workshop {
     folder: TempDir,
 }
 
-/// Two students of a random teacher on 32-pixel crops: eight steps of four pictures.
+/// Two students of a random teacher on 32-pixel crops: eight steps of four images.
 const CONFIG: &str = r#"
 [run]
 dir = "run"
@@ -86,15 +86,15 @@ impl Workshop {
         command
     }
 
-    /// A fresh folder with the standard config and two shards of ten pictures each.
+    /// A fresh folder with the standard config and two shards of ten images each.
     pub fn new() -> Self {
         let workshop = Self { folder: tempfile::tempdir().unwrap() };
         fs::write(workshop.path("config.toml"), CONFIG).unwrap();
         fs::create_dir(workshop.path("shards")).unwrap();
         for shard in 0..2 {
-            let pictures: Vec<_> =
-                (0..10).map(|i| (format!("{shard}{i}.jpg"), picture(shard * 10 + i))).collect();
-            workshop.shard(&format!("shards/{shard}.tar"), &pictures);
+            let images: Vec<_> =
+                (0..10).map(|i| (format!("{shard}{i}.jpg"), image(shard * 10 + i))).collect();
+            workshop.shard(&format!("shards/{shard}.tar"), &images);
         }
         workshop
     }
@@ -171,7 +171,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// A 48×40 JPEG with a pattern of its own.
-pub fn picture(seed: u32) -> Vec<u8> {
+pub fn image(seed: u32) -> Vec<u8> {
     let image = image::RgbImage::from_fn(48, 40, |x, y| {
         let wave = |phase: u32| ((x * (seed % 5 + 1) + y * (seed % 7) + phase * 50) % 256) as u8;
         image::Rgb([wave(0), wave(seed), wave(2 * seed + 1)])

@@ -1,6 +1,6 @@
-"""Cuts the central square of pictures as torchvision's Resize and CenterCrop do with Pillow.
+"""Cuts the central square of images as torchvision's Resize and CenterCrop do with Pillow.
 
-usage: central_crops.py SIDE OUT_FILE PICTURE...
+usage: central_crops.py SIDE OUT_FILE IMAGE...
 needs: pillow
 
 Resize(SIDE, BICUBIC) brings the shorter side to SIDE and cuts the fraction off the longer one;
@@ -13,22 +13,22 @@ from PIL import Image
 
 
 def central(path, side):
-    with Image.open(path) as picture:
-        picture = picture.convert("RGB")
-    width, height = picture.size
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+    width, height = image.size
     if width <= height:
         size = (side, int(side * height / width))
     else:
         size = (int(side * width / height), side)
-    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (int(round((length - side) / 2.0)) for length in size)
-    return picture.crop((left, top, left + side, top + side)).tobytes()
+    return image.crop((left, top, left + side, top + side)).tobytes()
 
 
 def main():
-    side, out, *pictures = sys.argv[1:]
+    side, out, *images = sys.argv[1:]
     with open(out, "wb") as file:
-        for path in pictures:
+        for path in images:
             file.write(central(path, int(side)))
 
 

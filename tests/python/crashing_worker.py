@@ -47,5 +47,5 @@ while True:
     first = next(line for line in log if line.startswith(f"{position} "))
     if position == 5 and first.split()[1] == frame.hex():
         os.kill(os.getpid(), signal.SIGSEGV)
-    # A frame of four bytes: done, a picture of 48×40 pixels, no entropy.
+    # A frame of four bytes: done, an image of 48×40 pixels, no entropy.
     replies += b"\4\0\0\0" + b"\0\x30\x28\0"

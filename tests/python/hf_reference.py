@@ -3,7 +3,7 @@
 usage: hf_reference.py EXPORT_DIR OUT_SAFETENSORS (--image FILE... | --pixels SAFETENSORS)
 needs: torch, transformers, safetensors; pillow for --image
 
---image  runs the export's own image processor on the pictures first
+--image  runs the export's own image processor on the images first
 --pixels takes the tensor `images` [B, 3, H, W] of a safetensors file as it is
 
 Writes `pixel_values` [B, 3, H, W], `last_hidden_state` [B, T, D] and `class_mean` [B, D], the mean of
@@ -24,8 +24,8 @@ def pixels(options):
     from PIL import Image
 
     processor = AutoImageProcessor.from_pretrained(options.export)
-    pictures = [Image.open(path) for path in options.image]
-    return processor(images=pictures, return_tensors="pt")["pixel_values"]
+    images = [Image.open(path) for path in options.image]
+    return processor(images=images, return_tensors="pt")["pixel_values"]
 
 
 def main():

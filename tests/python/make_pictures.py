@@ -1,4 +1,4 @@
-"""Pictures in every form that Pillow writes or that PNG's standard allows, each with the pixels
+"""Images in every form that Pillow writes or that PNG's standard allows, each with the pixels
 that Pillow's convert("RGB") gives: FOLDER/NAME and FOLDER/NAME.expected.png."""
 
 import io
@@ -34,7 +34,7 @@ def chunk(kind, content):
 
 
 def packed(samples, depth):
-    """Rows of a PNG picture [height, width * channels], each behind its filter byte."""
+    """Rows of a PNG image [height, width * channels], each behind its filter byte."""
     rows = []
     for row in samples:
         if depth == 16:
@@ -70,7 +70,7 @@ def png(samples, color, depth, interlaced=False, palette=None, transparency=None
 
 
 def smooth(channels, top):
-    """A picture without sharp edges, values up to `top`."""
+    """An image without sharp edges, values up to `top`."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     waves = [np.sin(x / (9 + 3 * c) + c) * np.cos(y / (7 + 2 * c)) for c in range(channels)]
     return np.round((np.stack(waves, -1) * 0.5 + 0.5) * top).astype(np.uint32)
@@ -87,7 +87,7 @@ def write_pngs():
         write(f"grey{depth}.png", png(samples, 0, depth))
         mark = struct.pack(">H", 1)
         write(f"grey{depth}_transparent.png", png(samples, 0, depth, transparency=mark))
-    # Pillow clips such pictures to white; this project keeps the high byte.
+    # Pillow clips such images to white; this project keeps the high byte.
     wide = smooth(1, 65535)
     write("grey16.png", png(wide, 0, 16), high_bytes(wide))
     for name, color, channels in (("rgb", 2, 3), ("grey_alpha", 4, 2), ("rgba", 6, 4)):

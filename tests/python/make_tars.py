@@ -1,5 +1,5 @@
 """Tar files as Python's tarfile writes them, in each of its formats, with names that are long, odd
-or no UTF-8: FOLDER/FORMAT.tar. Each picture's content is its number."""
+or no UTF-8: FOLDER/FORMAT.tar. Each image's content is its number."""
 
 import io
 import sys

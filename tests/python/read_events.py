@@ -2,7 +2,7 @@
 
 Usage: read_events.py FOLDER [images]. The output is JSON: of scalars tag to a list of [step, value,
 wall time], where a value that is not finite is the string "nan", "inf" or "-inf"; of images tag to a
-list of [step, width, height, the encoded picture in base64].
+list of [step, width, height, the encoded image in base64].
 """
 
 import base64

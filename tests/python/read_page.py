@@ -2,7 +2,7 @@
 
 Usage: read_page.py FILE. The output is JSON: `problems` (elements that are not closed, or closed out of
 order), `text` (what is read, with single spaces), `elements` (how often each stands there), `links` (all
-that could be fetched or run), `images` (width, height and pixels of each embedded picture, decoded by
+that could be fetched or run), `images` (width, height and pixels of each embedded image, decoded by
 Pillow, in hexadecimal), `numbers` (the values of its `data` elements).
 """
 
@@ -50,9 +50,9 @@ class Page(HTMLParser):
         self.elements[tag] += 1
         for name, value in attributes:
             if tag == "img" and name == "src" and value.startswith(EMBEDDED):
-                picture = Image.open(io.BytesIO(base64.b64decode(value[len(EMBEDDED) :], validate=True)))
-                pixels = picture.convert("RGB").tobytes().hex()
-                self.images.append([picture.width, picture.height, pixels])
+                image = Image.open(io.BytesIO(base64.b64decode(value[len(EMBEDDED) :], validate=True)))
+                pixels = image.convert("RGB").tobytes().hex()
+                self.images.append([image.width, image.height, pixels])
             elif name in LINKS or name.startswith("on"):
                 self.links.append(value)
             elif tag == "data" and name == "value":

@@ -76,7 +76,7 @@ def check_draws(student):
     the expectation, and the first block."""
     batch, side, grid = 2000, student.grid, student.mask_grid
     kept = torch.zeros(batch, side * side).scatter_(1, student.draw_mask(batch, "cpu"), 1.0)
-    assert (kept.sum(1) == student.kept).all(), "every picture keeps as many patches"
+    assert (kept.sum(1) == student.kept).all(), "every image keeps as many patches"
     cells = kept.view(batch, side // grid, grid, side // grid, grid).sum((2, 4))
     assert ((cells == 0) | (cells == grid**2)).all(), "cells stay whole"
     share = student.kept / side**2
@@ -100,7 +100,7 @@ def main():
     for number, student in enumerate(training.students):
         student.load_state_dict(weights(folder / f"student{number}.init.safetensors", "encoder."))
         check_draws(student)
-    # The case's own pictures and masks, where the peer would draw some.
+    # The case's own images and masks, where the peer would draw some.
     training.images = lambda step: batch[f"images.{step}"]
     worst = 0.0
     for step in range(case["steps"]):

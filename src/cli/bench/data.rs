@@ -32,7 +32,7 @@ pub struct DataArgs {
     /// Worker processes; 0 takes one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
-    /// Pictures in a batch
+    /// Images in a batch
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=8192))]
     batch_size: u16,
@@ -53,7 +53,7 @@ struct DataReport {
     images_per_s: f64,
     workers: usize,
     decode_errors: u64,
-    /// Encoded bytes of the pictures.
+    /// Encoded bytes of the images.
     bytes_per_s: f64,
     peak_memory_bytes: u64,
     images: u64,
@@ -89,7 +89,7 @@ fn measure_data(args: &DataArgs) -> Result<DataReport> {
         batch_size: args.batch_size.into(),
         workers: args.workers,
         reduced_decoding: args.reduced_decoding,
-        // Bad pictures are counted here, not a reason to stop.
+        // Bad images are counted here, not a reason to stop.
         max_failed_share: 1.0,
         ..defaults(args.shards.clone())?
     };
@@ -97,7 +97,7 @@ fn measure_data(args: &DataArgs) -> Result<DataReport> {
         with_bar("opening shards", |progress| Dataset::open(&config, 0, progress)).map(Arc::new)?;
     let batch = u64::from(args.batch_size);
     let endless = (0u64..).map(move |number| number * batch..(number + 1) * batch);
-    let program = crate::cli::worker_program()?;
+    let program = crate::run::worker_program()?;
     let mut loader = Loader::start(dataset.clone(), &config, &program, endless)?;
     take(&mut loader, args.seconds / 5.0, &mut Peak::default())?;
     let before = (loader.statistics().encoded_bytes, dataset.failure_counts().failed);

@@ -10,25 +10,27 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 use tch::Device;
 
+use crate::artifacts::TraineeMetrics;
 use crate::cli::data::print;
-use crate::cli::{device, meeting, models};
-use crate::config::{AnyConfig, DeviceChoice, Precision, TrainConfig};
+use crate::config::{DeviceChoice, Precision, TrainConfig};
 use crate::data::RankBatches;
-use crate::dist::{Place, Team, environment};
+use crate::dist::{ProcessGroup, RankInfo, environment};
 use crate::draws::{Draws, Purpose};
 use crate::native::{Gpu, PeakMemory, guard};
-use crate::objective::{Objective, distill, pretrain};
+use crate::run::{device, models, setup};
+use crate::tasks::AnyConfig;
+use crate::tasks::{distill, pretrain};
 use crate::train::checkpoint::Stream;
 use crate::train::clock::{Phase, StepClock};
-use crate::train::feed::{Feed, Pictures, Pixels};
-use crate::train::metrics::StudentMetrics;
+use crate::train::objective::Objective;
+use crate::train::prefetch::{BatchSource, DevicePrefetcher, HostBatch};
 use crate::train::schedule::Schedule;
-use crate::train::step::{self, Begun};
+use crate::train::step::{self, PendingStep};
 use crate::train::{Run, State, explain_memory};
 
 /// Measure training steps: teacher and students, or an autoencoder; the optimizer, the memory
 ///
-/// Takes the steps that a training run takes, with random weights and random pictures that are there
+/// Takes the steps that a training run takes, with random weights and random images that are there
 /// at once: no shards are read, nothing is written. A step is one batch of data.batch_size in every
 /// process; under a launcher all processes take part, and the first one's figures are printed. On a
 /// GPU times are its own (CUDA events).
@@ -82,7 +84,7 @@ struct StepReport {
     device: &'static str,
     device_name: String,
     precision: Precision,
-    /// Pictures of one process in one step.
+    /// Images of one process in one step.
     batch_size: usize,
     processes: usize,
     steps: u64,
@@ -127,20 +129,20 @@ pub fn run(args: &StepArgs) -> Result<()> {
         Some(_) => config.train_mut().run.device = DeviceChoice::Cuda,
         None => {}
     }
-    let place = environment::of_this_process()?;
+    let rank_info = environment::of_this_process()?;
     let choice = &config.train().run;
-    let device = device::choose(choice, &place.clone().unwrap_or_else(Place::alone))?;
+    let device = device::choose(choice, &rank_info.clone().unwrap_or_else(RankInfo::alone))?;
     if let AnyConfig::Distill(config) = &config {
         device::require_abilities(config, device)?;
     }
     let peak = peak_of(args.peak.as_deref(), device);
-    let team = meeting::join(place, config.train(), device)?;
-    random_and_alone(&mut config, team.world_size());
-    let report = guard(|| measure(args, &config, &team, device, peak))
+    let group = setup::join(rank_info, config.train(), device)?;
+    random_and_alone(&mut config, group.world_size());
+    let report = guard(|| measure(args, &config, &group, device, peak))
         .map_err(|error| explain_memory(error, config.train()))
-        .inspect_err(|error| team.announce(error))?;
-    let is_first = team.is_first();
-    team.leave()?;
+        .inspect_err(|error| group.announce(error))?;
+    let is_first = group.is_first();
+    group.leave()?;
     match (is_first, args.json) {
         (false, _) => Ok(()),
         (true, true) => print(&(serde_json::to_string(&report)? + "\n")),
@@ -163,11 +165,15 @@ fn random_and_alone(config: &mut AnyConfig, processes: usize) {
     data.global_batch_size = Some(data.batch_size * processes);
 }
 
-/// The models of the config, and the operations of a step for each picture.
-fn models_of(config: &AnyConfig, team: &Team, device: Device) -> Result<(Box<dyn Objective>, f64)> {
+/// The models of the config, and the operations of a step for each image.
+fn models_of(
+    config: &AnyConfig,
+    group: &ProcessGroup,
+    device: Device,
+) -> Result<(Box<dyn Objective>, f64)> {
     Ok(match config {
         AnyConfig::Distill(config) => {
-            let teacher = models::load_teacher(config, team, device)?;
+            let teacher = models::load_teacher(config, group, device)?;
             let students = models::students(config, teacher, device, true)?;
             (Box::new(students), distill::flops_per_image(config))
         }
@@ -180,13 +186,18 @@ fn models_of(config: &AnyConfig, team: &Team, device: Device) -> Result<(Box<dyn
 
 /// The steps that were taken, and the losses of the last one.
 struct Taken {
-    steps: Vec<Begun>,
-    students: Vec<StudentMetrics>,
+    steps: Vec<PendingStep>,
+    students: Vec<TraineeMetrics>,
 }
 
 /// Takes so many steps, as a training run does, and waits for the last one's end.
-fn take(count: u64, config: &TrainConfig, team: &Team, objective: &dyn Objective) -> Result<Taken> {
-    let device = team.device();
+fn take(
+    count: u64,
+    config: &TrainConfig,
+    group: &ProcessGroup,
+    objective: &dyn Objective,
+) -> Result<Taken> {
+    let device = group.device();
     let global_batch = config.data.images_per_step();
     let stream = Stream {
         seed: config.seed,
@@ -194,7 +205,7 @@ fn take(count: u64, config: &TrainConfig, team: &Team, objective: &dyn Objective
         shuffle: config.data.shuffle,
         global_batch_size: global_batch,
     };
-    let mut state = State::new(team, objective, config, stream)?;
+    let mut state = State::new(group, objective, config, stream)?;
     // An epoch of a thousand steps where the config leaves it to the data set.
     let samples = 1000 * global_batch as u64;
     let schedule = Schedule::new(&config.optimizer, &config.schedule, global_batch, samples);
@@ -202,56 +213,56 @@ fn take(count: u64, config: &TrainConfig, team: &Team, objective: &dyn Objective
         positions: 0..count * global_batch as u64,
         global_batch: global_batch as u64,
         batch: config.data.batch_size as u64,
-        rank: team.rank() as u64,
-        world_size: team.world_size() as u64,
+        rank: group.rank() as u64,
+        world_size: group.world_size() as u64,
     };
     let run = Run {
         config,
         path: Path::new(""),
-        team,
+        group,
         objective,
         schedule: &schedule,
         batches_per_step: batches.per_step(),
         drawing: None,
     };
-    let pictures = Synthetic::new(config, batches.ranges());
-    let mut feed = Feed::new(Box::new(pictures), &config.data, device)?;
-    let mut steps: Vec<Begun> = Vec::new();
+    let images = Synthetic::new(config, batches.ranges());
+    let mut prefetcher = DevicePrefetcher::new(Box::new(images), &config.data, device)?;
+    let mut steps: Vec<PendingStep> = Vec::new();
     for _ in 0..count {
-        let begun = step::begin(&run, &mut state, &mut feed, Some(StepClock::new(device)))?;
+        let pending = step::begin(&run, &mut state, &mut prefetcher, Some(StepClock::new(device)))?;
         // A step late, as in training.
         if let Some(before) = steps.last() {
-            before.read(&run, &feed)?;
+            before.read(&run, &prefetcher)?;
         }
-        steps.push(begun);
+        steps.push(pending);
     }
-    let last = steps.last().context("no step was taken")?.read(&run, &feed)?;
-    team.settle()?;
-    Ok(Taken { steps, students: last.metrics.students })
+    let last = steps.last().context("no step was taken")?.read(&run, &prefetcher)?;
+    group.synchronize()?;
+    Ok(Taken { steps, students: last.metrics.trainees })
 }
 
 fn measure(
     args: &StepArgs,
     config: &AnyConfig,
-    team: &Team,
+    group: &ProcessGroup,
     device: Device,
     peak: Option<Peak>,
 ) -> Result<StepReport> {
-    let (objective, flops) = models_of(config, team, device)?;
+    let (objective, flops) = models_of(config, group, device)?;
     let config = config.train();
     let count = u64::from(args.warmup) + args.steps;
-    let Taken { steps, students } = take(count, config, team, &*objective)?;
+    let Taken { steps, students } = take(count, config, group, &*objective)?;
     let times = Times::of(&steps[args.warmup as usize..], students.len())?;
     let global_batch = config.data.images_per_step();
     let images_per_s = args.steps as f64 * global_batch as f64 / times.seconds;
     let memory = PeakMemory::of(device);
-    let per_device = images_per_s * flops / team.world_size() as f64;
+    let per_device = images_per_s * flops / group.world_size() as f64;
     Ok(StepReport {
         device: if device == Device::Cpu { "cpu" } else { "cuda" },
         device_name: device_name(device),
         precision: config.run.precision,
         batch_size: config.data.batch_size,
-        processes: team.world_size(),
+        processes: group.world_size(),
         steps: args.steps,
         seconds: times.seconds,
         images_per_s,
@@ -260,7 +271,7 @@ fn measure(
         students: students
             .into_iter()
             .zip(times.students)
-            .map(|(StudentMetrics { name, loss, .. }, [forward_ms, backward_ms])| StudentReport {
+            .map(|(TraineeMetrics { name, loss, .. }, [forward_ms, backward_ms])| StudentReport {
                 name,
                 forward_ms,
                 backward_ms,
@@ -291,7 +302,7 @@ struct Times {
 }
 
 impl Times {
-    fn of(steps: &[Begun], students: usize) -> Result<Self> {
+    fn of(steps: &[PendingStep], students: usize) -> Result<Self> {
         let spans = steps
             .iter()
             .map(|step| step.clock.as_ref().context("no clock")?.seconds(&step.end))
@@ -318,7 +329,7 @@ impl Times {
 }
 
 /// Of all steps, with what comes between them.
-fn from_begin_to_end(steps: &[Begun]) -> Result<f64> {
+fn from_begin_to_end(steps: &[PendingStep]) -> Result<f64> {
     let begun = steps.first().and_then(|step| step.clock.as_ref()?.begun());
     let ends = begun.zip(steps.last().map(|step| &step.end));
     let (begun, end) = ends.context("no step was measured")?;
@@ -344,7 +355,7 @@ impl StepReport {
         let mut row = |what: &str, ms: f64| {
             lines.push(format!("{what:<30} {ms:>9.1} ms {:>5.1} %", 100.0 * ms / self.step_ms));
         };
-        row("waiting for pictures", self.data_wait_ms);
+        row("waiting for images", self.data_wait_ms);
         row("teacher or targets", self.teacher_ms);
         for student in &self.students {
             row(&format!("{}, forward", student.name), student.forward_ms);
@@ -390,24 +401,24 @@ fn device_name(device: Device) -> String {
     format!("CPU, {} threads on {cores} cores", tch::get_num_threads())
 }
 
-/// Random pictures, always there.
+/// Random images, always there.
 struct Synthetic {
     bytes: Vec<u8>,
-    picture_bytes: usize,
+    image_bytes: usize,
     ranges: Box<dyn Iterator<Item = Range<u64>>>,
 }
 
 impl Synthetic {
     fn new(config: &TrainConfig, ranges: impl Iterator<Item = Range<u64>> + 'static) -> Self {
-        let picture_bytes = 3 * config.data.input_size.pow(2);
+        let image_bytes = 3 * config.data.input_size.pow(2);
         let mut draws = Draws::new(config.seed, Purpose::Crop, 0, 0);
         let draw = |_| (draws.uniform() * 256.0) as u8;
-        let bytes = (0..picture_bytes * config.data.batch_size).map(draw).collect();
-        Self { bytes, picture_bytes, ranges: Box::new(ranges) }
+        let bytes = (0..image_bytes * config.data.batch_size).map(draw).collect();
+        Self { bytes, image_bytes, ranges: Box::new(ranges) }
     }
 }
 
-impl Pictures for Synthetic {
+impl BatchSource for Synthetic {
     fn is_ready(&mut self) -> bool {
         true
     }
@@ -416,10 +427,10 @@ impl Pictures for Synthetic {
         true
     }
 
-    fn next(&mut self, take: &mut dyn FnMut(Pixels) -> Result<()>) -> Result<bool> {
+    fn next(&mut self, take: &mut dyn FnMut(HostBatch) -> Result<()>) -> Result<bool> {
         let Some(positions) = self.ranges.next() else { return Ok(false) };
-        let length = positions.clone().count() * self.picture_bytes;
-        take(Pixels { bytes: &self.bytes[..length], positions, failed: 0 })?;
+        let length = positions.clone().count() * self.image_bytes;
+        take(HostBatch { bytes: &self.bytes[..length], positions, failed: 0 })?;
         Ok(true)
     }
 }

@@ -27,7 +27,7 @@ pub struct Frame {
     pub(super) ac_codes: Vec<CodeList>,
 }
 
-/// What the samples of a picture mean.
+/// What the samples of an image mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colour {
     Grey,

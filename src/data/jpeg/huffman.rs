@@ -12,7 +12,7 @@ const AC_BITS: u32 = 11;
 const LONGEST_CODE: usize = 16;
 const LONGEST_VALUE: u8 = 15;
 
-/// Values of more bits than this occur in no 8-bit picture and take the slow way.
+/// Values of more bits than this occur in no 8-bit image and take the slow way.
 const COMMON_VALUE: u8 = 11;
 
 /// Entropy-coded data that no encoder writes.

@@ -158,7 +158,7 @@ fn narrow(value: i32) -> i16 {
     value.clamp(i16::MIN.into(), i16::MAX.into()) as i16
 }
 
-/// The samples of a block in a picture that is reduced to `side` (4, 2 or 1) for each eight: the
+/// The samples of a block in an image that is reduced to `side` (4, 2 or 1) for each eight: the
 /// transform of that size, of the lowest frequencies.
 #[inline(always)]
 pub(super) fn reduced_inverse_dct(

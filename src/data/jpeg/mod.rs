@@ -25,7 +25,7 @@ use huffman::{AcTable, CodeList, DcTable};
 pub use scan::TakeStrip;
 use scan::{Region, Scan, ScannedComponent, decode_scan, stored_steps};
 
-/// Decodes crops; holds tables and memory for the next picture.
+/// Decodes crops; holds tables and memory for the next image.
 #[derive(Debug, Default)]
 pub struct JpegDecoder {
     dc_tables: Vec<DcTable>,
@@ -35,23 +35,23 @@ pub struct JpegDecoder {
 }
 
 /// How a crop lies in the stored samples of a component, along one dimension. All pixels are
-/// decoded ones, of which there are fewer than the picture's where it is reduced.
+/// decoded ones, of which there are fewer than the image's where it is reduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Pixels for each sample: 1 or 2.
     pub pixels: usize,
-    /// Samples of the picture.
+    /// Samples of the image.
     pub count: usize,
     /// The first stored sample.
     pub first: usize,
 }
 
-/// Tables that are kept from picture to picture: most pictures of a data set have the same.
+/// Tables that are kept from image to image: most images of a data set have the same.
 const KEPT_TABLES: usize = 6;
 
 impl JpegDecoder {
-    /// Decodes the samples for `crop`, which lies in the picture, into [`Self::samples`]. Their
-    /// lines are rows or columns of the picture. `bytes` are those `frame` was read from.
+    /// Decodes the samples for `crop`, which lies in the image, into [`Self::samples`]. Their
+    /// lines are rows or columns of the image. `bytes` are those `frame` was read from.
     ///
     /// # Errors
     /// The entropy-coded data are damaged, or end too early.

@@ -38,12 +38,12 @@ pub type TakeStrip<'a> = &'a mut dyn FnMut(usize, usize, &[[i16; LINES]]);
 pub(super) struct Scan<'a> {
     pub components: Vec<ScannedComponent<'a>>,
     pub restart_interval: usize,
-    /// MCUs in a row of the picture.
+    /// MCUs in a row of the image.
     pub columns: usize,
     pub data: &'a [u8],
-    /// Whether lines are columns of the picture instead of rows.
+    /// Whether lines are columns of the image instead of rows.
     pub lines_are_columns: bool,
-    /// Samples of a block each way: 8, or 4, 2 or 1 of a reduced picture.
+    /// Samples of a block each way: 8, or 4, 2 or 1 of a reduced image.
     pub block_side: usize,
 }
 
@@ -71,7 +71,7 @@ const fn storage_order(by_columns: bool) -> Order {
 }
 
 /// Quantisation steps in the order of storage. More than 16 bits of a product occur in no
-/// picture that an encoder made.
+/// image that an encoder made.
 pub(super) fn stored_steps(steps: &[u16; 64], lines_are_columns: bool) -> [[i16; 8]; 8] {
     let step = |row: usize, column: usize| match lines_are_columns {
         true => steps[column * 8 + row] as i16,

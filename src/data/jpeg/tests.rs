@@ -2,10 +2,10 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::picture::{self, Picture};
+use crate::decode::{self, Image};
 use crate::strips::{LINES, MIDDLE, SAMPLE_FRACTION};
 
-/// What makes a test picture.
+/// What makes a test image.
 #[derive(Debug, Clone)]
 struct Recipe {
     width: u16,
@@ -91,7 +91,7 @@ impl Recipe {
     }
 }
 
-/// The sample of a component at a place of the picture's own samples.
+/// The sample of a component at a place of the image's own samples.
 struct Samples<'a> {
     strips: &'a Strips,
     extents: [Extent; 2],
@@ -135,7 +135,7 @@ fn decode(
     lines_are_columns: bool,
     reduction: usize,
 ) -> (Frame, JpegDecoder) {
-    let frame = Frame { reduction, ..Frame::read(bytes).expect("a usual picture") };
+    let frame = Frame { reduction, ..Frame::read(bytes).expect("a usual image") };
     let mut decoder = JpegDecoder::default();
     decoder.decode(&frame, bytes, crop, lines_are_columns).unwrap();
     (frame, decoder)
@@ -143,7 +143,7 @@ fn decode(
 
 proptest! {
     /// What is left out must not change what is not: samples for a crop, and its neighbours that
-    /// count for it, are those of the whole picture.
+    /// count for it, are those of the whole image.
     #[test]
     fn a_crop_has_the_samples_of_the_whole(
         recipe in recipes(),
@@ -210,15 +210,15 @@ proptest! {
         }
     }
 
-    /// Another decoder gives the same picture. Single values may differ by a level or two of
+    /// Another decoder gives the same image. Single values may differ by a level or two of
     /// rounding in each sample, which colours multiply by up to 1.8; on the average there is next
     /// to no difference. Along the edges it smooths chroma in its
     /// own way, by more than ten levels from libjpeg's.
     #[test]
-    fn whole_pictures_are_those_of_zune_jpeg(recipe in recipes(), lines_are_columns: bool) {
+    fn whole_images_are_those_of_zune_jpeg(recipe in recipes(), lines_are_columns: bool) {
         let bytes = recipe.encode();
-        let mut expected = Picture::default();
-        picture::decode(&bytes, 1 << 20, &mut expected).unwrap();
+        let mut expected = Image::default();
+        decode::decode(&bytes, 1 << 20, &mut expected).unwrap();
         let (frame, decoder) = decode(&bytes, recipe.whole(), lines_are_columns, 1);
         let samples: Vec<Samples> = (0..frame.component_count()).map(|component| Samples {
             strips: &decoder.samples[component],
@@ -253,7 +253,7 @@ proptest! {
         prop_assert!(few || sum <= count, "a mean difference of {} levels", sum / count);
     }
 
-    /// Whatever happens to its bytes, decoding a picture ends, in samples or in an error.
+    /// Whatever happens to its bytes, decoding an image ends, in samples or in an error.
     #[test]
     fn damage_is_no_panic(
         recipe in recipes(),

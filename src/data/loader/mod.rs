@@ -5,9 +5,9 @@
 //! process takes them from there, hands them on and hears how they end ([`hand`]). All bookkeeping
 //! is done by whoever asks for a batch. One more thread has files read ahead ([`read_ahead`]).
 
-mod hand;
 mod read_ahead;
 mod slots;
+mod worker_thread;
 
 use std::collections::VecDeque;
 use std::iter::Peekable;
@@ -21,13 +21,13 @@ use anyhow::{Error, Result, bail, ensure};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::config::DataConfig;
-use super::cut::Measured;
 use super::dataset::Dataset;
 use super::failures::FailureCounts;
+use super::transform::ImageStats;
 use super::worker::Setup;
-use hand::{Done, Hand, Made, Task};
 use read_ahead::ReadAhead;
 use slots::{Slot, Slots};
+use worker_thread::{Done, Made, Task, WorkerHandle};
 
 /// How long threads may take over what they have in their hands when the loader is dropped.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
@@ -38,10 +38,10 @@ pub struct Batch {
     pub positions: Range<u64>,
     /// Class of each sample, where it has one.
     pub labels: Vec<Option<u32>>,
-    /// What was found out about each sample's picture. Nothing, in an evaluation pass, of one that
+    /// What was found out about each sample's image. Nothing, in an evaluation pass, of one that
     /// does not decode: it has no label and is black.
-    pub pictures: Vec<Option<Measured>>,
-    /// Pictures tried and failed so far in this process.
+    pub images: Vec<Option<ImageStats>>,
+    /// Images tried and failed so far in this process.
     pub failures: FailureCounts,
     slot: Slot,
     bytes: usize,
@@ -57,7 +57,7 @@ impl Batch {
 /// What the workers of a loader did so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoaderStatistics {
-    /// Encoded bytes of the pictures that went into samples.
+    /// Encoded bytes of the images that went into samples.
     pub encoded_bytes: u64,
     /// Process ids of the workers as they are now.
     pub workers: Vec<u32>,
@@ -76,7 +76,7 @@ pub struct Loader {
     tasks: Option<Sender<Task>>,
     queue: Receiver<Task>,
     done: Receiver<Done>,
-    hands: Vec<Hand>,
+    hands: Vec<WorkerHandle>,
     read_ahead: Option<ReadAhead>,
     /// What went wrong while nobody asked for a batch.
     error: Option<Error>,
@@ -112,7 +112,7 @@ impl Loader {
             .map(|number| {
                 let (dataset, queue, results) = (dataset.clone(), queue.clone(), results.clone());
                 let memory = slots.memory();
-                Hand::start(number, dataset, worker_program, &setup, memory, queue, results)
+                WorkerHandle::start(number, dataset, worker_program, &setup, memory, queue, results)
             })
             .collect::<Result<_>>()?;
         let mut loader = Self {
@@ -138,7 +138,7 @@ impl Loader {
     /// The next batch, or nothing after the last one. Waits if it is not ready.
     ///
     /// # Errors
-    /// A shard cannot be read any more, more pictures fail than `data.max_failed_share`, workers
+    /// A shard cannot be read any more, more images fail than `data.max_failed_share`, workers
     /// die again and again, or all memory is in batches that the caller still holds. The loader is
     /// of no more use then.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
@@ -166,7 +166,7 @@ impl Loader {
             match self.done.recv_deadline(deadline) {
                 Ok(done) => self.accept_or_keep_error(done),
                 // A thread that ended is an error, which the next batch tells.
-                Err(_) => return self.hands.iter().any(Hand::is_finished),
+                Err(_) => return self.hands.iter().any(WorkerHandle::is_finished),
             }
         }
         true
@@ -175,8 +175,8 @@ impl Loader {
     /// What the workers did so far.
     pub fn statistics(&self) -> LoaderStatistics {
         LoaderStatistics {
-            encoded_bytes: self.hands.iter().map(Hand::encoded_bytes).sum(),
-            workers: self.hands.iter().map(Hand::worker_id).collect(),
+            encoded_bytes: self.hands.iter().map(WorkerHandle::encoded_bytes).sum(),
+            workers: self.hands.iter().map(WorkerHandle::worker_id).collect(),
         }
     }
 
@@ -197,7 +197,7 @@ impl Loader {
             bytes: front.samples.len() * self.dataset.sample_bytes(),
             positions: front.positions,
             labels: front.samples.iter().map(|made| made.and_then(|made| made.label)).collect(),
-            pictures: front.samples.iter().map(|made| made.map(|made| made.picture)).collect(),
+            images: front.samples.iter().map(|made| made.map(|made| made.image)).collect(),
             failures: self.dataset.failure_counts(),
             slot: front.slot,
         }))
@@ -207,7 +207,8 @@ impl Loader {
         loop {
             match self.done.recv_timeout(Duration::from_secs(1)) {
                 Ok(done) => return Ok(done),
-                Err(RecvTimeoutError::Timeout) if !self.hands.iter().any(Hand::is_finished) => {}
+                Err(RecvTimeoutError::Timeout)
+                    if !self.hands.iter().any(WorkerHandle::is_finished) => {}
                 // What it said before it ended may have come in just now.
                 Err(_) => match self.done.try_recv() {
                     Ok(done) => return Ok(done),
@@ -268,7 +269,7 @@ impl Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        // No more tasks come, and those that wait are taken back; each worker ends its pictures.
+        // No more tasks come, and those that wait are taken back; each worker ends its images.
         self.tasks = None;
         while self.queue.try_recv().is_ok() {}
         let hands = self.hands.drain(..).map(|hand| hand.thread);

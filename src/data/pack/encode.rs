@@ -1,72 +1,72 @@
-//! How pictures are stored in shards.
+//! How images are stored in shards.
 
 use anyhow::Result;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
 use crate::crop::{CropBox, shrink};
-use crate::picture::{self, Picture};
+use crate::decode::{self, Image};
 use crate::resize::CropResizer;
 
 /// Quality of re-encoded JPEGs.
 const QUALITY: u8 = 92;
 
-/// What is done to a picture; as a default, nothing: its file goes into the shard as it is.
+/// What is done to an image; as a default, nothing: its file goes into the shard as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Encoding {
-    /// Shrink pictures whose shorter side is larger than this, in pixels.
+    /// Shrink images whose shorter side is larger than this, in pixels.
     pub shorter_side: Option<usize>,
-    /// Cut pictures into as many tiles of about this side as fit.
+    /// Cut images into as many tiles of about this side as fit.
     pub tile: Option<usize>,
-    /// Largest picture that is decoded, in pixels.
+    /// Largest image that is decoded, in pixels.
     pub max_pixels: u64,
 }
 
 impl Encoding {
-    /// What `bytes` becomes: (encoded bytes, extension) of each tile, or of the whole picture.
+    /// What `bytes` becomes: (encoded bytes, extension) of each tile, or of the whole image.
     ///
     /// # Errors
-    /// The picture does not decode.
+    /// The image does not decode.
     pub(super) fn apply(&self, bytes: Vec<u8>) -> Result<Vec<(Vec<u8>, &'static str)>> {
-        let mut picture = Picture::default();
-        picture::decode(&bytes, self.max_pixels, &mut picture)?;
+        let mut image = Image::default();
+        decode::decode(&bytes, self.max_pixels, &mut image)?;
         let mut changed = false;
-        if let Some(side) = self.shorter_side.filter(|&s| s < picture.width.min(picture.height)) {
-            picture = shrink(&picture, side)?;
+        if let Some(side) = self.shorter_side.filter(|&s| s < image.width.min(image.height)) {
+            image = shrink(&image, side)?;
             changed = true;
         }
-        let tiles = self.tile.map_or(Vec::new(), |side| tiles(&picture, side));
+        let tiles = self.tile.map_or(Vec::new(), |side| tiles(&image, side));
         if tiles.len() > 1 {
-            return tiles.iter().map(|&tile| Ok((jpeg(&cut(&picture, tile)?)?, "jpg"))).collect();
+            return tiles.iter().map(|&tile| Ok((jpeg(&cut(&image, tile)?)?, "jpg"))).collect();
         }
         if changed {
-            return Ok(vec![(jpeg(&picture)?, "jpg")]);
+            return Ok(vec![(jpeg(&image)?, "jpg")]);
         }
-        let extension = picture::Encoding::of(&bytes).map_or("jpg", picture::Encoding::extension);
+        let extension = decode::Encoding::of(&bytes).map_or("jpg", decode::Encoding::extension);
         Ok(vec![(bytes, extension)])
     }
 }
 
-/// Equal boxes that cover the picture, each at least `side` wide and high where it allows.
-fn tiles(picture: &Picture, side: usize) -> Vec<CropBox> {
-    let (columns, rows) = ((picture.width / side).max(1), (picture.height / side).max(1));
-    let (width, height) = (picture.width / columns, picture.height / rows);
+/// Equal boxes that cover the image, each at least `side` wide and high where it allows.
+fn tiles(image: &Image, side: usize) -> Vec<CropBox> {
+    let (columns, rows) = ((image.width / side).max(1), (image.height / side).max(1));
+    let (width, height) = (image.width / columns, image.height / rows);
     let at = |row, column| CropBox { left: column * width, top: row * height, width, height };
     (0..rows).flat_map(|row| (0..columns).map(move |column| at(row, column))).collect()
 }
 
-fn cut(picture: &Picture, tile: CropBox) -> Result<Picture> {
+fn cut(image: &Image, tile: CropBox) -> Result<Image> {
     let mut pixels = vec![0; tile.width * tile.height * 3];
-    CropResizer::default().resize(picture, tile, [tile.height, tile.width], &mut pixels)?;
-    Ok(Picture { width: tile.width, height: tile.height, pixels })
+    CropResizer::default().resize(image, tile, [tile.height, tile.width], &mut pixels)?;
+    Ok(Image { width: tile.width, height: tile.height, pixels })
 }
 
-fn jpeg(picture: &Picture) -> Result<Vec<u8>> {
+fn jpeg(image: &Image) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, QUALITY).encode(
-        &picture.pixels,
-        u32::try_from(picture.width)?,
-        u32::try_from(picture.height)?,
+        &image.pixels,
+        u32::try_from(image.width)?,
+        u32::try_from(image.height)?,
         ExtendedColorType::Rgb8,
     )?;
     Ok(bytes)

@@ -1,55 +1,55 @@
-//! Folders of pictures; sub-folders are classes.
+//! Folders of images; sub-folders are classes.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::index::is_picture_extension;
+use crate::index::is_image_extension;
 
 use super::{Encoding, Sample, Source, list};
 
 /// Longest part of a file's name that goes into a key; with it a key needs no long-name header.
 const NAME_LENGTH: usize = 60;
 
-/// The pictures of a folder.
-pub(super) struct Pictures {
+/// The images of a folder.
+pub(super) struct Images {
     files: Vec<(PathBuf, Option<u32>)>,
     classes: Vec<String>,
     encoding: Encoding,
 }
 
-impl Pictures {
-    /// Finds pictures by extension: those in `source` itself have no label; or else those
+impl Images {
+    /// Finds images by extension: those in `source` itself have no label; or else those
     /// anywhere below each of its folders have the folder's number, in sorted order, as label.
     ///
     /// # Errors
-    /// There is no picture, or there are both kinds.
+    /// There is no image, or there are both kinds.
     pub(super) fn find(source: &Path, encoding: Encoding) -> Result<Self> {
         let name = source.display();
         let (folders, files): (Vec<_>, Vec<_>) =
             list(source)?.into_iter().partition(|path| path.is_dir());
         let mut files: Vec<_> =
-            files.into_iter().filter(|file| is_picture(file)).map(|file| (file, None)).collect();
+            files.into_iter().filter(|file| is_image(file)).map(|file| (file, None)).collect();
         let unlabelled = files.len();
         let mut classes = Vec::new();
         for folder in folders {
-            let mut pictures = Vec::new();
-            collect(&folder, &mut pictures)?;
-            if !pictures.is_empty() {
+            let mut images = Vec::new();
+            collect(&folder, &mut images)?;
+            if !images.is_empty() {
                 let label = Some(classes.len() as u32);
-                files.extend(pictures.into_iter().map(|file| (file, label)));
+                files.extend(images.into_iter().map(|file| (file, label)));
                 classes.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
             }
         }
         ensure!(
             !files.is_empty(),
-            "{name}: has no picture (.jpg, .jpeg, .png, .webp) and no IDX files \
+            "{name}: has no image (.jpg, .jpeg, .png, .webp) and no IDX files \
              (NAME-images-idx3-ubyte[.gz])"
         );
         ensure!(
             classes.is_empty() || unlabelled == 0,
-            "{name}: has {unlabelled} pictures of its own beside folders of pictures; either all \
-             pictures lie in class folders or none does"
+            "{name}: has {unlabelled} images of its own beside folders of images; either all \
+             images lie in class folders or none does"
         );
         Ok(Self { files, classes, encoding })
     }
@@ -60,8 +60,8 @@ impl Pictures {
     }
 }
 
-impl Source for Pictures {
-    fn pictures(&self) -> usize {
+impl Source for Images {
+    fn images(&self) -> usize {
         self.files.len()
     }
 
@@ -76,16 +76,16 @@ impl Source for Pictures {
     }
 }
 
-fn is_picture(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| is_picture_extension(&extension.to_string_lossy()))
+fn is_image(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| is_image_extension(&extension.to_string_lossy()))
 }
 
-fn collect(folder: &Path, pictures: &mut Vec<PathBuf>) -> Result<()> {
+fn collect(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
     for path in list(folder)? {
         if path.is_dir() {
-            collect(&path, pictures)?;
-        } else if is_picture(&path) {
-            pictures.push(path);
+            collect(&path, images)?;
+        } else if is_image(&path) {
+            images.push(path);
         }
     }
     Ok(())

@@ -17,12 +17,12 @@ use super::{Sample, Source, list};
 const IMAGES: &str = "-images-idx3-ubyte";
 const LABELS: &str = "-labels-idx1-ubyte";
 
-/// Grey pictures of one size with their labels.
+/// Grey images of one size with their labels.
 pub(super) struct Split {
     name: String,
     height: u32,
     width: u32,
-    /// `[pictures, height, width]`.
+    /// `[images, height, width]`.
     pixels: Vec<u8>,
     /// Empty if there is no file of labels.
     labels: Vec<u8>,
@@ -31,7 +31,7 @@ pub(super) struct Split {
 /// The splits in `folder`, by name; none if it holds no such file.
 ///
 /// # Errors
-/// A file is damaged, or labels and pictures do not match.
+/// A file is damaged, or labels and images do not match.
 pub(super) fn splits(folder: &Path) -> Result<Vec<Split>> {
     let files = list(folder)?;
     let mut splits = Vec::new();
@@ -47,9 +47,9 @@ pub(super) fn splits(folder: &Path) -> Result<Vec<Split>> {
     Ok(splits)
 }
 
-fn read_split(files: &[PathBuf], images: &Path, name: &str) -> Result<Split> {
-    let (dimensions, pixels) = read(images, 3)?;
-    let [pictures, height, width] = dimensions[..] else { bail!("three dimensions are read") };
+fn read_split(files: &[PathBuf], file: &Path, name: &str) -> Result<Split> {
+    let (dimensions, pixels) = read(file, 3)?;
+    let [count, height, width] = dimensions[..] else { bail!("three dimensions are read") };
     let labels_name = format!("{name}{LABELS}");
     let is_labels = |path: &&PathBuf| {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -59,13 +59,13 @@ fn read_split(files: &[PathBuf], images: &Path, name: &str) -> Result<Split> {
     if let Some(path) = files.iter().find(is_labels) {
         labels = read(path, 1)?.1;
         ensure!(
-            labels.len() == pictures as usize,
-            "{}: has {} labels for {pictures} pictures",
+            labels.len() == count as usize,
+            "{}: has {} labels for {count} images",
             path.display(),
             labels.len()
         );
     }
-    ensure!(pictures * height * width > 0, "{}: holds no picture", images.display());
+    ensure!(count * height * width > 0, "{}: holds no image", file.display());
     let (height, width) = (u32::try_from(height)?, u32::try_from(width)?);
     Ok(Split { name: name.to_string(), height, width, pixels, labels })
 }
@@ -112,18 +112,18 @@ impl Split {
         &self.name
     }
 
-    fn picture_bytes(&self) -> usize {
+    fn image_bytes(&self) -> usize {
         (self.height * self.width) as usize
     }
 }
 
 impl Source for Split {
-    fn pictures(&self) -> usize {
-        self.pixels.len() / self.picture_bytes()
+    fn images(&self) -> usize {
+        self.pixels.len() / self.image_bytes()
     }
 
     fn samples(&self, index: usize) -> Result<Vec<Sample>> {
-        let pixels = &self.pixels[index * self.picture_bytes()..][..self.picture_bytes()];
+        let pixels = &self.pixels[index * self.image_bytes()..][..self.image_bytes()];
         let mut bytes = Vec::new();
         PngEncoder::new(&mut bytes).write_image(
             pixels,

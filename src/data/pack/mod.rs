@@ -1,7 +1,7 @@
-//! From a folder of pictures, or MNIST-style files, to shards.
+//! From a folder of images, or MNIST-style files, to shards.
 //!
 //! Samples are shuffled with a fixed seed, so that every shard holds a mix of the classes and the
-//! same source gives the same shards. Pictures are read, checked and re-encoded in parallel;
+//! same source gives the same shards. Images are read, checked and re-encoded in parallel;
 //! shards are written one after the other.
 
 mod encode;
@@ -26,7 +26,7 @@ const CHUNK: usize = 256;
 /// What to pack and how.
 #[derive(Debug, Clone)]
 pub struct PackOptions {
-    /// Folder of pictures, of class folders of pictures, or of IDX files.
+    /// Folder of images, of class folders of images, or of IDX files.
     pub source: PathBuf,
     /// Folder for the shards; made if it does not exist.
     pub out: PathBuf,
@@ -44,7 +44,7 @@ pub struct Packed {
     pub samples: u64,
     /// Bytes of all shards.
     pub bytes: u64,
-    /// Pictures that could not be read.
+    /// Images that could not be read.
     pub skipped: u64,
     /// Names of the classes in the order of their labels; empty without class folders.
     pub classes: Vec<String>,
@@ -60,17 +60,17 @@ struct Sample {
 
 /// A part of the source whose shards have a name of their own.
 trait Source: Sync {
-    /// Number of pictures.
-    fn pictures(&self) -> usize;
+    /// Number of images.
+    fn images(&self) -> usize;
 
-    /// The samples that picture `index` becomes: one, or several tiles.
+    /// The samples that image `index` becomes: one, or several tiles.
     fn samples(&self, index: usize) -> Result<Vec<Sample>>;
 }
 
-/// Packs as `options` say. `progress` is told how many pictures of how many are done.
+/// Packs as `options` say. `progress` is told how many images of how many are done.
 ///
 /// # Errors
-/// The source has no readable picture, the shards exist already, or writing fails. What was
+/// The source has no readable image, the shards exist already, or writing fails. What was
 /// written until then is removed.
 pub fn pack(options: &PackOptions, progress: &dyn Fn(usize, usize)) -> Result<Packed> {
     ensure!(options.shard_samples > 0, "found 0 samples in a shard, expected at least 1");
@@ -78,19 +78,19 @@ pub fn pack(options: &PackOptions, progress: &dyn Fn(usize, usize)) -> Result<Pa
     let mut packed = Packed::default();
     let splits = idx::splits(&options.source)?;
     let sources: Vec<(String, Box<dyn Source>)> = if splits.is_empty() {
-        let pictures = folder::Pictures::find(&options.source, options.encoding)?;
-        packed.classes = pictures.classes().to_vec();
-        vec![(options.prefix.clone().unwrap_or_else(|| "shard".into()), Box::new(pictures))]
+        let images = folder::Images::find(&options.source, options.encoding)?;
+        packed.classes = images.classes().to_vec();
+        vec![(options.prefix.clone().unwrap_or_else(|| "shard".into()), Box::new(images))]
     } else {
         let prefix = options.prefix.as_ref().map_or(String::new(), |prefix| format!("{prefix}-"));
         let named = splits.into_iter().map(|split| (format!("{prefix}{}", split.name()), split));
         named.map(|(name, split)| (name, Box::new(split) as Box<dyn Source>)).collect()
     };
-    let total = sources.iter().map(|(_, source)| source.pictures()).sum();
+    let total = sources.iter().map(|(_, source)| source.images()).sum();
     let mut done = 0;
     for (name, source) in &sources {
-        let step = |pictures| {
-            done += pictures;
+        let step = |images| {
+            done += images;
             progress(done, total);
         };
         pack_source(options, name, source.as_ref(), &mut packed, step)?;
@@ -111,8 +111,8 @@ fn pack_source(
     mut step: impl FnMut(usize),
 ) -> Result<()> {
     let mut writer = ShardWriter::create(&options.out, prefix, options.shard_samples)?;
-    let pictures = source.pictures();
-    let order = Draws::new(0, Purpose::Order, 0, 0).choose(pictures, pictures);
+    let images = source.images();
+    let order = Draws::new(0, Purpose::Order, 0, 0).choose(images, images);
     for chunk in order.chunks(CHUNK) {
         let made: Vec<_> = chunk.par_iter().map(|&index| source.samples(index)).collect();
         for samples in made {
@@ -127,7 +127,7 @@ fn pack_source(
         step(chunk.len());
     }
     if writer.samples() == 0 {
-        bail!("{}: none of its {pictures} pictures can be read", options.source.display());
+        bail!("{}: none of its {images} images can be read", options.source.display());
     }
     packed.samples += writer.samples();
     let (shards, bytes) = writer.finish()?;

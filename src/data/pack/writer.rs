@@ -54,7 +54,7 @@ impl ShardWriter {
         self.samples
     }
 
-    /// Appends a sample: its picture member and, if it has a label, its `.cls` member.
+    /// Appends a sample: its image member and, if it has a label, its `.cls` member.
     pub(super) fn add(&mut self, sample: &Sample) -> Result<()> {
         let out = self.out.display().to_string();
         if self.samples.is_multiple_of(self.shard_samples as u64) {

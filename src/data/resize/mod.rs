@@ -5,8 +5,8 @@
 //! for Digital Image Processing", 1981), widened when shrinking (antialias). Plain loops over 16-bit
 //! integers, compiled for several vector instruction sets and chosen by what the processor has.
 //!
-//! A picture's components are resized for themselves. Chroma of fewer samples is smoothed by the
-//! very weights that resize it, so that it need not be brought to the picture's size before, and
+//! An image's components are resized for themselves. Chroma of fewer samples is smoothed by the
+//! very weights that resize it, so that it need not be brought to the image's size before, and
 //! only the result becomes RGB.
 
 use std::ops::Range;
@@ -15,8 +15,8 @@ use anyhow::{Result, ensure};
 use multiversion::multiversion;
 
 use super::crop::CropBox;
+use super::decode::Image;
 use super::jpeg::{Colour, Extent, Frame, TakeStrip};
-use super::picture::Picture;
 use super::strips::{LINES, MIDDLE, SAMPLE_FRACTION, Strips, sample};
 use super::weights::{FRACTION, PixelWeights, Span, Weights};
 use crate::simd::{Avx2, transpose_8x8};
@@ -48,7 +48,7 @@ struct Planes<'a> {
     samples: &'a [Strips; 3],
     /// Of each plane, across and down.
     extents: [[Extent; 2]; 3],
-    /// Pixels of the picture for a pixel of these each way.
+    /// Pixels of the image for a pixel of these each way.
     reduction: usize,
     colour: Colour,
 }
@@ -100,37 +100,37 @@ pub fn is_height_first(crop: CropBox, [height, width]: [usize; 2]) -> bool {
 }
 
 impl CropResizer {
-    /// Resizes the pixels of `picture` inside `crop`, and none outside, to `out`
+    /// Resizes the pixels of `image` inside `crop`, and none outside, to `out`
     /// `[height, width, 3]`.
     ///
     /// # Errors
-    /// The box is empty or does not lie in the picture, or `out` has another size.
+    /// The box is empty or does not lie in the image, or `out` has another size.
     pub fn resize(
         &mut self,
-        picture: &Picture,
+        image: &Image,
         crop: CropBox,
         size: [usize; 2],
         out: &mut [u8],
     ) -> Result<()> {
-        check_box(crop, picture.width, picture.height)?;
-        self.resize_pixels(picture, crop, crop, Target::whole(size), out)
+        check_box(crop, image.width, image.height)?;
+        self.resize_pixels(image, crop, crop, Target::whole(size), out)
     }
 
-    /// Resizes the whole `picture` to `size` (height, width), and fills `out`
+    /// Resizes the whole `image` to `size` (height, width), and fills `out`
     /// `[part.height, part.width, 3]` with `part` of the result. Only what that takes is done, so a
-    /// long thin picture costs no more than another one.
+    /// long thin image costs no more than another one.
     ///
     /// # Errors
     /// The part is empty or does not lie in the result, or `out` has another size.
     pub fn resize_part(
         &mut self,
-        picture: &Picture,
+        image: &Image,
         size: [usize; 2],
         part: CropBox,
         out: &mut [u8],
     ) -> Result<()> {
         check_box(part, size[1], size[0])?;
-        let Picture { width, height, .. } = *picture;
+        let Image { width, height, .. } = *image;
         let target = Target { size, part };
         let across = Span::new(0, width, 1).touched(size[1], target.columns());
         let down = Span::new(0, height, 1).touched(size[0], target.rows());
@@ -138,22 +138,22 @@ impl CropResizer {
         let needed = CropBox { left, top, width: across.len(), height: down.len() };
         check_box(needed, width, height)?;
         let whole = CropBox { left: 0, top: 0, width, height };
-        self.resize_pixels(picture, whole, needed, target, out)
+        self.resize_pixels(image, whole, needed, target, out)
     }
 
     /// Resizes `crop` to `target`, for which the pixels in `needed` are enough.
     fn resize_pixels(
         &mut self,
-        picture: &Picture,
+        image: &Image,
         crop: CropBox,
         needed: CropBox,
         target: Target,
         out: &mut [u8],
     ) -> Result<()> {
-        let pixels = picture.width * picture.height;
-        ensure!(picture.pixels.len() == pixels * 3, "not {pixels} pixels");
+        let pixels = image.width * image.height;
+        ensure!(image.pixels.len() == pixels * 3, "not {pixels} pixels");
         let mut source = std::mem::take(&mut self.source);
-        split(picture, needed, is_height_first(crop, target.size), &mut source);
+        split(image, needed, is_height_first(crop, target.size), &mut source);
         let extent = |first| Extent { pixels: 1, count: usize::MAX, first };
         let extents = [[extent(needed.left), extent(needed.top)]; 3];
         let planes = Planes { samples: &source, extents, reduction: 1, colour: Colour::Rgb };
@@ -162,8 +162,8 @@ impl CropResizer {
         result
     }
 
-    /// Resizes decoded `samples` of a JPEG picture inside `crop`, whose lines are columns of the
-    /// picture if [`is_height_first`], to `out` `[height, width, 3]`.
+    /// Resizes decoded `samples` of a JPEG image inside `crop`, whose lines are columns of the
+    /// image if [`is_height_first`], to `out` `[height, width, 3]`.
     ///
     /// # Errors
     /// `out` has another size.
@@ -182,7 +182,7 @@ impl CropResizer {
         self.resize_planes(&planes, crop, Target::whole(size), out)
     }
 
-    /// Resizes a JPEG picture inside `crop`, which is not [`is_height_first`], while it is decoded,
+    /// Resizes a JPEG image inside `crop`, which is not [`is_height_first`], while it is decoded,
     /// to `out` `[height, width, 3]`. `decode` hands its strips on to the function that it is
     /// given: samples that were just made are still in the processor's cache.
     ///
@@ -266,18 +266,18 @@ fn check_size(out: &[u8], [height, width]: [usize; 2]) -> Result<()> {
 }
 
 /// # Errors
-/// The box is empty or does not lie in a picture of this size.
+/// The box is empty or does not lie in an image of this size.
 pub fn check_box(crop: CropBox, width: usize, height: usize) -> Result<()> {
     let fits = |start: usize, length: usize, whole: usize| {
         length > 0 && start.checked_add(length).is_some_and(|end| end <= whole)
     };
     let inside = fits(crop.left, crop.width, width) && fits(crop.top, crop.height, height);
-    ensure!(inside, "{crop:?} is not in the picture");
+    ensure!(inside, "{crop:?} is not in the image");
     Ok(())
 }
 
 /// Red, green and blue of the pixels inside `crop`.
-fn split(picture: &Picture, crop: CropBox, lines_are_columns: bool, planes: &mut [Strips; 3]) {
+fn split(image: &Image, crop: CropBox, lines_are_columns: bool, planes: &mut [Strips; 3]) {
     let (lines, length) = match lines_are_columns {
         true => (crop.width, crop.height),
         false => (crop.height, crop.width),
@@ -285,7 +285,7 @@ fn split(picture: &Picture, crop: CropBox, lines_are_columns: bool, planes: &mut
     for (channel, plane) in planes.iter_mut().enumerate() {
         plane.set_size(lines, length);
         for y in 0..crop.height {
-            let row = &picture.pixels[((crop.top + y) * picture.width + crop.left) * 3..];
+            let row = &image.pixels[((crop.top + y) * image.width + crop.left) * 3..];
             for (x, pixel) in row.as_chunks::<3>().0[..crop.width].iter().enumerate() {
                 let (line, place) = if lines_are_columns { (x, y) } else { (y, x) };
                 let level = i32::from(pixel[channel]) - MIDDLE;

@@ -29,11 +29,11 @@ fn turned(levels: &[f64], length: usize) -> Vec<f64> {
     (0..length).flat_map(column).collect()
 }
 
-/// Red of the resized picture, slowly.
-fn exact(picture: &Picture, crop: CropBox, [height, width]: [usize; 2]) -> Vec<f64> {
+/// Red of the resized image, slowly.
+fn exact(image: &Image, crop: CropBox, [height, width]: [usize; 2]) -> Vec<f64> {
     let at = |x: usize, y: usize| {
-        let pixel = (crop.top + y) * picture.width + crop.left + x;
-        f64::from(picture.pixels[pixel * 3])
+        let pixel = (crop.top + y) * image.width + crop.left + x;
+        f64::from(image.pixels[pixel * 3])
     };
     let rows = (0..crop.height).flat_map(|y| (0..crop.width).map(move |x| at(x, y)));
     let rows: Vec<f64> = rows.collect();
@@ -45,14 +45,14 @@ fn exact(picture: &Picture, crop: CropBox, [height, width]: [usize; 2]) -> Vec<f
     turned(&exact_pass(&turned(&rows, width), crop.height, height), height)
 }
 
-fn picture(width: usize, height: usize, seed: u64, contrast: u64) -> Picture {
+fn image(width: usize, height: usize, seed: u64, contrast: u64) -> Image {
     let mut state = seed | 1;
     let mut value = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
         // Mostly black and white at high contrast, where sums leave the range.
         (((state >> 40) % 256 * contrast).saturating_sub((contrast - 1) * 128)).min(255) as u8
     };
-    Picture { width, height, pixels: (0..width * height * 3).map(|_| value()).collect() }
+    Image { width, height, pixels: (0..width * height * 3).map(|_| value()).collect() }
 }
 
 proptest! {
@@ -65,12 +65,12 @@ proptest! {
         seed: u64,
         contrast in 1..12_u64,
     ) {
-        let picture = picture(width + left + 3, height + top + 2, seed, contrast);
+        let image = image(width + left + 3, height + top + 2, seed, contrast);
         let crop = CropBox { left, top, width, height };
         let size = [to_height, to_width];
         let mut out = vec![0; to_height * to_width * 3];
-        CropResizer::default().resize(&picture, crop, size, &mut out).unwrap();
-        let expected = exact(&picture, crop, size);
+        CropResizer::default().resize(&image, crop, size, &mut out).unwrap();
+        let expected = exact(&image, crop, size);
         for (place, (pixel, &expected)) in out.chunks(3).zip(&expected).enumerate() {
             let difference = (f64::from(pixel[0]) - expected).abs();
             prop_assert!(difference <= 1.0, "{} for {expected} at {place}", pixel[0]);
@@ -85,7 +85,7 @@ proptest! {
         [left, top, right, bottom] in proptest::array::uniform4(0.0..1.0_f64),
         seed: u64,
     ) {
-        let picture = picture(width, height, seed, 3);
+        let image = image(width, height, seed, 3);
         let between = |start: f64, end: f64, length: usize| {
             let start = (start * length as f64) as usize;
             (start, 1 + (end * (length - start) as f64) as usize)
@@ -95,12 +95,12 @@ proptest! {
         let part = CropBox { left, top, width: part_width, height: part_height };
         let (whole, size) = (CropBox { left: 0, top: 0, width, height }, [to_height, to_width]);
         let mut all = vec![0; to_width * to_height * 3];
-        CropResizer::default().resize(&picture, whole, size, &mut all).unwrap();
+        CropResizer::default().resize(&image, whole, size, &mut all).unwrap();
         let rows = all.chunks(to_width * 3).skip(top).take(part_height);
         let expected: Vec<u8> =
             rows.flat_map(|row| &row[left * 3..][..part_width * 3]).copied().collect();
         let mut out = vec![0; expected.len()];
-        CropResizer::default().resize_part(&picture, size, part, &mut out).unwrap();
+        CropResizer::default().resize_part(&image, size, part, &mut out).unwrap();
         prop_assert_eq!(out, expected);
     }
 
@@ -130,12 +130,12 @@ proptest! {
 #[test]
 fn the_same_size_changes_nothing_and_one_colour_stays() {
     let pixels: Vec<u8> = (0..37 * 21 * 3).map(|i| (i * 89 % 256) as u8).collect();
-    let picture = Picture { width: 37, height: 21, pixels };
+    let image = Image { width: 37, height: 21, pixels };
     let whole = CropBox { left: 0, top: 0, width: 37, height: 21 };
-    let mut out = vec![0; picture.pixels.len()];
-    CropResizer::default().resize(&picture, whole, [21, 37], &mut out).unwrap();
-    assert_eq!(out, picture.pixels);
-    let even = Picture { width: 37, height: 21, pixels: vec![200; 37 * 21 * 3] };
+    let mut out = vec![0; image.pixels.len()];
+    CropResizer::default().resize(&image, whole, [21, 37], &mut out).unwrap();
+    assert_eq!(out, image.pixels);
+    let even = Image { width: 37, height: 21, pixels: vec![200; 37 * 21 * 3] };
     for (height, width) in [(1, 1), (256, 256), (5, 300)] {
         let mut out = vec![0; height * width * 3];
         CropResizer::default().resize(&even, whole, [height, width], &mut out).unwrap();
@@ -145,27 +145,27 @@ fn the_same_size_changes_nothing_and_one_colour_stays() {
 
 /// What would take hundreds of gigabytes as a whole is made in as much memory as its middle needs.
 #[test]
-fn the_middle_of_a_long_thin_picture_is_cheap() {
+fn the_middle_of_a_long_thin_image_is_cheap() {
     for (width, height) in [(2_000_000, 1), (1, 2_000_000)] {
-        let picture = picture(width, height, 5, 1);
+        let image = image(width, height, 5, 1);
         let (size, side) = ([height * 256, width * 256], 256);
         let middle = |length: usize| (length - side) / 2;
         let (left, top) = (middle(size[1]), middle(size[0]));
         let part = CropBox { left, top, width: side, height: side };
         let mut resizer = CropResizer::default();
         let mut out = vec![0; side * side * 3];
-        resizer.resize_part(&picture, size, part, &mut out).unwrap();
+        resizer.resize_part(&image, size, part, &mut out).unwrap();
         assert!(resizer.held_bytes() < 1 << 20, "{} bytes", resizer.held_bytes());
         assert!(out.iter().any(|&level| level != out[0]), "nothing is seen");
     }
 }
 
 #[test]
-fn a_box_outside_the_picture_is_an_error() {
-    let picture = Picture { width: 4, height: 4, pixels: vec![0; 48] };
+fn a_box_outside_the_image_is_an_error() {
+    let image = Image { width: 4, height: 4, pixels: vec![0; 48] };
     let resize = |left, width| {
         let crop = CropBox { left, top: 0, width, height: 4 };
-        CropResizer::default().resize(&picture, crop, [2, 2], &mut [0; 12])
+        CropResizer::default().resize(&image, crop, [2, 2], &mut [0; 12])
     };
     assert!(resize(0, 4).is_ok());
     assert!(resize(1, 4).is_err() && resize(0, 0).is_err() && resize(usize::MAX, 2).is_err());

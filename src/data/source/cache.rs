@@ -36,7 +36,7 @@ const NOTED: Duration = Duration::from_secs(5);
 /// through all of them.
 const EMPTIED_PART: u64 = 10;
 
-/// The smallest cache: two pieces that a picture lies across, and two of somebody else.
+/// The smallest cache: two pieces that an image lies across, and two of somebody else.
 pub(super) const LEAST_PIECES: u64 = 4;
 
 /// Wait for room while other downloads take up the whole cache, and how often.

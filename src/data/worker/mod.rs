@@ -1,8 +1,8 @@
-//! Worker processes: each decodes and crops one picture at a time into shared memory.
+//! Worker processes: each decodes and crops one image at a time into shared memory.
 //!
-//! A worker is told where a picture's bytes are and where its crop goes ([`protocol`]), and knows
-//! nothing else: which picture stands where, what replaces a bad one and what is fetched from afar
-//! is decided in the trainer. So a worker that dies loses nothing but the work on its pictures in
+//! A worker is told where an image's bytes are and where its crop goes ([`protocol`]), and knows
+//! nothing else: which image stands where, what replaces a bad one and what is fetched from afar
+//! is decided in the trainer. So a worker that dies loses nothing but the work on its images in
 //! hand, which its replacement does again ([`process`]). [`serve`] is the worker's own side.
 
 mod process;

@@ -15,13 +15,13 @@ use anyhow::{Context, Result, bail, ensure};
 use super::protocol::{Job, Reply, Setup, add, flush, receive, send_file};
 use crate::shared_memory::SharedMemory;
 
-/// A worker that says nothing for so long over one picture is taken for hung.
-const LONGEST_PICTURE: Duration = Duration::from_secs(120);
+/// A worker that says nothing for so long over one image is taken for hung.
+const LONGEST_IMAGE: Duration = Duration::from_secs(120);
 
-/// How often one picture may crash or hang a worker before it counts as bad.
-const CRASHES_OF_A_PICTURE: usize = 2;
+/// How often one image may crash or hang a worker before it counts as bad.
+const CRASHES_OF_A_IMAGE: usize = 2;
 
-/// How often in a row workers may be killed from outside over the same picture.
+/// How often in a row workers may be killed from outside over the same image.
 const KILLS_IN_A_ROW: usize = 50;
 
 /// Signals that do not come from a decoder's own fault.
@@ -36,7 +36,7 @@ pub struct WorkerProcess {
     setup: Setup,
     memory: Arc<SharedMemory>,
     running: Running,
-    in_hand: VecDeque<Job>,
+    in_flight: VecDeque<Job>,
     /// Jobs in hand that are not sent yet.
     outgoing: Vec<u8>,
     /// Deaths since the last answer: from within, and from outside.
@@ -57,8 +57,8 @@ impl WorkerProcess {
     pub fn start(program: &Path, setup: Setup, memory: Arc<SharedMemory>) -> Result<Self> {
         let running = Running::start(program, &setup, &memory)?;
         let program = program.to_path_buf();
-        let (in_hand, outgoing) = (VecDeque::new(), Vec::new());
-        Ok(Self { program, setup, memory, running, in_hand, outgoing, crashes: 0, kills: 0 })
+        let (in_flight, outgoing) = (VecDeque::new(), Vec::new());
+        Ok(Self { program, setup, memory, running, in_flight, outgoing, crashes: 0, kills: 0 })
     }
 
     /// Process id of the worker as it is now.
@@ -72,7 +72,7 @@ impl WorkerProcess {
     /// The job cannot be put into words.
     pub fn give(&mut self, job: Job) -> Result<()> {
         add(&mut self.outgoing, &job)?;
-        self.in_hand.push_back(job);
+        self.in_flight.push_back(job);
         Ok(())
     }
 
@@ -88,12 +88,12 @@ impl WorkerProcess {
     /// # Errors
     /// There is no job, or workers die or fail to start again and again.
     pub fn next_answer(&mut self) -> Result<Reply> {
-        ensure!(!self.in_hand.is_empty(), "a worker without a job has no answer");
+        ensure!(!self.in_flight.is_empty(), "a worker without a job has no answer");
         self.send();
         loop {
             let death = match self.wait_for_reply() {
                 Ok(reply) => {
-                    self.in_hand.pop_front();
+                    self.in_flight.pop_front();
                     if self.crashes > 0 {
                         self.crashes = 0;
                         self.send_again()?;
@@ -115,7 +115,7 @@ impl WorkerProcess {
                 }
                 Death::Hung => {
                     self.crashes += 1;
-                    format!("took longer than {} s", LONGEST_PICTURE.as_secs())
+                    format!("took longer than {} s", LONGEST_IMAGE.as_secs())
                 }
             };
             ensure!(
@@ -123,10 +123,10 @@ impl WorkerProcess {
                 "decoding workers are killed again and again: is the machine out of memory? Lower \
                  data.workers or data.prefetch_batches"
             );
-            let answered = if self.crashes >= CRASHES_OF_A_PICTURE {
+            let answered = if self.crashes >= CRASHES_OF_A_IMAGE {
                 self.crashes = 0;
-                self.in_hand.pop_front();
-                Some(Reply::BadPicture(format!("the decoder {how}")))
+                self.in_flight.pop_front();
+                Some(Reply::BadImage(format!("the decoder {how}")))
             } else {
                 None
             };
@@ -158,16 +158,16 @@ impl WorkerProcess {
         if self.crashes == 0 {
             return self.send_again();
         }
-        // Replies travel several at a time, so the picture at fault may be another one than the
+        // Replies travel several at a time, so the image at fault may be another one than the
         // oldest without a reply. Alone, that one gets the blame only for what is its own.
-        self.in_hand.front().map_or(Ok(()), |oldest| add(&mut self.outgoing, oldest))?;
+        self.in_flight.front().map_or(Ok(()), |oldest| add(&mut self.outgoing, oldest))?;
         self.send();
         Ok(())
     }
 
     /// Sends all jobs in hand to a worker that has none of them.
     fn send_again(&mut self) -> Result<()> {
-        for job in &self.in_hand {
+        for job in &self.in_flight {
             add(&mut self.outgoing, job)?;
         }
         self.send();
@@ -178,7 +178,7 @@ impl WorkerProcess {
 impl Running {
     fn start(program: &Path, setup: &Setup, memory: &SharedMemory) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket for a worker")?;
-        ours.set_read_timeout(Some(LONGEST_PICTURE))?;
+        ours.set_read_timeout(Some(LONGEST_IMAGE))?;
         let child = Command::new(program)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

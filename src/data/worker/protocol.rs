@@ -15,26 +15,26 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::crop_decoder::CropOptions;
-use crate::cut::{Cut, Measured};
+use crate::transform::{ImageStats, Transform};
 
 /// No message is near this long; a longer one is not from our trainer.
 const MOST_BYTES: u32 = 1 << 20;
 
-/// Said once, with the shared memory: what is the same for all pictures.
+/// Said once, with the shared memory: what is the same for all images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
-    pub cut: Cut,
+    pub cut: Transform,
     pub options: CropOptions,
 }
 
-/// One picture to decode and crop.
+/// One image to decode and crop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// Where the crop goes: first byte in the shared memory.
     pub slot: u64,
     /// Position in the stream of samples; a random crop is drawn by it.
     pub position: u64,
-    /// The picture's bytes, in the order of the segments.
+    /// The image's bytes, in the order of the segments.
     pub segments: Vec<FileSegment>,
 }
 
@@ -50,10 +50,10 @@ pub struct FileSegment {
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
-    /// The crop of this picture is in its slot.
-    Done(Measured),
-    /// The picture does not decode, and why.
-    BadPicture(String),
+    /// The crop of this image is in its slot.
+    Done(ImageStats),
+    /// The image does not decode, and why.
+    BadImage(String),
     /// The bytes could not be read, and why.
     Unreadable { message: String, file_is_gone: bool },
 }

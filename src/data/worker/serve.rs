@@ -129,8 +129,8 @@ impl Worker {
             (self.decoder, self.encoded) = Default::default();
         }
         Ok(match made {
-            Ok(picture) => Reply::Done(picture),
-            Err(error) => Reply::BadPicture(format!("{error:#}")),
+            Ok(image) => Reply::Done(image),
+            Err(error) => Reply::BadImage(format!("{error:#}")),
         })
     }
 

@@ -23,7 +23,7 @@ const MASTER_PORT: &str = "MASTER_PORT";
 
 /// A process's place among all processes of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RankInfo {
     /// This process, in `0..world_size`.
     pub rank: usize,
     /// Processes of the run.
@@ -47,7 +47,7 @@ pub struct Rendezvous {
     pub attempt: u32,
 }
 
-impl Place {
+impl RankInfo {
     /// The place of a process that no launcher started.
     pub fn alone() -> Self {
         Self {
@@ -73,9 +73,9 @@ impl Place {
 /// The place that a launcher gave to this process; none if no launcher started it.
 ///
 /// # Errors
-/// As [`place`].
-pub fn of_this_process() -> Result<Option<Place>, ConfigError> {
-    place(|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
+/// As [`rank_info`].
+pub fn of_this_process() -> Result<Option<RankInfo>, ConfigError> {
+    rank_info(|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
 }
 
 /// The place that environment variables tell; none if they are not those of a launcher.
@@ -84,7 +84,9 @@ pub fn of_this_process() -> Result<Option<Place>, ConfigError> {
 ///
 /// # Errors
 /// A variable is missing, is not what it should be, or contradicts another.
-pub fn place(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Place>, ConfigError> {
+pub fn rank_info(
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<RankInfo>, ConfigError> {
     let variables = Variables::new(&variable);
     let outer = [&open_mpi::LAUNCHER, &slurm::LAUNCHER]
         .into_iter()
@@ -96,11 +98,11 @@ pub fn place(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Place>,
         }
         // Scripts of Slurm jobs often export WORLD_SIZE alone: the rank is then srun's to tell.
         if nested || outer.is_none() || variables.is_set(torchrun::LAUNCHER.rank) {
-            return torchrun::place(&variables).map(Some);
+            return torchrun::rank_info(&variables).map(Some);
         }
     }
     match outer {
-        Some(launcher) => (launcher.place)(&variables).map(Some),
+        Some(launcher) => (launcher.rank_info)(&variables).map(Some),
         None => Ok(None),
     }
 }
@@ -115,7 +117,7 @@ struct Launcher {
     world_size: &'static str,
     local_rank: &'static str,
     local_world_size: &'static str,
-    place: fn(&Variables) -> Result<Place, ConfigError>,
+    rank_info: fn(&Variables) -> Result<RankInfo, ConfigError>,
 }
 
 impl Launcher {
@@ -174,7 +176,7 @@ impl Launcher {
         (rank, world_size): (usize, usize),
         (local_rank, local_world_size): (usize, usize),
         rendezvous: Rendezvous,
-    ) -> Result<Place, ConfigError> {
+    ) -> Result<RankInfo, ConfigError> {
         for (name, number, limit_name, limit) in [
             (self.rank, rank, self.world_size, world_size),
             (self.local_rank, local_rank, self.local_world_size, local_world_size),
@@ -194,7 +196,7 @@ impl Launcher {
             );
             return Err(error(self.local_world_size, message));
         }
-        Ok(Place { rank, world_size, local_rank, local_world_size, rendezvous })
+        Ok(RankInfo { rank, world_size, local_rank, local_world_size, rendezvous })
     }
 }
 

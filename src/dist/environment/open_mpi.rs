@@ -1,7 +1,7 @@
 //! The variables of Open MPI's `mpirun`.
 
 use super::variables::Variables;
-use super::{Launcher, MASTER_ADDR, MASTER_PORT, Place, Rendezvous, error, port_of_job};
+use super::{Launcher, MASTER_ADDR, MASTER_PORT, RankInfo, Rendezvous, error, port_of_job};
 use crate::config::ConfigError;
 
 pub(super) const LAUNCHER: Launcher = Launcher {
@@ -11,13 +11,13 @@ pub(super) const LAUNCHER: Launcher = Launcher {
     world_size: "OMPI_COMM_WORLD_SIZE",
     local_rank: "OMPI_COMM_WORLD_LOCAL_RANK",
     local_world_size: "OMPI_COMM_WORLD_LOCAL_SIZE",
-    place,
+    rank_info,
 };
 
 /// Either is the same in all processes of one `mpirun`, and another in each.
 const JOB: [&str; 2] = ["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"];
 
-fn place(variables: &Variables) -> Result<Place, ConfigError> {
+fn rank_info(variables: &Variables) -> Result<RankInfo, ConfigError> {
     let number = |name| LAUNCHER.number(name, variables);
     let (rank, world_size) = (number(LAUNCHER.rank)?, number(LAUNCHER.world_size)?);
     let local = (number(LAUNCHER.local_rank)?, number(LAUNCHER.local_world_size)?);

@@ -1,7 +1,7 @@
 //! The variables of Slurm's `srun`.
 
 use super::variables::Variables;
-use super::{Launcher, MASTER_ADDR, Place, Rendezvous, error, port_of_job};
+use super::{Launcher, MASTER_ADDR, RankInfo, Rendezvous, error, port_of_job};
 use crate::config::ConfigError;
 
 /// A batch script and the shell of `salloc` have a rank and a number of tasks too, but only what
@@ -13,13 +13,13 @@ pub(super) const LAUNCHER: Launcher = Launcher {
     world_size: "SLURM_STEP_NUM_TASKS",
     local_rank: "SLURM_LOCALID",
     local_world_size: "SLURM_STEP_TASKS_PER_NODE",
-    place,
+    rank_info,
 };
 
 const NODE: &str = "SLURM_NODEID";
 const NODES: &str = "SLURM_STEP_NODELIST";
 
-fn place(variables: &Variables) -> Result<Place, ConfigError> {
+fn rank_info(variables: &Variables) -> Result<RankInfo, ConfigError> {
     let number = |name| LAUNCHER.number(name, variables);
     let text = |name| variables.text(name).ok_or_else(|| LAUNCHER.missing(name, variables));
     let (rank, world_size) = (number(LAUNCHER.rank)?, number(LAUNCHER.world_size)?);

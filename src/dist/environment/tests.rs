@@ -13,12 +13,12 @@ fn environment(pairs: &[(&'static str, &str)]) -> Environment {
     pairs.iter().map(|(name, value)| (*name, value.to_string())).collect()
 }
 
-fn place_of(environment: &Environment) -> Result<Option<Place>, ConfigError> {
-    place(|name| environment.get(name).cloned())
+fn place_of(environment: &Environment) -> Result<Option<RankInfo>, ConfigError> {
+    rank_info(|name| environment.get(name).cloned())
 }
 
 #[track_caller]
-fn found(environment: &Environment) -> Place {
+fn found(environment: &Environment) -> RankInfo {
     place_of(environment).unwrap().expect("a launcher")
 }
 
@@ -94,11 +94,12 @@ fn what_is_no_launcher() {
 
 #[test]
 fn torchrun_tells_everything() {
-    let place = found(&torchrun());
+    let rank_info = found(&torchrun());
     let rendezvous =
         Rendezvous { host: "node-a".into(), port: 29400, hosted_by_launcher: true, attempt: 2 };
-    let expected = Place { rank: 5, world_size: 8, local_rank: 1, local_world_size: 4, rendezvous };
-    assert_eq!(place, expected);
+    let expected =
+        RankInfo { rank: 5, world_size: 8, local_rank: 1, local_world_size: 4, rendezvous };
+    assert_eq!(rank_info, expected);
     let own_store = with(torchrun(), &[("TORCHELASTIC_USE_AGENT_STORE", "False")]);
     assert!(!found(&own_store).rendezvous.hosted_by_launcher);
 }
@@ -112,8 +113,8 @@ fn local_numbers_are_not_guessed() {
         ("MASTER_ADDR", "localhost"),
         ("MASTER_PORT", "29500"),
     ]);
-    let place = found(&alone);
-    assert_eq!((place.local_rank, place.local_world_size), (0, 1));
+    let rank_info = found(&alone);
+    assert_eq!((rank_info.local_rank, rank_info.local_world_size), (0, 1));
     let two = with(alone, &[("WORLD_SIZE", "2")]);
     refused(&two, "LOCAL_RANK", &["is missing", "RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT"]);
 }
@@ -165,12 +166,12 @@ fn numbers_must_be_numbers_and_fit() {
 
 #[test]
 fn open_mpi_on_one_node_needs_nothing_more() {
-    let place = found(&open_mpi());
-    assert_eq!((place.rank, place.world_size), (1, 2));
-    assert_eq!((place.local_rank, place.local_world_size), (1, 2));
-    assert_eq!(place.rendezvous.host, "127.0.0.1");
+    let rank_info = found(&open_mpi());
+    assert_eq!((rank_info.rank, rank_info.world_size), (1, 2));
+    assert_eq!((rank_info.local_rank, rank_info.local_world_size), (1, 2));
+    assert_eq!(rank_info.rendezvous.host, "127.0.0.1");
     let other = found(&with(open_mpi(), &[("PMIX_NAMESPACE", "prterun-node-a-4711@1")]));
-    assert_ne!(other.rendezvous.port, place.rendezvous.port, "the namespace comes first");
+    assert_ne!(other.rendezvous.port, rank_info.rendezvous.port, "the namespace comes first");
     let mut nameless = open_mpi();
     nameless.remove("OMPI_MCA_ess_base_jobid");
     refused(&nameless, "MASTER_PORT", &["-x MASTER_PORT"]);
@@ -190,10 +191,10 @@ fn open_mpi_on_several_nodes_must_be_told_where_rank_0_is() {
 
 #[test]
 fn slurm_tells_everything() {
-    let place = found(&slurm());
-    assert_eq!((place.rank, place.world_size), (17, 20));
-    assert_eq!((place.local_rank, place.local_world_size), (1, 4));
-    assert_eq!((place.rendezvous.host.as_str(), place.rendezvous.attempt), ("gpu009", 0));
+    let rank_info = found(&slurm());
+    assert_eq!((rank_info.rank, rank_info.world_size), (17, 20));
+    assert_eq!((rank_info.local_rank, rank_info.local_world_size), (1, 4));
+    assert_eq!((rank_info.rendezvous.host.as_str(), rank_info.rendezvous.attempt), ("gpu009", 0));
     let first = with(
         slurm(),
         &[
@@ -206,9 +207,9 @@ fn slurm_tells_everything() {
     let first = found(&first);
     assert_eq!(first.local_world_size, 8);
     assert_eq!(first.rendezvous.attempt, 3);
-    assert_eq!(first.rendezvous.port, place.rendezvous.port, "all of a step find one port");
+    assert_eq!(first.rendezvous.port, rank_info.rendezvous.port, "all of a step find one port");
     let next_step = found(&with(slurm(), &[("SLURM_STEP_ID", "1")]));
-    assert_ne!(next_step.rendezvous.port, place.rendezvous.port);
+    assert_ne!(next_step.rendezvous.port, rank_info.rendezvous.port);
     let given = found(&with(slurm(), &[("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "4000")]));
     assert_eq!((given.rendezvous.host.as_str(), given.rendezvous.port), ("10.0.0.1", 4000));
 }
@@ -318,11 +319,11 @@ proptest! {
             .collect();
         match place_of(&environment) {
             Ok(None) => {}
-            Ok(Some(place)) => {
-                prop_assert!(place.rank < place.world_size);
-                prop_assert!(place.local_rank < place.local_world_size);
-                prop_assert!(place.local_world_size <= place.world_size);
-                prop_assert!(!place.rendezvous.host.is_empty() && place.rendezvous.port > 0);
+            Ok(Some(rank_info)) => {
+                prop_assert!(rank_info.rank < rank_info.world_size);
+                prop_assert!(rank_info.local_rank < rank_info.local_world_size);
+                prop_assert!(rank_info.local_world_size <= rank_info.world_size);
+                prop_assert!(!rank_info.rendezvous.host.is_empty() && rank_info.rendezvous.port > 0);
             }
             Err(error) => prop_assert!(NAMES.contains(&error.key.as_str()), "{error}"),
         }

@@ -2,7 +2,7 @@
 //! hand.
 
 use super::variables::Variables;
-use super::{LAUNCH_MARK, Launcher, MASTER_ADDR, MASTER_PORT, Place, Rendezvous};
+use super::{LAUNCH_MARK, Launcher, MASTER_ADDR, MASTER_PORT, RankInfo, Rendezvous};
 use crate::config::ConfigError;
 
 pub(super) const LAUNCHER: Launcher = Launcher {
@@ -12,7 +12,7 @@ pub(super) const LAUNCHER: Launcher = Launcher {
     world_size: "WORLD_SIZE",
     local_rank: "LOCAL_RANK",
     local_world_size: "LOCAL_WORLD_SIZE",
-    place,
+    rank_info,
 };
 
 /// Set by launchers of this kind, and not by hand: their ranks may well differ from those of the
@@ -21,7 +21,7 @@ pub(super) const MARKS: [&str; 2] = ["TORCHELASTIC_RUN_ID", LAUNCH_MARK];
 
 /// `LOCAL_RANK` and `LOCAL_WORLD_SIZE` may be left out only where they are plain, in a world of
 /// one: elsewhere a wrong guess would put two processes on one GPU.
-pub(super) fn place(variables: &Variables) -> Result<Place, ConfigError> {
+pub(super) fn rank_info(variables: &Variables) -> Result<RankInfo, ConfigError> {
     let missing = |name: &str| LAUNCHER.missing(name, variables);
     let rank = LAUNCHER.number(LAUNCHER.rank, variables)?;
     let world_size = LAUNCHER.number(LAUNCHER.world_size, variables)?;

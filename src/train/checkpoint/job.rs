@@ -11,10 +11,10 @@ use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 use tracing::info;
 
+use super::coordination::{SaveCoordination, WrittenFile};
 use super::manifest::{FORMAT, FileEntry, MANIFEST, Manifest, file_name};
-use super::notes::{Notes, WrittenFile};
 use super::{Stream, folder_of, list, root};
-use crate::dist::Board;
+use crate::dist::KvStore;
 use crate::{durable, native, weights};
 
 /// What this rank writes into one file: names there, and copies in host memory.
@@ -40,7 +40,7 @@ pub struct Saved {
 pub(super) struct Job {
     pub run: PathBuf,
     pub keep: usize,
-    pub board: Arc<dyn Board>,
+    pub store: Arc<dyn KvStore>,
     pub cancelled: Arc<AtomicBool>,
     pub step: u64,
     pub position: u64,
@@ -54,16 +54,17 @@ pub(super) struct Job {
 impl Job {
     /// Writes this rank's share, and sees to it that the checkpoint gets its name when all have.
     pub fn run(&self, share: &[Share]) -> Result<Saved> {
-        let notes = Notes { board: &*self.board, step: self.step, cancelled: &self.cancelled };
-        let bytes = native::guard(|| self.write_and_publish(share, &notes))
-            .map_err(|error| self.explain(notes.fail(error)))?;
+        let coordination =
+            SaveCoordination { store: &*self.store, step: self.step, cancelled: &self.cancelled };
+        let bytes = native::guard(|| self.write_and_publish(share, &coordination))
+            .map_err(|error| self.explain(coordination.fail(error)))?;
         let saved = Saved {
             step: self.step,
             stall_seconds: self.stall.as_secs_f64(),
             total_seconds: self.started.elapsed().as_secs_f64(),
             bytes,
         };
-        if self.board.rank() == 0 {
+        if self.store.rank() == 0 {
             let Saved { step, stall_seconds, total_seconds, bytes } = saved;
             info!(step, stall_seconds, total_seconds, bytes, "checkpoint saved");
             self.prune()?;
@@ -71,23 +72,23 @@ impl Job {
         Ok(saved)
     }
 
-    fn write_and_publish(&self, share: &[Share], notes: &Notes) -> Result<u64> {
+    fn write_and_publish(&self, share: &[Share], coordination: &SaveCoordination) -> Result<u64> {
         let partial = self.partial();
         fs::create_dir_all(&partial)
             .with_context(|| format!("cannot create {}", partial.display()))?;
         let written = share.iter().map(|share| self.write(share)).collect::<Result<Vec<_>>>()?;
-        notes.put_written(&written)?;
-        if self.board.rank() > 0 {
-            return notes.wait_until_published();
+        coordination.put_written(&written)?;
+        if self.store.rank() > 0 {
+            return coordination.wait_until_published();
         }
-        let files = name_files(&partial, notes.take_written()?)?;
+        let files = name_files(&partial, coordination.take_written()?)?;
         if let Some(step) = self.previous {
-            Notes { step, ..*notes }.forget()?;
+            SaveCoordination { step, ..*coordination }.forget()?;
         }
         let bytes = files.iter().map(|entry| entry.bytes).sum();
         self.write_manifest(files)?;
         publish(&partial, &folder_of(&self.run, self.step))?;
-        notes.put_published(bytes)?;
+        coordination.put_published(bytes)?;
         Ok(bytes)
     }
 
@@ -98,7 +99,7 @@ impl Job {
 
     /// Writes one file, through to the disk.
     fn write(&self, share: &Share) -> Result<WrittenFile> {
-        let name = format!("{}.of-rank-{}", share.stem, self.board.rank());
+        let name = format!("{}.of-rank-{}", share.stem, self.store.rank());
         let go_on = || {
             ensure!(!self.cancelled.load(Ordering::Relaxed), "given up, because the run ends");
             Ok(())
@@ -125,7 +126,7 @@ impl Job {
 
     /// Says what a failure means for the run, and takes away what was written.
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        if self.board.rank() == 0 {
+        if self.store.rank() == 0 {
             // Otherwise the next start does.
             let _ = fs::remove_dir_all(self.partial());
         }

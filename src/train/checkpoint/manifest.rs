@@ -43,10 +43,10 @@ pub(super) enum Holds {
 }
 
 /// What the files' names begin with.
-pub(super) fn stem(student: &str, holds: Holds) -> String {
+pub(super) fn stem(trainee: &str, holds: Holds) -> String {
     match holds {
-        Holds::Weights => student.to_string(),
-        Holds::Optimizer => format!("{student}.optimizer"),
+        Holds::Weights => trainee.to_string(),
+        Holds::Optimizer => format!("{trainee}.optimizer"),
     }
 }
 
@@ -72,11 +72,11 @@ fn stem_of(file: &str) -> Option<&str> {
 
 impl Manifest {
     /// Names of the files that hold this of a trainee.
-    pub(super) fn files_of(&self, student: &str, holds: Holds) -> Vec<&str> {
-        let stem = stem(student, holds);
+    pub(super) fn files_of(&self, trainee: &str, holds: Holds) -> Vec<&str> {
+        let stem = stem(trainee, holds);
         let whole = file_name(&stem, 1, 1);
         let names = || self.files.iter().map(|entry| entry.name.as_str());
-        // A student may be called like a share, and then has the only file of that name.
+        // A trainee may be called like a share, and then has the only file of that name.
         match names().find(|name| *name == whole) {
             Some(name) => vec![name],
             None => names().filter(|name| stem_of(name) == Some(&stem)).collect(),
@@ -131,9 +131,9 @@ impl FileEntry {
 mod tests {
     use super::*;
 
-    /// Files of students with confusing names are told apart.
+    /// Files of trainees with confusing names are told apart.
     #[test]
-    fn files_are_found_by_student() {
+    fn files_are_found_by_trainee() {
         let names = [
             "a-00001-of-00002.safetensors",
             "a-00002-of-00002.safetensors",
@@ -151,11 +151,11 @@ mod tests {
         let version = "0".into();
         let manifest = Manifest { format: FORMAT, version, step: 0, position: 0, stream, files };
         assert_eq!(manifest.trainees(), ["a", "a-1-of-2", "ab"]);
-        for (student, count) in [("a", 2), ("a-1-of-2", 1), ("ab", 1), ("b", 0)] {
+        for (trainee, count) in [("a", 2), ("a-1-of-2", 1), ("ab", 1), ("b", 0)] {
             for holds in [Holds::Weights, Holds::Optimizer] {
-                let found = manifest.files_of(student, holds);
-                assert_eq!(found.len(), count, "{student} {holds:?}: {found:?}");
-                let stem = stem(student, holds);
+                let found = manifest.files_of(trainee, holds);
+                assert_eq!(found.len(), count, "{trainee} {holds:?}: {found:?}");
+                let stem = stem(trainee, holds);
                 for (index, name) in found.into_iter().enumerate() {
                     assert_eq!(name, file_name(&stem, index + 1, count));
                 }

@@ -9,9 +9,9 @@
 //! A checkpoint is written under another name, flushed to the disk and renamed, so a folder with
 //! the final name is complete unless something damaged it later; that is what the checksums find.
 
+mod coordination;
 mod job;
 mod manifest;
-mod notes;
 mod read;
 mod save;
 mod shares;

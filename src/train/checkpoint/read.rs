@@ -10,9 +10,9 @@ use rayon::prelude::*;
 use tch::Kind;
 
 use super::manifest::{FORMAT, Holds, MANIFEST, Manifest};
-use crate::objective::Trainee;
+use crate::train::objective::Trainee;
 use crate::train::optimizer::{AdamW, UPDATES};
-use crate::train::state::{Part, StateTensor, StudentState, parse_stored_name};
+use crate::train::state::{Part, StateTensor, TraineeState, parse_stored_name};
 use crate::weights::{TensorFile, WeightFile};
 
 /// A checkpoint on disk.
@@ -75,7 +75,7 @@ impl Checkpoint {
     /// # Errors
     /// The trainee is not one of the checkpoint, in name or shapes.
     pub fn restore(&self, trainee: &Trainee, optimizer: &mut AdamW) -> Result<()> {
-        let state = StudentState::of(trainee, optimizer);
+        let state = TraineeState::of(trainee, optimizer);
         self.fill(&state)?;
         let updates = state.optimizer.iter().find(|tensor| tensor.name == UPDATES);
         let updates = updates.context("an optimizer counts its updates")?;
@@ -87,7 +87,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Names or shapes differ, or elements were not saved.
-    pub fn fill(&self, state: &StudentState) -> Result<()> {
+    pub fn fill(&self, state: &TraineeState) -> Result<()> {
         for (holds, targets) in
             [(Holds::Weights, &state.weights), (Holds::Optimizer, &state.optimizer)]
         {
@@ -107,7 +107,7 @@ impl Checkpoint {
         if files.is_empty() {
             let names = self.manifest.trainees();
             let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-            bail!("{} has no student `{name}`, only {}", self.folder.display(), names.join(", "));
+            bail!("{} has no trainee `{name}`, only {}", self.folder.display(), names.join(", "));
         }
         Ok(files.into_iter().map(|file| self.folder.join(file)).collect())
     }

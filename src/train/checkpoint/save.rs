@@ -15,8 +15,8 @@ use super::Stream;
 use super::job::{Job, Saved, Share};
 use super::manifest::{Holds, stem};
 use super::shares::owners;
-use crate::dist::Board;
-use crate::train::state::{StateTensor, StudentState};
+use crate::dist::KvStore;
+use crate::train::state::{StateTensor, TraineeState};
 
 /// How often it is asked, while a save is waited for, whether the run has failed.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -28,15 +28,15 @@ pub struct Snapshot<'a> {
     pub step: u64,
     pub position: u64,
     pub stream: &'a Stream,
-    /// On every rank the same students, with the same tensors that are held whole, in one order.
-    pub students: Vec<StudentState>,
+    /// On every rank the same trainees, with the same tensors that are held whole, in one order.
+    pub trainees: Vec<TraineeState>,
 }
 
 /// Saves a run's checkpoints, this rank its share, in the background.
 pub struct Saver {
     run: PathBuf,
     keep: usize,
-    board: Arc<dyn Board>,
+    store: Arc<dyn KvStore>,
     writers: usize,
     under_way: Option<UnderWay>,
     /// The last save's copies, whose memory the next one uses again.
@@ -54,9 +54,9 @@ struct UnderWay {
 impl Saver {
     /// A saver of checkpoints under `run`, of which the newest `keep` stay. What all ranks hold
     /// alike is written by at most `writers` of them.
-    pub fn new(run: &Path, keep: usize, board: Arc<dyn Board>, writers: usize) -> Self {
+    pub fn new(run: &Path, keep: usize, store: Arc<dyn KvStore>, writers: usize) -> Self {
         let run = run.to_path_buf();
-        Self { run, keep, board, writers, under_way: None, copies: Vec::new(), last: None }
+        Self { run, keep, store, writers, under_way: None, copies: Vec::new(), last: None }
     }
 
     /// Copies this rank's share and returns, leaving the writing to a thread; an earlier save is
@@ -74,7 +74,7 @@ impl Saver {
         let job = Job {
             run: self.run.clone(),
             keep: self.keep,
-            board: self.board.clone(),
+            store: self.store.clone(),
             cancelled: cancelled.clone(),
             step: snapshot.step,
             position: snapshot.position,
@@ -137,18 +137,18 @@ impl Saver {
     /// Copies to host memory what this rank is to write.
     fn copy_share(&mut self, snapshot: &Snapshot) -> Result<Vec<Share>> {
         let files = || {
-            snapshot.students.iter().flat_map(|student| {
-                [(Holds::Weights, &student.weights), (Holds::Optimizer, &student.optimizer)]
-                    .map(|(holds, tensors)| (stem(&student.name, holds), tensors))
+            snapshot.trainees.iter().flat_map(|trainee| {
+                [(Holds::Weights, &trainee.weights), (Holds::Optimizer, &trainee.optimizer)]
+                    .map(|(holds, tensors)| (stem(&trainee.name, holds), tensors))
             })
         };
         let is_whole = |state: &&StateTensor| state.part.is_none();
         let whole = files().flat_map(|(_, tensors)| tensors).filter(is_whole);
         let bytes: Vec<u64> = whole.map(StateTensor::bytes).collect();
-        let mut owners = owners(&bytes, self.writers, self.board.world_size()).into_iter();
+        let mut owners = owners(&bytes, self.writers, self.store.world_size()).into_iter();
         let mut is_mine = |state: &StateTensor| match state.part {
             Some(_) => true,
-            None => owners.next() == Some(self.board.rank()),
+            None => owners.next() == Some(self.store.rank()),
         };
         let mut earlier = Copies::of(std::mem::take(&mut self.copies));
         let mut shares = Vec::new();

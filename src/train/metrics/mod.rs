@@ -10,65 +10,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use image::ImageDecoder;
 use image::codecs::png::PngDecoder;
-use serde::Serialize;
 
-/// What is known after an optimizer step.
-///
-/// In JSON a number that is not finite (NaN, ±infinity) is `null`; a loss that the configuration
-/// turns off and a measurement that the device does not offer are left out.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StepMetrics {
-    /// Optimizer steps done since the run began; the first one is 1.
-    pub step: u64,
-    /// Epochs done, in the schedule's unit.
-    pub epoch: f64,
-    /// Learning rate of this step.
-    pub learning_rate: f64,
-    /// Pictures trained on since the run began, over all processes.
-    pub images_seen: u64,
-    /// Pictures a second over all processes, since the previous record.
-    pub images_per_second: f64,
-    /// Mean part of a step spent waiting for pictures since the previous record, in seconds.
-    pub data_wait_seconds: f64,
-    /// Mean part of a step that this process waited for gradients after its last backward pass, since
-    /// the previous record, in seconds; on a GPU the part that the host waits. Left out where no launcher
-    /// started the process.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exchange_wait_seconds: Option<f64>,
-    /// Mean wall time of a step, waiting included, since the previous record, in seconds.
-    pub step_seconds: f64,
-    /// In the configuration's order.
-    pub students: Vec<StudentMetrics>,
-    /// Most memory of the training device held so far, in bytes; the process's own on a CPU.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peak_memory_bytes: Option<u64>,
-    /// Pictures that did not decode since the run began.
-    pub failed_pictures: u64,
-}
-
-impl StepMetrics {
-    /// Part of the time that the trainer waited for pictures, in `[0, 1]`.
-    pub fn data_wait_share(&self) -> f64 {
-        if self.step_seconds > 0.0 { self.data_wait_seconds / self.step_seconds } else { 0.0 }
-    }
-}
-
-/// One student's part of [`StepMetrics`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StudentMetrics {
-    /// The student's name in the configuration.
-    pub name: String,
-    /// The fused loss, which is trained on.
-    pub loss: f64,
-    /// Class token loss; `None` where the configuration turns it off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss_class: Option<f64>,
-    /// Patch token loss; `None` where the configuration turns it off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss_patch: Option<f64>,
-    /// Norm of the whole gradient before clipping.
-    pub grad_norm: f64,
-}
+use crate::artifacts::StepMetrics;
 
 /// The metrics files of one run, open for appending.
 #[derive(Debug)]
@@ -109,19 +52,19 @@ impl MetricsLog {
         }
     }
 
-    /// Appends a picture, a whole PNG file, to the event file, where TensorBoard shows it at `step`
+    /// Appends an image, a whole PNG file, to the event file, where TensorBoard shows it at `step`
     /// under `tag`; does nothing in a log without TensorBoard.
     ///
     /// # Errors
     /// The file cannot be written, or `png` is no PNG.
-    pub fn picture(&mut self, step: u64, tag: &str, png: &[u8]) -> Result<()> {
+    pub fn image(&mut self, step: u64, tag: &str, png: &[u8]) -> Result<()> {
         let Some(events) = &mut self.events else { return Ok(()) };
         let decoder = PngDecoder::new(Cursor::new(png))
-            .with_context(|| format!("the picture `{tag}` of step {step} is no PNG"))?;
+            .with_context(|| format!("the image `{tag}` of step {step} is no PNG"))?;
         let (width, height) = decoder.dimensions();
         let channels = decoder.color_type().channel_count();
-        let picture = tensorboard::Picture { tag, png, width, height, channels };
-        events.append_picture(unix_seconds(), step, picture)
+        let image = tensorboard::PngImage { tag, png, width, height, channels };
+        events.append_image(unix_seconds(), step, image)
     }
 }
 

@@ -1,4 +1,4 @@
-//! TensorBoard event files: scalars and pictures, readable by TensorBoard while training goes on.
+//! TensorBoard event files: scalars and images, readable by TensorBoard while training goes on.
 //!
 //! An event file is a sequence of TFRecords (a length and a payload, each with a masked CRC-32C)
 //! that hold `Event` protocol buffers, as TensorFlow's `event.proto`, `summary.proto` and
@@ -88,8 +88,8 @@ enum SessionStatus {
     Start = 1,
 }
 
-/// A picture for an event file.
-pub(super) struct Picture<'a> {
+/// An image for an event file.
+pub(super) struct PngImage<'a> {
     /// Under what it is shown.
     pub tag: &'a str,
     /// A whole PNG file.
@@ -139,15 +139,15 @@ impl EventFile {
         self.send(time, metrics.step, Content::Summary(Summary { values }))
     }
 
-    /// Appends one picture as an event.
-    pub(super) fn append_picture(&mut self, time: f64, step: u64, picture: Picture) -> Result<()> {
-        let image = Image {
-            height: i32::try_from(picture.height)?,
-            width: i32::try_from(picture.width)?,
-            colorspace: picture.channels.into(),
-            encoded_image_string: picture.png.to_vec(),
+    /// Appends one image as an event.
+    pub(super) fn append_image(&mut self, time: f64, step: u64, image: PngImage) -> Result<()> {
+        let encoded = Image {
+            height: i32::try_from(image.height)?,
+            width: i32::try_from(image.width)?,
+            colorspace: image.channels.into(),
+            encoded_image_string: image.png.to_vec(),
         };
-        let value = Value { tag: picture.tag.into(), shown: Some(Shown::Image(image)) };
+        let value = Value { tag: image.tag.into(), shown: Some(Shown::Image(encoded)) };
         self.send(time, step, Content::Summary(Summary { values: vec![value] }))
     }
 
@@ -184,7 +184,7 @@ fn take_back(folder: &Path, last_step: u64) -> Result<()> {
     Ok(())
 }
 
-/// Length of the whole records at the beginning of an event file that hold no scalar and no picture
+/// Length of the whole records at the beginning of an event file that hold no scalar and no image
 /// after `last_step`.
 fn length_up_to(file: &[u8], last_step: u64) -> usize {
     let mut rest = file;
@@ -227,7 +227,7 @@ fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
         ("throughput/images_per_second".into(), metrics.images_per_second),
         ("throughput/data_wait_share".into(), metrics.data_wait_share()),
         ("throughput/step_seconds".into(), metrics.step_seconds),
-        ("data/failed_pictures".into(), metrics.failed_pictures as f64),
+        ("data/failed_pictures".into(), metrics.failed_images as f64),
     ];
     if let Some(seconds) = metrics.exchange_wait_seconds {
         scalars.push(("throughput/exchange_wait_seconds".into(), seconds));
@@ -235,15 +235,15 @@ fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
     if let Some(bytes) = metrics.peak_memory_bytes {
         scalars.push(("memory/peak_gib".into(), bytes as f64 / f64::from(1 << 30)));
     }
-    for student in &metrics.students {
-        let per_student = [
-            ("loss", Some(student.loss)),
-            ("loss_class", student.loss_class),
-            ("loss_patch", student.loss_patch),
-            ("grad_norm", Some(student.grad_norm)),
+    for trainee in &metrics.trainees {
+        let per_trainee = [
+            ("loss", Some(trainee.loss)),
+            ("loss_class", trainee.loss_class),
+            ("loss_patch", trainee.loss_patch),
+            ("grad_norm", Some(trainee.grad_norm)),
         ];
-        for (what, value) in per_student {
-            scalars.extend(value.map(|value| (format!("{what}/{}", student.name), value)));
+        for (what, value) in per_trainee {
+            scalars.extend(value.map(|value| (format!("{what}/{}", trainee.name), value)));
         }
     }
     scalars

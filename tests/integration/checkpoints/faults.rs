@@ -75,8 +75,8 @@ fn a_rank_that_never_writes_is_not_waited_for() {
             false => Ok(()),
         };
         let by_finish = format!("{:#}", saver.finish(&dead).unwrap_err());
-        let students = states(rank, 3, false);
-        let snapshot = Snapshot { step: 2, position: 16, stream: &stream(), students };
+        let trainees = states(rank, 3, false);
+        let snapshot = Snapshot { step: 2, position: 16, stream: &stream(), trainees };
         let by_save = format!("{:#}", saver.save(&snapshot, &dead).unwrap_err());
         Some([by_finish, by_save])
     });
@@ -90,18 +90,18 @@ fn a_rank_that_never_writes_is_not_waited_for() {
 #[test]
 fn notes_are_taken_down() {
     let folder = tempfile::tempdir().unwrap();
-    let boards = SharedBoard::of(3);
+    let stores = SharedStore::of(3);
     let keys = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for (rank, board) in boards.into_iter().enumerate() {
-            let (board, keys, run) = (Arc::new(board), &keys, folder.path());
+        for (rank, store) in stores.into_iter().enumerate() {
+            let (store, keys, run) = (Arc::new(store), &keys, folder.path());
             scope.spawn(move || {
-                let mut saver = Saver::new(run, 1, board.clone(), 64);
+                let mut saver = Saver::new(run, 1, store.clone(), 64);
                 for step in 1..=4 {
                     save(&mut saver, step, states(rank, 3, false)).unwrap();
                 }
                 saver.finish(&alive).unwrap();
-                keys.lock().unwrap().extend((rank == 0).then(|| board.keys()));
+                keys.lock().unwrap().extend((rank == 0).then(|| store.keys()));
             });
         }
     });

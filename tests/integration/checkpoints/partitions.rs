@@ -13,7 +13,7 @@ fn cut(count: i64, places: &[i64]) -> Vec<(i64, i64)> {
 }
 
 /// One tensor of `0, 1, 2…`, or elements of it, as the only state of a student.
-fn state_of(elements: Option<(i64, i64)>, count: i64) -> StudentState {
+fn state_of(elements: Option<(i64, i64)>, count: i64) -> TraineeState {
     let options = (Kind::Float, Device::Cpu);
     let tensor = |start, end| Tensor::arange_start(start, end, options);
     let moment = match elements {
@@ -24,7 +24,7 @@ fn state_of(elements: Option<(i64, i64)>, count: i64) -> StudentState {
         }
     };
     let weights = vec![whole("weight", Tensor::from(1f32))];
-    StudentState { name: "one".into(), weights, optimizer: vec![moment] }
+    TraineeState { name: "one".into(), weights, optimizer: vec![moment] }
 }
 
 /// Saves one part a rank.
@@ -88,7 +88,7 @@ fn another_state_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     save_parts(folder.path(), 10, &[(0, 5), (5, 10)]);
     let checkpoint = Checkpoint::open(&folder_of(folder.path(), 1)).unwrap();
-    let renamed = |change: &dyn Fn(&mut StudentState)| {
+    let renamed = |change: &dyn Fn(&mut TraineeState)| {
         let mut state = state_of(None, 10);
         change(&mut state);
         format!("{:#}", checkpoint.fill(&state).unwrap_err())

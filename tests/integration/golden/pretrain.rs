@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use distill::config::{DecoderConfig, EncoderSize, OptimizerConfig, Precision, PretrainConfig};
-use distill::model::{DropPath, kind_of};
-use distill::objective::pretrain::Autoencoder;
-use distill::objective::{Objective, PassDraws};
+use distill::config::{EncoderSize, OptimizerConfig, Precision};
+use distill::nn::{DropPath, kind_of};
+use distill::tasks::PassDraws;
+use distill::tasks::pretrain::Autoencoder;
+use distill::tasks::pretrain::{DecoderConfig, PretrainConfig};
+use distill::train::objective::Objective;
 use distill::train::optimizer::AdamW;
 use serde::Deserialize;
 use tch::{Kind, Tensor};

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::data::{corrupt_jpeg, scan};
 use crate::weights::{python, run};
-use crate::workshop::{Finished, Workshop, picture};
+use crate::workshop::{Finished, Workshop, image};
 
 const BLOCK: usize = 512;
 
@@ -41,7 +41,7 @@ impl Tar {
     }
 
     pub(super) fn file(self, name: &str) -> Self {
-        self.member(b'0', name, b"picture")
+        self.member(b'0', name, b"image")
     }
 
     pub(super) fn pax(self, records: &[u8]) -> Self {
@@ -74,7 +74,7 @@ pub(super) fn names(index: &ShardIndex) -> Vec<&str> {
     (0..index.rows()).map(|row| index.name(row)).collect()
 }
 
-/// The bytes that an index says a picture has.
+/// The bytes that an index says an image has.
 fn content(shard: &[u8], index: &ShardIndex, row: usize) -> Vec<u8> {
     shard[index.offsets[row] as usize..][..index.sizes[row] as usize].to_vec()
 }
@@ -125,8 +125,8 @@ fn damaged() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("name_too_large", start().member(b'L', "l", &long).file("b.jpg").end(), "header of"),
         ("page", b"<html>not found</html>".repeat(100), "no tar file"),
         ("gzip", [b"\x1f\x8b\x08".as_slice(), &[7; 2000]].concat(), "compressed"),
-        ("folders_only", Tar::default().member(b'5', "a.jpg/", b"").end(), "no picture"),
-        ("nothing", Vec::new(), "no picture"),
+        ("folders_only", Tar::default().member(b'5', "a.jpg/", b"").end(), "no image"),
+        ("nothing", Vec::new(), "no image"),
     ]
 }
 
@@ -239,7 +239,7 @@ fn sparse_members_and_links_are_left_out_with_a_warning() {
         let warnings: Vec<&str> =
             index.stderr.lines().filter(|l| l.contains("warning: ")).collect();
         assert_eq!(warnings.len(), 1, "{name}: {}", index.stderr);
-        for part in [&format!("{name}.tar"), "4 pictures or labels", "`b.jpg`", "sparse"] {
+        for part in [&format!("{name}.tar"), "4 images or labels", "`b.jpg`", "sparse"] {
             assert!(warnings[0].contains(part), "`{part}` is not in: {}", warnings[0]);
         }
     }
@@ -291,21 +291,21 @@ fn odd_but_sound_members_are_read_right() {
         .member(b'K', "././@LongLink", &vec![b'k'; 2 << 20])
         .file("short.jpg")
         .pax(b"9 size=7\n8 path=\n")
-        .raw(b'0', b"sized.jpg", b"00000000000\0", b"picture")
+        .raw(b'0', b"sized.jpg", b"00000000000\0", b"image")
         .raw(b'0', b"blank.cls", b"            ", b"")
         .raw(b'1', b"linked.jpg", b"00000010000\0", b"")
         .member(b'5', "folder.jpg/", b"")
         .member(b'V', "volume.jpg", b"")
-        .raw(b'0', b"binary.jpg", &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], b"picture")
-        .raw(b'\0', b"old.jpg", b" 7 ", b"picture")
-        .member(b'0', "same.jpg", b"picture")
+        .raw(b'0', b"binary.jpg", &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], b"image")
+        .raw(b'\0', b"old.jpg", b" 7 ", b"image")
+        .member(b'0', "same.jpg", b"image")
         .member(b'0', "same.cls", b"1")
         .member(b'0', "same.jpg", b"another")
-        .member(b'7', "apart.jpg", b"picture")
+        .member(b'7', "apart.jpg", b"image")
         .raw(b'0', b"same.jpg", b"00000000000\0", b"")
-        .raw(b'0', b"x\xff.jpg", b"7", b"picture")
+        .raw(b'0', b"x\xff.jpg", b"7", b"image")
         .raw(b'0', b"x\xff.cls", b"1", b"8")
-        .raw(b'0', b"x\xfe.jpg", b"7", b"picture")
+        .raw(b'0', b"x\xfe.jpg", b"7", b"image")
         .raw(b'0', b"x\xfe.cls", b"2", b"\xff\xff");
     let bytes = tar.end();
     fs::write(&shard, &bytes).unwrap();
@@ -326,7 +326,7 @@ fn odd_but_sound_members_are_read_right() {
         names(&index).into_iter().zip(index.labels.iter().copied()).collect();
     assert_eq!(found, expected);
     for row in 0..index.rows() {
-        let expected: &[u8] = if row == 7 { b"" } else { b"picture" };
+        let expected: &[u8] = if row == 7 { b"" } else { b"image" };
         assert_eq!(content(&bytes, &index, row), expected, "{}", index.name(row));
     }
 }
@@ -341,7 +341,7 @@ fn a_run_trains_on_careless_shards() {
             .into_iter()
             .enumerate()
     {
-        let bytes = if number == 3 { corrupt_jpeg() } else { picture(number as u32) };
+        let bytes = if number == 3 { corrupt_jpeg() } else { image(number as u32) };
         tar = tar.raw(b'0', name, format!("{:011o}", bytes.len()).as_bytes(), &bytes);
     }
     fs::write(workshop.path("shards/careless.tar"), &tar.0).unwrap();
@@ -351,7 +351,7 @@ fn a_run_trains_on_careless_shards() {
     assert_eq!(warned(r"member `bad\u{1b}[31m.jpg`"), 1, "{}", trained.stderr);
     assert!(!trained.stderr.contains('\x1b'), "a name must not reach the terminal as it is");
     let check = workshop.command(&["data", "check", "shards/*.tar"]).output().unwrap();
-    let check = Finished::of(check).fails(1, &["1 pictures are bad"]);
+    let check = Finished::of(check).fails(1, &["1 images are bad"]);
     assert!(check.stdout.contains("23 good, 1 bad"), "{}", check.stdout);
     let mut left: Vec<_> =
         fs::read_dir(workshop.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();

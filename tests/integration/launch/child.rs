@@ -68,7 +68,7 @@ impl Plan {
 
 /// A command that prints the place of its process.
 pub(super) fn tells_its_place() -> Command {
-    child("place")
+    child("rank_info")
 }
 
 fn child(role: &str) -> Command {
@@ -86,8 +86,8 @@ fn child(role: &str) -> Command {
 fn as_child() {
     match env::var(ROLE).as_deref() {
         Ok("launch") => launch_script(),
-        Ok("place") => match environment::of_this_process() {
-            Ok(place) => println!("\n{place:?}"),
+        Ok("rank_info") => match environment::of_this_process() {
+            Ok(rank_info) => println!("\n{rank_info:?}"),
             Err(error) => println!("\nerror: {error}"),
         },
         _ => {}

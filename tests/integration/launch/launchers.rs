@@ -17,16 +17,16 @@ fn places(launcher: &mut Command) -> Vec<String> {
     });
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut places: Vec<_> =
-        stdout.lines().filter(|line| line.contains("Place {")).map(String::from).collect();
+        stdout.lines().filter(|line| line.contains("RankInfo {")).map(String::from).collect();
     places.sort();
     assert_eq!(places.len(), 2, "{stdout}{}", String::from_utf8_lossy(&output.stderr));
     places
 }
 
 #[track_caller]
-fn assert_says(place: &str, parts: &[&str]) {
+fn assert_says(rank_info: &str, parts: &[&str]) {
     for part in parts {
-        assert!(place.contains(part), "`{part}` is not in: {place}");
+        assert!(rank_info.contains(part), "`{part}` is not in: {rank_info}");
     }
 }
 
@@ -39,9 +39,9 @@ fn the_real_torchrun_tells_places() {
     torchrun.args(["-m", "torch.distributed.run", "--standalone", "--no-python"]);
     torchrun.args(["--nproc-per-node", "2"]);
     let places = places(&mut torchrun);
-    for (rank, place) in places.iter().enumerate() {
+    for (rank, rank_info) in places.iter().enumerate() {
         assert_says(
-            place,
+            rank_info,
             &[
                 &format!(" rank: {rank}, world_size: 2, local_rank: {rank}, local_world_size: 2"),
                 "hosted_by_launcher: true",
@@ -57,12 +57,13 @@ fn the_real_mpirun_tells_places() {
     let mut mpirun = Command::new("mpirun");
     mpirun.args(["--allow-run-as-root", "--oversubscribe", "-n", "2"]);
     let places = places(&mut mpirun);
-    let port =
-        |place: &str| place.split("port: ").nth(1).unwrap().split(',').next().map(String::from);
+    let port = |rank_info: &str| {
+        rank_info.split("port: ").nth(1).unwrap().split(',').next().map(String::from)
+    };
     assert_eq!(port(&places[0]), port(&places[1]));
-    for (rank, place) in places.iter().enumerate() {
+    for (rank, rank_info) in places.iter().enumerate() {
         assert_says(
-            place,
+            rank_info,
             &[
                 &format!(" rank: {rank}, world_size: 2, local_rank: {rank}, local_world_size: 2"),
                 "127.0.0.1",

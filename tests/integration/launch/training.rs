@@ -14,8 +14,8 @@ const THREADS: &str = "1";
 fn training(workshop: &Workshop, mut launcher: Command, run: &str) -> Command {
     let dir = format!("run.dir={run}");
     launcher.args(["--config", "config.toml", "--set", &dir]);
-    let place = workshop.command(&[]);
-    launcher.current_dir(place.get_current_dir().unwrap()).env_remove("RUST_LOG");
+    let rank_info = workshop.command(&[]);
+    launcher.current_dir(rank_info.get_current_dir().unwrap()).env_remove("RUST_LOG");
     launcher.stdin(Stdio::null()).env("OMP_NUM_THREADS", THREADS);
     launcher
 }

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Ranks, wait_for_steps};
 use crate::workers::children;
-use crate::workshop::{Workshop, picture};
+use crate::workshop::{Workshop, image};
 
 /// A run that would go on for an hour, and notices silence after three seconds.
 const ENDLESS: [&str; 4] = [
@@ -79,14 +79,14 @@ fn a_hanging_first_rank_is_named() {
     others_name(0, Signal::STOP, 18.0, "has not answered");
 }
 
-/// One rank's own error, here pictures that are damaged on its node only, is what all end with.
+/// One rank's own error, here images that are damaged on its node only, is what all end with.
 #[test]
 fn what_one_rank_meets_all_are_told() {
     let (here, elsewhere) = (Workshop::new(), Workshop::new());
     for shard in 0..2 {
-        let damaged = |i: u32| vec![0; picture(shard * 10 + i).len()];
-        let pictures: Vec<_> = (0..10).map(|i| (format!("{shard}{i}.jpg"), damaged(i))).collect();
-        elsewhere.shard(&format!("shards/{shard}.tar"), &pictures);
+        let damaged = |i: u32| vec![0; image(shard * 10 + i).len()];
+        let images: Vec<_> = (0..10).map(|i| (format!("{shard}{i}.jpg"), damaged(i))).collect();
+        elsewhere.shard(&format!("shards/{shard}.tar"), &images);
     }
     let run = format!("run.dir={:?}", here.path("run"));
     let ranks = Ranks::start(2, |rank| {

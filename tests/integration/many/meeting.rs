@@ -71,9 +71,9 @@ fn other_weights_are_refused() {
     }
 }
 
-/// More ranks than pictures in a step.
+/// More ranks than images in a step.
 #[test]
-fn every_rank_needs_a_picture() {
+fn every_rank_needs_a_image() {
     let workshop = Workshop::new();
     let ranks = Ranks::start(3, |_| workshop.training(&["data.global_batch_size=2"]));
     let finished = ranks.finish(PATIENCE);

@@ -8,7 +8,7 @@ use distill::weights::TensorFile;
 use super::{Ranks, losses, metrics, train};
 use crate::workshop::Workshop;
 
-/// Twenty-four steps of eight pictures, at the recipe's learning rate: the bias of attention's keys
+/// Twenty-four steps of eight images, at the recipe's learning rate: the bias of attention's keys
 /// has no effect, so its gradient is rounding noise, which Adam turns into steps of that size.
 const STEPS: [&str; 6] = [
     "optimizer.learning_rate=1e-3",

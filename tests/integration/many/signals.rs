@@ -49,7 +49,7 @@ fn a_signal_to_any_rank_saves_all() {
     assert_eq!(workshop.checkpoint("stopped", 400), workshop.checkpoint("whole", 400));
 }
 
-/// One rank waits for pictures that do not come, the other for that one's gradients, and only the
+/// One rank waits for images that do not come, the other for that one's gradients, and only the
 /// latter gets the signal: both give the step up, save, and end.
 #[test]
 fn a_rank_without_data_holds_up_no_preemption() {

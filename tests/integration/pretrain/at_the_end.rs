@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::many::Ranks;
 use crate::run::send;
-use crate::workshop::{Finished, Workshop, picture};
+use crate::workshop::{Finished, Workshop, image};
 
 /// A workshop with shards of two classes, and the table that has them classified.
 fn labelled() -> (Workshop, [String; 2]) {
@@ -19,7 +19,7 @@ fn labelled() -> (Workshop, [String; 2]) {
             .flat_map(|i| {
                 let class = (i % 2).to_string().into_bytes();
                 let seed = if i % 2 == 0 { 3 * i } else { 100 + 7 * i };
-                [(format!("{i}.jpg"), picture(seed)), (format!("{i}.cls"), class)]
+                [(format!("{i}.jpg"), image(seed)), (format!("{i}.cls"), class)]
             })
             .collect();
         workshop.shard(&format!("shards/{shard}.tar"), &members);
@@ -76,7 +76,7 @@ fn eval(workshop: &Workshop, weights: &str) -> Vec<f64> {
 fn a_run_ends_with_the_figures_of_its_encoders() {
     let (workshop, [knn, data]) = labelled();
     let done = workshop.pretrain(&[&knn, &data]).succeeds();
-    assert!(done.stdout.contains("k-NN on 6 held-out pictures, 12 vote"), "{}", done.stdout);
+    assert!(done.stdout.contains("k-NN on 6 held-out images, 12 vote"), "{}", done.stdout);
     let found = evaluation(&workshop, "pre");
     assert_eq!(found["step"], 8);
     let measured = encoders(&found);
@@ -118,7 +118,7 @@ fn a_run_ends_with_the_figures_of_its_encoders() {
     let file = workshop.path("run/evaluation.json");
     let before = fs::metadata(&file).unwrap().modified().unwrap();
     let again = workshop.train(&[&knn, &data, model, weights, begun, student]).succeeds();
-    assert!(again.stdout.contains("k-NN on 6 held-out pictures"), "{}", again.stdout);
+    assert!(again.stdout.contains("k-NN on 6 held-out images"), "{}", again.stdout);
     assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), before);
     let fewer = "evaluation.knn.most_held_out=4";
     workshop.train(&[&knn, &data, model, weights, begun, student, fewer]).succeeds();
@@ -171,7 +171,7 @@ fn figures_that_cannot_be_had_are_named() {
         1,
         &["evaluation.knn.reference", "shards/0.tar", "has a label"],
     );
-    fails(&format!("{both}, neighbours = [13]"), 1, &["13 neighbours", "12 reference pictures"]);
+    fails(&format!("{both}, neighbours = [13]"), 1, &["13 neighbours", "12 reference images"]);
     let none = "reference = [\"none/*.tar\"], held_out = [\"shards/few.tar\"], neighbours = [1]";
     let few = format!("{both}, neighbours = [3], most_reference = 2");
     fails(&few, 2, &["evaluation.knn.most_reference", "3 neighbours"]);
@@ -184,7 +184,7 @@ fn figures_that_cannot_be_had_are_named() {
 fn a_signal_while_measuring_leaves_it_for_later() {
     let (workshop, [knn, data]) = labelled();
     let members: Vec<_> = (0..1500)
-        .flat_map(|i| [(format!("{i}.jpg"), picture(i)), (format!("{i}.cls"), b"1".to_vec())])
+        .flat_map(|i| [(format!("{i}.jpg"), image(i)), (format!("{i}.cls"), b"1".to_vec())])
         .collect();
     workshop.shard("shards/many.tar", &members);
     let set = [&*knn, &*data, "data.batch_size=1", "data.global_batch_size=2"];
@@ -193,7 +193,7 @@ fn a_signal_while_measuring_leaves_it_for_later() {
     let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let mut told = Vec::new();
     for line in lines {
-        if line.ends_with("features of reference pictures") {
+        if line.ends_with("features of reference images") {
             send("TERM", child.id());
         }
         told.push(line);

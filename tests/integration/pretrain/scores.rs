@@ -7,15 +7,15 @@ use serde_json::Value;
 
 use super::column;
 use crate::many::Ranks;
-use crate::workshop::{Finished, Workshop, picture};
+use crate::workshop::{Finished, Workshop, image};
 
-/// A trained autoencoder beside two shards, the second of which has a grey picture and a broken one.
+/// A trained autoencoder beside two shards, the second of which has a grey image and a broken one.
 fn trained() -> Workshop {
     let workshop = Workshop::pretraining();
     let mut grey = std::io::Cursor::new(Vec::new());
     let pixels = image::RgbImage::from_pixel(40, 30, image::Rgb([90; 3]));
     pixels.write_to(&mut grey, image::ImageFormat::Png).unwrap();
-    let mut members: Vec<_> = (0..5).map(|i| (format!("n{i}.jpg"), picture(100 + i))).collect();
+    let mut members: Vec<_> = (0..5).map(|i| (format!("n{i}.jpg"), image(100 + i))).collect();
     members.insert(1, ("grey.png".into(), grey.into_inner()));
     members.insert(3, ("broken.jpg".into(), vec![1; 50]));
     workshop.shard("shards/1.tar", &members);
@@ -66,17 +66,17 @@ fn scored_shards_are_curated() {
         let arguments = [&["data", "check", "--config", config][..], &curated].concat();
         Finished::of(workshop.command(&arguments).output().unwrap()).succeeds().stdout
     };
-    // The grey picture goes by its entropy, the broken one for want of scores.
+    // The grey image goes by its entropy, the broken one for want of scores.
     for config in ["pretrain.toml", "config.toml"] {
         let told = check(config);
-        assert!(told.contains("curation keeps 15 of 17 pictures"), "{told}");
+        assert!(told.contains("curation keeps 15 of 17 images"), "{told}");
     }
     let set = [curated[1], "run.dir=curated"];
     workshop.pretrain(&set).succeeds();
     workshop.train(&[curated[1], "run.dir=distilled"]).succeeds();
 }
 
-/// A picture's score is that of its shard, place and weights alone: not of the batch size, of the
+/// An image's score is that of its shard, place and weights alone: not of the batch size, of the
 /// number of processes, or of what else is scored; and what is there is not made again.
 #[test]
 fn scores_do_not_depend_on_how_they_were_made() {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::Parser;
 use distill::cli::logging::{self, LogArgs};
 use distill::config::ConfigError;
-use distill::train::progress::Progress;
-use distill::train::screen::Phase;
+use distill::ui::progress::Progress;
+use distill::ui::screen::Phase;
 
 use super::metrics_of;
 
@@ -107,7 +107,7 @@ fn train() -> Progress {
         sleep(Duration::from_millis(30));
         progress.update(&metrics_of(step));
         if step == 12 {
-            tracing::warn!(member = "cat \"7\".jpg", "a picture does not decode");
+            tracing::warn!(member = "cat \"7\".jpg", "an image does not decode");
         }
     }
     progress

@@ -43,7 +43,7 @@ fn plain_lines_where_no_terminal_is() {
     ] {
         assert!(training[1].contains(fact), "no {fact} in {}", training[1]);
     }
-    assert!(log.contains(" warning: a picture does not decode member="), "{log}");
+    assert!(log.contains(" warning: an image does not decode member="), "{log}");
     assert!(log.contains(" indexing shards: done"), "{log}");
 }
 
@@ -54,8 +54,8 @@ fn json_lines_parse() {
     let lines: Vec<Value> =
         log.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
     let with = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap();
-    assert_eq!(with("a picture does not decode")["member"], "cat \"7\".jpg");
-    assert_eq!(with("a picture does not decode")["level"], "WARN");
+    assert_eq!(with("an image does not decode")["member"], "cat \"7\".jpg");
+    assert_eq!(with("an image does not decode")["level"], "WARN");
     assert_eq!(with("training")["step"], 10);
     assert_eq!(with("training")["images_per_second"], 800.0);
     assert_eq!(with("saved a checkpoint")["step"], 24);
@@ -67,17 +67,17 @@ fn json_lines_parse() {
 fn terminal_shows_bar_students_and_rates() {
     for columns in [60, 80, 120] {
         let rows = screen(columns, &child::on_terminal(columns, "training, killed", ""));
-        let picture = rows.join("\n");
+        let image = rows.join("\n");
         let one = |part: &str| only_row(&rows, part);
         let (bar, text) = one("step 24/40");
         assert!(text.contains("60%") && text.contains("gone") && text.contains("00:00:01 left"));
         let (student, text) = one("vith16 ");
-        assert!(text.contains("loss 0.") && text.contains("class 0."), "{picture}");
+        assert!(text.contains("loss 0.") && text.contains("class 0."), "{image}");
         let (rates, text) = one("images/s");
-        assert!(text.contains("800.0") && text.contains("data wait 2%"), "{picture}");
-        let lines = [one("indexing shards: done").0, one(" warning: a picture does not decode").0];
-        assert!(lines.is_sorted() && lines[1] < bar, "log lines come first:\n{picture}");
-        assert_eq!([student, one("vit1b16 ").0, rates], [bar + 1, bar + 2, bar + 3], "{picture}");
+        assert!(text.contains("800.0") && text.contains("data wait 2%"), "{image}");
+        let lines = [one("indexing shards: done").0, one(" warning: an image does not decode").0];
+        assert!(lines.is_sorted() && lines[1] < bar, "log lines come first:\n{image}");
+        assert_eq!([student, one("vit1b16 ").0, rates], [bar + 1, bar + 2, bar + 3], "{image}");
     }
 }
 

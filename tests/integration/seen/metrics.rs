@@ -94,8 +94,8 @@ fn metrics_lines_are_cleaned_of_double_steps_and_garbage() {
 fn metrics_lines_tell_not_finite_from_turned_off() {
     let run = tempdir().unwrap();
     let mut metrics = metrics_of(3);
-    metrics.students[0].loss = f64::NAN;
-    metrics.students[1].loss = f64::INFINITY;
+    metrics.trainees[0].loss = f64::NAN;
+    metrics.trainees[1].loss = f64::INFINITY;
     metrics.peak_memory_bytes = Some(1 << 30);
     MetricsLog::open(run.path(), false, 0).unwrap().write(&metrics).unwrap();
     let line = &lines(run.path())[0];
@@ -141,7 +141,7 @@ fn tensorboard_reads_what_the_metrics_lines_say() {
     let mut log = MetricsLog::open(run.path(), true, 12).unwrap();
     for step in [14, 16] {
         let mut metrics = metrics_of(step);
-        metrics.students[0].loss += 10.0;
+        metrics.trainees[0].loss += 10.0;
         metrics.learning_rate = 0.0;
         log.write(&metrics).unwrap();
     }
@@ -175,30 +175,30 @@ fn tensorboard_reads_nan() {
     let run = tempdir().unwrap();
     let mut log = MetricsLog::open(run.path(), true, 0).unwrap();
     let mut metrics = metrics_of(1);
-    metrics.students[0].loss = f64::NAN;
+    metrics.trainees[0].loss = f64::NAN;
     log.write(&metrics).unwrap();
     let scalars = read_events(&run.path().join("tensorboard"), "scalars");
     assert_eq!(scalars["loss/vith16"][0][1], "nan");
 }
 
-/// Protects pictures in TensorBoard: it reads the very bytes, at their steps and with their sizes,
+/// Protects images in TensorBoard: it reads the very bytes, at their steps and with their sizes,
 /// beside the scalars, and not those that a resume takes back.
 #[test]
-fn tensorboard_reads_pictures() {
+fn tensorboard_reads_images() {
     let png = |side: u32| {
-        let picture =
+        let image =
             image::RgbImage::from_fn(side, 2 * side, |x, y| image::Rgb([x as u8, y as u8, 7]));
         let mut bytes = std::io::Cursor::new(Vec::new());
-        picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
         bytes.into_inner()
     };
     let run = tempdir().unwrap();
     let mut log = MetricsLog::open(run.path(), true, 0).unwrap();
     for step in 1..=4 {
         log.write(&metrics_of(step)).unwrap();
-        log.picture(step, "reconstructions", &png(4 * step as u32)).unwrap();
+        log.image(step, "reconstructions", &png(4 * step as u32)).unwrap();
     }
-    let refused = log.picture(5, "reconstructions", b"no picture").unwrap_err();
+    let refused = log.image(5, "reconstructions", b"no image").unwrap_err();
     assert!(
         format!("{refused:#}").contains("`reconstructions` of step 5 is no PNG"),
         "{refused:#}"
@@ -215,7 +215,7 @@ fn tensorboard_reads_pictures() {
 
     let plain = tempdir().unwrap();
     let mut log = MetricsLog::open(plain.path(), false, 0).unwrap();
-    log.picture(1, "reconstructions", &png(4)).unwrap();
+    log.image(1, "reconstructions", &png(4)).unwrap();
     assert!(!plain.path().join("tensorboard").exists(), "TensorBoard is off");
 }
 

@@ -236,7 +236,7 @@ fn a_large_object_without_ranges_is_refused() {
     assert!(start.elapsed() < Duration::from_secs(20));
 }
 
-/// Protects pictures from a byte too many, too few or from elsewhere: any range, in pieces of any
+/// Protects images from a byte too many, too few or from elsewhere: any range, in pieces of any
 /// alignment, is exactly its bytes.
 #[test]
 fn any_range_is_its_bytes() {

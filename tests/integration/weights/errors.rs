@@ -150,7 +150,7 @@ fn damaged_files_are_refused() {
     open_error("huge.safetensors", &[[0xff; 8].as_slice(), b"{}"].concat());
     let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
     assert_says(&open_error("model.safetensors", lfs), &["Git LFS pointer", "git lfs pull"]);
-    assert_says(&open_error("picture.pth", b"\xff\xd8\xff\xe0 JFIF"), &["neither a safetensors"]);
+    assert_says(&open_error("image.pth", b"\xff\xd8\xff\xe0 JFIF"), &["neither a safetensors"]);
 }
 
 /// Weights of another network are named as such.

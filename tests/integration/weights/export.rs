@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use distill::config::{DistillConfig, EncoderSize, ExportFormat, ShuffleConfig, TaskConfig};
-use distill::dist::Alone;
-use distill::objective::Objective;
-use distill::objective::distill::{Distillation, Teacher};
+use distill::config::{EncoderSize, ExportFormat, ShuffleConfig};
+use distill::dist::LocalStore;
+use distill::tasks::TaskConfig;
+use distill::tasks::distill::DistillConfig;
+use distill::tasks::distill::{Distillation, Teacher};
 use distill::train::checkpoint::{Saver, Snapshot, Stream};
+use distill::train::objective::Objective;
 use distill::train::optimizer::AdamW;
-use distill::train::state::StudentState;
+use distill::train::state::TraineeState;
 use distill::weights::{Preprocessing, WeightFile, export};
 use tch::{Device, Kind};
 use tempfile::TempDir;
@@ -61,7 +63,7 @@ fn hugging_face_export_equals_what_transformers_writes() {
 }
 
 /// The real transformers loads an export with no tensor missing or left over, and computes from
-/// it the tokens that the golden case expects; its image processor gives pictures of the size.
+/// it the tokens that the golden case expects; its image processor gives images of the size.
 #[test]
 fn transformers_loads_the_export() {
     let folder = tempfile::tempdir().unwrap();
@@ -170,7 +172,7 @@ fn run_directory() -> (TempDir, PathBuf) {
     let objective = Distillation::new(&config, teacher, Device::Cpu, Kind::Float);
     let trainees = objective.trainees();
     let optimizer = AdamW::new(&trainees[0].parameters, &config.train.optimizer, None);
-    let mut saver = Saver::new(&run, 2, Arc::new(Alone::default()), 1);
+    let mut saver = Saver::new(&run, 2, Arc::new(LocalStore::default()), 1);
     let stream = Stream {
         seed: 0,
         dataset: String::new(),
@@ -181,8 +183,9 @@ fn run_directory() -> (TempDir, PathBuf) {
         let weights = golden(&format!("distill_mask/student0.{weights}.safetensors"));
         let stored = WeightFile::open(&weights).unwrap();
         stored.load_into(trainees[0].parameters.named(), |_| false).unwrap();
-        let students = vec![StudentState::of(&trainees[0], &optimizer)];
-        let snapshot = Snapshot { step, position: step * 64, stream: &stream, students };
+        let trainees_state = vec![TraineeState::of(&trainees[0], &optimizer)];
+        let snapshot =
+            Snapshot { step, position: step * 64, stream: &stream, trainees: trainees_state };
         saver.save(&snapshot, &|| Ok(())).unwrap();
         saver.finish(&|| Ok(())).unwrap();
     }

@@ -1,0 +1,388 @@
+//! All processes of a run, as one of them sees them.
+
+use std::mem::ManuallyDrop;
+use std::net::{ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tch::{Device, Tensor};
+
+use super::heartbeat::{Activity, Heartbeat};
+use super::rendezvous::meet;
+use super::tcp_store::{Pause, TcpKvStore};
+use super::{KvStore, LocalStore, RankInfo};
+use crate::native::c10d::{Collectives, Work};
+use crate::native::{DeviceEvent, guard, skip_destructors};
+
+/// How long a wait goes on before the signs of life are looked at.
+const TURN: Duration = Duration::from_millis(100);
+
+/// Some process will not take part in the step under way, because the run is to stop: the state
+/// before that step is the one to save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the step was given up, because a rank was asked to stop")]
+pub struct Abandoned;
+
+/// The processes that train together. Of a process that trains alone everything here returns at
+/// once.
+pub struct ProcessGroup {
+    rank_info: RankInfo,
+    device: Device,
+    /// Whether this process was asked to stop.
+    stop: fn() -> bool,
+    others: Option<Others>,
+}
+
+struct Others {
+    /// Taken out in [`ProcessGroup::leave`] only: after a failure its destructor could wait for the dead.
+    collectives: ManuallyDrop<Collectives>,
+    heartbeat: Heartbeat,
+    store: Arc<TcpKvStore>,
+}
+
+impl ProcessGroup {
+    /// A process without others. `stop` says whether it was asked to stop.
+    pub fn alone(device: Device, stop: fn() -> bool) -> Self {
+        Self { rank_info: RankInfo::alone(), device, stop, others: None }
+    }
+
+    /// Meets the other processes of the run called `name`, which must come within `meeting`.
+    /// Whoever is then silent for `timeout` is held for dead.
+    ///
+    /// # Errors
+    /// Not all come; the message says who is missing.
+    pub fn join(
+        rank_info: RankInfo,
+        device: Device,
+        name: &str,
+        meeting: Duration,
+        timeout: Duration,
+        stop: fn() -> bool,
+    ) -> Result<Self> {
+        raise_file_limit();
+        let store = meet(&rank_info, name, meeting, stop)?;
+        let heartbeat_store = Arc::new(TcpKvStore::open(&rank_info, false, meeting)?);
+        let keeper = format!("{}:{}", rank_info.rendezvous.host, rank_info.rendezvous.port);
+        let heartbeat = Heartbeat::start(heartbeat_store, timeout, keeper, stop)?;
+        let collectives =
+            match connect(&rank_info, device, &store, meeting + timeout * 2, &heartbeat) {
+                Ok(collectives) => ManuallyDrop::new(collectives),
+                Err(error) => {
+                    heartbeat.announce(&error);
+                    return Err(error);
+                }
+            };
+        Ok(Self { rank_info, device, stop, others: Some(Others { collectives, heartbeat, store }) })
+    }
+
+    pub fn rank(&self) -> usize {
+        self.rank_info.rank
+    }
+
+    pub fn world_size(&self) -> usize {
+        self.rank_info.world_size
+    }
+
+    /// Whether no launcher started this process. A collectives of one that a launcher started does all
+    /// that larger ones do.
+    pub fn is_alone(&self) -> bool {
+        self.others.is_none()
+    }
+
+    /// Who this process is.
+    pub fn rank_info(&self) -> &RankInfo {
+        &self.rank_info
+    }
+
+    /// The first process writes what all write once.
+    pub fn is_first(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// The store of notes.
+    pub fn store(&self) -> Arc<dyn KvStore> {
+        match &self.others {
+            None => Arc::new(LocalStore::default()),
+            Some(others) => others.store.clone(),
+        }
+    }
+
+    /// Where this process trains.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Puts up `note`, for all processes to [`Self::wait_for`].
+    ///
+    /// # Errors
+    /// The store is gone.
+    pub fn publish(&self, key: &str, note: &[u8]) -> Result<()> {
+        match &self.others {
+            None => Ok(()),
+            Some(others) => {
+                others.store.set(key, note).map_err(|error| others.heartbeat.blame(error))
+            }
+        }
+    }
+
+    /// Waits for the note `key` of some other process.
+    ///
+    /// # Errors
+    /// A process failed.
+    ///
+    /// # Panics
+    /// Alone: nobody would write.
+    pub fn wait_for(&self, key: &str) -> Result<Vec<u8>> {
+        let others = self.others.as_ref().expect("there are others");
+        let (mut note, mut pause) = (None, Pause::default());
+        others.until(|| {
+            note = others.store.get(key)?;
+            if note.is_none() {
+                pause.take();
+            }
+            Ok(note.is_some())
+        })?;
+        Ok(note.unwrap_or_default())
+    }
+
+    /// Replaces `tensor` by the sum over all processes.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn sum(&self, tensor: &Tensor) -> Result<()> {
+        self.collective(|collectives| collectives.sum(tensor))
+    }
+
+    /// Replaces each number of `tensor` by the largest of all processes.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn max(&self, tensor: &Tensor) -> Result<()> {
+        self.collective(|collectives| collectives.max(tensor))
+    }
+
+    /// The 1-D `part`s of all processes one after the other, on the host.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn gather(&self, part: &Tensor) -> Result<Tensor> {
+        let whole = guard(|| {
+            let length = part.size1()? * self.world_size() as i64;
+            Ok(Tensor::zeros([length], (part.kind(), part.device())))
+        })?;
+        if self.others.is_none() {
+            return guard(|| Ok(part.to_device(Device::Cpu)));
+        }
+        self.collective(|collectives| collectives.all_gather(&whole, part))?;
+        self.synchronize()?;
+        guard(|| Ok(whole.to_device(Device::Cpu)))
+    }
+
+    fn collective(&self, begin: impl FnOnce(&Collectives) -> Result<Work>) -> Result<()> {
+        let Some(others) = &self.others else { return Ok(()) };
+        let work = begin(&others.collectives).map_err(|error| others.heartbeat.blame(error))?;
+        others.until(|| work.is_done_within(TURN))
+    }
+
+    /// Waits until `done` says so; it returns after a short turn if it is not.
+    ///
+    /// # Errors
+    /// That of `done`, a failed process, or [`Abandoned`].
+    pub fn until(&self, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+        match &self.others {
+            Some(others) => others.until(done),
+            None => {
+                while !done()? {}
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the device has done all that it was told: what waits for another process on a GPU
+    /// must not be waited for blindly.
+    ///
+    /// # Errors
+    /// A process failed, or something that the device was told.
+    pub fn synchronize(&self) -> Result<()> {
+        self.wait_event(&DeviceEvent::record(self.device)?)
+    }
+
+    /// Waits until the device has reached `event`.
+    ///
+    /// # Errors
+    /// A process failed, or something that the device was told.
+    pub fn wait_event(&self, event: &DeviceEvent) -> Result<()> {
+        self.until(|| {
+            let passed = event.is_complete()?;
+            if !passed {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            Ok(passed)
+        })
+    }
+
+    /// After a step was given up: ends the collectives of that step, for which a GPU would wait for
+    /// ever. No other collective can follow.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn end_collectives(&self) -> Result<()> {
+        let Some(others) = &self.others else { return Ok(()) };
+        skip_destructors();
+        match self.device {
+            Device::Cuda(_) => others.collectives.abort(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Collectives for exchanges; `None` alone.
+    pub(super) fn collectives(&self) -> Option<&Collectives> {
+        self.others.as_ref().map(|others| &*others.collectives)
+    }
+
+    /// Who is to blame for an exchange that failed with `error`.
+    pub(super) fn blame(&self, error: anyhow::Error) -> anyhow::Error {
+        match &self.others {
+            Some(others) => others.heartbeat.blame(error),
+            None => error,
+        }
+    }
+
+    /// Says that training gets on, and that `step` (from 1) is worked on.
+    pub fn progress(&self, step: u64) {
+        if let Some(others) = &self.others {
+            others.heartbeat.progress(step);
+        }
+    }
+
+    /// Says what this process does from here on, and gives what it did.
+    pub fn doing(&self, activity: Activity) -> Activity {
+        self.others.as_ref().map_or(activity, |others| others.heartbeat.doing(activity))
+    }
+
+    /// Whether any process was asked to stop.
+    pub fn is_asked_to_stop(&self) -> bool {
+        match &self.others {
+            None => (self.stop)(),
+            Some(others) => others.heartbeat.is_asked_to_stop(),
+        }
+    }
+
+    /// Says that this process will not take part in `step`. All others that have begun it find out
+    /// where they wait, and none can have finished it.
+    ///
+    /// # Errors
+    /// The store is gone.
+    pub fn abandon(&self, step: u64) -> Result<()> {
+        match &self.others {
+            None => Ok(()),
+            Some(others) => {
+                others.heartbeat.abandon(step).map_err(|error| others.heartbeat.blame(error))
+            }
+        }
+    }
+
+    /// # Errors
+    /// A process failed, or gave up the step that this one works on.
+    pub fn check(&self) -> Result<()> {
+        self.others.as_ref().map_or(Ok(()), |others| others.heartbeat.check_step())
+    }
+
+    /// # Errors
+    /// A process failed.
+    pub fn check_failure(&self) -> Result<()> {
+        self.others.as_ref().map_or(Ok(()), |others| others.heartbeat.check())
+    }
+
+    /// Tells the others that this process ends with `error`.
+    pub fn announce(&self, error: &anyhow::Error) {
+        if let Some(others) = &self.others {
+            skip_destructors();
+            others.heartbeat.announce(error);
+        }
+    }
+
+    /// The end of a run that went well.
+    ///
+    /// # Errors
+    /// A process failed at the last moment.
+    pub fn leave(mut self) -> Result<()> {
+        let Some(others) = self.others.take() else { return Ok(()) };
+        // Rank 0 keeps the store (`_store`) until the others have left.
+        let Others { collectives, heartbeat, store: _store } = others;
+        heartbeat.leave()?;
+        if !heartbeat.is_any_abandoned() {
+            drop(ManuallyDrop::into_inner(collectives));
+        }
+        drop(heartbeat);
+        Ok(())
+    }
+}
+
+impl Others {
+    fn until(&self, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+        let before = self.heartbeat.doing(Activity::WaitingForOthers);
+        loop {
+            match done() {
+                Ok(true) => break,
+                Ok(false) => self.heartbeat.check_step()?,
+                Err(error) => return Err(self.heartbeat.blame(error)),
+            }
+        }
+        self.heartbeat.doing(before);
+        Ok(())
+    }
+}
+
+/// Rank 0 keeps two connections to every other process, more than most systems allow unless asked.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it a small run works as well, and a large one says that connections fail.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Connects this process to the others. The signs of life find a dead one before `patience` is
+/// over, and can tell which one it is.
+fn connect(
+    rank_info: &RankInfo,
+    device: Device,
+    store: &TcpKvStore,
+    patience: Duration,
+    heartbeat: &Heartbeat,
+) -> Result<Collectives> {
+    let address = own_address(rank_info, device)?;
+    let store = store.tcp().prefixed("group")?;
+    Collectives::join(&store, (rank_info.rank, rank_info.world_size), device, &address, patience)
+        .map_err(|error| heartbeat.blame(error).context("the ranks cannot connect to each other"))
+}
+
+/// The address of this node on the network that leads to rank 0, where Gloo listens.
+fn own_address(rank_info: &RankInfo, device: Device) -> Result<String> {
+    let rendezvous = &rank_info.rendezvous;
+    let target = (rendezvous.host.as_str(), rendezvous.port);
+    let fail = || format!("{}:{} (MASTER_ADDR, MASTER_PORT)", target.0, target.1);
+    let target = target
+        .to_socket_addrs()
+        .with_context(fail)?
+        .next()
+        .ok_or_else(|| anyhow!("no address"))
+        .with_context(fail)?;
+    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    // Nothing is sent: the system only chooses the way, and with it the address.
+    let socket = UdpSocket::bind(any).and_then(|socket| socket.connect(target).map(|()| socket));
+    let address = socket.and_then(|socket| socket.local_addr()).with_context(fail)?.ip();
+    ensure!(
+        device != Device::Cpu
+            || !address.is_loopback()
+            || rank_info.local_world_size == rank_info.world_size
+            || std::env::var_os("GLOO_SOCKET_IFNAME").is_some(),
+        "MASTER_ADDR {} leads to this node's own loopback address {address}, though the run has \
+         other nodes: give an address that all nodes reach, or name this node's interface in \
+         GLOO_SOCKET_IFNAME",
+        rendezvous.host
+    );
+    Ok(address.to_string())
+}

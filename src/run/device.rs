@@ -1,0 +1,71 @@
+//! Where this process computes.
+
+use std::path::PathBuf;
+
+use tch::{Cuda, Device};
+
+use crate::config::{ConfigError, DeviceChoice, RunConfig};
+use crate::dist::RankInfo;
+use crate::nn::require_fp8;
+use crate::tasks::distill::{DistillConfig, TeacherPrecision};
+
+/// The device of this process: on a node with several GPUs that of its local rank, unless its
+/// launcher lets it see one only. Sets the number of CPU threads, too.
+///
+/// # Errors
+/// There is no such device.
+pub fn choose(config: &RunConfig, rank_info: &RankInfo) -> Result<Device, ConfigError> {
+    let threads = match config.threads {
+        // What a launcher says of threads stands; alone, libtorch takes all cores.
+        0 if rank_info.local_world_size == 1 || std::env::var_os("OMP_NUM_THREADS").is_some() => {
+            None
+        }
+        0 => {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            Some((cores / rank_info.local_world_size).max(1))
+        }
+        threads => Some(threads),
+    };
+    if let Some(threads) = threads {
+        tch::set_num_threads(threads as i32);
+    }
+    find("run.device", config.device, rank_info.local_rank)
+}
+
+/// The device that `key` chooses, for the process of this rank on its node.
+///
+/// # Errors
+/// There is no such device.
+pub fn find(key: &str, choice: DeviceChoice, local_rank: usize) -> Result<Device, ConfigError> {
+    let wrong = |message: String| ConfigError { file: PathBuf::new(), key: key.into(), message };
+    let gpus = if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 };
+    match (choice, gpus) {
+        (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, 0) => Ok(Device::Cpu),
+        (DeviceChoice::Cuda, 0) => Err(wrong(
+            "found `cuda`, but libtorch sees no GPU here: check nvidia-smi, or use `cpu`".into(),
+        )),
+        (_, 1) => Ok(Device::Cuda(0)),
+        (_, gpus) if local_rank < gpus => Ok(Device::Cuda(local_rank)),
+        (_, gpus) => Err(wrong(format!(
+            "local rank {local_rank} has no GPU: this node shows {gpus}; start at most as many processes"
+        ))),
+    }
+}
+
+/// # Errors
+/// The config asks for something that the device cannot do.
+pub fn require_abilities(config: &DistillConfig, device: Device) -> Result<(), ConfigError> {
+    let wrong = |key: &str, message: String| {
+        Err(ConfigError { file: PathBuf::new(), key: key.into(), message })
+    };
+    let teacher = &config.teacher;
+    if teacher.cuda_graph && device == Device::Cpu {
+        return wrong("teacher.cuda_graph", "found true, expected false on a CPU".into());
+    }
+    if teacher.precision == TeacherPrecision::Fp8
+        && let Err(error) = require_fp8(device)
+    {
+        return wrong("teacher.precision", format!("found \"fp8\", but {error:#}"));
+    }
+    Ok(())
+}

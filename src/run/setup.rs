@@ -1,0 +1,163 @@
+//! How the processes of a run come together, and what they settle before the first step: that they
+//! mean the same run, where it starts from, and that they see the same data.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use tch::Device;
+use tracing::info;
+
+use crate::config::{ConfigError, TrainConfig};
+use crate::data::Dataset;
+use crate::dist::{ProcessGroup, RankInfo};
+use crate::tasks::TaskConfig;
+use crate::train::checkpoint::Checkpoint;
+use crate::train::run_directory::{Resume, RunDirectory};
+use crate::train::signals;
+
+/// What rank 0 tells the others of the run.
+#[derive(Serialize, Deserialize)]
+struct Start {
+    /// The checkpoint that training goes on from.
+    checkpoint: Option<PathBuf>,
+    /// The resolved configuration.
+    config: String,
+}
+
+/// Opens the run's directory, on rank 0, and the checkpoint to start from, on all. From then on
+/// `config` says how many images a step has.
+///
+/// # Errors
+/// The directory is not to be had, or another process has another configuration or does not see
+/// what rank 0 wrote.
+pub fn open_run(
+    config: &mut impl TaskConfig,
+    resume: &Resume,
+    group: &ProcessGroup,
+) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
+    let ranks = group.world_size();
+    if group.is_first() {
+        let is_restart = group.rank_info().rendezvous.attempt > 0;
+        let (run, checkpoint) =
+            RunDirectory::open(config.train().run.dir.clone(), resume, is_restart)?;
+        settle_global_batch(config.train_mut(), ranks, checkpoint.as_ref())?;
+        run.write_config(&config.to_toml())?;
+        let start = Start {
+            checkpoint: checkpoint.as_ref().map(|checkpoint| checkpoint.folder.clone()),
+            config: config.to_toml(),
+        };
+        group.publish("start", &serde_json::to_vec(&start)?)?;
+        return Ok((Some(run), checkpoint));
+    }
+    let start: Start = serde_json::from_slice(&group.wait_for("start")?)
+        .context("rank 0 is not of this version of distill")?;
+    let written = config.train().run.dir.join("config.toml");
+    ensure!(
+        std::fs::read_to_string(&written).is_ok_and(|text| text == start.config),
+        "rank {} does not see what rank 0 wrote to {}: run.dir must lie on storage that all nodes \
+         share, under the same path",
+        group.rank(),
+        written.display()
+    );
+    let checkpoint = start.checkpoint.as_deref().map(Checkpoint::open_unverified).transpose()?;
+    settle_global_batch(config.train_mut(), ranks, checkpoint.as_ref())?;
+    let own = config.to_toml();
+    if start.config != own {
+        let first = |text: &str, other: &str| {
+            let other: Vec<&str> = other.lines().collect();
+            text.lines().find(|line| !other.contains(line)).unwrap_or("the same lines").to_string()
+        };
+        let (theirs, ours) = (first(&start.config, &own), first(&own, &start.config));
+        return Err(ConfigError {
+            file: PathBuf::new(),
+            key: "--config".into(),
+            message: format!(
+                "all ranks must have the same configuration: rank {} has `{ours}`, rank 0 \
+                 `{theirs}`",
+                group.rank()
+            ),
+        }
+        .into());
+    }
+    Ok((None, checkpoint))
+}
+
+/// Without `data.global_batch_size` a step has one batch of every process, unless the run was begun
+/// with another number of them: then it keeps its global batch.
+fn settle_global_batch(
+    config: &mut TrainConfig,
+    ranks: usize,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(), ConfigError> {
+    let begun_with = || checkpoint.map(|begun| begun.manifest.stream.global_batch_size);
+    let global = config.data.global_batch_size.or_else(begun_with);
+    let global = global.unwrap_or(config.data.batch_size * ranks);
+    config.data.global_batch_size = Some(global);
+    if global < ranks {
+        return Err(ConfigError {
+            file: PathBuf::new(),
+            key: "data.global_batch_size".into(),
+            message: format!(
+                "found {global}, expected at least one image for each of {ranks} ranks"
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Opens the data set on all processes, on each node first on one of them, which may have to index
+/// shards, and so that all see the same one.
+///
+/// # Errors
+/// It cannot be opened, or is not that of rank 0.
+pub fn open_dataset(
+    config: &TrainConfig,
+    group: &ProcessGroup,
+    open: impl FnOnce() -> Result<Dataset>,
+) -> Result<Dataset> {
+    let rank_info = group.rank_info();
+    let node = format!("dataset/{}", rank_info.node());
+    if rank_info.local_rank > 0 {
+        group.wait_for(&node)?;
+    }
+    let dataset = open()?;
+    if rank_info.local_rank == 0 {
+        group.publish(&node, b"")?;
+    }
+    let fingerprint = dataset.fingerprint();
+    if group.is_first() {
+        group.publish("fingerprint", fingerprint.as_bytes())?;
+    } else {
+        ensure!(
+            group.wait_for("fingerprint")? == fingerprint.as_bytes(),
+            "rank {} does not see the data set of rank 0: data.shards ({}) must name the same \
+             shards on all nodes",
+            group.rank(),
+            config.data.shards.join(", ")
+        );
+    }
+    Ok(dataset)
+}
+
+/// This process's group: those that its launcher started with it, or nobody.
+///
+/// # Errors
+/// Not all processes come, or a signal asks to stop.
+pub fn join(
+    rank_info: Option<RankInfo>,
+    config: &TrainConfig,
+    device: Device,
+) -> Result<ProcessGroup> {
+    let asked_to_stop = || signals::stop_requested().is_some();
+    let Some(rank_info) = rank_info else { return Ok(ProcessGroup::alone(device, asked_to_stop)) };
+    let timeout = Duration::from_secs_f64(config.distributed.timeout_seconds);
+    let (size, local) = (rank_info.world_size, rank_info.local_world_size);
+    info!("rank {} of {size}, {local} on this node, on {device:?}", rank_info.rank);
+    // Nodes do not start at one moment, however soon a silent one is to be noticed later.
+    // A restarted one waits for the others of the attempt before to notice.
+    let meeting = timeout + Duration::from_secs(60);
+    let name = config.run.dir.display().to_string();
+    ProcessGroup::join(rank_info, device, &name, meeting, timeout, asked_to_stop)
+}

@@ -1,0 +1,213 @@
+//! Distillation: a teacher, its students, and how they are compared.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use crate::config::{
+    Check, EncoderConfig, EncoderSize, KeyError, Precision, TrainConfig, read_tables, require,
+};
+use crate::tasks::config::{Task, TaskConfig};
+
+/// A run of distillation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DistillConfig {
+    #[serde(flatten)]
+    pub train: TrainConfig,
+    pub teacher: TeacherConfig,
+    pub students: Vec<EncoderConfig>,
+    pub loss: LossConfig,
+}
+
+/// What a configuration of distillation has beside every training's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tables {
+    teacher: TeacherConfig,
+    students: Vec<EncoderConfig>,
+    #[serde(default)]
+    loss: LossConfig,
+}
+
+impl DistillConfig {
+    /// A configuration with a teacher of random weights, no students and every default; tests and
+    /// benchmarks fill in the rest.
+    pub fn minimal(dir: impl Into<PathBuf>, teacher: EncoderSize) -> Self {
+        Self {
+            train: TrainConfig::minimal(dir),
+            teacher: TeacherConfig {
+                model: teacher,
+                weights: EncoderConfig::RANDOM.into(),
+                residual: Precision::Fp32,
+                precision: TeacherPrecision::Same,
+                fused_kernels: false,
+                cuda_graph: false,
+            },
+            students: Vec::new(),
+            loss: LossConfig::default(),
+        }
+    }
+}
+
+impl TaskConfig for DistillConfig {
+    const TASK: Task = Task::Distill;
+
+    fn from_tables(own: Table, train: TrainConfig) -> Result<Self, KeyError> {
+        let Tables { teacher, students, loss } = read_tables(own)?;
+        Ok(Self { train, teacher, students, loss })
+    }
+
+    fn train(&self) -> &TrainConfig {
+        &self.train
+    }
+
+    fn train_mut(&mut self) -> &mut TrainConfig {
+        &mut self.train
+    }
+
+    fn encoders(&self) -> &[EncoderConfig] {
+        &self.students
+    }
+
+    fn validate(&self) -> Check {
+        self.check_teacher()?;
+        self.check_students()?;
+        self.check_loss()
+    }
+}
+
+/// The frozen encoder that gives the targets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    pub model: EncoderSize,
+    /// `random`, a Hugging Face folder, a `.safetensors` file, or a `.pth`/`.pt` state dict.
+    pub weights: String,
+    /// Number format of the tokens between blocks.
+    #[serde(default)]
+    pub residual: Precision,
+    /// Number format of its matrix products.
+    #[serde(default)]
+    pub precision: TeacherPrecision,
+    /// Additions and LayerNorms in one kernel of our own, on a GPU in bf16.
+    #[serde(default)]
+    pub fused_kernels: bool,
+    /// The forward pass is recorded once, and told to the GPU as a whole.
+    #[serde(default)]
+    pub cuda_graph: bool,
+}
+
+/// The number format of the teacher's matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TeacherPrecision {
+    /// That of the run.
+    #[default]
+    Same,
+    /// FP8 (e4m3) in its blocks, with a scale for each token and each output.
+    Fp8,
+}
+
+/// How student tokens are compared with the teacher's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// Distance over class tokens, or `none`.
+    #[serde(default)]
+    pub class: Distance,
+    /// Distance over the patch tokens that the student sees.
+    #[serde(default)]
+    pub patch: Distance,
+    #[serde(default)]
+    pub fuse: Fuse,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self { class: Distance::Cosine, patch: Distance::Cosine, fuse: Fuse::Avg }
+    }
+}
+
+/// A distance between student and teacher tokens, averaged over everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Distance {
+    None,
+    /// One minus the cosine similarity over the width.
+    #[default]
+    Cosine,
+    L1,
+    Mse,
+}
+
+/// How the class token and patch token losses become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fuse {
+    /// `(class + patch) / 2`.
+    #[default]
+    Avg,
+    /// Weighted by each kind's share of the tokens.
+    Sum,
+}
+
+impl DistillConfig {
+    fn check_teacher(&self) -> Check {
+        let TeacherConfig { model, residual, precision, .. } = &self.teacher;
+        self.train.check_encoder("teacher.model", model)?;
+        let is_bf16 = self.train.run.precision == Precision::Bf16;
+        require(is_bf16 || *residual == Precision::Fp32, "teacher.residual", || {
+            "found \"bf16\", expected \"fp32\" unless run.precision is \"bf16\"".into()
+        })?;
+        let is_fp8 = *precision == TeacherPrecision::Fp8;
+        require(is_bf16 || !is_fp8, "teacher.precision", || {
+            "found \"fp8\", expected \"same\" unless run.precision is \"bf16\"".into()
+        })?;
+        // What CUDA's FP8 products take.
+        require(!is_fp8 || model.dim.is_multiple_of(16), "teacher.precision", || {
+            format!("found \"fp8\" for a width of {}, expected a multiple of 16", model.dim)
+        })
+    }
+
+    fn check_loss(&self) -> Check {
+        let LossConfig { class, patch, .. } = self.loss;
+        require([class, patch] != [Distance::None; 2], "loss.patch", || {
+            "found \"none\" like loss.class, expected a distance for one of them at least".into()
+        })
+    }
+
+    fn check_students(&self) -> Check {
+        require(!self.students.is_empty(), "students", || {
+            "found no student, expected at least one [[students]] table".into()
+        })?;
+        for (index, student) in self.students.iter().enumerate() {
+            let key = format!("students.{index}");
+            self.train.check_trained(&key, student)?;
+            let name = &student.name;
+            require(
+                self.students[..index].iter().all(|other| other.name != *name),
+                format!("{key}.name"),
+                || format!("found `{name}` a second time, expected a name of its own"),
+            )?;
+            self.check_tokens(&key, student)?;
+        }
+        Ok(())
+    }
+
+    /// Students have the tokens that the teacher has.
+    fn check_tokens(&self, key: &str, student: &EncoderConfig) -> Check {
+        let teacher = &self.teacher.model;
+        for (name, own, teachers) in [
+            ("patch_size", student.model.patch_size, teacher.patch_size),
+            ("class_tokens", student.model.class_tokens, teacher.class_tokens),
+        ] {
+            require(own == teachers, format!("{key}.model.{name}"), || {
+                format!(
+                    "found {own}, expected the teacher's {teachers}: tokens are matched one by one"
+                )
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+//! Distillation: students learn to give the tokens that a frozen teacher gives.
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use super::config::{DistillConfig, LossConfig, TeacherConfig, TeacherPrecision};
+use super::losses::feature_losses;
+use crate::config::{EncoderConfig, EncoderSize};
+use crate::native::guard;
+use crate::nn::{
+    FrozenFormat, FrozenPass, Mask, Parameters, Projector, Storage, Vit, VitInput, encoder_flops,
+    gather_tokens, kind_of, patchify, projector_flops,
+};
+use crate::tasks::masked_encoder::{EncoderPass, MaskedEncoder, PassDraws};
+use crate::train::objective::{Losses, MicroBatch, Objective, StepHooks, Trainee};
+
+/// Random stream of the teacher's random weights; students have their place in the config.
+const TEACHER_STREAM: u64 = u32::MAX as u64;
+
+/// The frozen encoder that gives the targets.
+pub struct Teacher {
+    pub vit: Vit,
+    pub parameters: Parameters,
+    pass: FrozenPass,
+}
+
+impl Teacher {
+    /// A teacher whose positions fit a `grid_size` × `grid_size` patch grid.
+    pub fn new(storage: Storage, size: EncoderSize, grid_size: usize) -> Self {
+        let mut parameters = Parameters::new(storage);
+        let vit = Vit::new(&mut parameters, size, grid_size);
+        Self { vit, parameters, pass: FrozenPass::default() }
+    }
+
+    /// Storage of a randomly drawn teacher.
+    pub fn drawn(device: Device, matrices: Kind, seed: u64) -> Storage {
+        Storage::Drawn { device, matrices, seed, rng_stream: TEACHER_STREAM }
+    }
+
+    /// Prepares the weights, once they are loaded, for images of `grid_size` × `grid_size` patches; see
+    /// [`Vit::freeze`]. The list of parameters, whose originals may take memory, is given up.
+    pub fn freeze(&mut self, format: FrozenFormat, grid_size: usize) {
+        self.parameters = Parameters::new(Storage::Shapes);
+        self.vit.freeze(format, grid_size as i64);
+    }
+
+    /// Has the forward pass run as `pass` says from now on.
+    pub fn run_as(&mut self, pass: FrozenPass) {
+        self.pass = pass;
+    }
+
+    /// All tokens of whole images after the last block, without the final LayerNorm:
+    /// `[B, C+N, D]` in the kind of the residual stream, no gradient. See [`FrozenPass::tokens`].
+    ///
+    /// # Panics
+    /// Where libtorch or a kernel fails.
+    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
+        self.pass
+            .tokens(&self.vit, input, compute)
+            .unwrap_or_else(|error| panic!("libtorch: {error:#}"))
+    }
+}
+
+/// How `config` wants the teacher's forward pass to be run on this device.
+fn frozen_pass(config: &TeacherConfig, device: Device, compute: Kind) -> FrozenPass {
+    let mut pass = FrozenPass::default();
+    if config.fused_kernels {
+        pass = pass.with_kernels(config.model.dim, device, compute);
+    }
+    if config.cuda_graph { pass.with_graph() } else { pass }
+}
+
+/// Mean cosine similarity of tokens `[B, T, D]` with others: how near a teacher is to itself in
+/// another number format.
+pub fn mean_cosine(tokens: &Tensor, others: &Tensor) -> f64 {
+    let (tokens, others) = (tokens.to_kind(Kind::Float), others.to_kind(Kind::Float));
+    Tensor::cosine_similarity(&tokens, &others, -1, 1e-8).mean(Kind::Float).double_value(&[])
+}
+
+/// An encoder with the projector to the teacher's width.
+pub struct Student {
+    encoder: MaskedEncoder,
+    projector: Projector,
+}
+
+impl Student {
+    /// Builds the student and its parameters (encoder first, then projector).
+    pub fn new(
+        storage: Storage,
+        config: &EncoderConfig,
+        teacher_dim: usize,
+        grid_size: usize,
+        rng_stream: u64,
+    ) -> (Self, Parameters) {
+        let mut parameters = Parameters::new(storage);
+        let encoder = MaskedEncoder::new(&mut parameters, config, grid_size, rng_stream);
+        let projector =
+            Projector::new(&mut parameters, config.model.dim as i64, teacher_dim as i64);
+        (Self { encoder, projector }, parameters)
+    }
+
+    /// Its encoder alone.
+    pub fn vit(&self) -> &Vit {
+        &self.encoder.vit
+    }
+
+    /// A forward pass that gradients will come back through, and its tokens in the teacher's width,
+    /// class tokens first: `[B, C+K, D]`.
+    pub fn forward<'a>(&'a self, input: &'a VitInput, compute: Kind) -> (EncoderPass<'a>, Tensor) {
+        let pass = self.encoder.forward(input, compute);
+        let tokens = self.projector.forward(&pass.tokens);
+        (pass, tokens)
+    }
+}
+
+/// Operations of a training step by the recipe, for each image: the teacher's forward pass over all
+/// patches, and of each student and its projector a forward and a backward pass, which is two more,
+/// over the patches that it sees. What an implementation computes again or leaves out does not count.
+pub fn flops_per_image(config: &DistillConfig) -> f64 {
+    let teacher = &config.teacher.model;
+    let grid_size = config.train.data.input_size / teacher.patch_size;
+    let students = config.students.iter().map(|student| {
+        let patches =
+            Mask::of(student, grid_size).map_or(grid_size * grid_size, |mask| mask.kept());
+        let tokens = patches + student.model.class_tokens;
+        let projector = projector_flops(student.model.dim, teacher.dim, tokens);
+        3.0 * (encoder_flops(&student.model, patches) + projector)
+    });
+    encoder_flops(teacher, grid_size * grid_size) + students.sum::<f64>()
+}
+
+/// One teacher, its students, and how they are compared.
+pub struct Distillation {
+    pub teacher: Teacher,
+    students: Vec<Student>,
+    trainees: Vec<Trainee>,
+    loss: LossConfig,
+    compute: Kind,
+    seed: u64,
+}
+
+impl Distillation {
+    /// Students as `config` has them, with initial weights in float32 on `device`, drawn under
+    /// the config's seed; matrix products run in `compute`.
+    pub fn new(
+        config: &DistillConfig,
+        mut teacher: Teacher,
+        device: Device,
+        compute: Kind,
+    ) -> Self {
+        let TeacherConfig { model, residual, precision, .. } = &config.teacher;
+        let fp8 = *precision == TeacherPrecision::Fp8;
+        let format = FrozenFormat { compute, residual: kind_of(*residual), fp8 };
+        teacher.freeze(format, config.train.data.input_size / model.patch_size);
+        teacher.run_as(frozen_pass(&config.teacher, device, compute));
+        let storage = |rng_stream| Storage::Drawn {
+            device,
+            matrices: Kind::Float,
+            seed: config.train.seed,
+            rng_stream,
+        };
+        let mut distillation = Self::build(config, teacher, storage);
+        distillation.compute = compute;
+        for trainee in &distillation.trainees {
+            trainee.parameters.train();
+        }
+        distillation
+    }
+
+    /// The models of `config` with their full shapes and no memory, for counting.
+    pub fn shapes_only(config: &DistillConfig) -> Self {
+        let grid_size = config.train.data.input_size / config.teacher.model.patch_size;
+        let teacher = Teacher::new(Storage::Shapes, config.teacher.model, grid_size);
+        Self::build(config, teacher, |_| Storage::Shapes)
+    }
+
+    fn build(config: &DistillConfig, teacher: Teacher, storage: impl Fn(u64) -> Storage) -> Self {
+        let grid_size = config.train.data.input_size / config.teacher.model.patch_size;
+        let dim = config.teacher.model.dim;
+        let (mut students, mut trainees) = (Vec::new(), Vec::new());
+        for (rng_stream, student) in config.students.iter().enumerate() {
+            let rng_stream = rng_stream as u64;
+            let (built, parameters) =
+                Student::new(storage(rng_stream), student, dim, grid_size, rng_stream);
+            students.push(built);
+            trainees.push(Trainee { name: student.name.clone(), parameters });
+        }
+        let (loss, seed) = (config.loss.clone(), config.train.seed);
+        Self { teacher, students, trainees, loss, compute: Kind::Float, seed }
+    }
+
+    /// The students, in the order of their trainees.
+    pub fn students(&self) -> &[Student] {
+        &self.students
+    }
+
+    /// Losses of one student for given teacher tokens `[B, C+N, D]`.
+    pub fn compare(&self, student: &Tensor, teacher: &Tensor, keep: Option<&Tensor>) -> Losses {
+        let class = self.teacher.vit.size().class_tokens as i64;
+        let patches = teacher.size()[1] - class;
+        let matching = match keep {
+            Some(keep) => {
+                let seen = gather_tokens(&teacher.narrow(1, class, patches), keep);
+                Tensor::cat(&[teacher.narrow(1, 0, class), seen], 1)
+            }
+            None => teacher.shallow_clone(),
+        };
+        feature_losses(student, &matching, class, &self.loss)
+    }
+}
+
+impl Objective for Distillation {
+    fn trainees(&self) -> &[Trainee] {
+        &self.trainees
+    }
+
+    fn accumulate(
+        &self,
+        batch: &MicroBatch,
+        scale: f64,
+        hooks: &mut dyn StepHooks,
+    ) -> Result<Vec<Losses>> {
+        guard(|| {
+            let draws = self.students.iter().map(|student| student.encoder.draw(self.seed, batch));
+            self.accumulate_masked(&batch.images, draws.collect::<Result<_>>()?, scale, hooks)
+        })
+    }
+}
+
+impl Distillation {
+    /// [`Objective::accumulate`] with given masks and dropped paths.
+    ///
+    /// # Errors
+    /// Those of `hooks`.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn accumulate_masked(
+        &self,
+        images: &Tensor,
+        draws: Vec<PassDraws>,
+        scale: f64,
+        hooks: &mut dyn StepHooks,
+    ) -> Result<Vec<Losses>> {
+        let patch = self.teacher.vit.size().patch_size as i64;
+        let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
+        let (rows, columns) = (height / patch, width / patch);
+        // In the kind that all models use.
+        let patches = patchify(&images.to_kind(self.compute), patch);
+        let whole = VitInput::whole(patches.shallow_clone(), rows, columns);
+        hooks.before_targets()?;
+        let targets = self.teacher.tokens(&whole, self.compute);
+        let students = self.students.iter().zip(draws).enumerate();
+        let mut losses = Vec::new();
+        for (index, (student, PassDraws { keep, drop_path })) in students {
+            hooks.before_forward(index)?;
+            let patches = patches.shallow_clone();
+            let input = VitInput { patches, rows, columns, keep, drop_path };
+            let (pass, tokens) = student.forward(&input, self.compute);
+            let student_losses = self.compare(&tokens, &targets, input.keep.as_ref());
+            drop(tokens);
+            hooks.before_backward(index)?;
+            pass.backward(&(&student_losses.total * scale))?;
+            losses.push(student_losses.detach());
+        }
+        Ok(losses)
+    }
+}

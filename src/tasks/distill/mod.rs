@@ -1,0 +1,9 @@
+//! Distillation: students learn to give the tokens of a frozen teacher.
+
+mod config;
+mod distillation;
+mod losses;
+
+pub use config::{Distance, DistillConfig, Fuse, LossConfig, TeacherConfig, TeacherPrecision};
+pub use distillation::{Distillation, Student, Teacher, flops_per_image, mean_cosine};
+pub use losses::feature_losses;

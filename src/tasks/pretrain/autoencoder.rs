@@ -1,0 +1,199 @@
+//! Masked-autoencoder pre-training (He et al., 2022, as Pixio has it): an encoder sees some cells of an
+//! image, and a deep narrow decoder predicts the pixels of the others.
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use super::config::PretrainConfig;
+use crate::native::guard;
+use crate::nn::{
+    Decoder, Mask, NormalisedPixels, Parameters, Storage, Vit, VitInput, decoder_flops,
+    encoder_flops, masked_patches, patchify, unpatchify,
+};
+use crate::tasks::masked_encoder::{MaskedEncoder, PassDraws};
+use crate::train::objective::{Losses, MicroBatch, Objective, StepHooks, Trainee};
+
+/// An encoder and the decoder that it is trained with, as one trainee.
+pub struct Autoencoder {
+    encoder: MaskedEncoder,
+    decoder: Decoder,
+    trainees: [Trainee; 1],
+    compute: Kind,
+    seed: u64,
+}
+
+/// What an autoencoder makes of images of which it sees a part.
+pub struct Reconstruction {
+    /// 1 for patches that were masked, else 0: `[B, N]`.
+    pub masked: Tensor,
+    /// See [`Decoder::forward`].
+    pub predicted: Tensor,
+    /// The images with what was predicted in the place of masked patches, normalised as those are:
+    /// `[B, 3, H, W]`.
+    pub images: Tensor,
+}
+
+impl Autoencoder {
+    /// The models of `config` with initial weights in float32 on `device`, drawn under the config's
+    /// seed; matrix products run in `compute`.
+    pub fn new(config: &PretrainConfig, device: Device, compute: Kind) -> Self {
+        let seed = config.train.seed;
+        let storage = Storage::Drawn { device, matrices: Kind::Float, seed, rng_stream: 0 };
+        let autoencoder = Self { compute, ..Self::build(config, storage) };
+        autoencoder.trainees[0].parameters.train();
+        autoencoder
+    }
+
+    /// The models of `config` with zeros for weights, which are to be loaded.
+    pub fn empty(config: &PretrainConfig, device: Device, compute: Kind) -> Self {
+        let storage = Storage::Empty { device, matrices: Kind::Float };
+        Self { compute, ..Self::build(config, storage) }
+    }
+
+    /// The models of `config` with their full shapes and no memory, for counting.
+    pub fn shapes_only(config: &PretrainConfig) -> Self {
+        Self::build(config, Storage::Shapes)
+    }
+
+    fn build(config: &PretrainConfig, storage: Storage) -> Self {
+        let PretrainConfig { train, encoder, decoder, .. } = config;
+        let grid_size = train.data.input_size / encoder.model.patch_size;
+        let mut parameters = Parameters::new(storage);
+        let built = MaskedEncoder::new(&mut parameters, encoder, grid_size, 0);
+        let size = decoder.size(&encoder.model);
+        let decoder = Decoder::new(&mut parameters, encoder.model.dim, size, grid_size);
+        let trainees = [Trainee { name: encoder.name.clone(), parameters }];
+        Self { encoder: built, decoder, trainees, compute: Kind::Float, seed: train.seed }
+    }
+
+    /// The encoder alone.
+    pub fn vit(&self) -> &Vit {
+        &self.encoder.vit
+    }
+
+    /// [`Objective::accumulate`] with given draws.
+    ///
+    /// # Errors
+    /// Those of `hooks`.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn accumulate_masked(
+        &self,
+        images: &Tensor,
+        draws: PassDraws,
+        scale: f64,
+        hooks: &mut dyn StepHooks,
+    ) -> Result<Losses> {
+        hooks.before_targets()?;
+        let patches = self.patches(images);
+        let targets = NormalisedPixels::of(&patches);
+        hooks.before_forward(0)?;
+        let input = self.input(images, patches, draws);
+        let keep = input.keep.as_ref().expect("an autoencoder has a mask");
+        let pass = self.encoder.forward(&input, self.compute);
+        let predicted = self.decoder.forward(&pass.tokens, keep, self.compute);
+        // Every image has as many masked patches, so the mean of means is the mean over all.
+        let masked = masked_patches(keep, targets.pixels.size()[1]);
+        let total = image_losses(&predicted, &targets.pixels, &masked).mean(Kind::Float);
+        drop((predicted, targets));
+        hooks.before_backward(0)?;
+        pass.backward(&(&total * scale))?;
+        Ok(Losses { total: total.detach(), class: None, patch: None })
+    }
+
+    /// What the autoencoder makes of `images` `[B, 3, H, W]` with the patches `keep` `[B, K]` in
+    /// sight, without gradients.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn reconstruct(&self, images: &Tensor, keep: &Tensor) -> Reconstruction {
+        tch::no_grad(|| {
+            let patches = self.patches(images);
+            let targets = NormalisedPixels::of(&patches);
+            let seen = self.input(images, patches.shallow_clone(), PassDraws::keeping(keep));
+            let predicted = self.predict(&seen, keep);
+            let masked = masked_patches(keep, targets.pixels.size()[1]);
+            let choose = masked.unsqueeze(-1).to_kind(Kind::Bool);
+            let patches = targets.undo(&predicted).where_self(&choose, &patches);
+            let patch = self.vit().size().patch_size as i64;
+            let images = unpatchify(&patches, patch, seen.rows, seen.columns);
+            Reconstruction { masked, predicted, images }
+        })
+    }
+
+    /// Mean squared error over the masked patches of each of `images` `[B, 3, H, W]`, with the patches
+    /// `keep` `[B, K]` in sight: `[B]`, without gradients.
+    ///
+    /// # Panics
+    /// Where libtorch fails.
+    pub fn losses(&self, images: &Tensor, keep: &Tensor) -> Tensor {
+        tch::no_grad(|| {
+            let patches = self.patches(images);
+            let targets = NormalisedPixels::of(&patches).pixels;
+            let seen = self.input(images, patches, PassDraws::keeping(keep));
+            let masked = masked_patches(keep, targets.size()[1]);
+            image_losses(&self.predict(&seen, keep), &targets, &masked)
+        })
+    }
+
+    /// See [`Decoder::forward`]; keeps nothing for a backward pass.
+    fn predict(&self, input: &VitInput, keep: &Tensor) -> Tensor {
+        let tokens = self.vit().normalise(&self.vit().forward(input, self.compute));
+        self.decoder.forward(&tokens, keep, self.compute)
+    }
+
+    /// Patches `[B, N, 3·p·p]` float32, whose pixels are the targets.
+    fn patches(&self, images: &Tensor) -> Tensor {
+        patchify(images, self.vit().size().patch_size as i64)
+    }
+
+    fn input(&self, images: &Tensor, patches: Tensor, draws: PassDraws) -> VitInput {
+        let patch = self.vit().size().patch_size as i64;
+        let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
+        let PassDraws { keep, drop_path } = draws;
+        VitInput { patches, rows: height / patch, columns: width / patch, keep, drop_path }
+    }
+}
+
+impl Objective for Autoencoder {
+    fn trainees(&self) -> &[Trainee] {
+        &self.trainees
+    }
+
+    fn accumulate(
+        &self,
+        batch: &MicroBatch,
+        scale: f64,
+        hooks: &mut dyn StepHooks,
+    ) -> Result<Vec<Losses>> {
+        guard(|| {
+            let draws = self.encoder.draw(self.seed, batch)?;
+            Ok(vec![self.accumulate_masked(&batch.images, draws, scale, hooks)?])
+        })
+    }
+}
+
+/// Mean squared error over the masked patches of each image, `[B]`, given predictions and targets
+/// `[B, N, P]` and the `masked` ones `[B, N]`.
+fn image_losses(predicted: &Tensor, targets: &Tensor, masked: &Tensor) -> Tensor {
+    let errors = (predicted - targets).square().mean_dim(-1, false, Kind::Float);
+    let sum = |tensor: Tensor| tensor.sum_dim_intlist(-1, false, Kind::Float);
+    sum(errors * masked) / sum(masked.shallow_clone())
+}
+
+/// Operations of a training step by the recipe, for each image: three times those of a forward pass
+/// of the encoder over the patches that it sees, and of the decoder over all. What an implementation
+/// computes again or leaves out does not count.
+pub fn flops_per_image(config: &PretrainConfig) -> f64 {
+    let PretrainConfig { train, encoder, decoder, .. } = config;
+    let grid_size = train.data.input_size / encoder.model.patch_size;
+    let seen = Mask::of(encoder, grid_size).map_or(grid_size * grid_size, |mask| mask.kept());
+    let decoder = decoder_flops(
+        &decoder.size(&encoder.model),
+        encoder.model.dim,
+        seen,
+        grid_size * grid_size,
+    );
+    3.0 * (encoder_flops(&encoder.model, seen) + decoder)
+}
