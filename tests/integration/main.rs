@@ -13,6 +13,7 @@ mod eval;
 mod evaluation;
 mod golden;
 mod hostile;
+mod house;
 mod kernels;
 mod launch;
 mod many;
