@@ -136,6 +136,6 @@ fn a_circle_is_found() {
     write("b.rs", "pub struct B; fn f() { let _: crate::a::One; }");
     write("a/two.rs", "pub fn two() { super::One; }");
     let circular = Crate::read(folder.path()).siblings();
-    assert_eq!(circles(&circular["src"]), [["a", "b"]]);
+    assert_eq!(circles(&circular["src"]), [["a", "b.rs"]]);
     assert_eq!(circles(&circular["src/a"]), [["one.rs", "two.rs"]]);
 }
