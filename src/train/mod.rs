@@ -7,14 +7,15 @@ pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod prefetch;
-pub mod record;
+pub mod run;
 pub mod run_directory;
+mod run_log;
 pub mod schedule;
 pub mod signals;
-pub mod state;
 pub mod step;
 mod step_numbers;
 pub mod trainee_optimizer;
 mod trainer;
 
-pub use trainer::{Drawing, Outcome, Run, State, explain_memory, train};
+pub use run::{Drawing, Run, State};
+pub use trainer::{Outcome, explain_memory, train};

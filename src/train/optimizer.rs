@@ -2,17 +2,18 @@
 
 use std::ops::Range;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
-use super::state::{Part, StateTensor};
+use super::checkpoint::{Checkpoint, Part, StateTensor, TraineeState};
+use super::objective::Trainee;
 use crate::config::OptimizerConfig;
 use crate::dist::Share;
 use crate::native::{self, AdamWStep, guard};
 use crate::nn::Parameters;
 
-/// Name of the number of updates in [`AdamW::state`].
-pub const UPDATES: &str = "updates";
+/// Name of the number of updates in an optimizer's state.
+const UPDATES: &str = "updates";
 
 /// What is updated together: parameters, or parts of them, that share a weight decay.
 #[derive(Default)]
@@ -153,9 +154,32 @@ impl AdamW {
         self.gradients_stay = true;
     }
 
-    /// What a checkpoint must hold beside the weights: both moments of everything that this
-    /// process updates and the number of updates ([`UPDATES`]). The moments share memory with the
-    /// optimizer's own.
+    /// What a checkpoint holds of `trainee`, which this optimizer updates. The tensors share memory
+    /// with the weights and moments that are trained.
+    pub fn state_of(&self, trainee: &Trainee) -> TraineeState {
+        let whole = |(name, tensor)| StateTensor { name, tensor, part: None };
+        TraineeState {
+            name: trainee.name.clone(),
+            weights: trainee.parameters.shared().into_iter().map(whole).collect(),
+            optimizer: self.state(),
+        }
+    }
+
+    /// Overwrites the weights of `trainee` and this optimizer's state with the saved ones.
+    ///
+    /// # Errors
+    /// The trainee is not one of the checkpoint, in name or shapes.
+    pub fn restore(&mut self, trainee: &Trainee, checkpoint: &Checkpoint) -> Result<()> {
+        let state = self.state_of(trainee);
+        checkpoint.fill(&state)?;
+        let updates = state.optimizer.iter().find(|tensor| tensor.name == UPDATES);
+        let updates = updates.context("an optimizer counts its updates")?;
+        self.updates = updates.tensor.f_double_value(&[])? as u64;
+        Ok(())
+    }
+
+    /// Both moments of everything that this process updates, and the number of updates, which comes
+    /// first. The moments share memory with the optimizer's own.
     pub fn state(&self) -> Vec<StateTensor> {
         let updates = Tensor::from(self.updates as f64);
         let mut state =
@@ -175,11 +199,6 @@ impl AdamW {
             }
         }
         state
-    }
-
-    /// Says that the moments behind [`Self::state`] were overwritten by those after `updates`.
-    pub fn set_updates(&mut self, updates: u64) {
-        self.updates = updates;
     }
 }
 

@@ -9,10 +9,10 @@ use anyhow::Result;
 
 use super::clock::{Phase, StepClock};
 use super::prefetch::DevicePrefetcher;
+use super::run::{Run, State};
 use super::signals;
-use super::step_numbers::{Numbers, Report, report, require_finite};
+use super::step_numbers::{PendingNumbers, StepNumbers, require_finite, sum_over_ranks};
 use super::trainee_optimizer::TraineeHooks;
-use super::trainer::{Run, State};
 use crate::artifacts::StepMetrics;
 use crate::dist::{Abandoned, Activity, ProcessGroup};
 use crate::native::DeviceEvent;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub struct PendingStep {
     /// All that the host knows already.
     metrics: StepMetrics,
-    report: Report,
+    numbers: PendingNumbers,
     /// After the update.
     pub end: DeviceEvent,
     /// Marks between its phases, where they were asked for.
@@ -71,11 +71,11 @@ pub fn begin(
     let waited = prefetcher.take_waited().as_secs_f64();
     let stop = if is_asked_to_stop(group) { 1.0 } else { 0.0 };
     let own = [waited / group.world_size() as f64, prefetcher.failed() as f64, stop];
-    let (verdict, report) = report(group, &losses, &state.optimizers, own)?;
+    let (verdict, numbers) = sum_over_ranks(group, &losses, &state.optimizers, own)?;
     if !group.is_alone() {
         // That all processes took part must be sure before weights change: one may give the step up.
         // AdamW then gives the device enough to do while it is told the next step.
-        group.wait_event(report.arrived())?;
+        group.wait_event(numbers.arrived())?;
     }
     for (trainee_optimizer, norm) in state.optimizers.iter_mut().zip(&verdict.norms) {
         trainee_optimizer.update(group, learning_rate, norm, &verdict.skip)?;
@@ -95,7 +95,7 @@ pub fn begin(
         peak_memory_bytes: None,
         failed_images: 0,
     };
-    Ok(PendingStep { metrics, report, end: DeviceEvent::record(group.device())?, clock })
+    Ok(PendingStep { metrics, numbers, end: DeviceEvent::record(group.device())?, clock })
 }
 
 fn tick(clock: &mut Option<StepClock>, phase: Phase) -> Result<()> {
@@ -115,9 +115,9 @@ impl PendingStep {
     pub fn read(&self, run: &Run, prefetcher: &DevicePrefetcher) -> Result<Done> {
         let trainees = run.objective.trainees().iter();
         let names: Vec<&str> = trainees.map(|trainee| trainee.name.as_str()).collect();
-        let numbers = self.report.read(run.group, &names)?;
+        let numbers = self.numbers.read(run.group, &names)?;
         require_finite(self.step(), &numbers)?;
-        let Numbers { trainees, sums: [waited, failed, stop], .. } = numbers;
+        let StepNumbers { trainees, sums: [waited, failed, stop], .. } = numbers;
         let metrics = StepMetrics {
             data_wait_seconds: waited,
             trainees,
@@ -130,12 +130,12 @@ impl PendingStep {
 
     /// A mark that the device passed when it had the numbers.
     pub fn read_at(&self) -> &DeviceEvent {
-        self.report.arrived()
+        self.numbers.arrived()
     }
 
     /// [`Self::read_at`] for longer than the rest.
     pub fn into_read_at(self) -> DeviceEvent {
-        self.report.into_arrived()
+        self.numbers.into_arrived()
     }
 }
 

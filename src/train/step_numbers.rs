@@ -19,14 +19,14 @@ pub struct Verdict {
 }
 
 /// A step's numbers on their way to the host.
-pub struct Report {
+pub struct PendingNumbers {
     download: Download,
     /// Of each trainee, whether it has a class and a patch loss.
     parts: Vec<[bool; 2]>,
 }
 
 /// A step's numbers on the host.
-pub struct Numbers {
+pub struct StepNumbers {
     pub trainees: Vec<TraineeMetrics>,
     /// The sums of what each process gave of its own.
     pub sums: [f64; OWN],
@@ -42,12 +42,12 @@ const OWN: usize = 3;
 ///
 /// # Errors
 /// A process failed.
-pub fn report(
+pub fn sum_over_ranks(
     group: &ProcessGroup,
     losses: &[(f64, Vec<Losses>)],
     optimizers: &[TraineeOptimizer],
     own: [f64; OWN],
-) -> Result<(Verdict, Report)> {
+) -> Result<(Verdict, PendingNumbers)> {
     let squares = optimizers.iter().map(|l| l.squared_norm(group)).collect::<Result<Vec<_>>>()?;
     let sums = guard(|| local_sums(losses, optimizers, &squares, own))?;
     group.sum(&sums)?;
@@ -68,15 +68,15 @@ pub fn report(
     })?;
     let parts = losses.first().map_or(&[][..], |(_, losses)| losses);
     let parts = parts.iter().map(|losses| [losses.class.is_some(), losses.patch.is_some()]);
-    Ok((verdict, Report { download: Download::begin(&numbers)?, parts: parts.collect() }))
+    Ok((verdict, PendingNumbers { download: Download::begin(&numbers)?, parts: parts.collect() }))
 }
 
-impl Report {
+impl PendingNumbers {
     /// Waits for the numbers.
     ///
     /// # Errors
     /// A process failed.
-    pub fn read(&self, group: &ProcessGroup, names: &[&str]) -> Result<Numbers> {
+    pub fn read(&self, group: &ProcessGroup, names: &[&str]) -> Result<StepNumbers> {
         group.wait_event(self.download.arrived())?;
         let numbers = guard(|| self.download.numbers())?;
         let count = self.parts.len();
@@ -94,7 +94,7 @@ impl Report {
         });
         let sums = std::array::from_fn(|which| f64::from(numbers[own + which]));
         let are_finite = numbers.iter().all(|number| number.is_finite());
-        Ok(Numbers { trainees: trainees.collect(), sums, are_finite })
+        Ok(StepNumbers { trainees: trainees.collect(), sums, are_finite })
     }
 
     /// When the device had them.
@@ -139,7 +139,7 @@ fn local_sums(
 ///
 /// # Errors
 /// There is one; the message says whose, and what helps.
-pub fn require_finite(step: u64, numbers: &Numbers) -> Result<()> {
+pub fn require_finite(step: u64, numbers: &StepNumbers) -> Result<()> {
     for trainee in &numbers.trainees {
         for (what, value) in [("loss", trainee.loss), ("gradient norm", trainee.grad_norm)] {
             if !value.is_finite() {

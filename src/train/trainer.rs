@@ -1,33 +1,19 @@
 //! The training loop, the same for every objective and any number of processes.
 
 use std::collections::VecDeque;
-use std::path::Path;
 
 use anyhow::Result;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
-use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
+use super::checkpoint::Saver;
 use super::prefetch::DevicePrefetcher;
-use super::record::Record;
-use super::schedule::Schedule;
+use super::run::{Drawing, Run, State};
+use super::run_log::RunLog;
 use super::signals::{self, Signal};
-use super::state::TraineeState;
 use super::step::{self, PendingStep};
-use super::trainee_optimizer::TraineeOptimizer;
 use crate::config::{CheckpointConfig, TrainConfig};
-use crate::dist::{Abandoned, Activity, ProcessGroup, require_equal_weights};
+use crate::dist::{Abandoned, Activity, require_equal_weights};
 use crate::native::DeviceEvent;
-use crate::train::objective::Objective;
-
-/// Learners and counters: with the trainees' weights, all that a checkpoint holds.
-pub struct State {
-    pub optimizers: Vec<TraineeOptimizer>,
-    /// Optimizer steps done.
-    pub step: u64,
-    /// Samples of the global stream consumed.
-    pub position: u64,
-    pub stream: Stream,
-}
 
 /// How training ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,94 +21,6 @@ pub enum Outcome {
     Finished,
     /// A signal to this process (none: to another one) asked for an end; the state is saved.
     Stopped(Option<Signal>),
-}
-
-/// What a run of training stands on.
-pub struct Run<'a> {
-    pub config: &'a TrainConfig,
-    /// The run's directory.
-    pub path: &'a Path,
-    pub group: &'a ProcessGroup,
-    pub objective: &'a dyn Objective,
-    pub schedule: &'a Schedule,
-    /// Batches of this process in every step.
-    pub batches_per_step: u64,
-    /// Images of how training goes, if any.
-    pub drawing: Option<Drawing<'a>>,
-}
-
-/// Images that the first process draws while training.
-pub struct Drawing<'a> {
-    /// Steps between them.
-    pub every: u64,
-    /// Gives the encoded PNG of the weights as they are.
-    pub draw: Box<dyn Fn() -> Result<Vec<u8>> + 'a>,
-}
-
-impl State {
-    /// The state before the first step.
-    ///
-    /// # Errors
-    /// libtorch's message.
-    pub fn new(
-        group: &ProcessGroup,
-        objective: &dyn Objective,
-        config: &TrainConfig,
-        stream: Stream,
-    ) -> Result<Self> {
-        let optimizers = objective
-            .trainees()
-            .iter()
-            .map(|trainee| TraineeOptimizer::new(group, trainee, config));
-        Ok(Self { optimizers: optimizers.collect::<Result<_>>()?, step: 0, position: 0, stream })
-    }
-
-    /// Continues from a checkpoint. A stream that is not the checkpoint's is warned about: the
-    /// run then goes on, but not on the samples that it would have seen.
-    ///
-    /// # Errors
-    /// The checkpoint does not fit the trainees.
-    pub fn restore(
-        &mut self,
-        group: &ProcessGroup,
-        objective: &dyn Objective,
-        checkpoint: &Checkpoint,
-    ) -> Result<()> {
-        for (trainee, trainee_optimizer) in objective.trainees().iter().zip(&mut self.optimizers) {
-            checkpoint.restore(trainee, trainee_optimizer.optimizer_mut())?;
-        }
-        let manifest = &checkpoint.manifest;
-        (self.step, self.position) = (manifest.step, manifest.position);
-        let (then, now) = (&manifest.stream, &self.stream);
-        for (what, differs) in [
-            ("seed", then.seed != now.seed),
-            ("data set", then.dataset != now.dataset),
-            ("shuffle", then.shuffle != now.shuffle),
-            ("global batch size", then.global_batch_size != now.global_batch_size),
-        ] {
-            if differs && group.is_first() {
-                warn!("the {what} is not the checkpoint's: from here on other samples are seen");
-            }
-        }
-        info!(step = self.step, "continuing from {}", checkpoint.folder.display());
-        Ok(())
-    }
-
-    fn save(&mut self, run: &Run, saver: &mut Saver) -> Result<()> {
-        let before = run.group.doing(Activity::Saving);
-        for trainee_optimizer in &mut self.optimizers {
-            trainee_optimizer.receive_weights(run.group)?;
-        }
-        run.group.synchronize()?;
-        let trainees = run.objective.trainees().iter().zip(&self.optimizers);
-        let trainees =
-            trainees.map(|(trainee, own)| TraineeState::of(trainee, own.optimizer())).collect();
-        let (step, position, stream) = (self.step, self.position, &self.stream);
-        let snapshot = Snapshot { step, position, stream, trainees };
-        saver.save(&snapshot, &|| run.group.check_failure())?;
-        run.group.doing(before);
-        Ok(())
-    }
 }
 
 /// Trains until the schedule ends or a signal asks to stop, saving as configured.
@@ -151,7 +49,7 @@ fn take_steps(
     require_equal(run, state)?;
     group.doing(Activity::Computing);
     let mut progress = Progressing {
-        record: group.is_first().then(|| Record::open(run, state.step)).transpose()?,
+        log: group.is_first().then(|| RunLog::open(run, state.step)).transpose()?,
         since: DeviceEvent::record(group.device())?,
         unread: VecDeque::new(),
         saved: state.step,
@@ -169,8 +67,8 @@ fn take_steps(
     if progress.saved < state.step {
         state.save(run, saver)?;
     }
-    if let Some(record) = progress.record {
-        record.finish();
+    if let Some(log) = progress.log {
+        log.finish();
     }
     for (trainee, trainee_optimizer) in run.objective.trainees().iter().zip(&state.optimizers) {
         debug!("gradients of `{}` sent: {:?}", trainee.name, trainee_optimizer.statistics());
@@ -180,7 +78,7 @@ fn take_steps(
 
 /// Where a run of training is.
 struct Progressing {
-    record: Option<Record>,
+    log: Option<RunLog>,
     /// When the last step that was read was done.
     since: DeviceEvent,
     /// Steps that the device was told and that were not read, at most two.
@@ -234,8 +132,8 @@ impl Progressing {
             trainee_optimizer.receive_weights(run.group)?;
         }
         run.group.synchronize()?;
-        if let Some(record) = &mut self.record {
-            record.image(state.step, &(drawing.draw)()?)?;
+        if let Some(log) = &mut self.log {
+            log.image(state.step, &(drawing.draw)()?)?;
         }
         run.group.doing(before);
         Ok(())
@@ -248,8 +146,8 @@ impl Progressing {
             let done = pending.read(run, prefetcher)?;
             let seconds = self.since.seconds_until(pending.read_at())?;
             let is_last = pending.step() == run.schedule.total_steps();
-            if let Some(record) = &mut self.record {
-                record.add(done.metrics, seconds, is_last)?;
+            if let Some(log) = &mut self.log {
+                log.add(done.metrics, seconds, is_last)?;
             }
             self.is_to_stop |= done.is_to_stop;
             if let Some(pending) = self.unread.pop_front() {

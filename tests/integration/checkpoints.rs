@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use distill::config::ShuffleConfig;
-use distill::train::checkpoint::{Checkpoint, Saver, Snapshot, Stream, folder_of};
-use distill::train::state::{Part, StateTensor, TraineeState};
+use distill::train::checkpoint::{
+    Checkpoint, Part, Saver, Snapshot, StateTensor, Stream, TraineeState, folder_of,
+};
 use tch::{Device, Kind, Tensor};
 
 use kv_store::SharedStore;

@@ -12,8 +12,8 @@ use tch::Tensor;
 use tracing::info;
 
 use super::coordination::{SaveCoordination, WrittenFile};
-use super::manifest::{FORMAT, FileEntry, MANIFEST, Manifest, file_name};
-use super::{Stream, folder_of, list, root};
+use super::folders::{folder_of, list, root};
+use super::manifest::{FORMAT, FileEntry, MANIFEST, Manifest, Stream, file_name};
 use crate::dist::KvStore;
 use crate::{durable, native, weights};
 

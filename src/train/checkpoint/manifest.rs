@@ -7,12 +7,22 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::Stream;
+use crate::config::ShuffleConfig;
 
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const FORMAT: u32 = 1;
 /// Bytes read at once while checking: enough to keep all cores busy with hashing.
 const CHUNK: usize = 1 << 24;
+
+/// Which stream of samples and draws a state belongs to. Resuming is exact if it is the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
+    pub seed: u64,
+    /// Fingerprint of the data set.
+    pub dataset: String,
+    pub shuffle: ShuffleConfig,
+    pub global_batch_size: usize,
+}
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -10,9 +10,7 @@ use rayon::prelude::*;
 use tch::Kind;
 
 use super::manifest::{FORMAT, Holds, MANIFEST, Manifest};
-use crate::train::objective::Trainee;
-use crate::train::optimizer::{AdamW, UPDATES};
-use crate::train::state::{Part, StateTensor, TraineeState, parse_stored_name};
+use super::state::{Part, StateTensor, TraineeState, parse_stored_name};
 use crate::weights::{TensorFile, WeightFile};
 
 /// A checkpoint on disk.
@@ -68,19 +66,6 @@ impl Checkpoint {
             [file] => WeightFile::open(file),
             _ => WeightFile::open_files(&self.folder.join(name), &files),
         }
-    }
-
-    /// Overwrites a trainee's weights and optimizer state with the saved ones.
-    ///
-    /// # Errors
-    /// The trainee is not one of the checkpoint, in name or shapes.
-    pub fn restore(&self, trainee: &Trainee, optimizer: &mut AdamW) -> Result<()> {
-        let state = TraineeState::of(trainee, optimizer);
-        self.fill(&state)?;
-        let updates = state.optimizer.iter().find(|tensor| tensor.name == UPDATES);
-        let updates = updates.context("an optimizer counts its updates")?;
-        optimizer.set_updates(updates.tensor.f_double_value(&[])? as u64);
-        Ok(())
     }
 
     /// Overwrites the tensors of `state`, which may be whole or parts, however they were saved.

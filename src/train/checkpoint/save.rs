@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use tch::{Device, Tensor};
 
-use super::Stream;
 use super::job::{Job, Saved, Share};
-use super::manifest::{Holds, stem};
+use super::manifest::{Holds, Stream, stem};
 use super::shares::owners;
+use super::state::{StateTensor, TraineeState};
 use crate::dist::KvStore;
-use crate::train::state::{StateTensor, TraineeState};
 
 /// How often it is asked, while a save is waited for, whether the run has failed.
 const PATIENCE: Duration = Duration::from_millis(100);

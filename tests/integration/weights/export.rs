@@ -13,7 +13,6 @@ use distill::tasks::distill::{Distillation, Teacher};
 use distill::train::checkpoint::{Saver, Snapshot, Stream};
 use distill::train::objective::Objective;
 use distill::train::optimizer::AdamW;
-use distill::train::state::TraineeState;
 use distill::weights::{Preprocessing, WeightFile, export};
 use tch::{Device, Kind};
 use tempfile::TempDir;
@@ -183,7 +182,7 @@ fn run_directory() -> (TempDir, PathBuf) {
         let weights = golden(&format!("distill_mask/student0.{weights}.safetensors"));
         let stored = WeightFile::open(&weights).unwrap();
         stored.load_into(trainees[0].parameters.named(), |_| false).unwrap();
-        let trainees_state = vec![TraineeState::of(&trainees[0], &optimizer)];
+        let trainees_state = vec![optimizer.state_of(&trainees[0])];
         let snapshot =
             Snapshot { step, position: step * 64, stream: &stream, trainees: trainees_state };
         saver.save(&snapshot, &|| Ok(())).unwrap();

@@ -1,11 +1,11 @@
-//! What a run's first process writes down and shows.
+//! The log of a run, kept by its first process: metrics files, progress line and images.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::metrics::MetricsLog;
-use super::trainer::Run;
+use super::run::Run;
 use crate::artifacts::StepMetrics;
 use crate::durable;
 use crate::ui::progress::Progress;
@@ -14,7 +14,7 @@ use crate::ui::progress::Progress;
 const RECONSTRUCTIONS: &str = "reconstructions";
 
 /// The metrics files and the progress line.
-pub struct Record {
+pub struct RunLog {
     log: MetricsLog,
     /// Where images go.
     images: PathBuf,
@@ -28,7 +28,7 @@ pub struct Record {
     exchange_wait: f64,
 }
 
-impl Record {
+impl RunLog {
     /// Opens the run's files for what comes after `step`.
     ///
     /// # Errors

@@ -5,9 +5,6 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
-use super::optimizer::AdamW;
-use crate::train::objective::Trainee;
-
 /// One named tensor of a training state, or this rank's part of it.
 #[derive(Debug)]
 pub struct StateTensor {
@@ -34,18 +31,6 @@ pub struct TraineeState {
     pub name: String,
     pub weights: Vec<StateTensor>,
     pub optimizer: Vec<StateTensor>,
-}
-
-impl TraineeState {
-    /// What `trainee` and its optimizer hold.
-    pub fn of(trainee: &Trainee, optimizer: &AdamW) -> Self {
-        let whole = |(name, tensor)| StateTensor { name, tensor, part: None };
-        Self {
-            name: trainee.name.clone(),
-            weights: trainee.parameters.shared().into_iter().map(whole).collect(),
-            optimizer: optimizer.state(),
-        }
-    }
 }
 
 impl StateTensor {

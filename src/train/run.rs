@@ -1,0 +1,114 @@
+//! A run of training: what it stands on, and its state, which checkpoints save and restore.
+
+use std::path::Path;
+
+use anyhow::Result;
+use tracing::{info, warn};
+
+use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
+use super::objective::Objective;
+use super::schedule::Schedule;
+use super::trainee_optimizer::TraineeOptimizer;
+use crate::config::TrainConfig;
+use crate::dist::{Activity, ProcessGroup};
+
+/// What a run of training stands on.
+pub struct Run<'a> {
+    pub config: &'a TrainConfig,
+    /// The run's directory.
+    pub path: &'a Path,
+    pub group: &'a ProcessGroup,
+    pub objective: &'a dyn Objective,
+    pub schedule: &'a Schedule,
+    /// Batches of this process in every step.
+    pub batches_per_step: u64,
+    /// Images of how training goes, if any.
+    pub drawing: Option<Drawing<'a>>,
+}
+
+/// Images that the first process draws while training.
+pub struct Drawing<'a> {
+    /// Steps between them.
+    pub every: u64,
+    /// Gives the encoded PNG of the weights as they are.
+    pub draw: Box<dyn Fn() -> Result<Vec<u8>> + 'a>,
+}
+
+/// The optimizers and counters of a run: with the trainees' weights, all that a checkpoint holds.
+pub struct State {
+    pub optimizers: Vec<TraineeOptimizer>,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Samples of the global stream consumed.
+    pub position: u64,
+    pub stream: Stream,
+}
+
+impl State {
+    /// The state before the first step.
+    ///
+    /// # Errors
+    /// libtorch's message.
+    pub fn new(
+        group: &ProcessGroup,
+        objective: &dyn Objective,
+        config: &TrainConfig,
+        stream: Stream,
+    ) -> Result<Self> {
+        let optimizers = objective
+            .trainees()
+            .iter()
+            .map(|trainee| TraineeOptimizer::new(group, trainee, config));
+        Ok(Self { optimizers: optimizers.collect::<Result<_>>()?, step: 0, position: 0, stream })
+    }
+
+    /// Continues from a checkpoint. A stream that is not the checkpoint's is warned about: the
+    /// run then goes on, but not on the samples that it would have seen.
+    ///
+    /// # Errors
+    /// The checkpoint does not fit the trainees.
+    pub fn restore(
+        &mut self,
+        group: &ProcessGroup,
+        objective: &dyn Objective,
+        checkpoint: &Checkpoint,
+    ) -> Result<()> {
+        for (trainee, trainee_optimizer) in objective.trainees().iter().zip(&mut self.optimizers) {
+            trainee_optimizer.optimizer_mut().restore(trainee, checkpoint)?;
+        }
+        let manifest = &checkpoint.manifest;
+        (self.step, self.position) = (manifest.step, manifest.position);
+        let (then, now) = (&manifest.stream, &self.stream);
+        for (what, differs) in [
+            ("seed", then.seed != now.seed),
+            ("data set", then.dataset != now.dataset),
+            ("shuffle", then.shuffle != now.shuffle),
+            ("global batch size", then.global_batch_size != now.global_batch_size),
+        ] {
+            if differs && group.is_first() {
+                warn!("the {what} is not the checkpoint's: from here on other samples are seen");
+            }
+        }
+        info!(step = self.step, "continuing from {}", checkpoint.folder.display());
+        Ok(())
+    }
+
+    /// Begins to save the state as it is, whose weights every process must hold whole first.
+    ///
+    /// # Errors
+    /// A process failed, or an earlier checkpoint could not be written.
+    pub(super) fn save(&mut self, run: &Run, saver: &mut Saver) -> Result<()> {
+        let before = run.group.doing(Activity::Saving);
+        for trainee_optimizer in &mut self.optimizers {
+            trainee_optimizer.receive_weights(run.group)?;
+        }
+        run.group.synchronize()?;
+        let trainees = run.objective.trainees().iter().zip(&self.optimizers);
+        let trainees = trainees.map(|(trainee, own)| own.optimizer().state_of(trainee)).collect();
+        let (step, position, stream) = (self.step, self.position, &self.stream);
+        let snapshot = Snapshot { step, position, stream, trainees };
+        saver.save(&snapshot, &|| run.group.check_failure())?;
+        run.group.doing(before);
+        Ok(())
+    }
+}
