@@ -1,24 +1,76 @@
-//! A line of `metrics.jsonl`.
+//! `metrics.jsonl`: its lines, as they are written and read.
 
-use serde::Serialize;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::loss_terms;
+
+/// The file's name in a run directory.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// A line of the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricsLine {
+    /// Seconds since 1970 (UTC).
+    pub time: f64,
+    #[serde(flatten)]
+    pub metrics: StepMetrics,
+}
+
+/// What a `metrics.jsonl` holds, in the order of the file.
+#[derive(Debug, Default)]
+pub struct MetricsLines {
+    pub lines: Vec<MetricsLine>,
+    /// Lines that cannot be read; a run that is killed may leave its last one torn.
+    pub damaged: usize,
+}
+
+impl MetricsLines {
+    /// Reads the metrics of the run directory `run`; none where nothing is recorded yet.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn read(run: &Path) -> io::Result<Self> {
+        let file = match File::open(run.join(METRICS_FILE)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            other => BufReader::new(other?),
+        };
+        let mut read = Self::default();
+        for line in file.split(b'\n') {
+            let line = line?;
+            match serde_json::from_slice(&line) {
+                Ok(line) => read.lines.push(line),
+                Err(_) if line.is_empty() => {}
+                Err(_) => read.damaged += 1,
+            }
+        }
+        Ok(read)
+    }
+}
 
 /// What is known after an optimizer step.
 ///
-/// In JSON a number that is not finite (NaN, ±infinity) is `null`; a loss that the configuration
-/// turns off and a measurement that the device does not offer are left out.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// In JSON a number that is not finite (NaN, ±infinity) is `null`, which is read as NaN; a loss term
+/// that the configuration turns off and a measurement that the device does not offer are left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Optimizer steps done since the run began; the first one is 1.
     pub step: u64,
     /// Epochs done, in the schedule's unit.
     pub epoch: f64,
     /// Learning rate of this step.
+    #[serde(default = "unknown", deserialize_with = "number")]
     pub learning_rate: f64,
     /// Images trained on since the run began, over all processes.
     pub images_seen: u64,
     /// Images a second over all processes, since the previous record.
+    #[serde(default = "unknown", deserialize_with = "number")]
     pub images_per_second: f64,
     /// Mean part of a step spent waiting for images since the previous record, in seconds.
+    #[serde(default = "unknown", deserialize_with = "number")]
     pub data_wait_seconds: f64,
     /// Mean part of a step that this process waited for gradients after its last backward pass, since
     /// the previous record, in seconds; on a GPU the part that the host waits. Left out where no launcher
@@ -26,6 +78,7 @@ pub struct StepMetrics {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange_wait_seconds: Option<f64>,
     /// Mean wall time of a step, waiting included, since the previous record, in seconds.
+    #[serde(default = "unknown", deserialize_with = "number")]
     pub step_seconds: f64,
     /// In the configuration's order. The key on disk is of the time when only students were trained.
     #[serde(rename = "students")]
@@ -34,11 +87,16 @@ pub struct StepMetrics {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
     /// Images that did not decode since the run began.
-    #[serde(rename = "failed_pictures")]
+    #[serde(rename = "failed_pictures", default)]
     pub failed_images: u64,
 }
 
 impl StepMetrics {
+    /// What is known of the trainee `name`.
+    pub fn trainee(&self, name: &str) -> Option<&TraineeMetrics> {
+        self.trainees.iter().find(|trainee| trainee.name == name)
+    }
+
     /// Part of the time that the trainer waited for images, in `[0, 1]`.
     pub fn data_wait_share(&self) -> f64 {
         if self.step_seconds > 0.0 { self.data_wait_seconds / self.step_seconds } else { 0.0 }
@@ -46,18 +104,34 @@ impl StepMetrics {
 }
 
 /// One trainee's part of [`StepMetrics`].
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TraineeMetrics {
     /// The trainee's name in the configuration.
     pub name: String,
-    /// The fused loss, which is trained on.
+    /// The whole loss, which is trained on.
+    #[serde(default = "unknown", deserialize_with = "number")]
     pub loss: f64,
-    /// Class token loss; `None` where the configuration turns it off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss_class: Option<f64>,
-    /// Patch token loss; `None` where the configuration turns it off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub loss_patch: Option<f64>,
+    /// The loss's terms before weighting, by name; in JSON each has a key `loss_NAME`.
+    #[serde(flatten, with = "loss_terms")]
+    pub terms: Vec<(String, f64)>,
     /// Norm of the whole gradient before clipping.
+    #[serde(default = "unknown", deserialize_with = "number")]
     pub grad_norm: f64,
+}
+
+impl TraineeMetrics {
+    /// The value of the term `name`, if the loss has it.
+    pub fn term(&self, name: &str) -> Option<f64> {
+        self.terms.iter().find(|(own, _)| own == name).map(|(_, value)| *value)
+    }
+}
+
+/// What stands for a number that a file does not tell.
+fn unknown() -> f64 {
+    f64::NAN
+}
+
+/// A number, or NaN where JSON has `null`.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(unknown))
 }

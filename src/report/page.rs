@@ -8,8 +8,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::numbers::{date, duration};
 use super::plan::Model;
-use super::run::{Record, Run};
+use super::run::Run;
 use super::{results, training};
+use crate::artifacts::StepMetrics;
 
 const STYLE: &str = include_str!("style.css");
 /// A browser that opens the page loads nothing from anywhere.
@@ -60,7 +61,7 @@ fn header(run: &Run) -> Markup {
 
 /// How far the run is, in a row of figures.
 fn state(run: &Run) -> Markup {
-    let Some(last) = run.records.last() else {
+    let Some(last) = run.steps().last() else {
         return html! { p.warning { "No step is recorded yet." } };
     };
     let figures = [
@@ -69,7 +70,7 @@ fn state(run: &Run) -> Markup {
         ("Training time", Some(time(run, last))),
         ("Images a second", average_speed(run, last)),
         ("Peak memory", last.peak_memory_bytes.map(|bytes| html! { (HumanBytes(bytes)) })),
-        ("Failed images", Some(html! { (HumanCount(last.failed_pictures)) })),
+        ("Failed images", Some(html! { (HumanCount(last.failed_images)) })),
     ];
     html! {
         dl.state {
@@ -80,7 +81,7 @@ fn state(run: &Run) -> Markup {
     }
 }
 
-fn progress(run: &Run, last: &Record) -> Markup {
+fn progress(run: &Run, last: &StepMetrics) -> Markup {
     html! {
         (HumanCount(last.step))
         @if let Some(total) = run.total_steps() {
@@ -96,10 +97,10 @@ fn progress(run: &Run, last: &Record) -> Markup {
     }
 }
 
-fn time(run: &Run, last: &Record) -> Markup {
+fn time(run: &Run, last: &StepMetrics) -> Markup {
     let seconds = run.seconds();
     let left = run.total_steps().map_or(0, |total| total.saturating_sub(last.step));
-    let pace = last.step_seconds.filter(|_| left > 0);
+    let pace = Some(last.step_seconds).filter(|pace| left > 0 && pace.is_finite());
     html! {
         (duration(seconds))
         @if let Some(pace) = pace {
@@ -109,7 +110,7 @@ fn time(run: &Run, last: &Record) -> Markup {
 }
 
 /// Over all recorded steps.
-fn average_speed(run: &Run, last: &Record) -> Option<Markup> {
+fn average_speed(run: &Run, last: &StepMetrics) -> Option<Markup> {
     let speed = last.images_seen as f64 / run.seconds();
     speed
         .is_finite()
@@ -130,7 +131,7 @@ fn models(run: &Run) -> Markup {
             }
             p.note {
                 @if let Some(size) = plan.input_size { "Crops of " (size) " × " (size) " pixels. " }
-                @if let Some(last) = run.records.last() {
+                @if let Some(last) = run.steps().last() {
                     (HumanCount(last.images_seen / last.step.max(1))) " images a step. "
                 }
                 @if let Some(precision) = &plan.precision { "Matrix products in " (precision) "." }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +10,7 @@ use image::ImageFormat;
 use serde::Deserialize;
 
 use super::plan::Plan;
+use crate::artifacts::{METRICS_FILE, MetricsLine, MetricsLines, StepMetrics};
 
 /// Images of reconstructions besides the newest that a page shows.
 const EARLIER_RECONSTRUCTIONS: usize = 8;
@@ -24,8 +25,8 @@ pub struct Run {
     /// The text of `config.toml`.
     pub(super) config: String,
     pub(super) plan: Plan,
-    /// Lines of `metrics.jsonl` in the order of steps, each step once.
-    pub(super) records: Vec<Record>,
+    /// What is recorded of training, in the order of steps, each step once.
+    pub(super) records: Vec<MetricsLine>,
     /// Step of the newest checkpoint.
     pub(super) checkpoint: Option<u64>,
     pub(super) evaluation: Evaluation,
@@ -36,33 +37,6 @@ pub struct Run {
     pub(super) exports: Vec<Export>,
     /// What could not be read, a sentence each.
     notes: Vec<String>,
-}
-
-/// A line of `metrics.jsonl`. A number that was not finite is `None`.
-#[derive(Debug, Deserialize)]
-pub struct Record {
-    /// Seconds since 1970 (UTC).
-    pub time: f64,
-    pub step: u64,
-    pub epoch: f64,
-    pub learning_rate: Option<f64>,
-    pub images_seen: u64,
-    pub images_per_second: Option<f64>,
-    pub step_seconds: Option<f64>,
-    pub peak_memory_bytes: Option<u64>,
-    #[serde(default)]
-    pub failed_pictures: u64,
-    pub students: Vec<Trained>,
-}
-
-/// What a line says of one trained encoder.
-#[derive(Debug, Deserialize)]
-pub struct Trained {
-    pub name: String,
-    pub loss: Option<f64>,
-    pub loss_class: Option<f64>,
-    pub loss_patch: Option<f64>,
-    pub grad_norm: Option<f64>,
 }
 
 /// `evaluation.json`.
@@ -143,7 +117,7 @@ impl Run {
             name,
             config,
             plan,
-            records: records(&path.join("metrics.jsonl"), &mut notes)?,
+            records: records(path, &mut notes)?,
             checkpoint: newest_checkpoint(&path.join("checkpoints"))?,
             evaluation: evaluation(&path.join("evaluation.json"), &mut notes)?,
             reconstruction_count: images.len(),
@@ -158,31 +132,27 @@ impl Run {
         &self.notes
     }
 
+    /// What is recorded of each step, in the order of steps.
+    pub(super) fn steps(&self) -> impl DoubleEndedIterator<Item = &StepMetrics> {
+        self.records.iter().map(|record| &record.metrics)
+    }
+
     /// Steps of the whole run, where that is known.
     pub(super) fn total_steps(&self) -> Option<u64> {
-        self.plan.total_steps(self.records.last().map(|record| (record.step, record.epoch)))
+        self.plan.total_steps(self.steps().last().map(|step| (step.step, step.epoch)))
     }
 
     /// Seconds that the steps up to the last record took, without what was begun again.
     pub(super) fn seconds(&self) -> f64 {
-        let before = std::iter::once(0).chain(self.records.iter().map(|record| record.step));
-        let spent = self.records.iter().zip(before).map(|(record, before)| {
-            record.step_seconds.unwrap_or(0.0) * (record.step - before) as f64
-        });
-        spent.sum()
+        let before = std::iter::once(0).chain(self.steps().map(|step| step.step));
+        let known = self.steps().zip(before).filter(|(step, _)| step.step_seconds.is_finite());
+        known.map(|(step, before)| step.step_seconds * (step.step - before) as f64).sum()
     }
 
     /// Names of what is trained, in the order of the last record.
     pub(super) fn trained(&self) -> Vec<&str> {
-        let students = self.records.last().map_or(&[][..], |record| &record.students);
-        students.iter().map(|student| student.name.as_str()).collect()
-    }
-}
-
-impl Record {
-    /// What it says of the encoder of this name.
-    pub fn of(&self, name: &str) -> Option<&Trained> {
-        self.students.iter().find(|student| student.name == name)
+        let last = self.steps().last().map_or(&[][..], |step| &step.trainees);
+        last.iter().map(|trainee| trainee.name.as_str()).collect()
     }
 }
 
@@ -214,22 +184,11 @@ fn step_in(name: &str, ending: &str) -> Option<u64> {
     name.strip_prefix("step-")?.strip_suffix(ending)?.parse().ok()
 }
 
-/// Lines that can be read, by step; the later one where a step stands twice.
-fn records(path: &Path, notes: &mut Vec<String>) -> Result<Vec<Record>> {
-    let fail = || format!("cannot read {}", path.display());
-    let file = match fs::File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => BufReader::new(other.with_context(fail)?),
-    };
-    let (mut by_step, mut damaged) = (BTreeMap::new(), 0);
-    for line in file.split(b'\n') {
-        let line = line.with_context(fail)?;
-        match serde_json::from_slice::<Record>(&line) {
-            Ok(record) => drop(by_step.insert(record.step, record)),
-            Err(_) if line.is_empty() => {}
-            Err(_) => damaged += 1,
-        }
-    }
+/// Lines of the metrics by step; the later one where a step stands twice.
+fn records(run: &Path, notes: &mut Vec<String>) -> Result<Vec<MetricsLine>> {
+    let path = run.join(METRICS_FILE);
+    let MetricsLines { lines, damaged } =
+        MetricsLines::read(run).with_context(|| format!("cannot read {}", path.display()))?;
     if damaged > 0 {
         let lines = if damaged == 1 { "1 line" } else { &format!("{damaged} lines") };
         notes.push(format!(
@@ -238,6 +197,8 @@ fn records(path: &Path, notes: &mut Vec<String>) -> Result<Vec<Record>> {
             path.display()
         ));
     }
+    let by_step: BTreeMap<u64, MetricsLine> =
+        lines.into_iter().map(|line| (line.metrics.step, line)).collect();
     Ok(by_step.into_values().collect())
 }
 

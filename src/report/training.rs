@@ -7,7 +7,8 @@ use maud::{Markup, PreEscaped, html};
 use super::charts::{self, COLOURS, Chart, Scale};
 use super::curve::Point;
 use super::numbers::significant;
-use super::run::{Record, Run, Trained};
+use super::run::Run;
+use crate::artifacts::{StepMetrics, TraineeMetrics};
 
 /// Width and height of the loss curves, in pixels of the page.
 const LARGE: (u32, u32) = (960, 340);
@@ -22,21 +23,21 @@ pub fn section(run: &Run) -> Result<Markup> {
         });
     }
     let names = run.trained();
-    let per_encoder = |value: fn(&Trained) -> Option<f64>| -> Vec<Vec<Point>> {
-        let of = |name: &&str| points(run, |record| value(record.of(name)?));
-        names.iter().map(of).collect()
-    };
-    let of_run = |value: fn(&Record) -> Option<f64>| vec![points(run, value)];
-    let losses = per_encoder(|trained| trained.loss);
+    let losses = per_trainee(run, &names, |trainee| Some(trainee.loss));
     let over = charts::smoothed_over(&losses);
-    let noisy =
-        |title, size, scale, curves| figure(title, Chart { size, scale, is_noisy: true, curves });
-    let rate = of_run(|record| record.learning_rate);
+    let noisy = |title: &str, size, scale, curves| {
+        figure(title, Chart { size, scale, is_noisy: true, curves })
+    };
+    let rate = vec![points(run, |step| Some(step.learning_rate))];
     let rate = Chart { size: SMALL, scale: Scale::FromZero, is_noisy: false, curves: rate };
-    let speed = of_run(|record| record.images_per_second);
-    let norms = per_encoder(|trained| trained.grad_norm);
-    let class = per_encoder(|trained| trained.loss_class);
-    let patch = per_encoder(|trained| trained.loss_patch);
+    let speed = vec![points(run, |step| Some(step.images_per_second))];
+    let norms = per_trainee(run, &names, |trainee| Some(trainee.grad_norm));
+    let terms = loss_terms(run);
+    let term_figures = terms.iter().map(|term| {
+        let curves = per_trainee(run, &names, |trainee| trainee.term(term));
+        noisy(&term_title(term), SMALL, Scale::LogWhereUseful, curves)
+    });
+    let term_figures = term_figures.collect::<Result<Vec<_>>>()?;
     Ok(html! {
         section {
             h2 { "Training" }
@@ -45,30 +46,52 @@ pub fn section(run: &Run) -> Result<Markup> {
             @if over > 1 {
                 p.note { "Pale: as recorded. Bold: smoothed over " (HumanCount(over as u64)) " records." }
             }
-            (last_values(run, &names))
+            (last_values(run, &names, &terms))
             div.pair {
                 (figure("Learning rate", rate)?)
                 (noisy("Images a second", SMALL, Scale::FromZero, speed)?)
                 (noisy("Gradient norm", SMALL, Scale::LogWhereUseful, norms)?)
-                @if has_parts(run) {
-                    (noisy("Loss of the class tokens", SMALL, Scale::LogWhereUseful, class)?)
-                    (noisy("Loss of the patch tokens", SMALL, Scale::LogWhereUseful, patch)?)
-                }
+                @for figure in term_figures { (figure) }
             }
         }
     })
 }
 
 /// What is finite of a measurement, by step.
-fn points(run: &Run, value: impl Fn(&Record) -> Option<f64>) -> Vec<Point> {
-    let point = |record: &Record| Some((record.step as f64, value(record)?));
-    run.records.iter().filter_map(point).collect()
+fn points(run: &Run, value: impl Fn(&StepMetrics) -> Option<f64>) -> Vec<Point> {
+    let point = |step: &StepMetrics| {
+        let value = value(step).filter(|value| value.is_finite())?;
+        Some((step.step as f64, value))
+    };
+    run.steps().filter_map(point).collect()
 }
 
-/// Class and patch tokens have losses of their own.
-fn has_parts(run: &Run) -> bool {
-    let last = run.records.last().map_or(&[][..], |record| &record.students);
-    last.iter().any(|student| student.loss_class.is_some() && student.loss_patch.is_some())
+/// [`points`] of what is measured of each trainee.
+fn per_trainee(
+    run: &Run,
+    names: &[&str],
+    value: impl Fn(&TraineeMetrics) -> Option<f64>,
+) -> Vec<Vec<Point>> {
+    names.iter().map(|name| points(run, |step| value(step.trainee(name)?))).collect()
+}
+
+/// The terms of the last record's losses, where some loss has several: a single one shows what the
+/// loss does.
+fn loss_terms(run: &Run) -> Vec<&str> {
+    let last = run.steps().last().map_or(&[][..], |step| &step.trainees);
+    let mut terms = Vec::new();
+    for trainee in last.iter().filter(|trainee| trainee.terms.len() > 1) {
+        for (term, _) in &trainee.terms {
+            if !terms.contains(&term.as_str()) {
+                terms.push(term);
+            }
+        }
+    }
+    terms
+}
+
+fn term_title(term: &str) -> String {
+    format!("Loss term: {term}")
 }
 
 /// Which colour is whose.
@@ -99,14 +122,14 @@ fn figure(title: &str, chart: Chart) -> Result<Markup> {
     })
 }
 
-/// First and last recorded numbers of each encoder.
-fn last_values(run: &Run, names: &[&str]) -> Markup {
-    let (first, last) = (run.records.first(), run.records.last());
+/// First and last recorded numbers of each trainee.
+fn last_values(run: &Run, names: &[&str], terms: &[&str]) -> Markup {
+    let (first, last) = (run.steps().next(), run.steps().last());
     let Some((first, last)) = first.zip(last) else { return Markup::default() };
     let cell = |value: Option<f64>| {
+        let value = value.filter(|value| value.is_finite());
         html! { td.number { (value.map_or("–".into(), |value| significant(value, 4))) } }
     };
-    let has_parts = has_parts(run);
     html! {
         table {
             thead {
@@ -114,22 +137,21 @@ fn last_values(run: &Run, names: &[&str]) -> Markup {
                     th { "Trained" }
                     th.number { "Loss at step " (HumanCount(first.step)) }
                     th.number { "Loss at step " (HumanCount(last.step)) }
-                    @if has_parts { th.number { "Class tokens" } th.number { "Patch tokens" } }
+                    @for term in terms { th.number { (term_title(term)) } }
                     th.number { "Gradient norm" }
                 }
             }
             tbody {
                 @for name in names {
-                    @let last = last.of(name);
+                    @let last = last.trainee(name);
                     tr {
                         td { (name) }
-                        (cell(first.of(name).and_then(|trained| trained.loss)))
-                        (cell(last.and_then(|trained| trained.loss)))
-                        @if has_parts {
-                            (cell(last.and_then(|trained| trained.loss_class)))
-                            (cell(last.and_then(|trained| trained.loss_patch)))
+                        (cell(first.trainee(name).map(|trainee| trainee.loss)))
+                        (cell(last.map(|trainee| trainee.loss)))
+                        @for term in terms {
+                            (cell(last.and_then(|trainee| trainee.term(term))))
                         }
-                        (cell(last.and_then(|trained| trained.grad_norm)))
+                        (cell(last.map(|trainee| trainee.grad_norm)))
                     }
                 }
             }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use serde_json::Value;
+use anyhow::{Context, Result};
 use tch::Tensor;
 
 use super::evaluation::Evaluation;
+use crate::artifacts::MetricsLines;
 use crate::config::{EncoderSize, ExportFormat, TrainConfig};
 use crate::data::Dataset;
 use crate::tasks::distill::DistillConfig;
@@ -113,17 +113,13 @@ fn noun<C: TaskConfig>(_: &C) -> &'static str {
 
 /// Each encoder's first and last logged loss.
 fn losses(run: &Path) -> Result<Vec<(String, f64, f64)>> {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl"))?;
-    let rows: Vec<Value> =
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
-    let students = |row: &Value| row["students"].as_array().cloned().unwrap_or_default();
-    Ok(students(first)
-        .iter()
-        .zip(students(last))
-        .filter_map(|(first, last)| {
-            let name = first["name"].as_str()?.to_string();
-            Some((name, first["loss"].as_f64()?, last["loss"].as_f64()?))
-        })
+    let read = MetricsLines::read(run);
+    let lines =
+        read.with_context(|| format!("cannot read the metrics of {}", run.display()))?.lines;
+    let (Some(first), Some(last)) = (lines.first(), lines.last()) else { return Ok(Vec::new()) };
+    let pairs = first.metrics.trainees.iter().zip(&last.metrics.trainees);
+    Ok(pairs
+        .filter(|(first, last)| first.loss.is_finite() && last.loss.is_finite())
+        .map(|(first, last)| (first.name.clone(), first.loss, last.loss))
         .collect())
 }

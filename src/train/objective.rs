@@ -28,17 +28,26 @@ pub struct MicroBatch {
 pub struct Losses {
     /// What is minimised.
     pub total: Tensor,
-    /// Its part over class tokens, before fusing, where there is one.
-    pub class: Option<Tensor>,
-    /// Its part over patch tokens, before fusing, where there is one.
-    pub patch: Option<Tensor>,
+    /// The named terms that the total is made of, before weighting, in a fixed order. A loss of
+    /// one term that needs no name has none.
+    pub terms: Vec<(&'static str, Tensor)>,
 }
 
 impl Losses {
     /// The same values without their history.
     pub fn detach(&self) -> Self {
-        let detach = |part: &Option<Tensor>| part.as_ref().map(Tensor::detach);
-        Self { total: self.total.detach(), class: detach(&self.class), patch: detach(&self.patch) }
+        let terms = self.terms.iter().map(|(name, value)| (*name, value.detach()));
+        Self { total: self.total.detach(), terms: terms.collect() }
+    }
+
+    /// The value of the term `name`, if the loss has it.
+    pub fn term(&self, name: &str) -> Option<&Tensor> {
+        self.terms.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
+    }
+
+    /// The total, then the terms.
+    pub fn values(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.total).chain(self.terms.iter().map(|(_, value)| value))
     }
 }
 
@@ -83,7 +92,7 @@ pub trait StepHooks {
     fn before_backward(&mut self, trainee: usize) -> Result<()>;
 }
 
-/// Nobody.
+/// No hooks.
 impl StepHooks for () {
     fn before_targets(&mut self) -> Result<()> {
         Ok(())

@@ -128,13 +128,18 @@ impl Recent {
         self.updates += 1.0;
         let weight = 1.0 / self.updates.min(Self::STEPS);
         let mix = |old: f64, new: f64| old + weight * (new - old);
-        let mix_loss = |old: Option<f64>, new: Option<f64>| Some(mix(old.or(new)?, new?));
+        let mix_terms = |old: &TraineeMetrics, new: &TraineeMetrics| {
+            let mixed = new
+                .terms
+                .iter()
+                .map(|(name, value)| (name.clone(), mix(old.term(name).unwrap_or(*value), *value)));
+            mixed.collect()
+        };
         let old = self.average.take().unwrap_or_else(|| new.clone());
         let trainees = old.trainees.iter().zip(&new.trainees).map(|(old, new)| TraineeMetrics {
             name: new.name.clone(),
             loss: mix(old.loss, new.loss),
-            loss_class: mix_loss(old.loss_class, new.loss_class),
-            loss_patch: mix_loss(old.loss_patch, new.loss_patch),
+            terms: mix_terms(old, new),
             grad_norm: mix(old.grad_norm, new.grad_norm),
         });
         self.average.insert(StepMetrics {
@@ -154,11 +159,9 @@ fn time_left(recent: &StepMetrics, total_steps: u64) -> FormattedDuration {
 }
 
 fn trainee_text(trainee: &TraineeMetrics) -> String {
-    let parts = [("class", trainee.loss_class), ("patch", trainee.loss_patch)];
-    let parts =
-        parts.map(|(name, loss)| loss.map_or(String::new(), |x| format!("  {name} {x:.4}")));
-    let [class, patch] = parts;
-    format!("loss {:.4}{class}{patch}  grad norm {:.3}", trainee.loss, trainee.grad_norm)
+    let terms = trainee.terms.iter().map(|(name, value)| format!("  {name} {value:.4}"));
+    let terms: String = terms.collect();
+    format!("loss {:.4}{terms}  grad norm {:.3}", trainee.loss, trainee.grad_norm)
 }
 
 fn rates_text(recent: &StepMetrics) -> String {

@@ -199,7 +199,7 @@ impl Replay {
     fn check_losses(&self, micro: usize, losses: &[Losses], tolerance: f64) {
         for (student, losses) in losses.iter().enumerate() {
             self.check(&format!("loss.{student}.{micro}"), &losses.total, tolerance);
-            let [class, patch] = [&losses.class, &losses.patch].map(|part| part.as_ref().unwrap());
+            let [class, patch] = ["class", "patch"].map(|name| losses.term(name).unwrap());
             self.check(&format!("loss_cls.{student}.{micro}"), class, tolerance);
             self.check(&format!("loss_patch.{student}.{micro}"), patch, tolerance);
         }

@@ -12,8 +12,7 @@ fn metrics_of(step: u64) -> StepMetrics {
     let student = |name: &str, offset: f64| TraineeMetrics {
         name: name.into(),
         loss: offset + 1.0 / step as f64,
-        loss_class: Some(offset + 0.5 / step as f64),
-        loss_patch: None,
+        terms: vec![("class".into(), offset + 0.5 / step as f64)],
         grad_norm: 0.25 * step as f64,
     };
     StepMetrics {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use super::losses::LossConfig;
 use crate::config::{
     Check, EncoderConfig, EncoderSize, KeyError, Precision, TrainConfig, read_tables, require,
 };
@@ -73,7 +74,7 @@ impl TaskConfig for DistillConfig {
     fn validate(&self) -> Check {
         self.check_teacher()?;
         self.check_students()?;
-        self.check_loss()
+        self.loss.check()
     }
 }
 
@@ -109,49 +110,6 @@ pub enum TeacherPrecision {
     Fp8,
 }
 
-/// How student tokens are compared with the teacher's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LossConfig {
-    /// Distance over class tokens, or `none`.
-    #[serde(default)]
-    pub class: Distance,
-    /// Distance over the patch tokens that the student sees.
-    #[serde(default)]
-    pub patch: Distance,
-    #[serde(default)]
-    pub fuse: Fuse,
-}
-
-impl Default for LossConfig {
-    fn default() -> Self {
-        Self { class: Distance::Cosine, patch: Distance::Cosine, fuse: Fuse::Avg }
-    }
-}
-
-/// A distance between student and teacher tokens, averaged over everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Distance {
-    None,
-    /// One minus the cosine similarity over the width.
-    #[default]
-    Cosine,
-    L1,
-    Mse,
-}
-
-/// How the class token and patch token losses become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fuse {
-    /// `(class + patch) / 2`.
-    #[default]
-    Avg,
-    /// Weighted by each kind's share of the tokens.
-    Sum,
-}
-
 impl DistillConfig {
     fn check_teacher(&self) -> Check {
         let TeacherConfig { model, residual, precision, .. } = &self.teacher;
@@ -167,13 +125,6 @@ impl DistillConfig {
         // What CUDA's FP8 products take.
         require(!is_fp8 || model.dim.is_multiple_of(16), "teacher.precision", || {
             format!("found \"fp8\" for a width of {}, expected a multiple of 16", model.dim)
-        })
-    }
-
-    fn check_loss(&self) -> Check {
-        let LossConfig { class, patch, .. } = self.loss;
-        require([class, patch] != [Distance::None; 2], "loss.patch", || {
-            "found \"none\" like loss.class, expected a distance for one of them at least".into()
         })
     }
 

@@ -3,13 +3,13 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::config::{DistillConfig, LossConfig, TeacherConfig, TeacherPrecision};
-use super::losses::feature_losses;
+use super::config::{DistillConfig, TeacherConfig, TeacherPrecision};
+use super::losses::{LossConfig, TokenPair};
 use crate::config::{EncoderConfig, EncoderSize};
 use crate::native::guard;
 use crate::nn::{
     FrozenFormat, FrozenPass, Mask, Parameters, Projector, Storage, Vit, VitInput, encoder_flops,
-    gather_tokens, kind_of, patchify, projector_flops,
+    kind_of, patchify, projector_flops,
 };
 use crate::tasks::masked_encoder::{EncoderPass, MaskedEncoder, PassDraws};
 use crate::train::objective::{Losses, MicroBatch, Objective, StepHooks, Trainee};
@@ -196,16 +196,8 @@ impl Distillation {
 
     /// Losses of one student for given teacher tokens `[B, C+N, D]`.
     pub fn compare(&self, student: &Tensor, teacher: &Tensor, keep: Option<&Tensor>) -> Losses {
-        let class = self.teacher.vit.size().class_tokens as i64;
-        let patches = teacher.size()[1] - class;
-        let matching = match keep {
-            Some(keep) => {
-                let seen = gather_tokens(&teacher.narrow(1, class, patches), keep);
-                Tensor::cat(&[teacher.narrow(1, 0, class), seen], 1)
-            }
-            None => teacher.shallow_clone(),
-        };
-        feature_losses(student, &matching, class, &self.loss)
+        let class_tokens = self.teacher.vit.size().class_tokens as i64;
+        self.loss.compare(&TokenPair::new(student, teacher, class_tokens, keep))
     }
 }
 

@@ -4,6 +4,6 @@ mod config;
 mod distillation;
 mod losses;
 
-pub use config::{Distance, DistillConfig, Fuse, LossConfig, TeacherConfig, TeacherPrecision};
+pub use config::{DistillConfig, TeacherConfig, TeacherPrecision};
 pub use distillation::{Distillation, Student, Teacher, flops_per_image, mean_cosine};
-pub use losses::feature_losses;
+pub use losses::{Distance, Fuse, LossConfig, TokenPair};

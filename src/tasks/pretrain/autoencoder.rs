@@ -99,7 +99,7 @@ impl Autoencoder {
         drop((predicted, targets));
         hooks.before_backward(0)?;
         pass.backward(&(&total * scale))?;
-        Ok(Losses { total: total.detach(), class: None, patch: None })
+        Ok(Losses { total: total.detach(), terms: Vec::new() })
     }
 
     /// What the autoencoder makes of `images` `[B, 3, H, W]` with the patches `keep` `[B, K]` in

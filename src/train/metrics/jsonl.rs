@@ -6,9 +6,9 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::StepMetrics;
+use crate::artifacts::MetricsLine;
 use crate::durable;
 
 /// The file, open for appending.
@@ -18,16 +18,7 @@ pub(super) struct Lines {
     file: File,
 }
 
-/// A line as it is written.
-#[derive(Serialize)]
-struct Line<'a> {
-    /// Seconds since 1970 (UTC).
-    time: f64,
-    #[serde(flatten)]
-    metrics: &'a StepMetrics,
-}
-
-/// The part of a line that resuming looks at.
+/// The part of a line that resuming looks at, whatever else stands there.
 #[derive(Deserialize)]
 struct LineStep {
     step: u64,
@@ -47,8 +38,8 @@ impl Lines {
     }
 
     /// Appends one line with a single write, so that a crash can tear only the last one.
-    pub(super) fn append(&mut self, time: f64, metrics: &StepMetrics) -> Result<()> {
-        let mut line = serde_json::to_vec(&Line { time, metrics })?;
+    pub(super) fn append(&mut self, line: &MetricsLine) -> Result<()> {
+        let mut line = serde_json::to_vec(line)?;
         line.push(b'\n');
         self.file
             .write_all(&line)

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use prost::Message;
 
-use super::{StepMetrics, unix_seconds};
+use crate::artifacts::{MetricsLine, StepMetrics};
 
 /// `tensorflow.Event`.
 #[derive(Clone, PartialEq, Message)]
@@ -131,12 +131,12 @@ impl EventFile {
     }
 
     /// Appends all scalars of a step as one event.
-    pub(super) fn append(&mut self, time: f64, metrics: &StepMetrics) -> Result<()> {
-        let values = scalars(metrics)
+    pub(super) fn append(&mut self, line: &MetricsLine) -> Result<()> {
+        let values = scalars(&line.metrics)
             .into_iter()
             .map(|(tag, value)| Value { tag, shown: Some(Shown::Scalar(value as f32)) })
             .collect();
-        self.send(time, metrics.step, Content::Summary(Summary { values }))
+        self.send(line.time, line.metrics.step, Content::Summary(Summary { values }))
     }
 
     /// Appends one image as an event.
@@ -236,17 +236,19 @@ fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
         scalars.push(("memory/peak_gib".into(), bytes as f64 / f64::from(1 << 30)));
     }
     for trainee in &metrics.trainees {
-        let per_trainee = [
-            ("loss", Some(trainee.loss)),
-            ("loss_class", trainee.loss_class),
-            ("loss_patch", trainee.loss_patch),
-            ("grad_norm", Some(trainee.grad_norm)),
-        ];
-        for (what, value) in per_trainee {
-            scalars.extend(value.map(|value| (format!("{what}/{}", trainee.name), value)));
-        }
+        let name = &trainee.name;
+        scalars.push((format!("loss/{name}"), trainee.loss));
+        let terms = trainee.terms.iter();
+        scalars.extend(terms.map(|(term, value)| (format!("loss_{term}/{name}"), *value)));
+        scalars.push((format!("grad_norm/{name}"), trainee.grad_norm));
     }
     scalars
+}
+
+/// Seconds since 1970 (UTC), as both files have them.
+pub(super) fn unix_seconds() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |duration| duration.as_secs_f64())
 }
 
 /// A TFRecord: length, its checksum, payload, its checksum; all little-endian.
