@@ -16,6 +16,7 @@ mod hostile;
 mod house;
 mod kernels;
 mod launch;
+mod losses;
 mod many;
 mod peer;
 mod pretrain;

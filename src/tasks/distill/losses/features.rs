@@ -8,7 +8,7 @@ use crate::train::objective::Losses;
 
 /// A distance between student and teacher tokens, averaged over everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Distance {
     None,
     /// One minus the cosine similarity over the width.
@@ -16,6 +16,9 @@ pub enum Distance {
     Cosine,
     L1,
     Mse,
+    /// Half the squared difference where that is below 1 in absolute value, and beyond it the
+    /// absolute difference less a half (Girshick, "Fast R-CNN", 2015).
+    SmoothL1,
 }
 
 /// How the class token and patch token losses become one.
@@ -70,6 +73,7 @@ fn distance(kind: Distance, student: &Tensor, teacher: &Tensor) -> Option<Tensor
         }
         Distance::L1 => student.l1_loss(teacher, Reduction::Mean),
         Distance::Mse => student.mse_loss(teacher, Reduction::Mean),
+        Distance::SmoothL1 => student.smooth_l1_loss(teacher, Reduction::Mean, 1.0),
     })
 }
 
