@@ -56,6 +56,7 @@ fn the_references_comment_every_key() {
     for train in [&mut distill.train, &mut pretrain.train] {
         train.optimizer.base_learning_rate = Some(1e-4);
     }
+    distill.loss.gram = Some(0.1);
     for (name, written) in
         [("reference.toml", distill.to_toml()), ("reference_pretrain.toml", pretrain.to_toml())]
     {
@@ -200,6 +201,22 @@ fn a_shuffle_that_does_not_fit_is_refused() {
         let key = setting.split_once('=').unwrap().0;
         assert_says(&error(&[setting]), &["reference.toml", key, expected]);
     }
+}
+
+/// A loss must compare something, and a term that does is weighted by a number above 0. Relations
+/// between patches are enough; without their key a configuration is written as before.
+#[test]
+fn a_loss_that_compares_nothing_is_refused() {
+    let none = ["loss.class=none", "loss.patch=none"];
+    assert_says(&error(&none), &["reference.toml", "loss.patch", "\"none\"", "loss.gram"]);
+    for weight in ["0.0", "-1.0", "nan", "inf"] {
+        let found = error(&[&format!("loss.gram={weight}")]);
+        assert_says(&found, &["reference.toml", "loss.gram", "found", "expected a number above 0"]);
+    }
+    let gram = load("reference.toml", &[&none[..], &["loss.gram=2"]].concat()).unwrap();
+    assert_eq!(gram.loss.gram, Some(2.0));
+    assert!(gram.to_toml().contains("\ngram = 2.0"), "{}", gram.to_toml());
+    assert!(!load("reference.toml", &[]).unwrap().to_toml().contains("\ngram"));
 }
 
 /// A cache without room would evict what is about to be read.

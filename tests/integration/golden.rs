@@ -121,8 +121,12 @@ impl DistillCase {
                 ..EncoderConfig::minimal(&index.to_string(), self.size(student))
             })
             .collect();
-        config.loss =
-            LossConfig { class: self.loss_fn_cls, patch: self.loss_fn_patch, fuse: self.loss_fuse };
+        config.loss = LossConfig {
+            class: self.loss_fn_cls,
+            patch: self.loss_fn_patch,
+            fuse: self.loss_fuse,
+            gram: None,
+        };
         config.train.optimizer = OptimizerConfig {
             weight_decay: self.weight_decay,
             betas: self.betas,

@@ -1,21 +1,20 @@
-//! The terms of the distillation loss: golden values and gradients by plain PyTorch.
+//! The terms of the distillation loss: golden values and gradients by plain PyTorch, and through runs.
 
-use distill::tasks::distill::{Distance, LossConfig, TokenPair};
-use tch::{Kind, Tensor};
+use std::fs;
+
+use distill::tasks::distill::{Distance, Fuse, LossConfig, TokenPair};
+use serde_json::Value;
 
 use crate::device::device;
-use crate::golden::{Tensors, cases, read};
+use crate::golden::{Tensors, assert_close, cases, read};
+use crate::many;
+use crate::workshop::Workshop;
 
 /// Class tokens of the golden tokens.
 const CLASS_TOKENS: i64 = 2;
 
-#[track_caller]
-fn assert_near(found: &Tensor, expected: &Tensor, what: &str) {
-    assert_eq!(found.size(), expected.size(), "{what}");
-    let found = found.to_device(expected.device()).to_kind(Kind::Float);
-    let error = (found - expected).abs().max().double_value(&[]);
-    assert!(error <= 1e-5, "{what}: off by {error:.2e}");
-}
+/// Relative tolerance of values and gradients.
+const TOLERANCE: f64 = 1e-5;
 
 /// Terms, total and gradient of a loss are PyTorch's, for a student that sees all patches and one that
 /// sees some (`tests/golden/make_losses.py`).
@@ -48,12 +47,13 @@ fn assert_golden_in(golden: &Tensors, name: &str, config: &LossConfig) {
         assert_eq!(found, expected, "{prefix}");
         for (term, value) in &losses.terms {
             let key = format!("{prefix}{term}");
-            assert_near(value, &golden[&key], &key);
+            assert_close(value, &golden[&key], TOLERANCE, &key);
         }
-        assert_near(&losses.total, &golden[&format!("{prefix}total")], &format!("{prefix}total"));
+        let key = format!("{prefix}total");
+        assert_close(&losses.total, &golden[&key], TOLERANCE, &key);
         losses.total.backward();
         let key = format!("{prefix}gradient");
-        assert_near(&student.grad(), &golden[&key], &key);
+        assert_close(&student.grad(), &golden[&key], TOLERANCE, &key);
     }
 }
 
@@ -67,4 +67,77 @@ fn golden_loss_smooth_l1() {
     };
     assert_golden("smooth_l1", &both);
     assert_golden("smooth_l1_patch", &LossConfig { class: Distance::None, ..both });
+}
+
+/// The relations of patch tokens, alone and beside fused distances.
+#[test]
+fn golden_loss_gram() {
+    let gram = Some(0.3);
+    let alone =
+        LossConfig { class: Distance::None, patch: Distance::None, gram, ..LossConfig::default() };
+    assert_golden("gram", &alone);
+    let beside =
+        LossConfig { class: Distance::Cosine, patch: Distance::Mse, fuse: Fuse::Sum, gram };
+    assert_golden("features_and_gram", &beside);
+}
+
+/// What turns the term `gram` on, beside smooth L1.
+const GRAM: [&str; 3] = ["loss.gram=0.5", "loss.class=\"smooth_l1\"", "loss.patch=\"smooth_l1\""];
+
+fn with_gram<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    GRAM.iter().copied().chain(more.iter().copied()).collect()
+}
+
+/// The students of every line of a run's metrics.
+fn students(workshop: &Workshop, run: &str) -> Vec<Value> {
+    let lines = many::metrics(workshop, run);
+    lines.iter().flat_map(|line| line["students"].as_array().unwrap().clone()).collect()
+}
+
+/// A run with `loss.gram`: the term is in its metrics, in the total, in TensorBoard's file and on the
+/// page; and after a kill the run goes on bit for bit.
+#[test]
+fn a_run_with_the_gram_loss_shows_it_and_resumes_bit_for_bit() {
+    let workshop = Workshop::new();
+    workshop.train(&with_gram(&["run.dir=whole"])).succeeds();
+    let found = students(&workshop, "whole");
+    assert_eq!(found.len(), 16);
+    for student in &found {
+        let of = |key: &str| student[key].as_f64().unwrap();
+        let total = (of("loss_class") + of("loss_patch")) / 2.0 + 0.5 * of("loss_gram");
+        assert!(of("loss_gram") > 0.0 && (of("loss") - total).abs() < 1e-5, "{student}");
+    }
+    let events = fs::read_dir(workshop.path("whole/tensorboard")).unwrap().next().unwrap();
+    let events = fs::read(events.unwrap().path()).unwrap();
+    assert!(events.windows(13).any(|bytes| bytes == b"loss_gram/one"), "no tag in TensorBoard");
+    let report = workshop.command(&["report", "--run", "whole"]).output().unwrap();
+    assert!(report.status.success(), "{report:?}");
+    let page = fs::read_to_string(workshop.path("whole/report.html")).unwrap();
+    assert!(page.contains("Loss term: gram"));
+
+    let mut child = workshop.start(&with_gram(&["run.dir=killed"]));
+    crate::workers::wait_until("a checkpoint", || {
+        workshop.path("killed/checkpoints/step-2").exists()
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    workshop.train(&with_gram(&["run.dir=killed"])).succeeds();
+    assert_eq!(workshop.checkpoint("killed", 8), workshop.checkpoint("whole", 8));
+}
+
+/// Relations between patches belong to an image, so the number of processes changes no term.
+#[test]
+fn the_gram_loss_is_the_same_on_two_processes() {
+    let workshop = Workshop::new();
+    let steps = ["data.global_batch_size=8", "optimizer.learning_rate=1e-3"];
+    workshop.train(&[&with_gram(&steps)[..], &["run.dir=on-1"]].concat()).succeeds();
+    many::train(&workshop, 2, &[&with_gram(&steps)[..], &["run.dir=on-2"]].concat());
+    let (one, two) = (students(&workshop, "on-1"), students(&workshop, "on-2"));
+    assert!(!one.is_empty() && one.len() == two.len());
+    for (one, two) in one.iter().zip(&two) {
+        for key in ["loss", "loss_class", "loss_patch", "loss_gram"] {
+            let [one, two] = [one, two].map(|student| student[key].as_f64().unwrap());
+            assert!((one - two).abs() <= 1e-5 * one.abs(), "{key}: {two} is not {one}");
+        }
+    }
 }

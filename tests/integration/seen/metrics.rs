@@ -8,6 +8,7 @@ use std::process::Command;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
+use distill::artifacts::MetricsLines;
 use distill::train::metrics::MetricsLog;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -123,6 +124,32 @@ fn metrics_lines_tell_not_finite_from_turned_off() {
     assert_eq!(students[1]["name"], "vit1b16");
     assert!(students[0].get("loss_patch").is_none());
     assert!(line["time"].as_f64().unwrap() > 1.7e9);
+}
+
+/// Protects readers of runs of any age: what was written is read, terms of any name in their order,
+/// `null` as a number that was not finite, and what an older version did not write as unknown. A
+/// torn line is counted, not more.
+#[test]
+fn metrics_lines_are_read_as_they_were_written() {
+    let run = tempdir().unwrap();
+    assert_eq!(MetricsLines::read(run.path()).unwrap().lines, [], "nothing is recorded yet");
+    let mut metrics = metrics_of(1);
+    metrics.trainees[1].terms.extend([("patch".into(), 0.5), ("a".into(), 0.25)]);
+    MetricsLog::open(run.path(), false, 0).unwrap().write(&metrics).unwrap();
+    let file = run.path().join("metrics.jsonl");
+    let old = r#"{"time":1.5,"step":2,"epoch":0.5,"learning_rate":0.1,"images_seen":8,"students":[{"name":"one","loss":null,"loss_patch":null,"note":"x","grad_norm":2}]}"#;
+    let text = fs::read_to_string(&file).unwrap() + old + "\n{\"time\":2.0,\"st";
+    fs::write(&file, text).unwrap();
+
+    let MetricsLines { lines, damaged } = MetricsLines::read(run.path()).unwrap();
+    assert_eq!((lines.len(), damaged), (2, 1));
+    assert_eq!(lines[0].metrics, metrics);
+    let old = &lines[1].metrics;
+    assert_eq!((lines[1].time, old.step, old.failed_images), (1.5, 2, 0));
+    assert!(old.step_seconds.is_nan() && old.peak_memory_bytes.is_none());
+    let one = old.trainee("one").unwrap();
+    assert!(one.loss.is_nan() && one.term("patch").unwrap().is_nan());
+    assert_eq!((one.terms.len(), one.grad_norm), (1, 2.0));
 }
 
 /// Protects the event files: the real TensorBoard reads the values of `metrics.jsonl` from them,

@@ -6,6 +6,7 @@
 //! show them under these.
 
 mod features;
+mod gram;
 mod part;
 mod table;
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::features::{Distance, Features, Fuse};
+use super::gram::Gram;
 use super::part::{LossPart, TokenPair};
 use crate::config::{Check, require};
 use crate::train::objective::Losses;
@@ -19,13 +20,28 @@ pub struct LossConfig {
     pub patch: Distance,
     #[serde(default)]
     pub fuse: Fuse,
+    /// Weight of the relations between patch tokens; without it they are not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gram: Option<f64>,
 }
 
 impl LossConfig {
     /// The parts that are turned on.
     fn parts(&self) -> Vec<Box<dyn LossPart>> {
-        let features = Features { class: self.class, patch: self.patch, fuse: self.fuse };
-        vec![Box::new(features)]
+        let mut parts: Vec<Box<dyn LossPart>> = Vec::new();
+        if self.has_features() {
+            let Self { class, patch, fuse, .. } = *self;
+            parts.push(Box::new(Features { class, patch, fuse }));
+        }
+        if let Some(weight) = self.gram {
+            parts.push(Box::new(Gram { weight }));
+        }
+        parts
+    }
+
+    /// Whether tokens themselves are compared.
+    fn has_features(&self) -> bool {
+        [self.class, self.patch] != [Distance::None; 2]
     }
 
     /// The loss of one student's tokens: the sum of its parts' totals, and all of their terms.
@@ -42,10 +58,16 @@ impl LossConfig {
     }
 
     /// # Errors
-    /// Nothing is compared.
+    /// Nothing is compared, or a weight is out of range.
     pub fn check(&self) -> Check {
-        require([self.class, self.patch] != [Distance::None; 2], "loss.patch", || {
-            "found \"none\" like loss.class, expected a distance for one of them at least".into()
+        let weight = self.gram.unwrap_or(1.0);
+        require(weight > 0.0 && weight.is_finite(), "loss.gram", || {
+            format!("found {weight}, expected a number above 0, or no such key to turn it off")
+        })?;
+        require(self.has_features() || self.gram.is_some(), "loss.patch", || {
+            "found \"none\" like loss.class, expected a distance for one of them at least, or \
+             loss.gram"
+                .into()
         })
     }
 }
