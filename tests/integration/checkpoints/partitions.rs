@@ -94,7 +94,7 @@ fn another_state_is_refused() {
         format!("{:#}", checkpoint.fill(&state).unwrap_err())
     };
     for (error, part) in [
-        (renamed(&|state| state.name = "two".into()), "no student `two`, only `one`"),
+        (renamed(&|state| state.name = "two".into()), "no trainee `two`, only `one`"),
         (renamed(&|state| state.optimizer[0].name = "other".into()), "no tensor other"),
         (renamed(&|state| state.optimizer.clear()), "1 tensors, expected 0"),
         (renamed(&|state| *state = state_of(None, 9)), "[10], expected Float [9]"),
