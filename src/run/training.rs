@@ -148,7 +148,6 @@ fn train_and_export<T: Training>(
     drop((run, state, prefetcher));
     match outcome {
         Outcome::Finished => {
-            group.doing(Activity::Saving);
             // The others stay until all is done: a launcher could not start rank 0 anew without them.
             if !group.is_first() {
                 return Ok(group.wait_for(ENDED)?.first().copied().unwrap_or(DONE));
@@ -171,13 +170,15 @@ fn conclude<T: Training>(
     objective: &T::Objective,
     step: u64,
 ) -> Result<u8> {
-    let config = start.config.train();
+    let (config, group) = (start.config.train(), start.group);
+    let _exporting = group.enter(Activity::Exporting);
     let mut evaluation = Ok(None);
     if !config.export.formats.is_empty() || config.evaluation.knn.is_some() {
         // Opened once: that reads and checks all of it.
         let checkpoint = checkpoint::newest(&config.run.dir)?;
         let checkpoint = checkpoint.context("the run has no checkpoint to export")?;
         export(start.config, &checkpoint)?;
+        let _evaluating = group.enter(Activity::Evaluating);
         evaluation = evaluation::measure(start, &checkpoint, &T::trained(objective));
     }
     match evaluation {

@@ -19,7 +19,7 @@ use crate::native::DeviceEvent;
 use crate::train::objective::MicroBatch;
 
 /// How long signals and the other processes' failures may go unnoticed while data are waited for.
-const PATIENCE: Duration = Duration::from_millis(200);
+const STOP_POLL: Duration = Duration::from_millis(200);
 
 /// A step that the device has been told, and whose numbers the host has not yet read.
 pub struct PendingStep {
@@ -153,12 +153,12 @@ fn next_batch(
     step: u64,
     prefetcher: &mut DevicePrefetcher,
 ) -> Result<MicroBatch> {
-    group.progress(step);
-    let before = group.doing(Activity::WaitingForData);
+    group.begin_step(step);
+    let _waiting = group.enter(Activity::WaitingForData);
     loop {
         group.check()?;
         let is_to_stop = is_asked_to_stop(group);
-        if !(is_to_stop && group.is_alone()) && prefetcher.is_ready_within(PATIENCE) {
+        if !(is_to_stop && group.is_alone()) && prefetcher.is_ready_within(STOP_POLL) {
             break;
         }
         if is_to_stop {
@@ -166,7 +166,5 @@ fn next_batch(
             return Err(Abandoned.into());
         }
     }
-    let batch = prefetcher.next_batch()?;
-    group.doing(before);
-    Ok(batch)
+    prefetcher.next_batch()
 }

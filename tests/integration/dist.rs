@@ -244,7 +244,7 @@ fn a_difference_of_one_bit_is_found_and_named() {
 #[test]
 fn the_others_learn_why_a_rank_failed() {
     let found = ranks(3, |group| {
-        group.progress(7);
+        group.begin_step(7);
         if group.rank() == 2 {
             let error = anyhow::anyhow!("the loss is NaN");
             group.announce(&error);
@@ -264,8 +264,8 @@ fn the_others_learn_why_a_rank_failed() {
 #[test]
 fn a_rank_that_gets_nowhere_is_named() {
     let found = patient_ranks(2, Duration::from_secs(2), |group| {
-        group.progress(5);
-        group.doing(Activity::Computing);
+        group.begin_step(5);
+        let _computing = group.enter(Activity::Computing);
         if group.rank() == 1 {
             thread::sleep(Duration::from_secs(6));
             return group.check();

@@ -14,8 +14,9 @@ use rustix::process::{
 use signal_hook::consts::{SIGCHLD, SIGINT};
 use tracing::{info, warn};
 
+use super::ending::{End, Ending, Failure};
 use super::lines::{LastLines, Stream, merge};
-use super::{End, Ending, Failure, Launch};
+use super::plan::Launch;
 use crate::dist::environment::LAUNCH_MARK;
 
 /// Only a process inside a driver or a network file system can outlive SIGKILL for so long.
