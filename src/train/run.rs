@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use tracing::{info, warn};
+use tracing::{debug_span, info, warn};
 
 use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
 use super::objective::Objective;
@@ -99,6 +99,7 @@ impl State {
     /// A process failed, or an earlier checkpoint could not be written.
     pub(super) fn save(&mut self, run: &Run, saver: &mut Saver) -> Result<()> {
         let _saving = run.group.enter(Activity::Saving);
+        let _span = debug_span!("save_checkpoint", step = self.step).entered();
         for trainee_optimizer in &mut self.optimizers {
             trainee_optimizer.receive_weights(run.group)?;
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use anyhow::Result;
-use tracing::debug;
+use tracing::{debug, debug_span};
 
 use super::checkpoint::Saver;
 use super::prefetch::DevicePrefetcher;
@@ -32,6 +32,7 @@ pub fn train(run: &Run, state: &mut State, prefetcher: &mut DevicePrefetcher) ->
     let mut saver = Saver::new(run.path, keep, run.group.store(), writers);
     let outcome = take_steps(run, state, prefetcher, &mut saver);
     let _saving = run.group.enter(Activity::Saving);
+    let _span = debug_span!("finish_checkpoint").entered();
     // Also where training has failed: the save under way is from before that.
     let saved = saver.finish(&|| run.group.check_failure());
     let outcome = outcome?;
@@ -48,6 +49,7 @@ fn take_steps(
     group.begin_step(state.step);
     require_equal(run, state)?;
     let _computing = group.enter(Activity::Computing);
+    let _span = debug_span!("train").entered();
     let mut progress = Progressing {
         log: group.is_first().then(|| RunLog::open(run, state.step)).transpose()?,
         since: DeviceEvent::record(group.device())?,
@@ -128,6 +130,7 @@ impl Progressing {
     /// Draws an image of the weights after the last step. The other processes go on meanwhile.
     fn draw(&mut self, drawing: &Drawing, run: &Run, state: &mut State) -> Result<()> {
         let _drawing = run.group.enter(Activity::Drawing);
+        let _span = debug_span!("draw", step = state.step).entered();
         for trainee_optimizer in &mut state.optimizers {
             trainee_optimizer.receive_weights(run.group)?;
         }

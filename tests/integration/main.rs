@@ -25,6 +25,7 @@ mod report;
 mod run;
 mod seen;
 mod sources;
+mod status;
 mod step;
 mod teacher;
 mod weights;

@@ -31,8 +31,12 @@ const LONGEST_WAIT: Duration = Duration::from_millis(5);
 
 /// Signals that a terminal or a scheduler sends to every process of a run. The trainer decides
 /// when its workers end.
-const LEFT_TO_THE_TRAINER: [i32; 3] =
-    [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+const LEFT_TO_THE_TRAINER: [i32; 4] = [
+    signal_hook::consts::SIGINT,
+    signal_hook::consts::SIGTERM,
+    signal_hook::consts::SIGHUP,
+    signal_hook::consts::SIGQUIT,
+];
 
 /// The worker program: works for the trainer whose socket stands in for standard input.
 pub fn main() -> ExitCode {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::warn;
 
@@ -46,7 +46,7 @@ pub fn launch(launch: &Launch) -> Result<Ending> {
 /// From here on these signals no longer end this process, but come out of the receiver.
 fn listen() -> Result<Receiver<i32>> {
     let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGCHLD]).context("cannot listen for signals")?;
+        Signals::new([SIGINT, SIGTERM, SIGQUIT, SIGCHLD]).context("cannot listen for signals")?;
     let (sender, receiver) = channel();
     thread::Builder::new()
         .name("signals".into())
