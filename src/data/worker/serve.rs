@@ -27,7 +27,7 @@ const OPEN_FILES: usize = 64;
 
 /// Replies that are sent together at most, and how long the first may wait for the others.
 const MOST_REPLIES: usize = 4;
-const LONGEST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_REPLY_DELAY: Duration = Duration::from_millis(5);
 
 /// Signals that a terminal or a scheduler sends to every process of a run. The trainer decides
 /// when its workers end.
@@ -92,7 +92,8 @@ impl Replies {
     }
 
     fn are_due(&self) -> bool {
-        self.count == MOST_REPLIES || self.first.is_some_and(|first| first.elapsed() > LONGEST_WAIT)
+        self.count == MOST_REPLIES
+            || self.first.is_some_and(|first| first.elapsed() > LONGEST_REPLY_DELAY)
     }
 
     fn send(&mut self, socket: &UnixStream) -> Result<()> {
