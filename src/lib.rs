@@ -13,6 +13,7 @@ pub mod native;
 pub mod nn;
 pub mod report;
 pub mod run;
+pub mod status;
 pub mod tasks;
 pub mod train;
 pub mod ui;

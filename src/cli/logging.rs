@@ -8,9 +8,10 @@ use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::time::{ChronoLocal, FormatTime};
+use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::ConfigError;
@@ -67,6 +68,8 @@ pub fn start(args: &LogArgs) -> Result<()> {
     let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(args.log_level, follows)?)
+        // The phases of a run, which are of level debug: a line at the end of each.
+        .with_span_events(FmtSpan::CLOSE)
         .with_ansi(screen::is_drawn() && !no_color)
         .with_writer(|| screen::AboveBars);
     match args.log_format {
@@ -111,7 +114,8 @@ fn filter(level: Option<LogLevel>, follows: bool) -> Result<EnvFilter, ConfigErr
     }))
 }
 
-/// Time of day, the level unless it is `info`, the message, its fields.
+/// Time of day, the level unless it is `info`, the message, its fields. At the end of a span: its path
+/// from the outermost on, and how long it took.
 struct TextLine;
 
 impl<S, N> FormatEvent<S, N> for TextLine
@@ -138,7 +142,29 @@ where
         } else {
             write!(line, "{name} ")?;
         }
+        if event.metadata().is_span() {
+            write_phase(context, line.by_ref())?;
+        }
         context.field_format().format_fields(line.by_ref(), event)?;
         writeln!(line)
     }
+}
+
+/// The spans around an event, the outermost first: `train:step{step=3}:forward{trainee="small"} `.
+fn write_phase<S, N>(context: &FmtContext<'_, S, N>, mut line: Writer<'_>) -> fmt::Result
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    let Some(scope) = context.event_scope() else { return Ok(()) };
+    for (depth, span) in scope.from_root().enumerate() {
+        write!(line, "{}{}", if depth > 0 { ":" } else { "" }, span.name())?;
+        let extensions = span.extensions();
+        if let Some(fields) = extensions.get::<FormattedFields<N>>()
+            && !fields.is_empty()
+        {
+            write!(line, "{{{fields}}}")?;
+        }
+    }
+    write!(line, " ")
 }

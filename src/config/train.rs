@@ -184,7 +184,8 @@ pub struct DistributedConfig {
     pub bucket_megabytes: f64,
     /// Number format in which gradients travel.
     pub gradient_precision: Precision,
-    /// A process that gives no sign of life for this long is held for dead, and the run ends.
+    /// A process that gives no sign of life for this long is taken for dead, and the run ends. Who
+    /// exports or evaluates at the end has three times as long for a batch, a tensor or a file part.
     pub timeout_seconds: f64,
     /// Steps between comparisons of all processes' weights; 0 never compares.
     pub check_every: u64,

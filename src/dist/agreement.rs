@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use tch::{Kind, Tensor};
 
-use super::ProcessGroup;
+use super::process_group::ProcessGroup;
 use crate::native::guard;
 
 /// Compares a checksum of every tensor over all processes: the sum of its bits as integers, which

@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tch::Tensor;
 
-use super::ProcessGroup;
+use super::process_group::ProcessGroup;
 use crate::native::c10d::{ExchangeOptions, ExchangeStatistics, Reducer, Work};
 use crate::native::{DeviceEvent, guard, trim_heap};
-
-const TURN: Duration = Duration::from_millis(100);
 
 /// Consecutive numbers of one parameter whose optimizer state this process holds.
 pub struct Share {
@@ -81,7 +79,7 @@ impl GradientExchange {
     pub fn finish(&self, group: &ProcessGroup) -> Result<Duration> {
         let Some(reducer) = &self.reducer else { return Ok(Duration::ZERO) };
         let begun = Instant::now();
-        group.until(|| reducer.is_done_within(TURN))?;
+        group.wait_for_collective("the sums of gradients", |poll| reducer.is_done_within(poll))?;
         Ok(begun.elapsed())
     }
 
@@ -157,7 +155,7 @@ impl GradientExchange {
         }
         // One that is not waited for to its end, because the step is given up, stays.
         while let Some(work) = self.gathering.first() {
-            group.until(|| work.is_done_within(TURN))?;
+            group.wait_for_collective("updated weights", |poll| work.is_done_within(poll))?;
             self.gathering.remove(0);
         }
         self.arrived = Some(DeviceEvent::record(group.device())?);

@@ -1,8 +1,10 @@
 //! Many processes that train one set of trainees: who this process is, what all of them know, and
 //! how their gradients become one.
 
+mod activity;
 mod agreement;
 pub mod environment;
+mod error;
 mod gradients;
 mod heartbeat;
 mod kv_store;
@@ -11,10 +13,11 @@ mod process_group;
 mod rendezvous;
 mod tcp_store;
 
+pub use activity::{Activity, ActivityGuard};
 pub use agreement::require_equal_weights;
 pub use environment::{RankInfo, Rendezvous};
+pub use error::{Abandoned, StoppedEarly};
 pub use gradients::{GradientExchange, Share};
-pub use heartbeat::{Activity, Failure};
+pub use heartbeat::Failure;
 pub use kv_store::{KvStore, LocalStore};
-pub use process_group::{Abandoned, ProcessGroup};
-pub use rendezvous::StoppedEarly;
+pub use process_group::ProcessGroup;

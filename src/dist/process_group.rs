@@ -1,5 +1,6 @@
 //! All processes of a run, as one of them sees them.
 
+use std::borrow::Cow;
 use std::mem::ManuallyDrop;
 use std::net::{ToSocketAddrs, UdpSocket};
 use std::sync::Arc;
@@ -9,21 +10,21 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tch::{Device, Tensor};
 
-use super::heartbeat::{Activity, Heartbeat};
+use super::activity::{Activity, ActivityGuard, TrainingThread};
+use super::environment::RankInfo;
+use super::heartbeat::Heartbeat;
+use super::kv_store::{KvStore, LocalStore};
 use super::rendezvous::meet;
 use super::tcp_store::{Pause, TcpKvStore};
-use super::{KvStore, LocalStore, RankInfo};
 use crate::native::c10d::{Collectives, Work};
 use crate::native::{DeviceEvent, guard, skip_destructors};
+use crate::status::{self, Registration};
 
-/// How long a wait goes on before the signs of life are looked at.
-const TURN: Duration = Duration::from_millis(100);
+/// How long a wait for a collective goes on before the verdict of the heartbeat is looked at.
+const COLLECTIVE_POLL: Duration = Duration::from_millis(100);
 
-/// Some process will not take part in the step under way, because the run is to stop: the state
-/// before that step is the one to save.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the step was given up, because a rank was asked to stop")]
-pub struct Abandoned;
+/// Pause between looks at whether the device has come to an event.
+const DEVICE_POLL: Duration = Duration::from_micros(50);
 
 /// The processes that train together. Of a process that trains alone everything here returns at
 /// once.
@@ -32,7 +33,9 @@ pub struct ProcessGroup {
     device: Device,
     /// Whether this process was asked to stop.
     stop: fn() -> bool,
+    thread: Arc<TrainingThread>,
     others: Option<Others>,
+    _status: Registration,
 }
 
 struct Others {
@@ -40,12 +43,26 @@ struct Others {
     collectives: ManuallyDrop<Collectives>,
     heartbeat: Heartbeat,
     store: Arc<TcpKvStore>,
+    thread: Arc<TrainingThread>,
 }
 
 impl ProcessGroup {
     /// A process without others. `stop` says whether it was asked to stop.
     pub fn alone(device: Device, stop: fn() -> bool) -> Self {
-        Self { rank_info: RankInfo::alone(), device, stop, others: None }
+        let thread = Arc::new(TrainingThread::new());
+        Self::new(RankInfo::alone(), device, stop, thread, None)
+    }
+
+    fn new(
+        rank_info: RankInfo,
+        device: Device,
+        stop: fn() -> bool,
+        thread: Arc<TrainingThread>,
+        others: Option<Others>,
+    ) -> Self {
+        let described = thread.clone();
+        let status = status::register("training thread", move || described.describe());
+        Self { rank_info, device, stop, thread, others, _status: status }
     }
 
     /// Meets the other processes of the run called `name`, which must come within `meeting`.
@@ -65,7 +82,8 @@ impl ProcessGroup {
         let store = meet(&rank_info, name, meeting, stop)?;
         let heartbeat_store = Arc::new(TcpKvStore::open(&rank_info, false, meeting)?);
         let keeper = format!("{}:{}", rank_info.rendezvous.host, rank_info.rendezvous.port);
-        let heartbeat = Heartbeat::start(heartbeat_store, timeout, keeper, stop)?;
+        let thread = Arc::new(TrainingThread::new());
+        let heartbeat = Heartbeat::start(thread.clone(), heartbeat_store, timeout, keeper, stop)?;
         let collectives =
             match connect(&rank_info, device, &store, meeting + timeout * 2, &heartbeat) {
                 Ok(collectives) => ManuallyDrop::new(collectives),
@@ -74,7 +92,8 @@ impl ProcessGroup {
                     return Err(error);
                 }
             };
-        Ok(Self { rank_info, device, stop, others: Some(Others { collectives, heartbeat, store }) })
+        let others = Others { collectives, heartbeat, store, thread: thread.clone() };
+        Ok(Self::new(rank_info, device, stop, thread, Some(others)))
     }
 
     pub fn rank(&self) -> usize {
@@ -137,7 +156,7 @@ impl ProcessGroup {
     pub fn wait_for(&self, key: &str) -> Result<Vec<u8>> {
         let others = self.others.as_ref().expect("there are others");
         let (mut note, mut pause) = (None, Pause::default());
-        others.until(|| {
+        others.until(format!("the note `{key}`").into(), || {
             note = others.store.get(key)?;
             if note.is_none() {
                 pause.take();
@@ -152,7 +171,7 @@ impl ProcessGroup {
     /// # Errors
     /// A process failed.
     pub fn sum(&self, tensor: &Tensor) -> Result<()> {
-        self.collective(|collectives| collectives.sum(tensor))
+        self.collective("a sum", |collectives| collectives.sum(tensor))
     }
 
     /// Replaces each number of `tensor` by the largest of all processes.
@@ -160,7 +179,7 @@ impl ProcessGroup {
     /// # Errors
     /// A process failed.
     pub fn max(&self, tensor: &Tensor) -> Result<()> {
-        self.collective(|collectives| collectives.max(tensor))
+        self.collective("a maximum", |collectives| collectives.max(tensor))
     }
 
     /// The 1-D `part`s of all processes one after the other, on the host.
@@ -175,24 +194,38 @@ impl ProcessGroup {
         if self.others.is_none() {
             return guard(|| Ok(part.to_device(Device::Cpu)));
         }
-        self.collective(|collectives| collectives.all_gather(&whole, part))?;
+        self.collective("a gathering", |collectives| collectives.all_gather(&whole, part))?;
         self.synchronize()?;
         guard(|| Ok(whole.to_device(Device::Cpu)))
     }
 
-    fn collective(&self, begin: impl FnOnce(&Collectives) -> Result<Work>) -> Result<()> {
+    fn collective(
+        &self,
+        name: &'static str,
+        begin: impl FnOnce(&Collectives) -> Result<Work>,
+    ) -> Result<()> {
         let Some(others) = &self.others else { return Ok(()) };
         let work = begin(&others.collectives).map_err(|error| others.heartbeat.blame(error))?;
-        others.until(|| work.is_done_within(TURN))
+        others.until(name.into(), || work.is_done_within(COLLECTIVE_POLL))
     }
 
-    /// Waits until `done` says so; it returns after a short turn if it is not.
+    /// Waits for the collective `name` until `is_done_within` so short a time.
+    pub(super) fn wait_for_collective(
+        &self,
+        name: &'static str,
+        is_done_within: impl Fn(Duration) -> Result<bool>,
+    ) -> Result<()> {
+        self.until(name, || is_done_within(COLLECTIVE_POLL))
+    }
+
+    /// Waits until `done` says so; it returns after a short turn if it is not. `what` says in a dump
+    /// what is waited for.
     ///
     /// # Errors
-    /// That of `done`, a failed process, or [`Abandoned`].
-    pub fn until(&self, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    /// That of `done`, a failed process, or [`Abandoned`](super::Abandoned).
+    pub fn until(&self, what: &'static str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         match &self.others {
-            Some(others) => others.until(done),
+            Some(others) => others.until(what.into(), done),
             None => {
                 while !done()? {}
                 Ok(())
@@ -214,10 +247,10 @@ impl ProcessGroup {
     /// # Errors
     /// A process failed, or something that the device was told.
     pub fn wait_event(&self, event: &DeviceEvent) -> Result<()> {
-        self.until(|| {
+        self.until("the device, which may wait for a collective", || {
             let passed = event.is_complete()?;
             if !passed {
-                std::thread::sleep(Duration::from_micros(50));
+                std::thread::sleep(DEVICE_POLL);
             }
             Ok(passed)
         })
@@ -250,16 +283,15 @@ impl ProcessGroup {
         }
     }
 
-    /// Says that training gets on, and that `step` (from 1) is worked on.
-    pub fn progress(&self, step: u64) {
-        if let Some(others) = &self.others {
-            others.heartbeat.progress(step);
-        }
+    /// Says that `step` (from 1) is worked on, which is progress.
+    pub fn begin_step(&self, step: u64) {
+        self.thread.begin_step(step);
     }
 
-    /// Says what this process does from here on, and gives what it did.
-    pub fn doing(&self, activity: Activity) -> Activity {
-        self.others.as_ref().map_or(activity, |others| others.heartbeat.doing(activity))
+    /// This process does `activity` until the guard is dropped, and then what it did before.
+    /// Meanwhile [`status::beat`] on this thread is its progress.
+    pub fn enter(&self, activity: Activity) -> ActivityGuard<'_> {
+        self.thread.enter(activity, None)
     }
 
     /// Whether any process was asked to stop.
@@ -311,7 +343,7 @@ impl ProcessGroup {
     pub fn leave(mut self) -> Result<()> {
         let Some(others) = self.others.take() else { return Ok(()) };
         // Rank 0 keeps the store (`_store`) until the others have left.
-        let Others { collectives, heartbeat, store: _store } = others;
+        let Others { collectives, heartbeat, store: _store, .. } = others;
         heartbeat.leave()?;
         if !heartbeat.is_any_abandoned() {
             drop(ManuallyDrop::into_inner(collectives));
@@ -322,17 +354,15 @@ impl ProcessGroup {
 }
 
 impl Others {
-    fn until(&self, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-        let before = self.heartbeat.doing(Activity::WaitingForOthers);
+    fn until(&self, what: Cow<'static, str>, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+        let _waiting = self.thread.enter(Activity::WaitingForOthers, Some(what));
         loop {
             match done() {
-                Ok(true) => break,
+                Ok(true) => return Ok(()),
                 Ok(false) => self.heartbeat.check_step()?,
                 Err(error) => return Err(self.heartbeat.blame(error)),
             }
         }
-        self.heartbeat.doing(before);
-        Ok(())
     }
 }
 

@@ -6,22 +6,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
+use super::environment::RankInfo;
+use super::error::StoppedEarly;
+use super::heartbeat::report_former_self;
+use super::kv_store::KvStore;
 use super::tcp_store::{Pause, TcpKvStore};
-use super::{KvStore, RankInfo, heartbeat};
-
-/// This process was asked to stop before all had come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("asked to stop before all ranks had come")]
-pub struct StoppedEarly;
 
 /// The run that a store belongs to, as rank 0 says.
 const RUN: &str = "run";
 /// Rank 0's word that all are there, or who is missing.
 const ALL: &str = "all";
 /// Time that those who wait need to read a last word.
-const LAST_WORD: Duration = Duration::from_millis(1500);
+const LONGEST_READING_OF_A_LAST_WORD: Duration = Duration::from_millis(1500);
 /// Pause before a store that is not this attempt's is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
+const PAUSE_BEFORE_JOINING_AGAIN: Duration = Duration::from_millis(500);
 
 /// Connects to the store of the run (`name` tells it from others) and waits until every rank has
 /// come.
@@ -41,7 +39,7 @@ pub fn meet(
     let name = format!("{name} on {} ranks", rank_info.world_size);
     let begun = Instant::now();
     loop {
-        let left = meeting.saturating_sub(begun.elapsed()).max(AGAIN);
+        let left = meeting.saturating_sub(begun.elapsed()).max(PAUSE_BEFORE_JOINING_AGAIN);
         let store = TcpKvStore::open(rank_info, serve, left)?;
         let found = match enter(&store, rank_info, &name, left, stop) {
             Ok(None) => return Ok(Arc::new(store)),
@@ -61,7 +59,7 @@ pub fn meet(
         );
         drop(store);
         ensure!(!stop(), StoppedEarly);
-        thread::sleep(AGAIN);
+        thread::sleep(PAUSE_BEFORE_JOINING_AGAIN);
     }
 }
 
@@ -86,7 +84,7 @@ fn enter(
     if store.tcp().count(&here(rank_info.rank))? > 1 {
         // A second start of the same run, by mistake, must not end the first.
         if rank_info.rendezvous.attempt > 0 {
-            heartbeat::report_former_self(store)?;
+            report_former_self(store)?;
         }
         return Ok(Some("this rank of the run is there already".into()));
     }
@@ -94,7 +92,7 @@ fn enter(
         count_all(store, rank_info.world_size, meeting, stop)?;
         return Ok(None);
     }
-    match store.wait_for(ALL, meeting + LAST_WORD, stop)? {
+    match store.wait_for(ALL, meeting + LONGEST_READING_OF_A_LAST_WORD, stop)? {
         Some(word) if word.is_empty() => Ok(None),
         Some(word) => bail!("{}", String::from_utf8_lossy(&word)),
         None => Ok(Some("rank 0 does not say that all are there".into())),
@@ -128,7 +126,7 @@ fn count_all(store: &TcpKvStore, size: usize, meeting: Duration, stop: fn() -> b
             let text = missing_text(&absent, size, meeting);
             store.set(ALL, text.as_bytes())?;
             // It takes the store along when it ends: the others must have read this.
-            thread::sleep(LAST_WORD);
+            thread::sleep(LONGEST_READING_OF_A_LAST_WORD);
             bail!(text);
         }
         pause.take();

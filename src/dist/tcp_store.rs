@@ -1,18 +1,19 @@
-//! The board of many processes: libtorch's TCP store.
+//! The store of many processes: libtorch's TCP store.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::rendezvous::StoppedEarly;
-use super::{KvStore, RankInfo};
+use super::environment::RankInfo;
+use super::error::StoppedEarly;
+use super::kv_store::KvStore;
 use crate::native::c10d::Store;
 
 /// How long one attempt to connect may take.
-const CONNECT: Duration = Duration::from_secs(10);
+const LONGEST_CONNECT: Duration = Duration::from_secs(10);
 /// How long rank 0 tries to listen at a port that may be taken.
-const LISTEN: Duration = Duration::from_secs(10);
+const LONGEST_LISTEN: Duration = Duration::from_secs(10);
 
 /// A connection of this process to the run's store.
 pub struct TcpKvStore {
@@ -31,11 +32,14 @@ impl TcpKvStore {
         let (host, port) = (rendezvous.host.as_str(), rendezvous.port);
         let begun = Instant::now();
         // The rank 0 of an earlier attempt may take its time to let go of the port.
-        let patience = if serve && rendezvous.attempt == 0 { timeout.min(LISTEN) } else { timeout };
+        let patience =
+            if serve && rendezvous.attempt == 0 { timeout.min(LONGEST_LISTEN) } else { timeout };
         let store = loop {
-            match Store::open(host, port, serve, timeout.min(CONNECT)) {
+            match Store::open(host, port, serve, timeout.min(LONGEST_CONNECT)) {
                 Ok(store) => break store,
-                Err(_) if begun.elapsed() < patience => thread::sleep(patience.min(CONNECT) / 20),
+                Err(_) if begun.elapsed() < patience => {
+                    thread::sleep(patience.min(LONGEST_CONNECT) / 20)
+                }
                 Err(error) => {
                     let what = match serve {
                         true => "rank 0 cannot listen",
@@ -84,19 +88,23 @@ impl TcpKvStore {
     }
 }
 
+/// The first pause between looks at a note that is not there yet, and the longest.
+const FIRST_NOTE_POLL: Duration = Duration::from_millis(5);
+const LONGEST_NOTE_POLL: Duration = Duration::from_millis(500);
+
 /// Pauses between looks that grow, because a thousand ranks may look for the same note.
 pub struct Pause(Duration);
 
 impl Default for Pause {
     fn default() -> Self {
-        Self(Duration::from_millis(5))
+        Self(FIRST_NOTE_POLL)
     }
 }
 
 impl Pause {
     pub fn take(&mut self) {
         thread::sleep(self.0);
-        self.0 = (self.0 * 3 / 2).min(Duration::from_millis(500));
+        self.0 = (self.0 * 3 / 2).min(LONGEST_NOTE_POLL);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::config::DataConfig;
 use crate::data::{Batch, Dataset, Loader};
 use crate::native::{guard, upload};
 use crate::nn::{Normalisation, Vit, VitInput, patchify};
+use crate::status;
 
 /// An encoder, and the number format that its matrix products run in.
 #[derive(Clone, Copy)]
@@ -79,6 +80,7 @@ pub fn features(
     let mut gathering = guard(|| Ok(Gathering::new(encoders, samples, config, device)))?;
     while let Some(batch) = loader.next_batch()? {
         guard(|| gathering.add(encoders, &batch))?;
+        status::beat();
         progress(batch.positions.end, samples)?;
     }
     guard(|| gathering.finish())

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::features::Features;
 use crate::native::guard;
+use crate::status;
 
 /// Held-out and reference images whose similarities are computed at a time: on their way to
 /// neighbours these take some 40 bytes each, two thirds of a gigabyte together.
@@ -67,6 +68,7 @@ pub fn accuracies(
         let block = held_out.vectors.narrow(0, first, count);
         let nearest = guard(|| nearest(&reference.vectors, &block, most, REFERENCE_BLOCK))?;
         let labels = &held_out.labels[first as usize..];
+        status::beat();
         for (nearest, &label) in nearest.chunks(most).zip(labels) {
             for (right, &count) in right.iter_mut().zip(neighbours) {
                 *right += u64::from(votes.winner(&nearest[..count]) == label);

@@ -17,6 +17,11 @@ use crate::train::checkpoint::Checkpoint;
 use crate::train::run_directory::{Resume, RunDirectory};
 use crate::train::signals;
 
+/// How much longer than the timeout the processes may take to meet: nodes do not start at one moment,
+/// however soon a silent one is to be noticed later, and a restarted one waits for the others of the
+/// attempt before to notice.
+const EXTRA_TIME_TO_MEET: Duration = Duration::from_secs(60);
+
 /// What rank 0 tells the others of the run.
 #[derive(Serialize, Deserialize)]
 struct Start {
@@ -155,9 +160,7 @@ pub fn join(
     let timeout = Duration::from_secs_f64(config.distributed.timeout_seconds);
     let (size, local) = (rank_info.world_size, rank_info.local_world_size);
     info!("rank {} of {size}, {local} on this node, on {device:?}", rank_info.rank);
-    // Nodes do not start at one moment, however soon a silent one is to be noticed later.
-    // A restarted one waits for the others of the attempt before to notice.
-    let meeting = timeout + Duration::from_secs(60);
+    let meeting = timeout + EXTRA_TIME_TO_MEET;
     let name = config.run.dir.display().to_string();
     ProcessGroup::join(rank_info, device, &name, meeting, timeout, asked_to_stop)
 }

@@ -1,10 +1,11 @@
 //! A training run from its arguments to exported weights: what all tasks have in common.
 
+use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use tch::Device;
-use tracing::{info, warn};
+use tracing::{debug_span, info, warn};
 
 use super::evaluation::{self, Interrupted, Trained};
 use super::{DONE, RESUME_ME, device, setup, summary};
@@ -12,6 +13,7 @@ use crate::config::{ConfigError, TrainConfig};
 use crate::data::{Dataset, Loader, RankBatches, ShardProgress};
 use crate::dist::{Activity, ProcessGroup, RankInfo, StoppedEarly, environment};
 use crate::native::guard;
+use crate::status;
 use crate::tasks::TaskConfig;
 use crate::train::checkpoint::{self, Checkpoint, Stream};
 use crate::train::objective::Objective;
@@ -19,7 +21,7 @@ use crate::train::prefetch::DevicePrefetcher;
 use crate::train::run_directory::Resume;
 use crate::train::schedule::Schedule;
 use crate::train::{Drawing, Outcome, Run, State, explain_memory, signals, train};
-use crate::ui::screen::Phase;
+use crate::ui::screen::{self, Phase};
 use crate::weights::{self, Preprocessing};
 
 /// Where the first process leaves its exit code for the others.
@@ -75,6 +77,7 @@ pub struct Start<'a, C> {
 /// What the user has to know, in a line.
 pub fn run<T: Training>(config: &T::Config, resume: &Resume, dry: bool) -> Result<u8> {
     let rank_info = environment::of_this_process()?;
+    answer_quit(rank_info.as_ref())?;
     let device =
         device::choose(&config.train().run, &rank_info.clone().unwrap_or_else(RankInfo::alone))?;
     if dry {
@@ -82,6 +85,7 @@ pub fn run<T: Training>(config: &T::Config, resume: &Resume, dry: bool) -> Resul
     }
     T::require_abilities(config, device)?;
     signals::install()?;
+    let joining = debug_span!("join").entered();
     let group = match setup::join(rank_info, config.train(), device) {
         Ok(group) => group,
         Err(error) if error.is::<StoppedEarly>() => {
@@ -90,6 +94,7 @@ pub fn run<T: Training>(config: &T::Config, resume: &Resume, dry: bool) -> Resul
         }
         Err(error) => return Err(error),
     };
+    drop(joining);
     let trained = guard(|| train_and_export::<T>(config.clone(), resume, &group, device));
     match trained.map_err(|error| explain_memory(error, config.train())) {
         Ok(code) => group.leave().map(|()| code),
@@ -100,6 +105,16 @@ pub fn run<T: Training>(config: &T::Config, resume: &Resume, dry: bool) -> Resul
     }
 }
 
+/// From here on SIGQUIT prints what this process does, and where each of its threads is.
+fn answer_quit(rank_info: Option<&RankInfo>) -> Result<()> {
+    let who = rank_info.map_or_else(
+        || "a run of one process".into(),
+        |info| format!("rank {} of {}", info.rank, info.world_size),
+    );
+    // A terminal that is gone is no reason to end.
+    status::dump_on_quit(who, |text| drop(screen::AboveBars.write_all(text.as_bytes())))
+}
+
 fn train_and_export<T: Training>(
     mut task: T::Config,
     resume: &Resume,
@@ -107,16 +122,20 @@ fn train_and_export<T: Training>(
     device: Device,
 ) -> Result<u8> {
     // Held by the first process until the end.
-    let (_run_directory, checkpoint) = setup::open_run(&mut task, resume, group)?;
+    let (_run_directory, checkpoint) =
+        debug_span!("open_run").in_scope(|| setup::open_run(&mut task, resume, group))?;
     let config = task.train();
     let path = config.run.dir.as_path();
-    let dataset = Arc::new(setup::open_dataset(config, group, || open_dataset(config))?);
+    let dataset = debug_span!("open_dataset")
+        .in_scope(|| setup::open_dataset(config, group, || open_dataset(config)))?;
+    let dataset = Arc::new(dataset);
     if group.is_first() {
         evaluation::check(config)?;
     }
     let schedule = schedule(config, &dataset);
     let start = Start { config: &task, group, device, dataset: &dataset };
-    let (objective, mut state) = models_and_state::<T>(&start, checkpoint.as_ref())?;
+    let (objective, mut state) = debug_span!("load_models")
+        .in_scope(|| models_and_state::<T>(&start, checkpoint.as_ref()))?;
     if state.step >= schedule.total_steps() {
         info!(step = state.step, "this run is complete; nothing is left to train");
     }
@@ -148,7 +167,6 @@ fn train_and_export<T: Training>(
     drop((run, state, prefetcher));
     match outcome {
         Outcome::Finished => {
-            group.doing(Activity::Saving);
             // The others stay until all is done: a launcher could not start rank 0 anew without them.
             if !group.is_first() {
                 return Ok(group.wait_for(ENDED)?.first().copied().unwrap_or(DONE));
@@ -171,13 +189,17 @@ fn conclude<T: Training>(
     objective: &T::Objective,
     step: u64,
 ) -> Result<u8> {
-    let config = start.config.train();
+    let (config, group) = (start.config.train(), start.group);
+    let _exporting = group.enter(Activity::Exporting);
     let mut evaluation = Ok(None);
     if !config.export.formats.is_empty() || config.evaluation.knn.is_some() {
         // Opened once: that reads and checks all of it.
-        let checkpoint = checkpoint::newest(&config.run.dir)?;
+        let checkpoint =
+            debug_span!("open_checkpoint").in_scope(|| checkpoint::newest(&config.run.dir))?;
         let checkpoint = checkpoint.context("the run has no checkpoint to export")?;
-        export(start.config, &checkpoint)?;
+        debug_span!("export").in_scope(|| export(start.config, &checkpoint))?;
+        let _evaluating = group.enter(Activity::Evaluating);
+        let _span = debug_span!("evaluate").entered();
         evaluation = evaluation::measure(start, &checkpoint, &T::trained(objective));
     }
     match evaluation {

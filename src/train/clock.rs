@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use tch::Device;
+use tracing::{Span, debug_span};
 
 use crate::native::DeviceEvent;
 
@@ -20,6 +21,20 @@ pub enum Phase {
     Exchange,
     /// Gradient norms, clipping, AdamW.
     Update,
+}
+
+impl Phase {
+    /// What a log at debug level shows of it: how long the host took. `name_of` gives a trainee's name.
+    pub(super) fn span<'a>(self, name_of: impl Fn(usize) -> &'a str) -> Span {
+        match self {
+            Self::Data => debug_span!("data"),
+            Self::Targets => debug_span!("targets"),
+            Self::Forward(trainee) => debug_span!("forward", trainee = name_of(trainee)),
+            Self::Backward(trainee) => debug_span!("backward", trainee = name_of(trainee)),
+            Self::Exchange => debug_span!("exchange"),
+            Self::Update => debug_span!("update"),
+        }
+    }
 }
 
 /// Marks between the phases of one step.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,6 +12,7 @@ use crate::config::DataConfig;
 use crate::data::Loader;
 use crate::native::{PeakMemory, guard, upload};
 use crate::nn::Normalisation;
+use crate::status::{self, Registration};
 use crate::train::objective::MicroBatch;
 
 /// Batches that are on the device, or on their way there, before they are asked for.
@@ -68,6 +70,36 @@ pub struct DevicePrefetcher {
     on_device: VecDeque<Uploaded>,
     waited: Duration,
     failed: u64,
+    glance: Arc<Glance>,
+    _status: Registration,
+}
+
+/// What a dump says of a prefetcher.
+#[derive(Default)]
+struct Glance(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    on_device: usize,
+    failed: u64,
+    waiting_since: Option<Instant>,
+}
+
+impl Glance {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn describe(&self) -> String {
+        let Seen { on_device, failed, waiting_since } = &*self.seen();
+        let waits = match waiting_since {
+            Some(since) => {
+                format!("waiting for the loader for {:.1} s", since.elapsed().as_secs_f64())
+            }
+            None => "not waiting for the loader".into(),
+        };
+        format!("{on_device} of {AHEAD} batches on the device; {waits}; {failed} images failed")
+    }
 }
 
 struct Uploaded {
@@ -81,6 +113,9 @@ impl DevicePrefetcher {
     /// The device has no memory left.
     pub fn new(source: Box<dyn BatchSource>, config: &DataConfig, device: Device) -> Result<Self> {
         let normalisation = guard(|| Ok(Normalisation::new(config.mean, config.std, device)))?;
+        let glance = Arc::new(Glance::default());
+        let described = glance.clone();
+        let status = status::register("prefetcher", move || described.describe());
         Ok(Self {
             source,
             image_size: config.input_size as i64,
@@ -89,6 +124,8 @@ impl DevicePrefetcher {
             on_device: VecDeque::new(),
             waited: Duration::ZERO,
             failed: 0,
+            glance,
+            _status: status,
         })
     }
 
@@ -100,6 +137,7 @@ impl DevicePrefetcher {
     pub fn next_batch(&mut self) -> Result<MicroBatch> {
         if self.on_device.is_empty() {
             let started = Instant::now();
+            self.glance.seen().waiting_since.get_or_insert(started);
             self.upload_next()?;
             self.waited += started.elapsed();
         }
@@ -111,12 +149,15 @@ impl DevicePrefetcher {
                 break;
             }
         }
+        *self.glance.seen() =
+            Seen { on_device: self.on_device.len(), failed: self.failed, waiting_since: None };
         Ok(MicroBatch { images, positions })
     }
 
     /// Waits until a batch is there, but no longer than `patience`. False if there is none yet.
     pub fn is_ready_within(&mut self, patience: Duration) -> bool {
         let started = Instant::now();
+        self.glance.seen().waiting_since.get_or_insert(started);
         let ready = !self.on_device.is_empty() || self.source.is_ready_within(patience);
         self.waited += started.elapsed();
         ready

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use tracing::{info, warn};
+use tracing::{debug_span, info, warn};
 
 use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
 use super::objective::Objective;
@@ -98,7 +98,8 @@ impl State {
     /// # Errors
     /// A process failed, or an earlier checkpoint could not be written.
     pub(super) fn save(&mut self, run: &Run, saver: &mut Saver) -> Result<()> {
-        let before = run.group.doing(Activity::Saving);
+        let _saving = run.group.enter(Activity::Saving);
+        let _span = debug_span!("save_checkpoint", step = self.step).entered();
         for trainee_optimizer in &mut self.optimizers {
             trainee_optimizer.receive_weights(run.group)?;
         }
@@ -107,8 +108,6 @@ impl State {
         let trainees = trainees.map(|(trainee, own)| own.optimizer().state_of(trainee)).collect();
         let (step, position, stream) = (self.step, self.position, &self.stream);
         let snapshot = Snapshot { step, position, stream, trainees };
-        saver.save(&snapshot, &|| run.group.check_failure())?;
-        run.group.doing(before);
-        Ok(())
+        saver.save(&snapshot, &|| run.group.check_failure())
     }
 }

@@ -6,6 +6,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use tracing::debug_span;
+use tracing::span::EnteredSpan;
 
 use super::clock::{Phase, StepClock};
 use super::prefetch::DevicePrefetcher;
@@ -19,7 +21,7 @@ use crate::native::DeviceEvent;
 use crate::train::objective::MicroBatch;
 
 /// How long signals and the other processes' failures may go unnoticed while data are waited for.
-const PATIENCE: Duration = Duration::from_millis(200);
+const STOP_POLL: Duration = Duration::from_millis(200);
 
 /// A step that the device has been told, and whose numbers the host has not yet read.
 pub struct PendingStep {
@@ -52,22 +54,25 @@ pub fn begin(
     let group = run.group;
     let global_batch = state.stream.global_batch_size;
     let learning_rate = run.schedule.learning_rate(state.step);
+    let _step = debug_span!("step", step = state.step + 1).entered();
     let mut losses = Vec::new();
     for number in 1..=run.batches_per_step {
-        tick(&mut clock, Phase::Data)?;
+        let data = begin_phase(&mut clock, Phase::Data)?;
         let batch = next_batch(group, state.step + 1, prefetcher)?;
+        drop(data);
         let share = (batch.positions.end - batch.positions.start) as f64 / global_batch as f64;
         let is_last = number == run.batches_per_step;
-        let clock = clock.as_mut();
-        let mut hooks = TraineeHooks { group, optimizers: &mut state.optimizers, is_last, clock };
+        let (optimizers, clock) = (&mut state.optimizers, clock.as_mut());
+        let mut hooks = TraineeHooks { group, optimizers, is_last, clock, span: None };
         losses.push((share, run.objective.accumulate(&batch, share, &mut hooks)?));
     }
-    tick(&mut clock, Phase::Exchange)?;
+    let exchange = begin_phase(&mut clock, Phase::Exchange)?;
     let mut exchange_wait = Duration::ZERO;
     for trainee_optimizer in &state.optimizers {
         exchange_wait += trainee_optimizer.receive_gradients(group)?;
     }
-    tick(&mut clock, Phase::Update)?;
+    drop(exchange);
+    let _update = begin_phase(&mut clock, Phase::Update)?;
     let waited = prefetcher.take_waited().as_secs_f64();
     let stop = if is_asked_to_stop(group) { 1.0 } else { 0.0 };
     let own = [waited / group.world_size() as f64, prefetcher.failed() as f64, stop];
@@ -98,8 +103,10 @@ pub fn begin(
     Ok(PendingStep { metrics, numbers, end: DeviceEvent::record(group.device())?, clock })
 }
 
-fn tick(clock: &mut Option<StepClock>, phase: Phase) -> Result<()> {
-    clock.as_mut().map_or(Ok(()), |clock| clock.begin(phase))
+/// Marks the beginning of a phase that no trainee has part in, which ends with the span.
+fn begin_phase(clock: &mut Option<StepClock>, phase: Phase) -> Result<EnteredSpan> {
+    clock.as_mut().map_or(Ok(()), |clock| clock.begin(phase))?;
+    Ok(phase.span(|_| "").entered())
 }
 
 impl PendingStep {
@@ -113,6 +120,7 @@ impl PendingStep {
     /// # Errors
     /// One is not finite, or a process failed; among others [`Abandoned`].
     pub fn read(&self, run: &Run, prefetcher: &DevicePrefetcher) -> Result<Done> {
+        let _span = debug_span!("read_numbers", step = self.step()).entered();
         let trainees = run.objective.trainees().iter();
         let names: Vec<&str> = trainees.map(|trainee| trainee.name.as_str()).collect();
         let numbers = self.numbers.read(run.group, &names)?;
@@ -153,12 +161,12 @@ fn next_batch(
     step: u64,
     prefetcher: &mut DevicePrefetcher,
 ) -> Result<MicroBatch> {
-    group.progress(step);
-    let before = group.doing(Activity::WaitingForData);
+    group.begin_step(step);
+    let _waiting = group.enter(Activity::WaitingForData);
     loop {
         group.check()?;
         let is_to_stop = is_asked_to_stop(group);
-        if !(is_to_stop && group.is_alone()) && prefetcher.is_ready_within(PATIENCE) {
+        if !(is_to_stop && group.is_alone()) && prefetcher.is_ready_within(STOP_POLL) {
             break;
         }
         if is_to_stop {
@@ -166,7 +174,5 @@ fn next_batch(
             return Err(Abandoned.into());
         }
     }
-    let batch = prefetcher.next_batch()?;
-    group.doing(before);
-    Ok(batch)
+    prefetcher.next_batch()
 }

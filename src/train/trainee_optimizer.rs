@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tch::Tensor;
+use tracing::span::EnteredSpan;
 
 use super::clock::{Phase, StepClock};
 use super::optimizer::AdamW;
@@ -16,6 +17,7 @@ use crate::train::objective::{StepHooks, Trainee};
 
 /// One trainee's exchange and optimizer.
 pub struct TraineeOptimizer {
+    name: String,
     exchange: GradientExchange,
     optimizer: AdamW,
     /// Each process updates its share of the weights.
@@ -43,7 +45,7 @@ impl TraineeOptimizer {
         if !group.is_alone() {
             optimizer.keep_gradients();
         }
-        Ok(Self { exchange, optimizer, sharded })
+        Ok(Self { name: trainee.name.clone(), exchange, optimizer, sharded })
     }
 
     pub fn optimizer(&self) -> &AdamW {
@@ -120,26 +122,31 @@ pub struct TraineeHooks<'a> {
     /// This batch is the step's last: its backward passes exchange gradients.
     pub is_last: bool,
     pub clock: Option<&'a mut StepClock>,
+    /// The phase that the host tells the device of.
+    pub span: Option<EnteredSpan>,
 }
 
 impl TraineeHooks<'_> {
-    fn tick(&mut self, phase: Phase) -> Result<()> {
+    fn begin(&mut self, phase: Phase) -> Result<()> {
+        // The phase before ends first.
+        self.span = None;
+        self.span = Some(phase.span(|trainee| &self.optimizers[trainee].name).entered());
         self.clock.as_mut().map_or(Ok(()), |clock| clock.begin(phase))
     }
 }
 
 impl StepHooks for TraineeHooks<'_> {
     fn before_targets(&mut self) -> Result<()> {
-        self.tick(Phase::Targets)
+        self.begin(Phase::Targets)
     }
 
     fn before_forward(&mut self, trainee: usize) -> Result<()> {
-        self.tick(Phase::Forward(trainee))?;
+        self.begin(Phase::Forward(trainee))?;
         self.optimizers[trainee].receive_weights(self.group)
     }
 
     fn before_backward(&mut self, trainee: usize) -> Result<()> {
-        self.tick(Phase::Backward(trainee))?;
+        self.begin(Phase::Backward(trainee))?;
         if self.is_last { self.optimizers[trainee].exchange.expect() } else { Ok(()) }
     }
 }

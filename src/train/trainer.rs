@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use anyhow::Result;
-use tracing::debug;
+use tracing::{debug, debug_span};
 
 use super::checkpoint::Saver;
 use super::prefetch::DevicePrefetcher;
@@ -31,7 +31,8 @@ pub fn train(run: &Run, state: &mut State, prefetcher: &mut DevicePrefetcher) ->
     let CheckpointConfig { keep, writers, .. } = run.config.checkpoint;
     let mut saver = Saver::new(run.path, keep, run.group.store(), writers);
     let outcome = take_steps(run, state, prefetcher, &mut saver);
-    run.group.doing(Activity::Saving);
+    let _saving = run.group.enter(Activity::Saving);
+    let _span = debug_span!("finish_checkpoint").entered();
     // Also where training has failed: the save under way is from before that.
     let saved = saver.finish(&|| run.group.check_failure());
     let outcome = outcome?;
@@ -45,9 +46,10 @@ fn take_steps(
     saver: &mut Saver,
 ) -> Result<Outcome> {
     let group = run.group;
-    group.progress(state.step);
+    group.begin_step(state.step);
     require_equal(run, state)?;
-    group.doing(Activity::Computing);
+    let _computing = group.enter(Activity::Computing);
+    let _span = debug_span!("train").entered();
     let mut progress = Progressing {
         log: group.is_first().then(|| RunLog::open(run, state.step)).transpose()?,
         since: DeviceEvent::record(group.device())?,
@@ -127,7 +129,8 @@ impl Progressing {
 
     /// Draws an image of the weights after the last step. The other processes go on meanwhile.
     fn draw(&mut self, drawing: &Drawing, run: &Run, state: &mut State) -> Result<()> {
-        let before = run.group.doing(Activity::Saving);
+        let _drawing = run.group.enter(Activity::Drawing);
+        let _span = debug_span!("draw", step = state.step).entered();
         for trainee_optimizer in &mut state.optimizers {
             trainee_optimizer.receive_weights(run.group)?;
         }
@@ -135,7 +138,6 @@ impl Progressing {
         if let Some(log) = &mut self.log {
             log.image(state.step, &(drawing.draw)()?)?;
         }
-        run.group.doing(before);
         Ok(())
     }
 
@@ -166,7 +168,7 @@ impl Progressing {
     ) -> Result<()> {
         let group = run.group;
         // That step is no longer this process's.
-        group.progress(state.step);
+        group.begin_step(state.step);
         for trainee_optimizer in &mut state.optimizers {
             trainee_optimizer.settle_weights(group)?;
         }

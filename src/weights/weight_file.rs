@@ -11,6 +11,7 @@ use super::hugging_face;
 use super::names::{self, Layout, Place};
 use crate::config::EncoderSize;
 use crate::native::{self, MappedFile};
+use crate::status;
 
 /// Prefixes that wrappers put before every name.
 const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "pixio."];
@@ -215,6 +216,7 @@ impl WeightFile {
         for (name, piece, target, row) in copies {
             self.copy(piece, target, row)
                 .with_context(|| format!("{}: {name}", self.path.display()))?;
+            status::beat();
         }
         tracing::debug!(
             path = %self.path.display(),

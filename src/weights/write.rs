@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
 use super::header;
+use crate::status;
 
 /// Elements copied out of a tensor at once: enough to keep all cores busy with hashing.
 const CHUNK: i64 = 1 << 22;
@@ -117,6 +118,7 @@ impl SafetensorsWriter {
             let bytes = &mut buffer[..length as usize * width];
             flat.f_narrow(0, from, length)?.f_copy_data_u8(bytes, length as usize)?;
             self.put(bytes)?;
+            status::beat();
         }
         self.buffer = buffer;
         Ok(())

@@ -8,6 +8,7 @@ use distill::dist::{
     Activity, GradientExchange, ProcessGroup, RankInfo, Rendezvous, require_equal_weights,
 };
 use distill::native::c10d::ExchangeOptions;
+use distill::status;
 use tch::{Device, Kind, Tensor};
 
 /// Runs `body` on `size` ranks at once and gives what each returned.
@@ -244,7 +245,7 @@ fn a_difference_of_one_bit_is_found_and_named() {
 #[test]
 fn the_others_learn_why_a_rank_failed() {
     let found = ranks(3, |group| {
-        group.progress(7);
+        group.begin_step(7);
         if group.rank() == 2 {
             let error = anyhow::anyhow!("the loss is NaN");
             group.announce(&error);
@@ -264,8 +265,8 @@ fn the_others_learn_why_a_rank_failed() {
 #[test]
 fn a_rank_that_gets_nowhere_is_named() {
     let found = patient_ranks(2, Duration::from_secs(2), |group| {
-        group.progress(5);
-        group.doing(Activity::Computing);
+        group.begin_step(5);
+        let _computing = group.enter(Activity::Computing);
         if group.rank() == 1 {
             thread::sleep(Duration::from_secs(6));
             return group.check();
@@ -278,6 +279,48 @@ fn a_rank_that_gets_nowhere_is_named() {
         assert!(error.contains("hangs: it has been computing for"), "{error}");
         assert!(error.ends_with("at step 5"), "{error}");
     }
+}
+
+/// One rank works alone for longer than the limit, and the other waits for its note.
+fn alone(group: ProcessGroup, mut work: impl FnMut()) -> Result<()> {
+    group.begin_step(8);
+    if group.rank() == 0 {
+        let _exporting = group.enter(Activity::Exporting);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(9) {
+            group.check_failure()?;
+            thread::sleep(Duration::from_millis(100));
+            work();
+        }
+        group.publish("done", b"")?;
+    } else {
+        group.wait_for("done")?;
+    }
+    group.leave()
+}
+
+/// Export and evaluation keep all others waiting: who makes no progress with them is named, but not
+/// after one timeout only.
+#[test]
+fn a_stalled_export_is_named() {
+    let found = patient_ranks(2, Duration::from_secs(2), |group| alone(group, || {}));
+    for found in &found {
+        let error = format!("{:#}", found.as_ref().unwrap_err());
+        assert!(error.starts_with("rank 0 ("), "{error}");
+        assert!(
+            error.contains("hangs: it has been exporting encoders without progress"),
+            "{error}"
+        );
+        assert!(error.contains("(a limit of 3 times distributed.timeout_seconds)"), "{error}");
+        assert!(error.ends_with("at step 8"), "{error}");
+    }
+}
+
+/// However long it takes: each tensor, batch or part of a file is progress.
+#[test]
+fn a_slow_export_is_waited_for() {
+    let found = patient_ranks(2, Duration::from_secs(2), |group| alone(group, status::beat));
+    found.into_iter().for_each(|found| found.unwrap());
 }
 
 /// The backward pass does not wait for slower ranks: the next model's work goes on meanwhile.

@@ -42,6 +42,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "eval",
             "native",
             "nn",
+            "status",
             "tasks",
             "train",
             "ui",
@@ -50,17 +51,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("tasks", &["config", "encoders", "eval", "native", "nn", "train", "weights"]),
-    ("eval", &["artifacts", "config", "dist", "encoders", "native", "nn", "train", "weights"]),
+    (
+        "eval",
+        &["artifacts", "config", "dist", "encoders", "native", "nn", "status", "train", "weights"],
+    ),
     ("viz", &["native", "nn"]),
-    ("train", &["artifacts", "config", "dist", "native", "nn", "ui", "weights"]),
+    ("train", &["artifacts", "config", "dist", "native", "nn", "status", "ui", "weights"]),
     ("encoders", &["config", "native", "nn", "weights"]),
     ("nn", &["native"]),
-    ("weights", &["native"]),
-    ("dist", &["config", "native"]),
+    ("weights", &["native", "status"]),
+    ("dist", &["config", "native", "status"]),
     ("ui", &["artifacts"]),
     ("artifacts", &[]),
     ("config", &[]),
     ("native", &[]),
+    ("status", &[]),
 ];
 
 fn sources() -> Vec<Crate> {

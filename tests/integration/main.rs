@@ -26,6 +26,7 @@ mod report;
 mod run;
 mod seen;
 mod sources;
+mod status;
 mod step;
 mod teacher;
 mod weights;

@@ -1,7 +1,7 @@
 //! Pre-training through the command line: what comes out, that distillation takes it, that it shares
 //! what runs of distillation promise, and the loop of scoring and curation.
 
-mod at_the_end;
+pub mod at_the_end;
 mod scores;
 
 use std::fs;

@@ -32,6 +32,9 @@ use worker_thread::{Done, Made, Task, WorkerHandle};
 /// How long threads may take over what they have in their hands when the loader is dropped.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
 
+/// How often it is asked, while a batch is waited for, whether a worker's thread has ended.
+const THREAD_CHECK_POLL: Duration = Duration::from_secs(1);
+
 /// Samples of consecutive positions. Dropping it gives its memory back to the loader.
 pub struct Batch {
     /// Positions of the samples in the stream.
@@ -205,7 +208,7 @@ impl Loader {
 
     fn receive_one(&mut self) -> Result<Done> {
         loop {
-            match self.done.recv_timeout(Duration::from_secs(1)) {
+            match self.done.recv_timeout(THREAD_CHECK_POLL) {
                 Ok(done) => return Ok(done),
                 Err(RecvTimeoutError::Timeout)
                     if !self.hands.iter().any(WorkerHandle::is_finished) => {}

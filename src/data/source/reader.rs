@@ -71,8 +71,9 @@ impl ObjectReader {
         let start = self.window.end();
         if onward && start < self.stamp.size {
             let (store, url, stamp) = (self.store.clone(), self.url.clone(), self.stamp);
-            let bytes =
-                std::thread::Builder::new().spawn(move || fetch(&store, &url, stamp, start))?;
+            let bytes = std::thread::Builder::new()
+                .name("object-ahead".into())
+                .spawn(move || fetch(&store, &url, stamp, start))?;
             self.ahead = Some(Ahead { start, bytes });
         }
         Ok(())

@@ -24,8 +24,9 @@ const CRASHES_OF_A_IMAGE: usize = 2;
 /// How often in a row workers may be killed from outside over the same image.
 const KILLS_IN_A_ROW: usize = 50;
 
-/// Signals that do not come from a decoder's own fault.
-const FROM_OUTSIDE: [i32; 2] = [signal_hook::consts::SIGKILL, signal_hook::consts::SIGTERM];
+/// Signals that do not come from a decoder's own fault; SIGQUIT reaches one before it can ignore it.
+const FROM_OUTSIDE: [i32; 3] =
+    [signal_hook::consts::SIGKILL, signal_hook::consts::SIGTERM, signal_hook::consts::SIGQUIT];
 
 /// The worker program's exit code after an error that it printed.
 const GAVE_UP: i32 = 1;

@@ -27,12 +27,16 @@ const OPEN_FILES: usize = 64;
 
 /// Replies that are sent together at most, and how long the first may wait for the others.
 const MOST_REPLIES: usize = 4;
-const LONGEST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_REPLY_DELAY: Duration = Duration::from_millis(5);
 
 /// Signals that a terminal or a scheduler sends to every process of a run. The trainer decides
 /// when its workers end.
-const LEFT_TO_THE_TRAINER: [i32; 3] =
-    [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+const LEFT_TO_THE_TRAINER: [i32; 4] = [
+    signal_hook::consts::SIGINT,
+    signal_hook::consts::SIGTERM,
+    signal_hook::consts::SIGHUP,
+    signal_hook::consts::SIGQUIT,
+];
 
 /// The worker program: works for the trainer whose socket stands in for standard input.
 pub fn main() -> ExitCode {
@@ -88,7 +92,8 @@ impl Replies {
     }
 
     fn are_due(&self) -> bool {
-        self.count == MOST_REPLIES || self.first.is_some_and(|first| first.elapsed() > LONGEST_WAIT)
+        self.count == MOST_REPLIES
+            || self.first.is_some_and(|first| first.elapsed() > LONGEST_REPLY_DELAY)
     }
 
     fn send(&mut self, socket: &UnixStream) -> Result<()> {

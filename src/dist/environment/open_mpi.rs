@@ -1,7 +1,8 @@
 //! The variables of Open MPI's `mpirun`.
 
-use super::variables::Variables;
-use super::{Launcher, MASTER_ADDR, MASTER_PORT, RankInfo, Rendezvous, error, port_of_job};
+use super::launcher::{Launcher, port_of_job};
+use super::rank_info::{RankInfo, Rendezvous};
+use super::variables::{MASTER_ADDR, MASTER_PORT, Variables, error};
 use crate::config::ConfigError;
 
 pub(super) const LAUNCHER: Launcher = Launcher {

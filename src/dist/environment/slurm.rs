@@ -1,7 +1,8 @@
 //! The variables of Slurm's `srun`.
 
-use super::variables::Variables;
-use super::{Launcher, MASTER_ADDR, RankInfo, Rendezvous, error, port_of_job};
+use super::launcher::{Launcher, port_of_job};
+use super::rank_info::{RankInfo, Rendezvous};
+use super::variables::{MASTER_ADDR, Variables, error};
 use crate::config::ConfigError;
 
 /// A batch script and the shell of `salloc` have a rank and a number of tasks too, but only what

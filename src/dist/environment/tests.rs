@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::slurm::{first_host, tasks_of_node};
-use super::*;
+use super::variables::{LAUNCH_MARK, MASTER_ADDR, MASTER_PORT};
+use super::{RankInfo, Rendezvous, rank_info};
+use crate::config::ConfigError;
 
 type Environment = BTreeMap<&'static str, String>;
 

@@ -1,8 +1,9 @@
 //! torchrun's variables, which `distill launch` sets too, and with which processes are started by
 //! hand.
 
-use super::variables::Variables;
-use super::{LAUNCH_MARK, Launcher, MASTER_ADDR, MASTER_PORT, RankInfo, Rendezvous};
+use super::launcher::Launcher;
+use super::rank_info::{RankInfo, Rendezvous};
+use super::variables::{LAUNCH_MARK, MASTER_ADDR, MASTER_PORT, Variables};
 use crate::config::ConfigError;
 
 pub(super) const LAUNCHER: Launcher = Launcher {

@@ -3,8 +3,13 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use super::{MASTER_PORT, error};
 use crate::config::ConfigError;
+
+/// Set by `distill launch` in its processes: the launcher's process id.
+pub const LAUNCH_MARK: &str = "DISTILL_LAUNCH";
+
+pub(super) const MASTER_ADDR: &str = "MASTER_ADDR";
+pub(super) const MASTER_PORT: &str = "MASTER_PORT";
 
 /// The environment, where an empty variable is a missing one.
 pub(super) struct Variables<'a> {
@@ -45,4 +50,9 @@ impl<'a> Variables<'a> {
             _ => Err(error(MASTER_PORT, format!("found `{text}`, expected a port, 1 to 65535"))),
         }
     }
+}
+
+/// A variable of the environment that is not as it should be.
+pub(super) fn error(variable: &str, message: String) -> ConfigError {
+    ConfigError { file: std::path::PathBuf::new(), key: variable.to_string(), message }
 }

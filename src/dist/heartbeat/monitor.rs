@@ -7,24 +7,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{
-    ABANDONED, Activity, FAILURE, Failure, STOP, SUSPICION, SUSPICIOUS_SILENCE, Shared, Sign,
-    host_and_process, key, locked, post, read,
+use super::notes::{
+    ABANDONED, FAILURE, Failure, STOP, SUSPICION, Sign, host_and_process, key, post, read, sign_of,
 };
-use crate::dist::KvStore;
+use super::shared::{SUSPICIOUS_SILENCE, Seen, Shared, locked};
+use crate::dist::activity::Activity;
+use crate::dist::kv_store::KvStore;
 
-/// What was last seen of a process.
-struct Seen {
-    rank: usize,
-    sign: Option<Sign>,
-    /// When its beat last changed.
-    alive: Instant,
-    /// When its progress last changed.
-    moved: Instant,
-}
+/// How many timeouts one process may take over one piece of work that it does alone: a batch of an
+/// evaluation, a tensor of an export, or the flush of a file. Slow storage takes minutes for what is
+/// gigabytes in size; who merely computes or waits is judged after one timeout.
+const TIMEOUTS_OF_WORK_DONE_ALONE: u32 = 3;
 
 /// Gives signs of life and reads those of others: rank 0 of all, the others of rank 0.
-pub struct Monitor {
+pub(super) struct Monitor {
     shared: Arc<Shared>,
     store: Arc<dyn KvStore>,
     timeout: Duration,
@@ -35,7 +31,6 @@ pub struct Monitor {
     /// When the others' signs were last read. Not at every beat: rank 0 may have a thousand to read.
     looked: Instant,
     is_suspicious: bool,
-    seen: Vec<Seen>,
 }
 
 impl Monitor {
@@ -46,12 +41,6 @@ impl Monitor {
         keeper: &str,
         stop: fn() -> bool,
     ) -> Self {
-        let now = Instant::now();
-        let watched = match store.rank() {
-            0 => 0..store.world_size(),
-            _ => 0..1,
-        };
-        let seen = watched.map(|rank| Seen { rank, sign: None, alive: now, moved: now }).collect();
         let (host, keeper) = (host_and_process(), keeper.to_string());
         Self {
             shared,
@@ -61,9 +50,8 @@ impl Monitor {
             host,
             keeper,
             stop,
-            looked: now,
+            looked: Instant::now(),
             is_suspicious: false,
-            seen,
         }
     }
 
@@ -85,7 +73,7 @@ impl Monitor {
     }
 
     fn lost_store(&self, what: String) {
-        let step = self.shared.step.load(Ordering::Relaxed);
+        let step = self.shared.thread.step();
         self.shared.fail(Failure { rank: 0, host: self.keeper.clone(), step, what, usage: false });
     }
 
@@ -94,9 +82,9 @@ impl Monitor {
         let beat = shared.beat.load(Ordering::Relaxed);
         let sign = Sign {
             beat,
-            progress: shared.progress.load(Ordering::Relaxed),
-            step: shared.step.load(Ordering::Relaxed),
-            activity: shared.activity(),
+            progress: shared.thread.progress(),
+            step: shared.thread.step(),
+            activity: shared.thread.activity(),
             host: self.host.clone(),
         };
         store.set(&key(store.rank()), &serde_json::to_vec(&sign)?)?;
@@ -126,7 +114,8 @@ impl Monitor {
         }
         if suspicious && !std::mem::replace(&mut self.is_suspicious, true) {
             // What was read long ago tells nothing of the last seconds.
-            self.seen.iter_mut().for_each(|seen| seen.alive = Instant::now());
+            let now = Instant::now();
+            locked(&shared.seen).iter_mut().for_each(|seen| seen.alive = now);
         }
         if let Some(failure) = self.verdict() {
             post(&*store, &failure)?;
@@ -136,12 +125,12 @@ impl Monitor {
         Ok(())
     }
 
-    fn look_at_others(&mut self) -> Result<()> {
-        for seen in &mut self.seen {
-            let Some(sign) = self.store.get(&key(seen.rank))?.and_then(|note| read::<Sign>(&note))
-            else {
-                continue;
-            };
+    fn look_at_others(&self) -> Result<()> {
+        let ranks: Vec<usize> = locked(&self.shared.seen).iter().map(|seen| seen.rank).collect();
+        for (place, rank) in ranks.into_iter().enumerate() {
+            // The store may take its time: a dump must not wait for that.
+            let Some(sign) = sign_of(&*self.store, rank)? else { continue };
+            let seen = &mut locked(&self.shared.seen)[place];
             let before = seen.sign.replace(sign.clone());
             if before.as_ref().is_none_or(|before| before.beat != sign.beat) {
                 seen.alive = Instant::now();
@@ -160,7 +149,8 @@ impl Monitor {
         } else {
             self.timeout
         };
-        let silent = self.seen.iter().find(|seen| {
+        let all = locked(&self.shared.seen);
+        let silent = all.iter().find(|seen| {
             let left = seen.sign.as_ref().is_some_and(|sign| sign.activity == Activity::Left);
             !left && seen.alive.elapsed() > patience
         });
@@ -171,33 +161,54 @@ impl Monitor {
                 format!("has given no sign of life for {seconds:.0} s,"),
             ));
         }
-        self.standstill()
-    }
-
-    /// Every process lives, and none gets on: to blame is who does not wait for the others. Only
-    /// rank 0 sees all of them, itself included. Preparing and saving may take any time.
-    fn standstill(&self) -> Option<Failure> {
-        let free = [Activity::Preparing, Activity::Saving, Activity::Left];
-        let stands = |seen: &Seen| {
-            seen.moved.elapsed() > self.timeout
-                && seen.sign.as_ref().is_some_and(|sign| !free.contains(&sign.activity))
-        };
-        if self.store.rank() != 0 || !self.seen.iter().all(stands) {
+        if self.store.rank() > 0 {
             return None;
         }
-        let activity = |seen: &Seen| seen.sign.as_ref().map(|sign| sign.activity);
-        let waits = |seen: &&Seen| activity(seen) == Some(Activity::WaitingForOthers);
-        let seconds = self.seen.iter().map(|seen| seen.moved.elapsed()).min()?.as_secs_f64();
-        let Some(seen) = self.seen.iter().find(|seen| !waits(seen)) else {
-            let what = format!(
-                "and all others have waited for each other for {seconds:.0} s: the network between \
-                 them carries nothing,"
-            );
-            return Some(failure_of(self.seen.first()?, what));
-        };
-        let doing = activity(seen).map_or("", Activity::in_words);
-        Some(failure_of(seen, format!("hangs: it has been {doing} for {seconds:.0} s,")))
+        stalled(&all, self.timeout * TIMEOUTS_OF_WORK_DONE_ALONE)
+            .or_else(|| standstill(&all, self.timeout))
     }
+}
+
+fn activity_of(seen: &Seen) -> Option<Activity> {
+    seen.sign.as_ref().map(|sign| sign.activity)
+}
+
+/// A process that does something alone, for which the others wait, and makes no progress with it.
+fn stalled(all: &[Seen], limit: Duration) -> Option<Failure> {
+    let is_stalled = |seen: &&Seen| {
+        activity_of(seen).is_some_and(Activity::is_done_alone) && seen.moved.elapsed() > limit
+    };
+    let seen = all.iter().find(is_stalled)?;
+    let doing = activity_of(seen).map_or("", Activity::in_words);
+    let what = format!(
+        "hangs: it has been {doing} without progress for {:.0} s (a limit of \
+         {TIMEOUTS_OF_WORK_DONE_ALONE} times distributed.timeout_seconds),",
+        seen.moved.elapsed().as_secs_f64()
+    );
+    Some(failure_of(seen, what))
+}
+
+/// Every process lives, and none makes progress: to blame is who does not wait for the others. Only
+/// rank 0 sees all of them, itself included.
+fn standstill(all: &[Seen], timeout: Duration) -> Option<Failure> {
+    let stands = |seen: &Seen| {
+        let is_judged = |activity: Activity| !activity.is_unlimited() && !activity.is_done_alone();
+        seen.moved.elapsed() > timeout && activity_of(seen).is_some_and(is_judged)
+    };
+    if !all.iter().all(stands) {
+        return None;
+    }
+    let waits = |seen: &&Seen| activity_of(seen) == Some(Activity::WaitingForOthers);
+    let seconds = all.iter().map(|seen| seen.moved.elapsed()).min()?.as_secs_f64();
+    let Some(seen) = all.iter().find(|seen| !waits(seen)) else {
+        let what = format!(
+            "and all others have waited for each other for {seconds:.0} s: the network between \
+             them carries nothing,"
+        );
+        return Some(failure_of(all.first()?, what));
+    };
+    let doing = activity_of(seen).map_or("", Activity::in_words);
+    Some(failure_of(seen, format!("hangs: it has been {doing} for {seconds:.0} s,")))
 }
 
 fn failure_of(seen: &Seen, what: String) -> Failure {

@@ -1,18 +1,19 @@
-//! The thread that asks nobody.
+//! The thread that watches the heartbeat of its own process and asks no other one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use super::{Failure, Shared, locked};
+use super::notes::Failure;
+use super::shared::{Shared, locked};
 use crate::native::exit_now;
 
 /// Time that the training thread gets to end by itself once a failure is known.
-const GRACE: Duration = Duration::from_secs(10);
+const LONGEST_END_AFTER_A_FAILURE: Duration = Duration::from_secs(10);
 
 /// Watches the thread that talks to the store, and ends the process if nothing else does.
-pub struct Watchdog {
+pub(super) struct Watchdog {
     pub shared: Arc<Shared>,
     pub timeout: Duration,
     pub interval: Duration,
@@ -28,14 +29,14 @@ impl Watchdog {
                 self.shared.fail(Failure {
                     rank: 0,
                     host: self.keeper.clone(),
-                    step: self.shared.step.load(Ordering::Relaxed),
+                    step: self.shared.thread.step(),
                     what: format!("has not answered for {:.0} s", silence.as_secs_f64()),
                     usage: false,
                 });
             }
             let known = locked(&self.shared.failure).clone();
             if let Some((failure, since)) = known
-                && since.elapsed() > GRACE
+                && since.elapsed() > LONGEST_END_AFTER_A_FAILURE
             {
                 eprintln!("error: {failure}");
                 exit_now(1);

@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
 };
-use signal_hook::consts::{SIGCHLD, SIGINT};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGQUIT};
 use tracing::{info, warn};
 
+use super::ending::{End, Ending, Failure};
 use super::lines::{LastLines, Stream, merge};
-use super::{End, Ending, Failure, Launch};
+use super::plan::Launch;
 use crate::dist::environment::LAUNCH_MARK;
 
 /// Only a process inside a driver or a network file system can outlive SIGKILL for so long.
@@ -91,6 +92,7 @@ impl<'a> Attempt<'a> {
             };
             match signal {
                 Ok(SIGCHLD) => {}
+                Ok(SIGQUIT) => self.ask_for_status(),
                 Ok(signal) => self.pass_on(signal),
                 Err(RecvTimeoutError::Timeout) => self.lose_patience()?,
                 Err(RecvTimeoutError::Disconnected) => bail!("the thread for signals is gone"),
@@ -162,6 +164,18 @@ impl<'a> Attempt<'a> {
             return self.kill();
         }
         self.send(if signal == SIGINT { Signal::INT } else { Signal::TERM });
+    }
+
+    /// Has every process print where it is, and goes on. A process that does not listen, because it
+    /// starts just now or does something else than training, would end by the signal: it is named.
+    fn ask_for_status(&self) {
+        for process in self.running() {
+            if is_caught(process.id, SIGQUIT) {
+                let _ = kill_process(process.id, Signal::QUIT);
+            } else {
+                warn!("{} runs, but does not answer SIGQUIT", process.name());
+            }
+        }
     }
 
     fn send(&self, signal: Signal) {
@@ -298,6 +312,15 @@ fn command(launch: &Launch, local_rank: usize, attempt: u32, port: u16) -> Comma
         command.env("OMP_NUM_THREADS", launch.threads.to_string());
     }
     command
+}
+
+/// Whether a process has a handler for `signal`.
+fn is_caught(process: Pid, signal: i32) -> bool {
+    let status = format!("/proc/{}/status", process.as_raw_nonzero());
+    let status = std::fs::read_to_string(status).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 fn ranks(first: usize, count: usize) -> String {

@@ -12,7 +12,7 @@ use crate::dist::KvStore;
 
 /// How long a rank waits before it looks at the store again: more each time, so that many ranks
 /// waiting for a long save do not keep the process busy that has the store.
-const PATIENCE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(500)];
+const STORE_POLL: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(500)];
 
 /// A file that a rank has written, and that has reached the disk.
 #[derive(Debug, Serialize, Deserialize)]
@@ -103,7 +103,7 @@ impl SaveCoordination<'_> {
     }
 
     fn wait_for<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
-        let [mut patience, longest] = PATIENCE;
+        let [mut pause, longest] = STORE_POLL;
         loop {
             if let Some(note) = self.get(key)? {
                 return Ok(note);
@@ -114,8 +114,8 @@ impl SaveCoordination<'_> {
             if self.cancelled.load(Ordering::Relaxed) {
                 bail!("given up while waiting for other ranks, because this one ends");
             }
-            std::thread::sleep(patience);
-            patience = longest.min(patience * 2);
+            std::thread::sleep(pause);
+            pause = longest.min(pause * 2);
         }
     }
 

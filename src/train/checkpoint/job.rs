@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
-use tracing::info;
+use tracing::{debug_span, info};
 
 use super::coordination::{SaveCoordination, WrittenFile};
 use super::folders::{folder_of, list, root};
 use super::manifest::{FORMAT, FileEntry, MANIFEST, Manifest, Stream, file_name};
+use super::progress::SaveProgress;
 use crate::dist::KvStore;
 use crate::{durable, native, weights};
 
@@ -47,6 +48,7 @@ pub(super) struct Job {
     pub stream: Stream,
     /// The step that was saved before this one.
     pub previous: Option<u64>,
+    pub progress: Arc<SaveProgress>,
     pub started: Instant,
     pub stall: Duration,
 }
@@ -54,6 +56,13 @@ pub(super) struct Job {
 impl Job {
     /// Writes this rank's share, and sees to it that the checkpoint gets its name when all have.
     pub fn run(&self, share: &[Share]) -> Result<Saved> {
+        let saved = self.save(share);
+        self.progress.end(self.step, saved.is_ok());
+        saved
+    }
+
+    fn save(&self, share: &[Share]) -> Result<Saved> {
+        let _span = debug_span!("write_checkpoint", step = self.step).entered();
         let coordination =
             SaveCoordination { store: &*self.store, step: self.step, cancelled: &self.cancelled };
         let bytes = native::guard(|| self.write_and_publish(share, &coordination))
@@ -67,6 +76,7 @@ impl Job {
         if self.store.rank() == 0 {
             let Saved { step, stall_seconds, total_seconds, bytes } = saved;
             info!(step, stall_seconds, total_seconds, bytes, "checkpoint saved");
+            self.progress.at(self.step, "removing older checkpoints");
             self.prune()?;
         }
         Ok(saved)
@@ -74,14 +84,18 @@ impl Job {
 
     fn write_and_publish(&self, share: &[Share], coordination: &SaveCoordination) -> Result<u64> {
         let partial = self.partial();
+        self.progress.at(self.step, "writing this rank's share");
         fs::create_dir_all(&partial)
             .with_context(|| format!("cannot create {}", partial.display()))?;
         let written = share.iter().map(|share| self.write(share)).collect::<Result<Vec<_>>>()?;
         coordination.put_written(&written)?;
         if self.store.rank() > 0 {
+            self.progress.at(self.step, "waiting until rank 0 has published it");
             return coordination.wait_until_published();
         }
+        self.progress.at(self.step, "waiting for the shares of the other ranks");
         let files = name_files(&partial, coordination.take_written()?)?;
+        self.progress.at(self.step, "publishing");
         if let Some(step) = self.previous {
             SaveCoordination { step, ..*coordination }.forget()?;
         }

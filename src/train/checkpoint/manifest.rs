@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ShuffleConfig;
+use crate::status::Progress;
 
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const FORMAT: u32 = 1;
@@ -108,7 +109,7 @@ impl FileEntry {
     ///
     /// # Errors
     /// It is missing, has another size, or another checksum.
-    pub(super) fn check(&self, folder: &Path) -> Result<()> {
+    pub(super) fn check(&self, folder: &Path, progress: Option<&dyn Progress>) -> Result<()> {
         let path = folder.join(&self.name);
         let mut file =
             File::open(&path).with_context(|| format!("{} is missing", path.display()))?;
@@ -127,6 +128,9 @@ impl FileEntry {
         {
             hasher.update_rayon(&buffer);
             buffer.clear();
+            if let Some(progress) = progress {
+                progress.beat();
+            }
         }
         ensure!(
             hasher.finalize().to_hex().as_str() == self.blake3,

@@ -13,6 +13,7 @@ mod coordination;
 mod folders;
 mod job;
 mod manifest;
+mod progress;
 mod read;
 mod save;
 mod shares;

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use tch::Kind;
 
-use super::manifest::{FORMAT, Holds, MANIFEST, Manifest};
+use super::manifest::{FORMAT, FileEntry, Holds, MANIFEST, Manifest};
 use super::state::{Part, StateTensor, TraineeState, parse_stored_name};
+use crate::status;
 use crate::weights::{TensorFile, WeightFile};
 
 /// A checkpoint on disk.
@@ -26,7 +27,9 @@ impl Checkpoint {
     /// A file is missing, has another size, or another checksum.
     pub fn open(folder: &Path) -> Result<Self> {
         let checkpoint = Self::open_unverified(folder)?;
-        checkpoint.manifest.files.par_iter().try_for_each(|entry| entry.check(folder))?;
+        let progress = status::progress();
+        let check = |entry: &FileEntry| entry.check(folder, progress.as_deref());
+        checkpoint.manifest.files.par_iter().try_for_each(check)?;
         Ok(checkpoint)
     }
 

@@ -13,14 +13,16 @@ use tch::{Device, Tensor};
 
 use super::job::{Job, Saved, Share};
 use super::manifest::{Holds, Stream, stem};
+use super::progress::SaveProgress;
 use super::shares::owners;
 use super::state::{StateTensor, TraineeState};
 use crate::dist::KvStore;
+use crate::status::{self, Registration};
 
 /// How often it is asked, while a save is waited for, whether the run has failed.
-const PATIENCE: Duration = Duration::from_millis(100);
+const RUN_CHECK_POLL: Duration = Duration::from_millis(100);
 /// How long the end of a run may be held up by a write that does not come back.
-const GRACE: Duration = Duration::from_secs(3);
+const LONGEST_ENDED_SAVE: Duration = Duration::from_secs(3);
 
 /// What is saved.
 pub struct Snapshot<'a> {
@@ -41,6 +43,8 @@ pub struct Saver {
     /// The last save's copies, whose memory the next one uses again.
     copies: Vec<Share>,
     last: Option<Saved>,
+    progress: Arc<SaveProgress>,
+    _status: Registration,
 }
 
 struct UnderWay {
@@ -54,8 +58,19 @@ impl Saver {
     /// A saver of checkpoints under `run`, of which the newest `keep` stay. What all ranks hold
     /// alike is written by at most `writers` of them.
     pub fn new(run: &Path, keep: usize, store: Arc<dyn KvStore>, writers: usize) -> Self {
-        let run = run.to_path_buf();
-        Self { run, keep, store, writers, under_way: None, copies: Vec::new(), last: None }
+        let progress = Arc::new(SaveProgress::default());
+        let described = progress.clone();
+        Self {
+            run: run.to_path_buf(),
+            keep,
+            store,
+            writers,
+            under_way: None,
+            copies: Vec::new(),
+            last: None,
+            progress,
+            _status: status::register("checkpoint", move || described.describe()),
+        }
     }
 
     /// Copies this rank's share and returns, leaving the writing to a thread; an earlier save is
@@ -79,6 +94,7 @@ impl Saver {
             position: snapshot.position,
             stream: snapshot.stream.clone(),
             previous: self.last.map(|last| last.step),
+            progress: self.progress.clone(),
             started,
             stall: started.elapsed(),
         };
@@ -111,7 +127,7 @@ impl Saver {
     /// The save failed, or `alive` says that the run did.
     pub fn finish(&mut self, alive: &dyn Fn() -> Result<()>) -> Result<()> {
         let Some(save) = &self.under_way else { return Ok(()) };
-        while save.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        while save.ended.recv_timeout(RUN_CHECK_POLL) == Err(RecvTimeoutError::Timeout) {
             alive()?;
         }
         self.collect()
@@ -171,7 +187,7 @@ impl Drop for Saver {
     fn drop(&mut self) {
         let Some(save) = self.under_way.take() else { return };
         save.cancelled.store(true, Ordering::Relaxed);
-        if save.ended.recv_timeout(GRACE) != Err(RecvTimeoutError::Timeout) {
+        if save.ended.recv_timeout(LONGEST_ENDED_SAVE) != Err(RecvTimeoutError::Timeout) {
             let _ = save.thread.join();
         }
     }

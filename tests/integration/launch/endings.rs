@@ -160,6 +160,22 @@ fn signals_reach_each_process_once() {
     }
 }
 
+/// SIGQUIT asks for a status and ends nothing: not the launch, and not a process without a handler,
+/// which the signal would kill.
+#[test]
+fn sigquit_ends_nothing() {
+    let script = "
+        [ $RANK = 0 ] && trap 'echo got QUIT' QUIT
+        echo ready; ticks=0
+        while [ $ticks -lt 15 ]; do sleep 0.1; ticks=$((ticks + 1)); done";
+    let child = Plan::new(2, script).start();
+    kill_process_group(id(&child), Signal::QUIT).unwrap();
+    let (ending, all) = ending_of(&child.wait_with_output().unwrap());
+    assert!(ending.starts_with("Done"), "{all}");
+    assert_eq!(all.matches("[rank 0] got QUIT\n").count(), 1, "{all}");
+    assert!(all.contains("rank 1 (process ") && all.contains("does not answer SIGQUIT"), "{all}");
+}
+
 /// After a request to stop, a failure is not a reason to start again.
 #[test]
 fn what_was_told_to_stop_is_not_restarted() {

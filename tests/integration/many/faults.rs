@@ -1,10 +1,12 @@
 //! A process that is killed, hangs or fails ends the whole run, in time, with its name.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Ranks, wait_for_steps};
+use crate::pretrain::at_the_end::labelled;
 use crate::workers::children;
 use crate::workshop::{Workshop, image};
 
@@ -77,6 +79,24 @@ fn a_hanging_rank_is_named() {
 #[test]
 fn a_hanging_first_rank_is_named() {
     others_name(0, Signal::STOP, 18.0, "has not answered");
+}
+
+/// Rank 0's storage hangs in the evaluation at the end, while the others wait for it: a read that
+/// does not come back, as of a network file system whose server is gone.
+#[test]
+fn a_rank_whose_evaluation_hangs_is_named() {
+    let (workshop, [knn, data]) = labelled();
+    let overrides = [&*knn, &*data, "distributed.timeout_seconds=3", "data.batch_size=2"];
+    let ranks = Ranks::start(2, |_| workshop.pretraining_command(&overrides));
+    wait_for_steps(&workshop, "pre", 1);
+    let pipe = workshop.path("pre/evaluation.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for finished in ranks.finish(Duration::from_secs(90)) {
+        finished.fails(
+            1,
+            &["rank 0 (", "hangs: it has been evaluating encoders without progress for", "at step"],
+        );
+    }
 }
 
 /// One rank's own error, here images that are damaged on its node only, is what all end with.

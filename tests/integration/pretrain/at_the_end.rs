@@ -12,7 +12,7 @@ use crate::run::send;
 use crate::workshop::{Finished, Workshop, image};
 
 /// A workshop with shards of two classes, and the table that has them classified.
-fn labelled() -> (Workshop, [String; 2]) {
+pub fn labelled() -> (Workshop, [String; 2]) {
     let workshop = Workshop::pretraining();
     for (shard, count) in [("many", 12), ("few", 6)] {
         let members: Vec<_> = (0..count)
