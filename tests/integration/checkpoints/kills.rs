@@ -23,7 +23,7 @@ fn is_saving(checkpoints: &Path) -> bool {
 fn killed_while_saving_the_checkpoint_before_is_whole() {
     let workshop = Workshop::new();
     let settings = |run, every: u64| {
-        let model = "trainees.0.model={dim=192, depth=4, heads=2, patch_size=8}".to_string();
+        let model = "students.0.model={dim=192, depth=4, heads=2, patch_size=8}".to_string();
         let epochs = format!("schedule.epochs={}", STEPS / 2);
         [format!("run.dir={run}"), format!("checkpoint.every={every}"), model, epochs]
     };
