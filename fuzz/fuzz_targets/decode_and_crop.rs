@@ -5,8 +5,8 @@
 
 use std::cell::RefCell;
 
-use distill_data::crop::{CropBox, CropRange};
-use distill_data::decode::{self, Image};
+use distill_data::image::{CropBox, CropRange};
+use distill_data::image::decode::{self, Image};
 use distill_data::{CropDecoder, CropOptions};
 use libfuzzer_sys::fuzz_target;
 
@@ -28,7 +28,7 @@ fuzz_target!(|encoded: &[u8]| {
         }
         let length = encoded.len();
         let options = CropOptions {
-            side: SIDE,
+            image_size: SIDE,
             max_pixels: MAX_PIXELS,
             reduced_decoding: length.is_multiple_of(2),
         };

@@ -4,7 +4,7 @@
 
 use std::io::Cursor;
 
-use distill_data::index::ShardIndex;
+use distill_data::ShardIndex;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|shard: &[u8]| {

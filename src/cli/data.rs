@@ -10,7 +10,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::preview::{self, PreviewArgs};
 use crate::config::DataConfig;
-use crate::data::index_cache::IndexCache;
+use crate::data::IndexCache;
 use crate::data::pack::{self, Encoding, PackOptions};
 use crate::data::source::Sources;
 use crate::data::{Dataset, ShardProgress};

@@ -8,7 +8,8 @@ use image::RgbImage;
 
 use super::data::{print, with_bar};
 use crate::config::EncoderConfig;
-use crate::data::{Dataset, Scratch, durable};
+use crate::data::{Dataset, Scratch};
+use crate::durable;
 use crate::nn::Mask;
 use crate::tasks::AnyConfig;
 use crate::viz::Sheet;

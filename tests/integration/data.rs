@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use distill::config::{ConfigError, CurationConfig, DataConfig};
-use distill::data::index::ShardIndex;
-use distill::data::index_cache::IndexCache;
+use distill::data::IndexCache;
+use distill::data::format::ShardIndex;
 use distill::data::source::{ShardAddress, Sources};
 use distill::data::{Batch, Dataset, Loader, Scratch};
 use tempfile::TempDir;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distill::config::DataConfig;
-use distill::data::decode::Encoding;
+use distill::data::image::decode::Encoding;
 use distill::data::{Dataset, EvaluationPass, ImageStats, Loader, Scratch};
 
 use crate::crops::compare;

@@ -20,11 +20,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result, bail, ensure};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use super::config::DataConfig;
-use super::dataset::Dataset;
-use super::failures::FailureCounts;
-use super::transform::ImageStats;
-use super::worker::Setup;
+use crate::config::DataConfig;
+use crate::dataset::{Dataset, FailureCounts};
+use crate::image::ImageStats;
+use crate::worker::Setup;
 use read_ahead::ReadAhead;
 use slots::{Slot, Slots};
 use worker_thread::{Done, Made, Task, WorkerHandle};
@@ -110,7 +109,7 @@ impl Loader {
         // One more than are under way is in the trainer's hands.
         let batch_bytes = config.batch_size * dataset.sample_bytes();
         let slots = Slots::new(config.prefetch_batches + 1, batch_bytes)?;
-        let setup = Setup { cut: dataset.cut(), options: dataset.crop_options() };
+        let setup = Setup { transform: dataset.transform(), options: dataset.crop_options() };
         let hands = (0..worker_count(config))
             .map(|number| {
                 let (dataset, queue, results) = (dataset.clone(), queue.clone(), results.clone());

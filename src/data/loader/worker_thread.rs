@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::dataset::{Attempts, Dataset, Place};
+use crate::image::ImageStats;
 use crate::shared_memory::SharedMemory;
-use crate::transform::ImageStats;
 use crate::worker::{FileSegment, Job, Reply, Setup, WorkerProcess};
 
 /// Jobs that a worker has at most, and at how few it gets more: it never waits for us, and several

@@ -4,9 +4,10 @@ use anyhow::Result;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::crop::{CropBox, shrink};
-use crate::decode::{self, Image};
-use crate::resize::CropResizer;
+use crate::image::CropBox;
+use crate::image::central::shrink;
+use crate::image::decode::{self, Image};
+use crate::image::resize::CropResizer;
 
 /// Quality of re-encoded JPEGs.
 const QUALITY: u8 = 92;

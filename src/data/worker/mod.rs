@@ -10,8 +10,6 @@ mod protocol;
 mod serve;
 
 pub(crate) use process::WorkerProcess;
+pub use protocol::PROGRAM;
 pub(crate) use protocol::{FileSegment, Job, Reply, Setup};
 pub use serve::main;
-
-/// What the worker program is called; it lies beside the program that starts it.
-pub const PROGRAM: &str = "distill-worker";

@@ -14,8 +14,10 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::crop_decoder::CropOptions;
-use crate::transform::{ImageStats, Transform};
+use crate::image::{CropOptions, ImageStats, Transform};
+
+/// What the worker program is called; it lies beside the program that starts it.
+pub const PROGRAM: &str = "distill-worker";
 
 /// No message is near this long; a longer one is not from our trainer.
 const MOST_BYTES: u32 = 1 << 20;
@@ -23,7 +25,7 @@ const MOST_BYTES: u32 = 1 << 20;
 /// Said once, with the shared memory: what is the same for all images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
-    pub cut: Transform,
+    pub transform: Transform,
     pub options: CropOptions,
 }
 

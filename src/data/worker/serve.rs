@@ -16,10 +16,8 @@ use anyhow::{Context, Result};
 use quick_cache::unsync::Cache;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::PROGRAM;
-use super::protocol::{FileSegment, Job, Reply, Setup, add, flush, receive, receive_file};
-use crate::crop_decoder::CropDecoder;
-use crate::dataset::KEPT_BYTES;
+use super::protocol::{FileSegment, Job, PROGRAM, Reply, Setup, add, flush, receive, receive_file};
+use crate::image::{CropDecoder, KEPT_BYTES};
 use crate::shared_memory::SharedMemory;
 
 /// Files that are kept open at a time.
@@ -123,13 +121,13 @@ impl Worker {
                 .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
             return Ok(Reply::Unreadable { message: format!("{error:#}"), file_is_gone });
         }
-        let Setup { cut, options } = &self.setup;
+        let Setup { transform, options } = &self.setup;
         let slot = job.slot as usize;
-        let range = slot..slot.saturating_add(options.side * options.side * 3);
+        let range = slot..slot.saturating_add(options.image_size * options.image_size * 3);
         // SAFETY: the trainer gives a slot to one worker at a time and does not read it before
         // this worker's reply, or its death.
         let out = unsafe { self.memory.write(range)? };
-        let made = cut.make(&mut self.decoder, options, job.position, &self.encoded, out);
+        let made = transform.make(&mut self.decoder, options, job.position, &self.encoded, out);
         if self.decoder.held_bytes().max(self.encoded.capacity()) > KEPT_BYTES {
             (self.decoder, self.encoded) = Default::default();
         }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
-use distill::data::index::ShardIndex;
+use distill::data::format::ShardIndex;
 use proptest::prelude::*;
 
 use super::tars::{names, repair_checksums, start};

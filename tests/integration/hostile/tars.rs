@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use distill::data::index::{NO_LABEL, ShardIndex};
+use distill::data::format::{NO_LABEL, ShardIndex};
 use tempfile::TempDir;
 
 use crate::data::{corrupt_jpeg, scan};

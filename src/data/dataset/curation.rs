@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::CurationConfig;
 
-use super::durable;
-use super::index::ShardIndex;
-use super::source::ShardAddress;
+use crate::format::ShardIndex;
+use crate::source::ShardAddress;
+use distill_base::durable;
 
 /// An image's entry in the JSON file. A missing or `null` score is no score.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -8,6 +8,9 @@ use super::decode::{self, Encoding, Image};
 use super::jpeg::{Frame, JpegDecoder};
 use super::resize::{CropResizer, check_box, is_height_first};
 
+/// Decoding memory above this is given back after use: one huge image must not stay for good.
+pub const KEPT_BYTES: usize = 64 << 20;
+
 /// Decodes encoded images to resized crops; holds the memory for it, reused from image to
 /// image.
 #[derive(Debug, Default)]
@@ -21,7 +24,7 @@ pub struct CropDecoder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CropOptions {
     /// Side of the resized square, in pixels.
-    pub side: usize,
+    pub image_size: usize,
     /// An image of more pixels is refused before memory is taken for it.
     pub max_pixels: u64,
     /// Whether a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the crop stays at least
@@ -30,7 +33,7 @@ pub struct CropOptions {
 }
 
 impl CropDecoder {
-    /// Fills `out` `[side, side, 3]` with a crop of the image in `encoded`. `choose` gets the
+    /// Fills `out` `[image_size, image_size, 3]` with a crop of the image in `encoded`. `choose` gets the
     /// image's width and height, and gives the box to cut.
     ///
     /// # Errors
@@ -53,7 +56,7 @@ impl CropDecoder {
         let Self { image, resizer, .. } = self;
         decode::decode(encoded, options.max_pixels, image)?;
         let crop = choose(image.width, image.height);
-        resizer.resize(image, crop, [options.side; 2], out)
+        resizer.resize(image, crop, [options.image_size; 2], out)
     }
 
     /// Decodes the whole image in `encoded` and shows it to `see`, with a resizer for it.
@@ -85,9 +88,9 @@ impl CropDecoder {
         let crop = choose(frame.width, frame.height);
         check_box(crop, frame.width, frame.height)?;
         if options.reduced_decoding {
-            frame.reduction = reduction(crop, options.side);
+            frame.reduction = reduction(crop, options.image_size);
         }
-        let size = [options.side; 2];
+        let size = [options.image_size; 2];
         if is_height_first(crop, size) {
             // Columns are complete only when all is decoded.
             jpeg.decode(&frame, encoded, crop, true)?;

@@ -10,7 +10,7 @@ use anyhow::Result;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::index::NO_LABEL;
+use crate::format::NO_LABEL;
 
 /// Memory for the rows of shards that are in use, in bytes. At 16 to 20 bytes an image this
 /// holds some twenty million of them: all of most data sets, and the windows of any.
@@ -92,11 +92,6 @@ impl Catalogue {
         self.firsts[self.firsts.len() - 1]
     }
 
-    /// Number of shards.
-    pub fn shards(&self) -> usize {
-        self.firsts.len() - 1
-    }
-
     /// Shard and row of a sample. Nothing is read for this.
     ///
     /// # Panics
@@ -124,11 +119,6 @@ impl Catalogue {
         let rows = self.rows.get_or_insert_with(&shard, || (self.read)(shard).map(Arc::new))?;
         Ok(Entry { shard, row, rows })
     }
-
-    /// Memory that rows take now, in bytes.
-    pub fn bytes_of_rows(&self) -> u64 {
-        self.rows.weight()
-    }
 }
 
 #[cfg(test)]
@@ -138,7 +128,7 @@ mod tests {
 
     use super::*;
     use crate::config::ShuffleConfig;
-    use crate::order::{Candidates, Order};
+    use crate::dataset::order::{Candidates, Order};
 
     const SHARDS: u64 = 400_000;
     const SAMPLES: u64 = 5_000;
@@ -190,7 +180,7 @@ mod tests {
             catalogue.entry(order.sample_at(1_000_000_000 + step * 50_000)).unwrap();
         }
         assert!(reads.load(Ordering::Relaxed) > 10_000);
-        let held = catalogue.bytes_of_rows();
+        let held = catalogue.rows.weight();
         assert!(held <= ROWS_IN_MEMORY, "{held} bytes of rows are in memory");
     }
 
@@ -199,6 +189,6 @@ mod tests {
         let catalogue = Catalogue::new([2, 0, 3], |_| Ok(ShardRows::default()));
         let places: Vec<_> = (0..5).map(|sample| catalogue.place(sample)).collect();
         assert_eq!(places, [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]);
-        assert_eq!((catalogue.samples(), catalogue.shards()), (5, 3));
+        assert_eq!(catalogue.samples(), 5);
     }
 }

@@ -23,7 +23,7 @@ mod x86 {
 
         /// The inverse DCT of `coefficients` times `steps`, row by row: for each place along the
         /// second index, its eight levels less 128 as samples of 8 fractional bits. `factors` are
-        /// of pairs of inputs, as `data::jpeg::inverse_dct` has them.
+        /// of pairs of inputs, as `data::image::jpeg::inverse_dct` has them.
         #[inline(always)]
         pub fn inverse_dct(
             self,

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::crop::{CropRange, crop_central};
+use super::central::crop_central;
+use super::crop::CropRange;
 use super::crop_decoder::{CropDecoder, CropOptions};
 use super::decode::Image;
 
@@ -30,7 +31,7 @@ pub struct ImageStats {
 }
 
 impl Transform {
-    /// Fills `out` `[side, side, 3]` with what is made of the image in `encoded`, which stands at
+    /// Fills `out` `[image_size, image_size, 3]` with what is made of the image in `encoded`, which stands at
     /// `position` of the stream of samples.
     ///
     /// # Errors
@@ -55,7 +56,7 @@ impl Transform {
             }
             Self::Central { measure } => {
                 decoder.decode_whole(encoded, options.max_pixels, |image, resizer| {
-                    crop_central(image, options.side, options.side, resizer, out)?;
+                    crop_central(image, options.image_size, options.image_size, resizer, out)?;
                     let entropy = measure.then(|| histogram_entropy(image));
                     ImageStats::new(image.width, image.height, entropy)
                 })
@@ -90,7 +91,7 @@ fn histogram_entropy(image: &Image) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draws::{Draws, Purpose};
+    use distill_base::draws::{Draws, Purpose};
 
     fn entropy(pixels: impl IntoIterator<Item = [u8; 3]>) -> f64 {
         let pixels: Vec<u8> = pixels.into_iter().flatten().collect();

@@ -2,8 +2,8 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::decode::{self, Image};
-use crate::strips::{LINES, MIDDLE, SAMPLE_FRACTION};
+use crate::image::decode::{self, Image};
+use crate::image::strips::{LINES, MIDDLE, SAMPLE_FRACTION};
 
 /// What makes a test image.
 #[derive(Debug, Clone)]

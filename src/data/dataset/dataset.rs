@@ -6,20 +6,19 @@ use std::sync::Arc;
 use anyhow::{Context, Error, Result, ensure};
 use rayon::prelude::*;
 
-use super::ShardProgress;
 use super::catalogue::Catalogue;
-use super::config::{DataConfig, ShuffleConfig};
-use super::crop::CropRange;
-use super::crop_decoder::{CropDecoder, CropOptions};
 use super::curation::Selection;
-use super::decode::{self, Image};
 use super::evaluation::EvaluationPass;
 use super::failures::{FailureCounts, Failures};
 use super::index_cache::IndexCache;
+use super::index_cache::ShardProgress;
 use super::order::{Candidates, Order, Window};
 use super::selection::{self, ShardEntry};
-use super::source::{Segment, ShardAddress, Sources};
-use super::transform::{ImageStats, Transform};
+use crate::config::{DataConfig, ShuffleConfig};
+use crate::image::decode::{self, Image};
+use crate::image::{CropDecoder, CropOptions, CropRange, KEPT_BYTES};
+use crate::image::{ImageStats, Transform};
+use crate::source::{Segment, ShardAddress, Sources};
 
 /// Tries of one position before giving up, however many failures are allowed.
 const MOST_TRIES: usize = 10_000;
@@ -30,9 +29,6 @@ const MOST_DRAWS: usize = 1_000_000;
 /// No image of a sensible size takes more encoded bytes than this.
 const MOST_ENCODED_BYTES: u32 = 1 << 30;
 
-/// Decoding memory above this is given back after use: one huge image must not stay for good.
-pub(super) const KEPT_BYTES: usize = 64 << 20;
-
 /// Images in shards, in the order of a seed. Shared by all threads of a process.
 pub struct Dataset {
     config: DataConfig,
@@ -41,7 +37,7 @@ pub struct Dataset {
     pub(super) shards: Arc<Vec<ShardEntry>>,
     pub(super) catalogue: Catalogue,
     pub(super) order: Order,
-    cut: Transform,
+    transform: Transform,
     selection: Selection,
     fingerprint: String,
     failures: Failures,
@@ -91,7 +87,7 @@ impl Dataset {
     /// is left by `seed`. `progress` is told how many shards are indexed.
     ///
     /// # Errors
-    /// A pattern matches nothing ([`crate::config::ConfigError`]), a shard or JSON file is
+    /// A pattern matches nothing ([`distill_base::ConfigError`]), a shard or JSON file is
     /// damaged, or curation keeps nothing.
     pub fn open(config: &DataConfig, seed: u64, progress: ShardProgress<'_>) -> Result<Self> {
         let sources = Arc::new(Sources::new(config)?);
@@ -135,7 +131,7 @@ impl Dataset {
         }
         let mut dataset = Self::of_shards(&config, 0, sources, shards, progress)?;
         dataset.order = Order::in_sequence(dataset.catalogue.samples(), pass.most_samples);
-        dataset.cut = Transform::Central { measure: pass.measure };
+        dataset.transform = Transform::Central { measure: pass.measure };
         dataset.failures = Failures::new("nothing takes its place");
         Ok(dataset)
     }
@@ -170,7 +166,7 @@ impl Dataset {
             config: config.clone(),
             sources,
             indexes,
-            cut: Transform::Random { seed, range },
+            transform: Transform::Random { seed, range },
             order: Order::new(seed, catalogue.samples(), &config.shuffle),
             shards,
             catalogue,
@@ -213,14 +209,14 @@ impl Dataset {
     }
 
     /// What is made of each image.
-    pub(super) fn cut(&self) -> Transform {
-        self.cut
+    pub(crate) fn transform(&self) -> Transform {
+        self.transform
     }
 
     /// How crops are decoded.
     pub fn crop_options(&self) -> CropOptions {
         CropOptions {
-            side: self.config.input_size,
+            image_size: self.config.input_size,
             max_pixels: self.config.max_pixels,
             reduced_decoding: self.config.reduced_decoding,
         }
@@ -254,7 +250,7 @@ impl Dataset {
     pub fn next_place(&self, attempts: &mut Attempts) -> Result<Option<Place>> {
         let position = attempts.position;
         loop {
-            if matches!(self.cut, Transform::Central { .. }) {
+            if matches!(self.transform, Transform::Central { .. }) {
                 ensure!(position < self.sample_count(), "position {position} is behind the pass");
                 if attempts.tried > 0 {
                     return Ok(None);
@@ -328,7 +324,7 @@ impl Dataset {
         while let Some(place) = self.next_place(&mut attempts)? {
             self.read(&place, &mut scratch.encoded)?;
             let Scratch { encoded, decoder } = scratch;
-            let made = self.cut.make(decoder, &self.crop_options(), position, encoded, out);
+            let made = self.transform.make(decoder, &self.crop_options(), position, encoded, out);
             if decoder.held_bytes().max(encoded.capacity()) > KEPT_BYTES {
                 *scratch = Scratch::default();
             }
@@ -367,12 +363,12 @@ impl Dataset {
     }
 
     /// The window that `position` lies in.
-    pub(super) fn window_at(&self, position: u64) -> Window {
+    pub(crate) fn window_at(&self, position: u64) -> Window {
         self.order.window_at(position)
     }
 
     /// Positions in which each lane of the shuffle gives a whole window.
-    pub(super) fn positions_of_a_turn(&self) -> u64 {
+    pub(crate) fn positions_of_a_turn(&self) -> u64 {
         self.order.turn()
     }
 
@@ -380,7 +376,7 @@ impl Dataset {
     ///
     /// # Errors
     /// A shard's index cannot be read any more.
-    pub(super) fn read_ahead(&self, samples: Range<u64>) -> Result<()> {
+    pub(crate) fn read_ahead(&self, samples: Range<u64>) -> Result<()> {
         let mut next = samples.start;
         while next < samples.end {
             let entry = self.catalogue.entry(next)?;
@@ -418,7 +414,7 @@ impl Dataset {
     }
 
     /// Whether an image is in a shard that is not a file.
-    pub(super) fn is_remote(&self, place: &Place) -> bool {
+    pub(crate) fn is_remote(&self, place: &Place) -> bool {
         self.shards[place.shard].shard.as_file().is_none()
     }
 

@@ -21,7 +21,7 @@
 use std::ops::Range;
 
 use crate::config::ShuffleConfig;
-use crate::draws::{Draws, Purpose};
+use distill_base::draws::{Draws, Purpose};
 
 const ROUNDS: usize = 8;
 
@@ -156,15 +156,6 @@ impl Window {
     /// Number of samples.
     pub fn samples(&self) -> u64 {
         self.size
-    }
-
-    /// The next window of the stream.
-    pub fn next(&self) -> Self {
-        if self.number + 1 < self.order.windows() {
-            self.order.window(self.pass, self.number + 1)
-        } else {
-            self.order.window(self.pass + 1, 0)
-        }
     }
 
     /// The sample at `place` of the window's own shuffle.
@@ -302,6 +293,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Window {
+        /// The next window of the stream.
+        fn next(&self) -> Self {
+            if self.number + 1 < self.order.windows() {
+                self.order.window(self.pass, self.number + 1)
+            } else {
+                self.order.window(self.pass + 1, 0)
+            }
+        }
+    }
 
     fn shuffle(chunk_samples: u64, window_chunks: u64, lanes: u64, lane_run: u64) -> ShuffleConfig {
         ShuffleConfig { chunk_samples, window_chunks, lanes, lane_run }

@@ -1,4 +1,4 @@
-//! Evaluation passes: which images they take, and what their members in the shards are called.
+//! What the images of an evaluation pass are called in their shards.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,22 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 
 use super::dataset::Dataset;
-use super::index::ShardIndex;
-use super::source::ShardAddress;
-
-/// What an evaluation pass takes, and what it finds out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EvaluationPass {
-    /// Of more samples, so many at even distances: shards that are sorted by class stay balanced.
-    pub most_samples: u64,
-    /// Whether the entropy of each image's histogram is computed.
-    pub measure: bool,
-}
-
-impl EvaluationPass {
-    /// All samples, nothing measured.
-    pub const WHOLE: Self = Self { most_samples: u64::MAX, measure: false };
-}
+use crate::format::ShardIndex;
+use crate::source::ShardAddress;
 
 /// An image in its shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,9 +78,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::Scratch;
     use crate::config::{CurationConfig, DataConfig};
-    use crate::curation::{Scores, write_scores};
+    use crate::dataset::curation::{Scores, write_scores};
+    use crate::dataset::{EvaluationPass, Scratch};
 
     const SIDE: usize = 8;
 

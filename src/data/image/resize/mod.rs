@@ -14,12 +14,12 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use multiversion::multiversion;
 
-use super::crop::CropBox;
-use super::decode::Image;
-use super::jpeg::{Colour, Extent, Frame, TakeStrip};
-use super::strips::{LINES, MIDDLE, SAMPLE_FRACTION, Strips, sample};
-use super::weights::{FRACTION, PixelWeights, Span, Weights};
-use crate::simd::{Avx2, transpose_8x8};
+use crate::image::crop::CropBox;
+use crate::image::decode::Image;
+use crate::image::filter_weights::{FRACTION, PixelWeights, Span, Weights};
+use crate::image::jpeg::{Colour, Extent, Frame, TakeStrip};
+use crate::image::simd::{Avx2, transpose_8x8};
+use crate::image::strips::{LINES, MIDDLE, SAMPLE_FRACTION, Strips, sample};
 
 /// Values of the same place of [`LINES`] lines; place after place they are a square tile.
 type Tile = [[i16; LINES]; LINES];

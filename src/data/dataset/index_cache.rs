@@ -17,18 +17,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
-use super::ShardProgress;
-use super::durable::user_cache;
-use super::index::ShardIndex;
-use super::source::{ShardAddress, Sources, Stamp};
-
-/// What the name of an index file ends with.
-pub const INDEX_SUFFIX: &str = ".distill-index";
+use crate::format::ShardIndex;
+use crate::source::{INDEX_SUFFIX, ShardAddress, Sources, Stamp};
+use distill_base::durable::user_cache;
 
 const MAGIC: &[u8; 8] = b"DSTLIX02";
 const CHECKSUM: usize = 32;
 /// Magic word, four numbers, the body's checksum, the checksum of all these.
 const HEAD: usize = 8 + 4 * 8 + 2 * CHECKSUM;
+
+/// Told how many shards of how many are done; called from several threads.
+pub type ShardProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
 /// Where the indexes of shards are kept.
 pub struct IndexCache {
@@ -238,7 +237,7 @@ mod tests {
         let index = ShardIndex {
             offsets: vec![512, 4096],
             sizes: vec![10, 20],
-            labels: vec![3, super::super::index::NO_LABEL],
+            labels: vec![3, crate::format::NO_LABEL],
             names: b"a.jpgbb.png".to_vec(),
             name_ends: vec![5, 11],
         };

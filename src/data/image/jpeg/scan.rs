@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use multiversion::multiversion;
 
-use crate::simd::Avx2;
-use crate::strips::{LINES, Strips};
+use crate::image::simd::Avx2;
+use crate::image::strips::{LINES, Strips};
 
 use super::bits::BitReader;
 use super::headers::{Component, ZIGZAG};

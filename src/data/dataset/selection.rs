@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::ShardProgress;
 use super::catalogue::ShardRows;
-use super::config::CurationConfig;
 use super::curation::{self, Selection};
 use super::index_cache::IndexCache;
-use super::source::{ShardAddress, Stamp};
+use super::index_cache::ShardProgress;
+use crate::config::CurationConfig;
+use crate::source::{ShardAddress, Stamp};
 
 /// What is remembered of a shard.
 pub struct ShardEntry {

@@ -4,10 +4,10 @@
 //! multiplications", 1989), with 13 fractional bits of factors and two more between the passes,
 //! which is the precision of libjpeg's accurate method. Each pass works on eight columns at once.
 
-use crate::simd::Avx2;
-use crate::strips::sample;
+use crate::image::simd::Avx2;
+use crate::image::strips::sample;
 
-/// Eight samples from one place of the lines of a plane, scaled as in [`Strips`](crate::strips::Strips).
+/// Eight samples from one place of the lines of a plane, scaled as in [`Strips`](crate::image::strips::Strips).
 pub(super) type Samples = [i16; 8];
 
 /// Fractional bits of factors.

@@ -18,8 +18,8 @@ use std::ops::Range;
 
 use anyhow::{Result, anyhow};
 
-use super::crop::CropBox;
-use super::strips::{LINES, Strips};
+use crate::image::crop::CropBox;
+use crate::image::strips::{LINES, Strips};
 pub use headers::{Colour, Frame};
 use huffman::{AcTable, CodeList, DcTable};
 pub use scan::TakeStrip;

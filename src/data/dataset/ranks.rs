@@ -52,7 +52,7 @@ mod tests {
 
     use super::*;
     use crate::config::ShuffleConfig;
-    use crate::order::Order;
+    use crate::dataset::order::Order;
 
     proptest! {
         /// Put together step by step, what 1, 2, 3 and 8 processes see is one stream of samples,
