@@ -16,10 +16,12 @@ mod shared_memory;
 pub mod source;
 pub mod worker;
 
-pub use self::image::{CropDecoder, CropOptions, ImageStats};
+pub use self::image::{CropDecoder, CropOptions, DensePixels, ImageStats};
 pub use dataset::{
-    Dataset, EvaluationPass, FailureCounts, IndexCache, Member, RankBatches, Sample, Scratch,
-    ShardProgress, curation,
+    Dataset, EvaluationPass, FailureCounts, IndexCache, Member, RankBatches, Sample,
+    SampleLocation, Scratch, ShardProgress, curation,
 };
 pub use format::ShardIndex;
-pub use loader::{Batch, Loader, LoaderStatistics};
+pub use loader::{
+    Batch, Loader, LoaderMonitor, LoaderStatistics, LoaderStatus, WorkerActivity, WorkerStatus,
+};

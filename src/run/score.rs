@@ -67,7 +67,7 @@ pub fn run(config: &PretrainConfig, patterns: &[String], json_root: &Path) -> Re
     }
     let pass = EvaluationPass { measure: true, ..EvaluationPass::WHOLE };
     let dataset = training::opening("opening shards", |progress| {
-        Dataset::evaluation_of_shards(&data, sources, &left, pass, progress)
+        Dataset::evaluation_from_shards(&data, sources, &left, pass, progress)
     })?;
     let scored = guard(|| {
         let scorer = Scorer::load(config, &checkpoint, device)?;

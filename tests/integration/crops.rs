@@ -131,7 +131,7 @@ fn reduced_decoding_is_another_way() {
 /// From the same pixels (lossless cases), the resize is Pillow's to within a level everywhere.
 #[test]
 fn resizing_the_same_pixels_is_within_one_level_of_pillow() {
-    let is_png = |case: &Case| Encoding::of(&case.bytes) == Some(Encoding::Png);
+    let is_png = |case: &Case| Encoding::detect(&case.bytes) == Some(Encoding::Png);
     let lossless = cases().into_iter().filter(is_png);
     let mut checked = 0;
     for case in lossless {

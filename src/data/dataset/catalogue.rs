@@ -10,7 +10,7 @@ use anyhow::Result;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::format::NO_LABEL;
+use crate::format::{FieldColumn, NO_LABEL};
 
 /// Memory for the rows of shards that are in use, in bytes. At 16 to 20 bytes an image this
 /// holds some twenty million of them: all of most data sets, and the windows of any.
@@ -25,6 +25,8 @@ pub struct ShardRows {
     pub sizes: Vec<u32>,
     /// Empty where no sample of the shard has a label.
     pub labels: Vec<u32>,
+    /// Where the fields beside image and label lie.
+    pub fields: Vec<FieldColumn>,
     /// Probability of acceptance when drawn; empty where every draw is accepted.
     pub acceptance: Vec<f32>,
 }
@@ -40,9 +42,26 @@ impl ShardRows {
         self.acceptance.get(row).copied().unwrap_or(1.0)
     }
 
+    /// The bytes of the shard that the rows of `rows` lie in, with all their fields.
+    pub fn extent(&self, rows: Range<usize>) -> Range<u64> {
+        let image = |row: usize| self.offsets[row]..self.offsets[row] + u64::from(self.sizes[row]);
+        let last = rows.end - 1;
+        let mut extent = self.offsets[rows.start]..image(last).end;
+        for field in &self.fields {
+            for range in
+                [rows.start, last].map(|row| field.range(row)).into_iter().filter(|r| !r.is_empty())
+            {
+                extent = extent.start.min(range.start)..extent.end.max(range.end);
+            }
+        }
+        extent
+    }
+
     fn bytes(&self) -> u64 {
-        let Self { offsets, sizes, labels, acceptance } = self;
-        (offsets.len() * 8 + (sizes.len() + labels.len() + acceptance.len()) * 4) as u64
+        let Self { offsets, sizes, labels, fields, acceptance } = self;
+        let eights = offsets.len() + fields.iter().map(|field| field.offsets.len()).sum::<usize>();
+        let fours = sizes.len() + fields.iter().map(|field| field.sizes.len()).sum::<usize>();
+        (eights * 8 + (fours + labels.len() + acceptance.len()) * 4) as u64
     }
 }
 
@@ -141,8 +160,8 @@ mod tests {
             Ok(ShardRows {
                 offsets: numbers().map(|number| number * 100_000).collect(),
                 sizes: numbers().map(|number| number as u32).collect(),
-                labels: Vec::new(),
                 acceptance: vec![0.25; SAMPLES as usize],
+                ..ShardRows::default()
             })
         })
     }

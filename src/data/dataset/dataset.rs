@@ -4,21 +4,20 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Error, Result, ensure};
-use rayon::prelude::*;
 
-use super::catalogue::Catalogue;
+use crate::config::{DataConfig, ShuffleConfig, TargetConfig};
+use crate::image::{
+    CropOptions, CropRange, ImageStats, SampleDecoder, SamplePlan, TargetPlan, Transform,
+};
+use crate::source::{Segment, ShardAddress, Sources};
+
+use super::catalogue::{Catalogue, Entry};
 use super::curation::Selection;
 use super::evaluation::EvaluationPass;
 use super::failures::{FailureCounts, Failures};
-use super::index_cache::IndexCache;
-use super::index_cache::ShardProgress;
+use super::index_cache::{IndexCache, ShardProgress};
 use super::order::{Candidates, Order, Window};
 use super::selection::{self, ShardEntry};
-use crate::config::{DataConfig, ShuffleConfig};
-use crate::image::decode::{self, Image};
-use crate::image::{CropDecoder, CropOptions, CropRange, KEPT_BYTES};
-use crate::image::{ImageStats, Transform};
-use crate::source::{Segment, ShardAddress, Sources};
 
 /// Tries of one position before giving up, however many failures are allowed.
 const MOST_TRIES: usize = 10_000;
@@ -37,7 +36,7 @@ pub struct Dataset {
     pub(super) shards: Arc<Vec<ShardEntry>>,
     pub(super) catalogue: Catalogue,
     pub(super) order: Order,
-    transform: Transform,
+    plan: SamplePlan,
     selection: Selection,
     fingerprint: String,
     failures: Failures,
@@ -46,8 +45,8 @@ pub struct Dataset {
 /// Memory for filling samples in this process, reused from image to image.
 #[derive(Default)]
 pub struct Scratch {
-    encoded: Vec<u8>,
-    decoder: CropDecoder,
+    pub(super) encoded: Vec<u8>,
+    pub(super) decoder: SampleDecoder,
 }
 
 /// The images that one position tries until one decodes.
@@ -57,28 +56,36 @@ pub struct Attempts {
     tried: usize,
 }
 
-/// An image's bytes: where they are.
+/// Where the bytes of a sample's fields are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct SampleLocation {
     sample: u64,
     pub(super) shard: usize,
-    pub(super) range: Range<u64>,
+    /// Those of the image in its shard.
+    pub(super) image: Range<u64>,
+    /// Those of each dense target; empty where the sample has none.
+    targets: Vec<Range<u64>>,
     /// Class of the image, where it has one.
     pub label: Option<u32>,
 }
 
-impl Place {
-    /// Number of encoded bytes.
+impl SampleLocation {
+    /// Number of encoded bytes of all fields.
     pub fn bytes(&self) -> u64 {
-        self.range.end - self.range.start
+        self.fields().map(|range| range.end - range.start).sum()
+    }
+
+    /// The bytes of the image and of the targets.
+    pub(super) fn fields(&self) -> impl Iterator<Item = &Range<u64>> {
+        std::iter::once(&self.image).chain(&self.targets)
     }
 }
 
 /// A sample that was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Where its image is.
-    pub place: Place,
+    /// Where its fields are.
+    pub location: SampleLocation,
     pub image: ImageStats,
 }
 
@@ -92,7 +99,7 @@ impl Dataset {
     pub fn open(config: &DataConfig, seed: u64, progress: ShardProgress<'_>) -> Result<Self> {
         let sources = Arc::new(Sources::new(config)?);
         let shards = sources.expand(&config.shards, "data.shards")?;
-        Self::of_shards(config, seed, sources, &shards, progress)
+        Self::from_shards(config, seed, sources, &shards, progress)
     }
 
     /// An evaluation pass over the data set: its samples once, in the order of shards and rows, each
@@ -111,14 +118,14 @@ impl Dataset {
     ) -> Result<Self> {
         let sources = Arc::new(Sources::new(config)?);
         let shards = sources.expand(&config.shards, key)?;
-        Self::evaluation_of_shards(config, sources, &shards, pass, progress)
+        Self::evaluation_from_shards(config, sources, &shards, pass, progress)
     }
 
     /// An evaluation pass over `shards`; otherwise as [`Dataset::for_evaluation`].
     ///
     /// # Errors
-    /// [`Dataset::of_shards`]'s.
-    pub fn evaluation_of_shards(
+    /// [`Dataset::from_shards`]'s.
+    pub fn evaluation_from_shards(
         config: &DataConfig,
         sources: Arc<Sources>,
         shards: &[ShardAddress],
@@ -129,9 +136,9 @@ impl Dataset {
         if let Some(curation) = &mut config.curation {
             curation.sample_by_hardness = false;
         }
-        let mut dataset = Self::of_shards(&config, 0, sources, shards, progress)?;
+        let mut dataset = Self::from_shards(&config, 0, sources, shards, progress)?;
         dataset.order = Order::in_sequence(dataset.catalogue.samples(), pass.most_samples);
-        dataset.transform = Transform::Central { measure: pass.measure };
+        dataset.plan.transform = Transform::Central { measure: pass.measure };
         dataset.failures = Failures::new("nothing takes its place");
         Ok(dataset)
     }
@@ -140,14 +147,15 @@ impl Dataset {
     ///
     /// # Errors
     /// A shard or JSON file is damaged, or curation keeps nothing.
-    pub fn of_shards(
+    pub fn from_shards(
         config: &DataConfig,
         seed: u64,
         sources: Arc<Sources>,
         shards: &[ShardAddress],
         progress: ShardProgress<'_>,
     ) -> Result<Self> {
-        let indexes = Arc::new(IndexCache::new(sources.clone(), config.index_dir.as_deref()));
+        let indexes = IndexCache::new(sources.clone(), config.index_dir.as_deref());
+        let indexes = Arc::new(indexes.with_fields(config.target_members()?));
         let chosen = selection::choose(shards, &indexes, config.curation.as_ref(), progress)?;
         let mut selection = Selection::default();
         chosen.iter().for_each(|one| selection += one.selection);
@@ -161,12 +169,11 @@ impl Dataset {
                 selection::rows(&shards[shard], &indexes, curation.as_ref())
             })
         };
-        let range = CropRange { scale: config.crop_scale, ratio: config.crop_ratio };
         Ok(Self {
             config: config.clone(),
             sources,
             indexes,
-            transform: Transform::Random { seed, range },
+            plan: training_plan(config, seed),
             order: Order::new(seed, catalogue.samples(), &config.shuffle),
             shards,
             catalogue,
@@ -203,23 +210,15 @@ impl Dataset {
         &self.config.shuffle
     }
 
-    /// Bytes of one sample: `[input_size, input_size, 3]`.
+    /// Bytes of one sample: of its image `[input_size, input_size, 3]`, and then of each dense
+    /// target `[input_size, input_size]`, in the order of their names.
     pub fn sample_bytes(&self) -> usize {
-        self.config.input_size * self.config.input_size * 3
+        self.plan.field_bytes().iter().sum()
     }
 
-    /// What is made of each image.
-    pub(crate) fn transform(&self) -> Transform {
-        self.transform
-    }
-
-    /// How crops are decoded.
-    pub fn crop_options(&self) -> CropOptions {
-        CropOptions {
-            image_size: self.config.input_size,
-            max_pixels: self.config.max_pixels,
-            reduced_decoding: self.config.reduced_decoding,
-        }
+    /// What is made of each sample.
+    pub fn plan(&self) -> &SamplePlan {
+        &self.plan
     }
 
     /// Images tried and failed since this was opened.
@@ -233,8 +232,8 @@ impl Dataset {
     /// # Errors
     /// A shard's index or scores cannot be read any more.
     pub fn sample_at(&self, position: u64) -> Result<u64> {
-        let place = self.next_place(&mut self.attempts(position))?;
-        Ok(place.map_or(position, |place| place.sample))
+        let location = self.next_location(&mut self.attempts(position))?;
+        Ok(location.map_or(position, |location| location.sample))
     }
 
     /// The images that `position` tries.
@@ -247,10 +246,10 @@ impl Dataset {
     ///
     /// # Errors
     /// A shard's index cannot be read any more, or there were too many tries.
-    pub fn next_place(&self, attempts: &mut Attempts) -> Result<Option<Place>> {
+    pub fn next_location(&self, attempts: &mut Attempts) -> Result<Option<SampleLocation>> {
         let position = attempts.position;
         loop {
-            if matches!(self.transform, Transform::Central { .. }) {
+            if matches!(self.plan.transform, Transform::Central { .. }) {
                 ensure!(position < self.sample_count(), "position {position} is behind the pass");
                 if attempts.tried > 0 {
                     return Ok(None);
@@ -265,22 +264,36 @@ impl Dataset {
             let sample = sample.with_context(|| {
                 format!("{MOST_DRAWS} draws for position {position} were rejected by mae_loss")
             })?;
-            let place = self.place(sample)?;
-            if place.bytes() <= u64::from(MOST_ENCODED_BYTES) {
-                return Ok(Some(place));
+            let location = self.location(sample)?;
+            match self.check_sizes(&location) {
+                Ok(()) => return Ok(Some(location)),
+                Err(error) => self.record_failure(&location, &error)?,
             }
-            let error = anyhow::anyhow!("encoded size of over {MOST_ENCODED_BYTES} bytes");
-            self.record_failure(&place, &error)?;
         }
     }
 
-    /// The local files that hold an image's bytes. Waits until they are here.
+    /// Whether every field is there, and of a sensible size.
+    pub(super) fn check_sizes(&self, location: &SampleLocation) -> Result<()> {
+        let most = u64::from(MOST_ENCODED_BYTES);
+        for range in location.fields() {
+            ensure!(range.end - range.start <= most, "encoded size of over {most} bytes");
+        }
+        for ((name, target), range) in self.config.targets.iter().zip(&location.targets) {
+            let member = &target.member;
+            ensure!(!range.is_empty(), "has no `.{member}` member for target `{name}` beside it");
+        }
+        Ok(())
+    }
+
+    /// The local files that hold the bytes of each field, the image first. Waits until they are
+    /// here.
     ///
     /// # Errors
     /// They cannot be brought here.
-    pub fn locate(&self, place: &Place) -> Result<Vec<Segment>> {
-        let ShardEntry { shard, stamp, .. } = &self.shards[place.shard];
-        self.sources.locate(shard, *stamp, place.range.clone())
+    pub fn locate(&self, location: &SampleLocation) -> Result<Vec<Vec<Segment>>> {
+        let ShardEntry { shard, stamp, .. } = &self.shards[location.shard];
+        let locate = |range: &Range<u64>| self.sources.locate(shard, *stamp, range.clone());
+        location.fields().map(locate).collect()
     }
 
     /// Counts an image that decoded.
@@ -292,21 +305,21 @@ impl Dataset {
     ///
     /// # Errors
     /// More images fail than `data.max_failed_share`.
-    pub fn record_failure(&self, place: &Place, error: &Error) -> Result<()> {
+    pub fn record_failure(&self, location: &SampleLocation, error: &Error) -> Result<()> {
         let share = self.config.max_failed_share;
-        self.failures.record(place.sample, error, share, || self.describe(place))
+        self.failures.record(location.sample, error, share, || self.describe(location))
     }
 
-    /// What to say when the bytes at `place` cannot be read.
-    pub fn unreadable(&self, place: &Place) -> String {
+    /// What to say when the bytes at `location` cannot be read.
+    pub fn unreadable(&self, location: &SampleLocation) -> String {
         format!(
             "{}: cannot be read at byte {}; did it change since the run began?",
-            self.shards[place.shard].shard, place.range.start
+            self.shards[location.shard].shard, location.image.start
         )
     }
 
-    /// Fills `out` `[input_size, input_size, 3]` with the crop at `position`, in this process.
-    /// Worker processes fill the same.
+    /// Fills `out`, of [`Self::sample_bytes`], with the fields of the sample at `position`, in this
+    /// process. Worker processes fill the same.
     ///
     /// An image that does not decode is counted, named once in a warning, and replaced by
     /// another one, which depends on seed, data set and position alone, as does the crop. In an
@@ -320,46 +333,47 @@ impl Dataset {
         position: u64,
         out: &mut [u8],
     ) -> Result<Option<Sample>> {
+        let bytes = self.sample_bytes();
+        ensure!(out.len() == bytes, "{} bytes do not hold a sample of {bytes}", out.len());
         let mut attempts = self.attempts(position);
-        while let Some(place) = self.next_place(&mut attempts)? {
-            self.read(&place, &mut scratch.encoded)?;
-            let Scratch { encoded, decoder } = scratch;
-            let made = self.transform.make(decoder, &self.crop_options(), position, encoded, out);
-            if decoder.held_bytes().max(encoded.capacity()) > KEPT_BYTES {
-                *scratch = Scratch::default();
-            }
-            match made {
+        while let Some(location) = self.next_location(&mut attempts)? {
+            match self.make(scratch, position, &location, out)? {
                 Ok(image) => {
                     self.record_success();
-                    return Ok(Some(Sample { place, image }));
+                    return Ok(Some(Sample { location, image }));
                 }
-                Err(error) => self.record_failure(&place, &error)?,
+                Err(error) => self.record_failure(&location, &error)?,
             }
         }
         out.fill(0);
         Ok(None)
     }
 
-    /// Decodes every image once, in parallel, and gives the bad ones in order with the reason.
-    /// `progress` is called after each image.
-    pub fn check(&self, progress: &(dyn Fn() + Sync)) -> Vec<(String, Error)> {
-        let decode = |encoded: &mut Vec<u8>, image: &mut Image, place: &Place| {
-            ensure!(place.bytes() <= u64::from(MOST_ENCODED_BYTES), "encoded size is too large");
-            self.read(place, encoded)?;
-            decode::decode(encoded, self.config.max_pixels, image)
-        };
-        let try_one = |(encoded, image): &mut (Vec<u8>, Image), sample| {
-            let bad = match self.place(sample) {
-                Ok(place) => {
-                    decode(encoded, image, &place).err().map(|e| (self.describe(&place), e))
-                }
-                Err(error) => Some((format!("sample {sample}"), error)),
-            };
-            progress();
-            bad
-        };
-        let samples = (0..self.catalogue.samples()).into_par_iter();
-        samples.map_init(Default::default, try_one).flatten_iter().collect()
+    /// Fills `out` with all fields of a sample, or says which is bad.
+    ///
+    /// # Errors
+    /// The shard cannot be read any more.
+    fn make(
+        &self,
+        scratch: &mut Scratch,
+        position: u64,
+        location: &SampleLocation,
+        mut out: &mut [u8],
+    ) -> Result<Result<ImageStats>> {
+        let Scratch { encoded, decoder } = scratch;
+        let mut image: Option<ImageStats> = None;
+        for ((field, range), bytes) in location.fields().enumerate().zip(self.plan.field_bytes()) {
+            self.read(location, range, encoded)?;
+            let (plane, rest) = out.split_at_mut(bytes);
+            let made = decoder.field(&self.plan, field, (position, image), encoded, plane);
+            decoder.forget_huge(encoded);
+            match made {
+                Ok(found) => image = Some(found),
+                Err(error) => return Ok(Err(error)),
+            }
+            out = rest;
+        }
+        Ok(image.context("a sample has an image"))
     }
 
     /// The window that `position` lies in.
@@ -382,10 +396,8 @@ impl Dataset {
             let entry = self.catalogue.entry(next)?;
             let rows =
                 entry.row..entry.rows.offsets.len().min(entry.row + (samples.end - next) as usize);
-            let last = rows.end - 1;
-            let end = entry.rows.offsets[last] + u64::from(entry.rows.sizes[last]);
             let ShardEntry { shard, stamp, .. } = &self.shards[entry.shard];
-            self.sources.prefetch(shard, *stamp, entry.rows.offsets[rows.start]..end);
+            self.sources.prefetch(shard, *stamp, entry.rows.extent(rows.clone()));
             next += rows.len() as u64;
         }
         Ok(())
@@ -399,33 +411,55 @@ impl Dataset {
         })
     }
 
-    pub(super) fn place(&self, sample: u64) -> Result<Place> {
-        let entry = self.catalogue.entry(sample)?;
-        let start = entry.rows.offsets[entry.row];
-        let range = start..start + u64::from(entry.rows.sizes[entry.row]);
-        Ok(Place { sample, shard: entry.shard, range, label: entry.rows.label(entry.row) })
+    pub(super) fn location(&self, sample: u64) -> Result<SampleLocation> {
+        let Entry { shard, row, rows } = self.catalogue.entry(sample)?;
+        let start = rows.offsets[row];
+        let image = start..start + u64::from(rows.sizes[row]);
+        let targets = rows.fields.iter().map(|field| field.range(row)).collect();
+        Ok(SampleLocation { sample, shard, image, targets, label: rows.label(row) })
     }
 
-    fn read(&self, place: &Place, encoded: &mut Vec<u8>) -> Result<()> {
-        let ShardEntry { shard, stamp, .. } = &self.shards[place.shard];
+    pub(super) fn read(
+        &self,
+        location: &SampleLocation,
+        range: &Range<u64>,
+        encoded: &mut Vec<u8>,
+    ) -> Result<()> {
+        let ShardEntry { shard, stamp, .. } = &self.shards[location.shard];
         self.sources
-            .read(shard, *stamp, place.range.clone(), encoded)
-            .with_context(|| self.unreadable(place))
+            .read(shard, *stamp, range.clone(), encoded)
+            .with_context(|| self.unreadable(location))
     }
 
     /// Whether an image is in a shard that is not a file.
-    pub(crate) fn is_remote(&self, place: &Place) -> bool {
-        self.shards[place.shard].shard.as_file().is_none()
+    pub(crate) fn is_remote(&self, location: &SampleLocation) -> bool {
+        self.shards[location.shard].shard.as_file().is_none()
     }
 
     /// Shard and member of an image, for messages. Names are not kept in memory, but looked up.
-    pub fn describe(&self, place: &Place) -> String {
-        let shard = &self.shards[place.shard].shard;
-        let offset = place.range.start;
+    pub fn describe(&self, location: &SampleLocation) -> String {
+        let shard = &self.shards[location.shard].shard;
+        let offset = location.image.start;
         let index = self.indexes.open(shard).ok().map(|cached| cached.index);
         let member = index
             .and_then(|index| index.row_at(offset).map(|row| index.name(row).to_string()))
             .unwrap_or_else(|| format!("(at byte {offset})"));
         format!("{shard}: member `{member}`")
     }
+}
+
+/// What training makes of each sample.
+fn training_plan(config: &DataConfig, seed: u64) -> SamplePlan {
+    let range = CropRange { scale: config.crop_scale, ratio: config.crop_ratio };
+    let options = CropOptions {
+        image_size: config.input_size,
+        max_pixels: config.max_pixels,
+        reduced_decoding: config.reduced_decoding,
+    };
+    let target = |(name, target): (&String, &TargetConfig)| TargetPlan {
+        name: name.clone(),
+        pixels: target.pixels,
+    };
+    let targets = config.targets.iter().map(target).collect();
+    SamplePlan { transform: Transform::Random { seed, range }, options, targets }
 }

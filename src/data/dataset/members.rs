@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
-use super::dataset::Dataset;
 use crate::format::ShardIndex;
 use crate::source::ShardAddress;
+
+use super::dataset::Dataset;
 
 /// An image in its shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl Dataset {
     /// The position is behind the pass, or its shard's index cannot be read any more.
     pub fn label(&self, position: u64) -> Result<Option<u32>> {
         ensure!(position < self.sample_count(), "position {position} is behind the pass");
-        Ok(self.place(self.order.sample_at(position))?.label)
+        Ok(self.location(self.order.sample_at(position))?.label)
     }
 
     /// The samples of shard `number`; in an evaluation pass over all samples, their positions.
@@ -54,13 +55,14 @@ impl Dataset {
         let mut members = Vec::new();
         for position in positions {
             ensure!(position < self.sample_count(), "position {position} is behind the pass");
-            let place = self.place(self.order.sample_at(position))?;
-            let shard = place.shard;
+            let location = self.location(self.order.sample_at(position))?;
+            let shard = location.shard;
             let index = match &open {
                 Some((number, index)) if *number == shard => index.clone(),
                 _ => self.indexes.open(self.shard(shard))?.index,
             };
-            let row = index.row_at(place.range.start).with_context(|| self.unreadable(&place))?;
+            let row = index.row_at(location.image.start);
+            let row = row.with_context(|| self.unreadable(&location))?;
             members.push(Member { shard, name: index.name(row).to_string() });
             open = Some((shard, index));
         }

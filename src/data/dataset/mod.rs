@@ -5,6 +5,7 @@
 //! endless stream of samples. [`Dataset`] holds them together.
 
 mod catalogue;
+mod check;
 pub mod curation;
 #[expect(clippy::module_inception, reason = "the data set itself")]
 mod dataset;
@@ -16,7 +17,7 @@ mod order;
 mod ranks;
 mod selection;
 
-pub use dataset::{Attempts, Dataset, Place, Sample, Scratch};
+pub use dataset::{Attempts, Dataset, Sample, SampleLocation, Scratch};
 pub use evaluation::EvaluationPass;
 pub use failures::FailureCounts;
 pub use index_cache::{CachedIndex, Head, IndexCache, ShardProgress};

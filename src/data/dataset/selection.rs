@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow, ensure};
 
+use crate::config::CurationConfig;
+use crate::format::{FieldColumn, ShardIndex};
+use crate::source::{ShardAddress, Stamp};
+
 use super::catalogue::ShardRows;
 use super::curation::{self, Selection};
 use super::index_cache::IndexCache;
 use super::index_cache::ShardProgress;
-use crate::config::CurationConfig;
-use crate::source::{ShardAddress, Stamp};
 
 /// What is remembered of a shard.
 pub struct ShardEntry {
@@ -57,8 +59,8 @@ pub fn rows(
         None => {
             let index = Arc::unwrap_or_clone(index);
             let labels = if labelled { index.labels } else { Vec::new() };
-            let (offsets, sizes) = (index.offsets, index.sizes);
-            ShardRows { offsets, sizes, labels, acceptance: Vec::new() }
+            let ShardIndex { offsets, sizes, fields, .. } = index;
+            ShardRows { offsets, sizes, labels, fields, acceptance: Vec::new() }
         }
         Some(curation) => {
             let curated = curation::curate(curation, shard, &index)?;
@@ -68,6 +70,7 @@ pub fn rows(
                 offsets: kept().map(|row| index.offsets[row]).collect(),
                 sizes: kept().map(|row| index.sizes[row]).collect(),
                 labels,
+                fields: index.fields.iter().map(|field| pick(field, &curated.rows)).collect(),
                 acceptance: curated.acceptance,
             }
         }
@@ -77,6 +80,15 @@ pub fn rows(
         "{shard}: changed since the run began; restart it on the new state"
     );
     Ok(rows)
+}
+
+/// The rows of a column that are kept.
+fn pick(column: &FieldColumn, rows: &[u32]) -> FieldColumn {
+    let kept = || rows.iter().map(|&row| row as usize);
+    FieldColumn {
+        offsets: kept().map(|row| column.offsets[row]).collect(),
+        sizes: kept().map(|row| column.sizes[row]).collect(),
+    }
 }
 
 /// Names a data set by content: shard names, and the places, labels and probabilities of the kept

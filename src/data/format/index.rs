@@ -1,12 +1,11 @@
-//! What lies where in a shard: the images, one row each.
+//! What lies where in a shard: its samples, one row each.
+
+use std::ops::Range;
 
 /// Stands for "no label" in [`ShardIndex::labels`].
 pub const NO_LABEL: u32 = u32::MAX;
 
-/// The images of a shard, one row each, in the order of the file.
-///
-/// A sample is a run of members with one key, which is WebDataset's: the path up to the first dot
-/// of its last part. Its image is the first member whose extension is an image's.
+/// The samples of a shard, one row for each image, in the order of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShardIndex {
     /// Where each image's bytes begin in the shard.
@@ -15,8 +14,34 @@ pub struct ShardIndex {
     pub sizes: Vec<u32>,
     /// Class of each sample, from its `.cls` member, or [`NO_LABEL`].
     pub labels: Vec<u32>,
+    /// The fields that were asked for beside image and label, in that order.
+    pub fields: Vec<FieldColumn>,
     pub(crate) names: Vec<u8>,
     pub(crate) name_ends: Vec<u32>,
+}
+
+/// Where the bytes of a field lie, such as those of each sample's mask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldColumn {
+    /// Where they begin in the shard.
+    pub offsets: Vec<u64>,
+    /// How many there are: 0 where a sample has no such member, `u32::MAX` where that does not fit.
+    pub sizes: Vec<u32>,
+}
+
+impl FieldColumn {
+    /// The bytes of the sample in `row`; empty where it has none.
+    pub fn range(&self, row: usize) -> Range<u64> {
+        let start = self.offsets[row];
+        start..start + u64::from(self.sizes[row])
+    }
+
+    /// The sample of a row, added behind the others; `None` where it has no such field.
+    pub(crate) fn push(&mut self, found: Option<(u64, u32)>) {
+        let (offset, size) = found.unwrap_or_default();
+        self.offsets.push(offset);
+        self.sizes.push(size);
+    }
 }
 
 /// Whether `extension` is an image's, in any case.

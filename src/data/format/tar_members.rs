@@ -156,11 +156,7 @@ impl<R: Read + Seek> TarMembers<R> {
             return Ok(None);
         }
         if !checksum_fits(&header) {
-            match (at, header.as_bytes()) {
-                (0, [0x1f, 0x8b, ..]) => bail!("compressed tar; expected one that is not"),
-                (0, _) => bail!("no tar file: it does not begin with the header of a member"),
-                _ => bail!("damaged tar at byte {at} of {length}: no header has this checksum"),
-            }
+            bail!("damaged tar at byte {at} of {length}: no header has this checksum");
         }
         self.next += BLOCK;
         Ok(Some(header))
@@ -262,6 +258,24 @@ impl Extension {
             records = &records[length..];
         }
         Ok(())
+    }
+}
+
+/// Whether a file that begins with `beginning` can be a tar file. One that is too short to tell can.
+///
+/// # Errors
+/// It cannot, and what it seems to be.
+pub(super) fn begins_tar(beginning: &[u8]) -> Result<()> {
+    let mut header = Header::new_old();
+    let length = header.as_bytes().len();
+    let Some(block) = beginning.get(..length).filter(|block| block.iter().any(|&b| b != 0)) else {
+        return Ok(());
+    };
+    header.as_mut_bytes().copy_from_slice(block);
+    match block {
+        _ if checksum_fits(&header) => Ok(()),
+        [0x1f, 0x8b, ..] => bail!("compressed tar; expected one that is not"),
+        _ => bail!("no tar file: it does not begin with the header of a member"),
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::crop::CropBox;
 use super::decode::{self, Image};
+use super::geometry::Geometry;
 use super::resize::CropResizer;
 
 /// Decodes the image `file`, resizes its shorter side to `shorter_side` and cuts the central
@@ -43,17 +44,28 @@ pub fn crop_central(
     resizer: &mut CropResizer,
     out: &mut [u8],
 ) -> Result<()> {
-    let [height, width] = shrunk_size(image, shorter_side);
+    let Geometry { size, part, .. } =
+        central_geometry((image.width, image.height), shorter_side, side);
+    resizer.resize_part(image, size, part, out)
+}
+
+/// What [`crop_central`] cuts of an image of this width and height.
+pub fn central_geometry(
+    (width, height): (usize, usize),
+    shorter_side: usize,
+    side: usize,
+) -> Geometry {
+    let size = shrunk_size((width, height), shorter_side);
     let middle = |length: usize| (length.saturating_sub(side) as f64 / 2.0).round_ties_even();
-    let (left, top) = (middle(width) as usize, middle(height) as usize);
-    let part = CropBox { left, top, width: side, height: side };
-    resizer.resize_part(image, [height, width], part, out)
+    let (left, top) = (middle(size[1]) as usize, middle(size[0]) as usize);
+    let crop = CropBox { left: 0, top: 0, width, height };
+    Geometry { crop, size, part: CropBox { left, top, width: side, height: side } }
 }
 
 /// Height and width with `shorter_side` as the shorter one; the longer is rounded down.
-fn shrunk_size(image: &Image, shorter_side: usize) -> [usize; 2] {
-    let short = image.width.min(image.height).max(1);
-    [image.height, image.width].map(|length| shorter_side * length / short)
+fn shrunk_size((width, height): (usize, usize), shorter_side: usize) -> [usize; 2] {
+    let short = width.min(height).max(1);
+    [height, width].map(|length| shorter_side * length / short)
 }
 
 /// `image` resized so that its shorter side is `shorter_side`; the longer is rounded down.
@@ -62,7 +74,7 @@ fn shrunk_size(image: &Image, shorter_side: usize) -> [usize; 2] {
 /// The result is too large to address.
 pub fn shrink(image: &Image, shorter_side: usize) -> Result<Image> {
     let (width, height) = (image.width, image.height);
-    let [new_height, new_width] = shrunk_size(image, shorter_side);
+    let [new_height, new_width] = shrunk_size((width, height), shorter_side);
     let mut pixels = vec![0; new_width * new_height * 3];
     let whole = CropBox { left: 0, top: 0, width, height };
     CropResizer::default().resize(image, whole, [new_height, new_width], &mut pixels)?;

@@ -8,9 +8,6 @@ use super::decode::{self, Encoding, Image};
 use super::jpeg::{Frame, JpegDecoder};
 use super::resize::{CropResizer, check_box, is_height_first};
 
-/// Decoding memory above this is given back after use: one huge image must not stay for good.
-pub const KEPT_BYTES: usize = 64 << 20;
-
 /// Decodes encoded images to resized crops; holds the memory for it, reused from image to
 /// image.
 #[derive(Debug, Default)]
@@ -46,7 +43,7 @@ impl CropDecoder {
         choose: impl FnOnce(usize, usize) -> CropBox,
         out: &mut [u8],
     ) -> Result<()> {
-        if Encoding::of(encoded) == Some(Encoding::Jpeg)
+        if Encoding::detect(encoded) == Some(Encoding::Jpeg)
             && let Some(frame) = Frame::read(encoded)
         {
             return decode::contain_panics(|| {

@@ -27,7 +27,7 @@ pub enum Encoding {
 
 impl Encoding {
     /// What `bytes` begin with, if it is known.
-    pub fn of(bytes: &[u8]) -> Option<Self> {
+    pub fn detect(bytes: &[u8]) -> Option<Self> {
         match bytes {
             [0xff, 0xd8, 0xff, ..] => Some(Self::Jpeg),
             [0x89, b'P', b'N', b'G', ..] => Some(Self::Png),
@@ -64,7 +64,7 @@ pub struct Image {
 /// Unknown content, a damaged or truncated image, or one that is too large. A decoder's panic
 /// is an error as well.
 pub fn decode(bytes: &[u8], max_pixels: u64, image: &mut Image) -> Result<()> {
-    match Encoding::of(bytes) {
+    match Encoding::detect(bytes) {
         Some(Encoding::Jpeg) => contain_panics(|| decode_jpeg(bytes, max_pixels, image)),
         Some(Encoding::Png) => contain_panics(|| {
             let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits(max_pixels))?;

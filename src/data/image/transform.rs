@@ -3,10 +3,11 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::central::crop_central;
-use super::crop::CropRange;
+use super::central::{central_geometry, crop_central};
+use super::crop::{CropBox, CropRange};
 use super::crop_decoder::{CropDecoder, CropOptions};
 use super::decode::Image;
+use super::geometry::Geometry;
 
 /// What is made of every image of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -63,9 +64,32 @@ impl Transform {
             }
         }
     }
+
+    /// What is cut of a sample's fields whose image has this width and height. [`Self::make`] cuts the
+    /// image so.
+    pub fn geometry(
+        &self,
+        position: u64,
+        (width, height): (usize, usize),
+        image_size: usize,
+    ) -> Geometry {
+        match *self {
+            Self::Random { seed, range } => {
+                let whole = CropBox { left: 0, top: 0, width: image_size, height: image_size };
+                let crop = range.draw_at(seed, position, width, height);
+                Geometry { crop, size: [image_size; 2], part: whole }
+            }
+            Self::Central { .. } => central_geometry((width, height), image_size, image_size),
+        }
+    }
 }
 
 impl ImageStats {
+    /// Width and height in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        (self.width as usize, self.height as usize)
+    }
+
     fn new(width: usize, height: usize, histogram_entropy: Option<f64>) -> Result<Self> {
         let (width, height) = (u32::try_from(width)?, u32::try_from(height)?);
         Ok(Self { width, height, histogram_entropy })

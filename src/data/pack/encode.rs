@@ -43,7 +43,7 @@ impl Encoding {
         if changed {
             return Ok(vec![(jpeg(&image)?, "jpg")]);
         }
-        let extension = decode::Encoding::of(&bytes).map_or("jpg", decode::Encoding::extension);
+        let extension = decode::Encoding::detect(&bytes).map_or("jpg", decode::Encoding::extension);
         Ok(vec![(bytes, extension)])
     }
 }

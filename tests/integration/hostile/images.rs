@@ -218,5 +218,5 @@ fn names_need_not_fit_the_content() {
     write_tar(&shard, &[("a.png", jpeg(9)), ("b.webp", jpeg(9))]);
     let mut check = assert_cmd::Command::new(env!("CARGO_BIN_EXE_distill"));
     check.args(["data", "check", shard.to_str().unwrap()]).assert().success();
-    assert_eq!(Encoding::of(&jpeg(9)), Some(Encoding::Jpeg));
+    assert_eq!(Encoding::detect(&jpeg(9)), Some(Encoding::Jpeg));
 }
