@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::artifacts::paths;
 use crate::config::{ConfigError, ExportFormat};
 use crate::tasks::AnyConfig;
 use crate::train::checkpoint::{self, Checkpoint};
@@ -71,7 +72,7 @@ type Source = (WeightFile, StoredEncoder, Preprocessing);
 
 /// The weights of an encoder that was trained, with what the run's config says of it.
 fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<Source> {
-    let config = AnyConfig::load(&run.join("config.toml"), &[])?;
+    let config = AnyConfig::load(&paths::config(run), &[])?;
     let known = || {
         let names: Vec<&str> = config.encoders().iter().map(|one| one.name.as_str()).collect();
         names.join(", ")
@@ -86,7 +87,7 @@ fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<S
         })?,
     };
     let checkpoint = match step {
-        Some(step) => Checkpoint::open(&checkpoint::folder_of(run, step))?,
+        Some(step) => Checkpoint::open(&paths::checkpoint(run, step))?,
         None => checkpoint::newest(run)?
             .with_context(|| format!("{} holds no checkpoint yet", run.display()))?,
     };

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::training::Start;
 use super::{models, training, worker_program};
+use crate::artifacts::paths;
 use crate::config::{DataConfig, EvaluationConfig, KnnConfig, Precision, TrainConfig};
 use crate::data::{Dataset, EvaluationPass};
 use crate::durable;
@@ -19,9 +20,6 @@ use crate::tasks::TaskConfig;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::signals::{self, Signal};
 use crate::ui::screen::Phase;
-
-/// In the run's directory.
-const FILE: &str = "evaluation.json";
 
 /// What was measured after a step.
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,7 +109,7 @@ pub fn measure<C: TaskConfig>(
 ) -> Result<Option<Evaluation>> {
     let train = start.config.train();
     let Some(config) = &train.evaluation.knn else { return Ok(None) };
-    let file = train.run.dir.join(FILE);
+    let file = paths::evaluation(&train.run.dir);
     let of = Subject::of(train, checkpoint);
     if let Some(done) = read(&file).filter(|done| done.of == of) {
         return Ok(Some(done));

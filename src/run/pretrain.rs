@@ -8,6 +8,7 @@ use super::evaluation::Trained;
 use super::reconstructions::Samples;
 use super::training::{Start, Training};
 use super::{models, summary};
+use crate::artifacts::paths;
 use crate::native::guard;
 use crate::tasks::pretrain::{Autoencoder, PretrainConfig};
 use crate::train::Drawing;
@@ -51,7 +52,7 @@ impl Training for Pretraining {
         if config.train.export.formats.is_empty() {
             return;
         }
-        let folder = config.train.run.dir.join("exports").join(&config.encoder.name);
+        let folder = paths::export(&config.train.run.dir, &config.encoder.name);
         println!("  distil it: in a configuration with students,");
         println!("    --set teacher.weights={}", folder.display());
         println!("    --set 'teacher.model={}'", config.encoder.model.to_toml());

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 use tracing::info;
 
+use crate::artifacts::paths;
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::Dataset;
 use crate::dist::{ProcessGroup, RankInfo};
@@ -58,7 +59,7 @@ pub fn open_run(
     }
     let start: Start = serde_json::from_slice(&group.wait_for("start")?)
         .context("rank 0 is not of this version of distill")?;
-    let written = config.train().run.dir.join("config.toml");
+    let written = paths::config(&config.train().run.dir);
     ensure!(
         std::fs::read_to_string(&written).is_ok_and(|text| text == start.config),
         "rank {} does not see what rank 0 wrote to {}: run.dir must lie on storage that all nodes \

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tch::Tensor;
 
 use super::evaluation::Evaluation;
-use crate::artifacts::MetricsLines;
+use crate::artifacts::{MetricsLines, paths};
 use crate::config::{EncoderSize, ExportFormat, TrainConfig};
 use crate::data::Dataset;
 use crate::tasks::distill::DistillConfig;
@@ -76,7 +76,7 @@ pub fn print(task: &impl TaskConfig, steps: u64, evaluation: Option<&Evaluation>
     println!("\nDone: {steps} steps, {} {noun}{plural}.", encoders.len());
     let losses = losses(run)?;
     for encoder in encoders {
-        let folder = run.join("exports").join(&encoder.name);
+        let folder = paths::export(run, &encoder.name);
         let change = match losses.iter().find(|found| found.0 == encoder.name) {
             Some((_, first, last)) => format!("loss {first:.4} -> {last:.4}"),
             None => String::new(),
@@ -88,12 +88,12 @@ pub fn print(task: &impl TaskConfig, steps: u64, evaluation: Option<&Evaluation>
     }
     println!("\nTry next:");
     if config.log.tensorboard {
-        println!("  tensorboard --logdir {}", run.join("tensorboard").display());
+        println!("  tensorboard --logdir {}", paths::tensorboard(run).display());
     }
     if let (Some(encoder), true) =
         (encoders.first(), config.export.formats.contains(&ExportFormat::Hf))
     {
-        let folder = run.join("exports").join(&encoder.name);
+        let folder = paths::export(run, &encoder.name);
         println!(
             "  python3 -c 'from transformers import AutoModel; \
              print(AutoModel.from_pretrained(\"{}\"))'",

@@ -9,13 +9,14 @@ use tracing::{debug_span, info, warn};
 
 use super::evaluation::{self, Interrupted, Trained};
 use super::{DONE, RESUME_ME, device, setup, summary};
+use crate::artifacts::{Stream, paths};
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::{Dataset, Loader, RankBatches, ShardProgress};
 use crate::dist::{Activity, ProcessGroup, RankInfo, StoppedEarly, environment};
 use crate::native::guard;
 use crate::status;
 use crate::tasks::TaskConfig;
-use crate::train::checkpoint::{self, Checkpoint, Stream};
+use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::objective::Objective;
 use crate::train::prefetch::DevicePrefetcher;
 use crate::train::run_directory::Resume;
@@ -288,7 +289,7 @@ fn export(task: &impl TaskConfig, checkpoint: &Checkpoint) -> Result<()> {
     for trained in task.encoders() {
         let file = checkpoint.weights(&trained.name)?;
         let encoder = file.encoder(Some(trained.model.heads))?;
-        let out = run.join("exports").join(&trained.name);
+        let out = paths::export(run, &trained.name);
         weights::export(&file, &encoder, preprocessing, &config.export.formats, false, &out)
             .with_context(|| format!("cannot export `{}`", trained.name))?;
     }

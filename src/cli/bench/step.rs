@@ -10,7 +10,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 use tch::Device;
 
-use crate::artifacts::TraineeMetrics;
+use crate::artifacts::{Stream, TraineeMetrics};
 use crate::cli::data::print;
 use crate::config::{DeviceChoice, Precision, TrainConfig};
 use crate::data::RankBatches;
@@ -20,7 +20,6 @@ use crate::native::{Gpu, PeakMemory, guard};
 use crate::run::{device, models, setup};
 use crate::tasks::AnyConfig;
 use crate::tasks::{distill, pretrain};
-use crate::train::checkpoint::Stream;
 use crate::train::clock::{Phase, StepClock};
 use crate::train::objective::Objective;
 use crate::train::prefetch::{BatchSource, DevicePrefetcher, HostBatch};

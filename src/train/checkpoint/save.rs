@@ -12,10 +12,10 @@ use anyhow::{Context, Result, anyhow};
 use tch::{Device, Tensor};
 
 use super::job::{Job, Saved, Share};
-use super::manifest::{Holds, Stream, stem};
 use super::progress::SaveProgress;
 use super::shares::owners;
 use super::state::{StateTensor, TraineeState};
+use crate::artifacts::{Holds, Stream, stem};
 use crate::dist::KvStore;
 use crate::status::{self, Registration};
 

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use distill::artifacts::Stream;
 use distill::config::{EncoderSize, ExportFormat, ShuffleConfig};
 use distill::dist::LocalStore;
 use distill::tasks::TaskConfig;
 use distill::tasks::distill::DistillConfig;
 use distill::tasks::distill::{Distillation, Teacher};
-use distill::train::checkpoint::{Saver, Snapshot, Stream};
+use distill::train::checkpoint::{Saver, Snapshot};
 use distill::train::objective::Objective;
 use distill::train::optimizer::AdamW;
 use distill::weights::{Preprocessing, WeightFile, export};
