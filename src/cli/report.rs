@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use tracing::warn;
 
-use super::data::print;
+use super::output::print;
 use crate::artifacts::paths;
 use crate::durable;
 use crate::report::{self, Run};

@@ -1,37 +1,20 @@
 //! A run from a configuration to what it leaves behind: set-up, models, training, export,
 //! evaluation.
 
+pub mod benchmark;
 pub mod device;
-pub mod distill;
 pub mod evaluation;
-pub mod fp8_report;
-pub mod models;
-pub mod pretrain;
-pub mod reconstructions;
+mod export;
+mod opening;
+mod outcome;
+mod plan;
 pub mod score;
 pub mod setup;
-pub mod summary;
-pub mod training;
+mod training;
+mod worker_program;
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result, ensure};
-
-use crate::data::worker;
-
-/// Exit code of a run that came to its end.
-pub const DONE: u8 = 0;
-/// "Try again later" of BSD's sysexits: the state is saved, the same command continues.
-pub const RESUME_ME: u8 = 75;
-
-/// The program that decodes in processes of its own: beside this one.
-pub fn worker_program() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    let worker = program.with_file_name(worker::PROGRAM);
-    ensure!(
-        worker.is_file(),
-        "{} is missing: it belongs beside `distill`; `cargo build --release` makes both",
-        worker.display()
-    );
-    Ok(worker)
-}
+pub use export::{Source, encoder_of_run};
+pub use outcome::{Finished, Outcome, Stop, Summary};
+pub use plan::{Length, Planned, plan};
+pub use training::{Options, train};
+pub use worker_program::worker_program;

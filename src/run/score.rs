@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 use tracing::{info, warn};
 
-use super::{device, training, worker_program};
+use super::device;
+use super::opening::opening;
+use super::worker_program::worker_program;
 use crate::config::DataConfig;
 use crate::data::curation::{Scores, scores_path, write_scores};
 use crate::data::source::{ShardAddress, Sources};
@@ -20,8 +22,7 @@ use crate::dist::{RankInfo, environment};
 use crate::draws::{Draws, Purpose};
 use crate::native::{guard, upload};
 use crate::nn::{Mask, Normalisation, kind_of};
-use crate::tasks::pretrain::Autoencoder;
-use crate::tasks::pretrain::PretrainConfig;
+use crate::tasks::pretrain::{Autoencoder, PretrainConfig};
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::explain_memory;
 use crate::train::objective::Objective;
@@ -65,7 +66,7 @@ pub fn run(config: &PretrainConfig, patterns: &[String], json_root: &Path) -> Re
         return Ok(());
     }
     let pass = EvaluationPass { measure: true, ..EvaluationPass::WHOLE };
-    let dataset = training::opening("opening shards", |progress| {
+    let dataset = opening("opening shards", |progress| {
         Dataset::evaluation_of_shards(&data, sources, &left, pass, progress)
     })?;
     let scored = guard(|| {

@@ -11,9 +11,10 @@ use crate::artifacts::paths;
 use crate::durable;
 
 /// Where training starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Resume {
     /// The newest whole checkpoint of the run, if there is one.
+    #[default]
     Auto,
     /// Nothing: an earlier run in the same folder is moved aside.
     Never,

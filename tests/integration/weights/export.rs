@@ -8,7 +8,7 @@ use std::sync::Arc;
 use distill::artifacts::Stream;
 use distill::config::{EncoderSize, ExportFormat, ShuffleConfig};
 use distill::dist::LocalStore;
-use distill::tasks::TaskConfig;
+use distill::tasks;
 use distill::tasks::distill::DistillConfig;
 use distill::tasks::distill::{Distillation, Teacher};
 use distill::train::checkpoint::{Saver, Snapshot};
@@ -166,7 +166,7 @@ fn run_directory() -> (TempDir, PathBuf) {
     "#;
     fs::create_dir(&run).unwrap();
     fs::write(run.join("config.toml"), config).unwrap();
-    let config = DistillConfig::load(&run.join("config.toml"), &[]).unwrap();
+    let config = tasks::load_as::<DistillConfig>(&run.join("config.toml"), &[]).unwrap();
     let drawn = Teacher::drawn(Device::Cpu, Kind::Float, 0);
     let teacher = Teacher::new(drawn, config.teacher.model, 8);
     let objective = Distillation::new(&config, teacher, Device::Cpu, Kind::Float);

@@ -1,0 +1,62 @@
+//! What encoders see of the samples that a run trains on.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+use image::RgbImage;
+
+use super::masks::dimmed;
+use super::sheet::Sheet;
+use crate::config::{EncoderConfig, TrainConfig};
+use crate::data::{Dataset, Scratch};
+use crate::nn::Mask;
+
+/// Samples of a run's stream as encoders see them.
+pub struct Preview {
+    /// A row for each sample: the whole crop, and the crop as each encoder sees it.
+    pub sheet: Sheet,
+    /// In the order of the rows.
+    pub samples: Vec<PreviewedSample>,
+}
+
+/// A row of a [`Preview`].
+pub struct PreviewedSample {
+    /// Its place in the stream of samples.
+    pub position: u64,
+    /// Its shard and its name there.
+    pub name: String,
+    pub label: Option<u32>,
+}
+
+/// Draws the samples at `positions` with the crops and the masks of the training run.
+///
+/// # Errors
+/// A sample cannot be read.
+pub fn preview(
+    train: &TrainConfig,
+    encoders: &[EncoderConfig],
+    dataset: &Dataset,
+    positions: Range<u64>,
+) -> Result<Preview> {
+    let image_size = train.data.input_size as u32;
+    let rows = (positions.end - positions.start) as u32;
+    let mut sheet = Sheet::new(rows, 1 + encoders.len() as u32, (image_size, image_size));
+    let mut samples = Vec::new();
+    let mut scratch = Scratch::default();
+    for (row, position) in (0..).zip(positions) {
+        let mut crop = RgbImage::new(image_size, image_size);
+        let sample = dataset.fill(&mut scratch, position, &mut crop)?;
+        let image = sample.context("an image is missing")?.place;
+        let name = dataset.describe(&image);
+        samples.push(PreviewedSample { position, name, label: image.label });
+        sheet.put(row, 0, &crop);
+        for (rng_stream, encoder) in (0..).zip(encoders) {
+            let patch_size = encoder.model.patch_size as u32;
+            let mask = Mask::of(encoder, (image_size / patch_size) as usize);
+            let kept = mask.map(|mask| mask.draw_at(train.seed, rng_stream.into(), position));
+            let seen = kept.map_or_else(|| crop.clone(), |kept| dimmed(&crop, patch_size, &kept));
+            sheet.put(row, rng_stream + 1, &seen);
+        }
+    }
+    Ok(Preview { sheet, samples })
+}
