@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::config::ShuffleConfig;
+use crate::data::config::ShuffleConfig;
 use crate::status::Progress;
 
 /// The format of checkpoints that this version writes and reads.

@@ -8,9 +8,10 @@ use clap::Args;
 use super::output::print;
 use crate::config::EncoderConfig;
 use crate::data::{Dataset, durable};
+use crate::nn::Mask;
 use crate::tasks::{self, Task, TaskConfig};
 use crate::ui::with_bar;
-use crate::viz::{Preview, PreviewedSample, preview};
+use crate::viz::{Preview, PreviewedSample, View, preview};
 
 /// Draw what teacher and students, or a pre-trained encoder, see of the next samples
 ///
@@ -52,8 +53,14 @@ pub(super) fn run(args: &PreviewArgs) -> Result<()> {
         with_bar("indexing", |progress| Dataset::open(&train.data, train.seed, progress))?;
     let end = args.position.checked_add(args.count.into());
     let Some(end) = end else { bail!("--position {}: no sample is there", args.position) };
+    let (image_size, positions) = (train.data.input_size, args.position..end);
+    let view = |encoder: &EncoderConfig| View {
+        patch_size: encoder.model.patch_size as u32,
+        mask: Mask::of(encoder, image_size / encoder.model.patch_size),
+    };
+    let views: Vec<View> = config.encoders().iter().map(view).collect();
     let Preview { sheet, samples } =
-        preview(train, config.encoders(), &dataset, args.position..end)?;
+        preview(&dataset, positions, image_size as u32, train.seed, &views)?;
     durable::write(&args.out, &sheet.to_png()?)?;
     let mut legend = format!("columns: {}\n", columns(&*config));
     for (row, PreviewedSample { position, name, label }) in (1..).zip(samples) {

@@ -13,7 +13,7 @@ use crate::train::signals::Signal;
 #[derive(Debug)]
 pub enum Outcome {
     /// All is done. Of several processes the first one alone tells what came out.
-    Finished(Option<Summary>),
+    Finished(Option<Box<Summary>>),
     /// A signal asked for an end. The state is saved; the same run goes on from there.
     Stopped {
         at: Stop,

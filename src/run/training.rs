@@ -213,7 +213,9 @@ fn conclude(
         evaluation = evaluation::measure(config, setting, &checkpoint, &trained);
     }
     match evaluation {
-        Ok(evaluation) => Ok(Outcome::Finished(Some(Summary::read(config, step, evaluation)?))),
+        Ok(evaluation) => {
+            Ok(Outcome::Finished(Some(Box::new(Summary::read(config, step, evaluation)?))))
+        }
         Err(error) => match error.downcast_ref::<Interrupted>() {
             Some(&Interrupted(signal)) => {
                 Ok(Outcome::Stopped { at: Stop::Evaluation, signal: Some(signal) })

@@ -5,5 +5,5 @@ mod preview;
 mod sheet;
 
 pub use masks::{dimmed, greyed};
-pub use preview::{Preview, PreviewedSample, preview};
+pub use preview::{Preview, PreviewedSample, View, preview};
 pub use sheet::{Sheet, sheet_of_columns};

@@ -7,7 +7,6 @@ use image::RgbImage;
 
 use super::masks::dimmed;
 use super::sheet::Sheet;
-use crate::config::{EncoderConfig, TrainConfig};
 use crate::data::{Dataset, Scratch};
 use crate::nn::Mask;
 
@@ -28,19 +27,28 @@ pub struct PreviewedSample {
     pub label: Option<u32>,
 }
 
-/// Draws the samples at `positions` with the crops and the masks of the training run.
+/// How an encoder sees a crop.
+pub struct View {
+    /// Side of its patches, in pixels.
+    pub patch_size: u32,
+    /// What is left out of its images; none: it sees all of them.
+    pub mask: Option<Mask>,
+}
+
+/// Draws the samples at `positions`, of `image_size` × `image_size` pixels, with the crops of a run of
+/// this `seed`, and the masks that its encoders have by their places in `views`.
 ///
 /// # Errors
 /// A sample cannot be read.
 pub fn preview(
-    train: &TrainConfig,
-    encoders: &[EncoderConfig],
     dataset: &Dataset,
     positions: Range<u64>,
+    image_size: u32,
+    seed: u64,
+    views: &[View],
 ) -> Result<Preview> {
-    let image_size = train.data.input_size as u32;
     let rows = (positions.end - positions.start) as u32;
-    let mut sheet = Sheet::new(rows, 1 + encoders.len() as u32, (image_size, image_size));
+    let mut sheet = Sheet::new(rows, 1 + views.len() as u32, (image_size, image_size));
     let mut samples = Vec::new();
     let mut scratch = Scratch::default();
     for (row, position) in (0..).zip(positions) {
@@ -50,11 +58,9 @@ pub fn preview(
         let name = dataset.describe(&image);
         samples.push(PreviewedSample { position, name, label: image.label });
         sheet.put(row, 0, &crop);
-        for (rng_stream, encoder) in (0..).zip(encoders) {
-            let patch_size = encoder.model.patch_size as u32;
-            let mask = Mask::of(encoder, (image_size / patch_size) as usize);
-            let kept = mask.map(|mask| mask.draw_at(train.seed, rng_stream.into(), position));
-            let seen = kept.map_or_else(|| crop.clone(), |kept| dimmed(&crop, patch_size, &kept));
+        for (rng_stream, View { patch_size, mask }) in (0..).zip(views) {
+            let kept = mask.as_ref().map(|mask| mask.draw_at(seed, rng_stream.into(), position));
+            let seen = kept.map_or_else(|| crop.clone(), |kept| dimmed(&crop, *patch_size, &kept));
             sheet.put(row, rng_stream + 1, &seen);
         }
     }

@@ -11,9 +11,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use distill::artifacts::{Stream, paths};
 use distill::config::ShuffleConfig;
-use distill::train::checkpoint::{
-    Checkpoint, Part, Saver, Snapshot, StateTensor, TraineeState,
-};
+use distill::train::checkpoint::{Checkpoint, Part, Saver, Snapshot, StateTensor, TraineeState};
 use tch::{Device, Kind, Tensor};
 
 use kv_store::SharedStore;
