@@ -55,7 +55,7 @@ pub fn run(config: &PretrainConfig, patterns: &[String], json_root: &Path) -> Re
             config.train.run.dir.display()
         )
     })?;
-    Origin::of(config, &checkpoint).require_same(json_root)?;
+    Origin::from_checkpoint(config, &checkpoint).require_same(json_root)?;
     let own = shards.into_iter().skip(rank_info.rank).step_by(rank_info.world_size);
     let (done, left): (Vec<_>, Vec<_>) =
         own.partition(|shard| scores_path(json_root, shard).is_file());
@@ -104,7 +104,7 @@ struct Origin {
 }
 
 impl Origin {
-    fn of(config: &PretrainConfig, checkpoint: &Checkpoint) -> Self {
+    fn from_checkpoint(config: &PretrainConfig, checkpoint: &Checkpoint) -> Self {
         let PretrainConfig { train, encoder, .. } = config;
         Self {
             weights: checkpoint.digest(),

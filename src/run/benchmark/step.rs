@@ -181,7 +181,7 @@ fn measure(
     let config = config.train();
     let count = u64::from(options.warmup) + options.steps;
     let Taken { steps, students } = take(count, config, group, &*models)?;
-    let times = Times::of(&steps[options.warmup as usize..], students.len())?;
+    let times = Times::from_steps(&steps[options.warmup as usize..], students.len())?;
     let global_batch = config.data.images_per_step();
     let images_per_s = options.steps as f64 * global_batch as f64 / times.seconds;
     let memory = PeakMemory::of(device);
@@ -231,7 +231,7 @@ struct Times {
 }
 
 impl Times {
-    fn of(steps: &[PendingStep], students: usize) -> Result<Self> {
+    fn from_steps(steps: &[PendingStep], students: usize) -> Result<Self> {
         let spans = steps
             .iter()
             .map(|step| step.clock.as_ref().context("no clock")?.seconds(&step.end))
