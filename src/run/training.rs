@@ -79,8 +79,8 @@ fn train_and_export(
     device: Device,
 ) -> Result<Outcome> {
     // Held by the first process until the end.
-    let (_run_directory, checkpoint) = debug_span!("open_run")
-        .in_scope(|| setup::open_run(&mut *task, &options.resume, group))?;
+    let (_run_directory, checkpoint) =
+        debug_span!("open_run").in_scope(|| setup::open_run(&mut *task, &options.resume, group))?;
     let config = task.train();
     let dataset = debug_span!("open_dataset")
         .in_scope(|| setup::open_dataset(config, group, || open_dataset(config)))?;
