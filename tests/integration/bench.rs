@@ -10,9 +10,9 @@ use distill::tasks;
 use distill::tasks::distill::DistillConfig;
 use serde_json::Value;
 
-use crate::golden::cases;
-use crate::weights::{python, run};
-use crate::workshop::{Finished, Workshop};
+use crate::support::golden::cases;
+use crate::support::python::{python, run};
+use crate::support::workshop::{Finished, Workshop};
 
 /// A script of this repository on the CPU, with the tests' Python. One thread a program: the tests
 /// run beside one another.

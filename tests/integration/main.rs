@@ -28,7 +28,7 @@ mod seen;
 mod sources;
 mod status;
 mod step;
+mod support;
 mod teacher;
 mod weights;
 mod workers;
-mod workshop;

@@ -5,8 +5,8 @@ use distill::nn::Mask;
 use distill::tasks;
 use distill::tasks::distill::DistillConfig;
 
-use crate::data::{fill, open};
-use crate::workshop::{Finished, Workshop};
+use crate::support::shards::{fill, open};
+use crate::support::workshop::{Finished, Workshop};
 
 const SIDE: u32 = 32;
 const PATCH: u32 = 8;
