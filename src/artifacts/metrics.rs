@@ -6,10 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::loss_terms;
-
-/// The file's name in a run directory.
-pub const METRICS_FILE: &str = "metrics.jsonl";
+use super::{loss_terms, paths};
 
 /// A line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,7 +31,7 @@ impl MetricsLines {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn read(run: &Path) -> io::Result<Self> {
-        let file = match File::open(run.join(METRICS_FILE)) {
+        let file = match File::open(paths::metrics(run)) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             other => BufReader::new(other?),
         };

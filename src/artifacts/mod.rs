@@ -1,6 +1,9 @@
 //! What a run directory holds: types, paths and versions of its files, for writers and readers.
 
 mod loss_terms;
+mod manifest;
 mod metrics;
+pub mod paths;
 
-pub use metrics::{METRICS_FILE, MetricsLine, MetricsLines, StepMetrics, TraineeMetrics};
+pub use manifest::{FORMAT, FileEntry, Holds, Manifest, Stream, file_name, stem};
+pub use metrics::{MetricsLine, MetricsLines, StepMetrics, TraineeMetrics};

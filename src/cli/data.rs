@@ -1,24 +1,23 @@
 //! `distill data`: shards made, indexed, checked and looked at.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 
+use super::output::print;
+use super::patterns::PATTERN_HELP;
 use super::preview::{self, PreviewArgs};
 use crate::config::DataConfig;
 use crate::data::config::TargetConfig;
 use crate::data::pack::{self, Encoding, PackOptions};
 use crate::data::source::Sources;
-use crate::data::{Dataset, DensePixels, IndexCache, ShardProgress};
-use crate::tasks::AnyConfig;
-use crate::ui::screen;
-
-pub(super) const PATTERN_HELP: &str = "Patterns are paths with `*` and `?` wildcards and brace ranges, quoted \
-so that the shell leaves them alone: 'shards/train-{000000..000127}.tar', 'shards/*.tar'.";
+use crate::data::{Dataset, DensePixels, IndexCache};
+use crate::tasks;
+use crate::ui::with_bar;
 
 /// Make, index, check and look at WebDataset shards (tar files of images)
 #[derive(Debug, Args)]
@@ -134,9 +133,7 @@ fn run_pack(args: PackArgs) -> Result<()> {
         encoding: Encoding {
             shorter_side: args.shorter_side.map(|side| side as usize),
             tile: args.tile.map(|side| side as usize),
-            max_pixels: args
-                .max_pixels
-                .map_or_else(|| Ok(defaults(vec![])?.max_pixels), Ok::<_, anyhow::Error>)?,
+            max_pixels: args.max_pixels.unwrap_or_else(|| DataConfig::minimal(vec![]).max_pixels),
         },
     };
     let packed = with_bar("packing", |progress| pack::pack(&options, progress))?;
@@ -157,7 +154,7 @@ fn run_pack(args: PackArgs) -> Result<()> {
 }
 
 fn run_index(args: &IndexArgs) -> Result<()> {
-    let config = DataConfig { index_dir: args.index_dir.clone(), ..defaults(vec![])? };
+    let config = DataConfig { index_dir: args.index_dir.clone(), ..DataConfig::minimal(vec![]) };
     let sources = Arc::new(Sources::new(&config)?);
     let shards = sources.expand(&args.patterns, "PATTERN")?;
     let cache = IndexCache::new(sources, config.index_dir.as_deref());
@@ -198,8 +195,8 @@ fn row(
 
 fn run_check(args: CheckArgs) -> Result<()> {
     let mut config = match &args.config {
-        Some(file) => AnyConfig::load(file, &args.set)?.train().data.clone(),
-        None => defaults(args.patterns)?,
+        Some(file) => tasks::load(file, &args.set)?.train().data.clone(),
+        None => DataConfig::minimal(args.patterns),
     };
     for (name, member, pixels) in
         [("mask", args.mask, DensePixels::Classes), ("depth", args.depth, DensePixels::Depth)]
@@ -232,12 +229,6 @@ fn run_check(args: CheckArgs) -> Result<()> {
     Ok(())
 }
 
-/// The data section of a config that says nothing but where the shards are.
-pub(super) fn defaults(shards: Vec<String>) -> Result<DataConfig> {
-    let shards = toml::Value::try_from(shards)?;
-    Ok(toml::Table::from_iter([("shards".to_string(), shards)]).try_into()?)
-}
-
 fn check_images(dataset: &Dataset, curated: bool) -> Result<usize> {
     let selection = *dataset.selection();
     if curated {
@@ -252,10 +243,12 @@ fn check_images(dataset: &Dataset, curated: bool) -> Result<usize> {
             selection.never_drawn
         ))?;
     }
-    let bar = progress_bar("decoding");
-    bar.set_length(selection.kept);
-    let bad = dataset.check(&|| bar.inc(1));
-    bar.finish_and_clear();
+    let done = AtomicUsize::new(0);
+    let bad = with_bar("decoding", |progress| {
+        dataset.check(&|| {
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, selection.kept as usize);
+        })
+    });
     let mut text = String::new();
     for (place, error) in &bad {
         text += &format!("{place}: {error:#}\n");
@@ -279,33 +272,4 @@ fn fail_with(errors: &[anyhow::Error], total: usize, what: &str) -> Result<()> {
     let lines: String = errors.iter().map(|error| format!("{error:#}\n")).collect();
     print(&lines)?;
     bail!("{} of {total} {what}", errors.len())
-}
-
-/// Does `work` with a bar that shows how many of how many are done.
-pub(super) fn with_bar<T>(verb: &'static str, work: impl FnOnce(ShardProgress<'_>) -> T) -> T {
-    let bar = progress_bar(verb);
-    let result = work(&|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    result
-}
-
-fn progress_bar(verb: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} [{bar:30}] {human_pos}/{human_len} ({eta})");
-    // On the shared screen, so that log lines do not tear it.
-    let bar = screen::bars().add(ProgressBar::new(0)).with_message(verb);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
-
-/// Writes to standard output; a reader that has gone, as `head` does, is no error.
-pub(super) fn print(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
-    }
 }

@@ -8,13 +8,15 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use tch::{Device, Kind};
 
-use super::data::{PATTERN_HELP, defaults, print, with_bar};
+use super::output::print;
+use super::patterns::PATTERN_HELP;
 use crate::config::{ConfigError, DataConfig, DeviceChoice, KnnConfig, Precision};
 use crate::data::{Dataset, EvaluationPass};
 use crate::eval::{self, Encoder, Features, ImageSource, knn};
 use crate::native::guard;
 use crate::nn::{FrozenFormat, Parameters, Storage, Vit, kind_of};
 use crate::run::{device, worker_program};
+use crate::ui::with_bar;
 use crate::weights::{Preprocessing, WeightFile, beside_encoder};
 
 /// Measure how good an encoder's features are
@@ -216,7 +218,7 @@ impl ImageSets<'_> {
             std: self.preprocessing.std,
             // Bad images are counted here, not a reason to stop.
             max_failed_share: 1.0,
-            ..defaults(patterns.to_vec())?
+            ..DataConfig::minimal(patterns.to_vec())
         };
         let most_samples = most.unwrap_or(u64::MAX);
         let pass = EvaluationPass { most_samples, ..EvaluationPass::WHOLE };

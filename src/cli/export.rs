@@ -1,13 +1,12 @@
 //! `distill export`: a trained encoder, or weights in another layout.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::config::{ConfigError, ExportFormat};
-use crate::tasks::AnyConfig;
-use crate::train::checkpoint::{self, Checkpoint};
-use crate::weights::{self, Preprocessing, StoredEncoder, WeightFile};
+use crate::run::{Source, encoder_of_run};
+use crate::weights::{self, Preprocessing, WeightFile};
 
 /// Write a trained encoder, or other weights, so that transformers or the original Pixio code
 /// load them.
@@ -65,43 +64,6 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         println!("  {} ({})", path.display(), indicatif::HumanBytes(path.metadata()?.len()));
     }
     Ok(())
-}
-
-type Source = (WeightFile, StoredEncoder, Preprocessing);
-
-/// The weights of an encoder that was trained, with what the run's config says of it.
-fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<Source> {
-    let config = AnyConfig::load(&run.join("config.toml"), &[])?;
-    let known = || {
-        let names: Vec<&str> = config.encoders().iter().map(|one| one.name.as_str()).collect();
-        names.join(", ")
-    };
-    let encoder = match (name, config.encoders()) {
-        (None, [only]) => only,
-        (None, _) => {
-            return Err(wrong("--student", &format!("is missing; the run has {}", known())));
-        }
-        (Some(name), all) => all.iter().find(|one| one.name == name).ok_or_else(|| {
-            wrong("--student", &format!("the run has no student `{name}`; it has {}", known()))
-        })?,
-    };
-    let checkpoint = match step {
-        Some(step) => Checkpoint::open(&checkpoint::folder_of(run, step))?,
-        None => checkpoint::newest(run)?
-            .with_context(|| format!("{} holds no checkpoint yet", run.display()))?,
-    };
-    let file = checkpoint.weights(&encoder.name)?;
-    let stored = file.encoder(Some(encoder.model.heads))?;
-    ensure!(
-        stored.size == encoder.model,
-        "{} holds an encoder of {}, but the run's config says {}",
-        file.path().display(),
-        stored.size,
-        encoder.model
-    );
-    let preprocessing =
-        Preprocessing { mean: config.train().data.mean, std: config.train().data.std };
-    Ok((file, stored, preprocessing))
 }
 
 /// Weights from elsewhere, with what stands beside them.

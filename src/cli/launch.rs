@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use tch::Cuda;
 use tracing::warn;
 
-use super::{DONE, RESUME_ME, WRONG_USAGE};
+use super::exit::{DONE, RESUME_ME, WRONG_USAGE};
 use crate::config::ConfigError;
 use crate::dist::launcher::{Ending, Launch, launch};
 use crate::native::guard;

@@ -3,12 +3,16 @@
 mod bench;
 mod data;
 mod eval;
+mod exit;
 mod export;
 mod launch;
 pub mod logging;
+mod output;
+mod patterns;
 mod pretrain;
 mod preview;
 mod report;
+mod summary;
 mod train;
 
 use std::process::ExitCode;
@@ -16,14 +20,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use self::exit::{DONE, FAILED, WRONG_USAGE};
 use crate::config::ConfigError;
 use crate::dist::Failure;
 use crate::dist::launcher::die_with_the_launcher;
 use crate::native;
-use crate::run::{DONE, RESUME_ME};
-
-const FAILED: u8 = 1;
-const WRONG_USAGE: u8 = 2;
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::DONE;
+use super::exit::DONE;
 use super::train::{TrainArgs, load, run_task};
-use crate::run::pretrain::Pretraining;
 use crate::run::score;
+use crate::tasks::pretrain::PretrainConfig;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,6 +45,6 @@ pub struct PretrainArgs {
 /// # Errors
 /// What the user has to know, in a line.
 pub fn run(args: &PretrainArgs) -> Result<u8> {
-    let Some(json_root) = &args.out else { return run_task::<Pretraining>(&args.train) };
+    let Some(json_root) = &args.out else { return run_task::<PretrainConfig>(&args.train) };
     score::run(&load(&args.train)?, &args.score, json_root).map(|()| DONE)
 }

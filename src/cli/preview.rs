@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use image::RgbImage;
 
-use super::data::{print, with_bar};
+use super::output::print;
 use crate::config::EncoderConfig;
-use crate::data::{Dataset, Scratch};
+use crate::data::Dataset;
 use crate::durable;
 use crate::nn::Mask;
-use crate::tasks::AnyConfig;
-use crate::viz::Sheet;
+use crate::tasks::{self, Task, TaskConfig};
+use crate::ui::with_bar;
+use crate::viz::{Preview, PreviewedSample, View, preview};
 
 /// Draw what teacher and students, or a pre-trained encoder, see of the next samples
 ///
@@ -48,72 +48,36 @@ pub(super) struct PreviewArgs {
 /// # Errors
 /// What the user has to know, in a line.
 pub(super) fn run(args: &PreviewArgs) -> Result<()> {
-    let config = AnyConfig::load(&args.config, &args.set)?;
+    let config = tasks::load(&args.config, &args.set)?;
     let train = config.train();
     let dataset =
         with_bar("indexing", |progress| Dataset::open(&train.data, train.seed, progress))?;
     let end = args.position.checked_add(args.count.into());
     let Some(end) = end else { bail!("--position {}: no sample is there", args.position) };
-    let (sheet, legend) = draw(&config, &dataset, args.position..end)?;
-    let (width, height) = sheet.size();
+    let (image_size, positions) = (train.data.input_size, args.position..end);
+    let view = |encoder: &EncoderConfig| View {
+        patch_size: encoder.model.patch_size as u32,
+        mask: Mask::of(encoder, image_size / encoder.model.patch_size),
+    };
+    let views: Vec<View> = config.encoders().iter().map(view).collect();
+    let Preview { sheet, samples } =
+        preview(&dataset, positions, image_size as u32, train.seed, &views)?;
     durable::write(&args.out, &sheet.to_png()?)?;
+    let mut legend = format!("columns: {}\n", columns(&*config));
+    for (row, PreviewedSample { position, name, label }) in (1..).zip(samples) {
+        let label = label.map_or("no label".to_string(), |label| format!("label {label}"));
+        legend += &format!("row {row}: position {position}, {name}, {label}\n");
+    }
+    let (width, height) = sheet.size();
     print(&format!("{legend}wrote {} ({width}×{height} pixels)\n", args.out.display()))
 }
 
-/// The sheet of the samples at `positions`, and what its rows and columns are.
-fn draw(
-    config: &AnyConfig,
-    dataset: &Dataset,
-    positions: std::ops::Range<u64>,
-) -> Result<(Sheet, String)> {
-    let (encoders, seed) = (config.encoders(), config.train().seed);
-    let image_size = config.train().data.input_size as u32;
-    let rows = (positions.end - positions.start) as u32;
-    let mut sheet = Sheet::new(rows, 1 + encoders.len() as u32, (image_size, image_size));
-    let mut legend = format!("columns: {}\n", columns(config));
-    let mut scratch = Scratch::default();
-    for (row, position) in (0..).zip(positions) {
-        let mut crop = RgbImage::new(image_size, image_size);
-        let sample = dataset.fill(&mut scratch, position, &mut crop)?;
-        let image = sample.context("an image is missing")?.location;
-        let label = image.label.map_or("no label".to_string(), |label| format!("label {label}"));
-        let name = dataset.describe(&image);
-        legend += &format!("row {}: position {position}, {name}, {label}\n", row + 1);
-        sheet.put(row, 0, &crop);
-        for (rng_stream, encoder) in (0..).zip(encoders) {
-            let patch = encoder.model.patch_size as u32;
-            let mask = Mask::of(encoder, (image_size / patch) as usize);
-            let kept = mask.map(|mask| mask.draw_at(seed, rng_stream.into(), position));
-            let seen = kept.map_or_else(|| crop.clone(), |kept| greyed(&crop, patch, &kept));
-            sheet.put(row, rng_stream + 1, &seen);
-        }
-    }
-    Ok((sheet, legend))
-}
-
-fn columns(config: &AnyConfig) -> String {
-    let (whole, role) = match config {
-        AnyConfig::Distill(_) => ("teacher", "student"),
-        AnyConfig::Pretrain(_) => ("whole crop", "encoder"),
-    };
+fn columns(config: &dyn TaskConfig) -> String {
+    let Task { whole_images, trainee, .. } = config.task();
     let masked = |encoder: &EncoderConfig| {
         let hidden = 100.0 * encoder.mask_ratio;
-        format!("{role} `{}` (mask_ratio {hidden:.0} %)", encoder.name)
+        format!("{trainee} `{}` (mask_ratio {hidden:.0} %)", encoder.name)
     };
     let encoders = config.encoders().iter().map(masked);
-    std::iter::once(whole.to_string()).chain(encoders).collect::<Vec<_>>().join(", ")
-}
-
-/// `crop` with little left of all patches but `kept`, indices into the row-by-row grid.
-fn greyed(crop: &RgbImage, patch: u32, kept: &[i64]) -> RgbImage {
-    let per_row = crop.width() / patch;
-    let mut seen = crop.clone();
-    for (x, y, pixel) in seen.enumerate_pixels_mut() {
-        let number = i64::from(y / patch * per_row + x / patch);
-        if kept.binary_search(&number).is_err() {
-            // A shade between those of dark and of bright images.
-            pixel.0 = pixel.0.map(|value| 96 + value / 4);
-        }
-    }
-    seen
+    std::iter::once(whole_images.to_string()).chain(encoders).collect::<Vec<_>>().join(", ")
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use tracing::warn;
 
-use super::data::print;
+use super::output::print;
+use crate::artifacts::paths;
 use crate::durable;
 use crate::report::{self, Run};
 
@@ -29,7 +30,7 @@ pub(super) struct ReportArgs {
 /// # Errors
 /// What the user has to know, in a line.
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
-    let out = args.out.clone().unwrap_or_else(|| args.run.join("report.html"));
+    let out = args.out.clone().unwrap_or_else(|| paths::report(&args.run));
     ensure!(!out.is_dir(), "--out {}: that is a folder; name a file in it", out.display());
     let run = Run::read(&args.run)?;
     for note in run.notes() {

@@ -3,12 +3,17 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use tracing::warn;
 
+use super::exit::{DONE, RESUME_ME};
+use super::output::print;
+use super::summary;
 use crate::config::ConfigError;
-use crate::run::distill::Distilling;
-use crate::run::training::{self, Training};
-use crate::tasks::TaskConfig;
+use crate::run::{self, Options, Outcome, Stop};
+use crate::tasks::distill::DistillConfig;
+use crate::tasks::{self, TaskConfig};
 use crate::train::run_directory::Resume;
+use crate::train::signals::Signal;
 
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
@@ -37,7 +42,7 @@ pub fn load<C: TaskConfig>(args: &TrainArgs) -> Result<C, ConfigError> {
         key: "--config".into(),
         message: "is missing; name a TOML file, such as configs/quickstart.toml".into(),
     })?;
-    C::load(file, &args.set)
+    tasks::load_as(file, &args.set)
 }
 
 /// Trains students, exports them, and says what came out.
@@ -45,13 +50,48 @@ pub fn load<C: TaskConfig>(args: &TrainArgs) -> Result<C, ConfigError> {
 /// # Errors
 /// What the user has to know, in a line.
 pub fn run(args: &TrainArgs) -> Result<u8> {
-    run_task::<Distilling>(args)
+    run_task::<DistillConfig>(args)
 }
 
-/// Runs the task `T` as the arguments say.
+/// Runs the task whose configuration `C` is as the arguments say.
 ///
 /// # Errors
 /// What the user has to know, in a line.
-pub fn run_task<T: Training>(args: &TrainArgs) -> Result<u8> {
-    training::run::<T>(&load(args)?, &args.resume, args.dry_run)
+pub fn run_task<C: TaskConfig>(args: &TrainArgs) -> Result<u8> {
+    let config: C = load(args)?;
+    if args.dry_run {
+        run::plan(&config, |part| print!("{}", summary::planned(&part)))?;
+        return Ok(DONE);
+    }
+    let options = Options { resume: args.resume.clone(), worker_program: None };
+    match run::train(&config, &options)? {
+        Outcome::Finished(came_out) => {
+            if let Some(came_out) = came_out {
+                print(&summary::finished(&config, &came_out))?;
+            }
+            Ok(DONE)
+        }
+        Outcome::Stopped { at, signal } => {
+            warn_of_stop(at, signal);
+            Ok(RESUME_ME)
+        }
+    }
+}
+
+fn warn_of_stop(at: Stop, signal: Option<Signal>) {
+    let why = signal.map_or_else(|| "a signal to another rank".into(), |s| s.to_string());
+    match at {
+        Stop::Start => warn!("stopped before all ranks had come; the same command continues"),
+        Stop::Training { step } => {
+            warn!(step, "stopped by {why}; the same command continues from here");
+        }
+        Stop::Evaluation => {
+            // The process that measured says so.
+            if signal.is_some() {
+                warn!(
+                    "stopped by {why} while encoders were measured; the same command goes on with that"
+                );
+            }
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! The TOML configuration: its schema, how it is read, and the checks that need no files.
 //!
-//! A task ([`DistillConfig`], [`PretrainConfig`]) has tables of its own beside those that every
-//! training has ([`TrainConfig`]). [`TaskConfig::load`] reads a file, applies `--set` overrides and
-//! validates the result. Every error names the file, the key, what was found and what was expected.
+//! A task has tables of its own, in its folder of `tasks/`, beside those that every training has
+//! ([`TrainConfig`]). [`crate::tasks::load`] reads a file, applies `--set` overrides and validates the
+//! result. Every error names the file, the key, what was found and what was expected.
 //! `configs/reference.toml` and `configs/reference_pretrain.toml` comment every key.
 
 mod encoder;

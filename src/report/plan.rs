@@ -8,17 +8,7 @@ use toml::{Table, Value};
 
 use crate::config::EncoderSize;
 use crate::nn::{Parameters, Storage, Vit};
-
-/// The task of a run with students.
-const DISTILLATION: &str = "Distillation";
-
-/// Parts that a network can have in a run, and the keys of their tables.
-const ROLES: [(&str, &str); 4] = [
-    ("teacher", "teacher"),
-    ("student", "students"),
-    ("encoder", "encoder"),
-    ("decoder", "decoder"),
-];
+use crate::tasks::TASKS;
 
 /// What is to be trained, and for how long.
 #[derive(Debug)]
@@ -59,7 +49,7 @@ impl Plan {
         let number = |table, key| number(&value(table, key)?);
         let input_size = value("data", "input_size").and_then(|image_size| image_size.as_integer());
         let mut models = Vec::new();
-        for (role, key) in ROLES {
+        for &(role, key) in TASKS.iter().flat_map(|task| task.networks) {
             let tables = match config.get(key) {
                 Some(Value::Array(tables)) => &tables[..],
                 table => table.map_or(&[][..], std::slice::from_ref),
@@ -67,15 +57,18 @@ impl Plan {
             let tables = tables.iter().filter_map(Value::as_table);
             models.extend(tables.map(|table| Model::read(role, table, input_size)));
         }
-        let has = |role| models.iter().any(|model: &Model| model.role == role);
-        let task = match (has("student"), has("encoder")) {
-            (true, _) => DISTILLATION,
-            (_, true) => "Masked-autoencoder pre-training",
-            _ => "Training",
-        };
+        let trains = |role| models.iter().any(|model: &Model| model.role == role);
+        let task = TASKS.iter().find(|task| trains(task.trainee)).map(|task| task.title);
         let precision = value("run", "precision").and_then(|name| Some(name.as_str()?.to_string()));
         let (epochs, steps) = (number("schedule", "epochs"), number("schedule", "steps_per_epoch"));
-        Ok(Self { task, models, input_size, precision, epochs, steps_per_epoch: steps })
+        Ok(Self {
+            task: task.unwrap_or("Training"),
+            models,
+            input_size,
+            precision,
+            epochs,
+            steps_per_epoch: steps,
+        })
     }
 
     /// Steps of the whole run. Where the configuration leaves the length of an epoch to the data set

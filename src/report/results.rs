@@ -6,6 +6,7 @@ use indicatif::{HumanBytes, HumanCount};
 use maud::{Markup, html};
 
 use super::run::{Export, Judged, Knn, Reconstruction, Run};
+use crate::artifacts::paths;
 
 /// Width and height that small reconstructions are enlarged to, in pixels of the page.
 const NEWEST: (u32, u32) = (640, 1100);
@@ -148,7 +149,7 @@ fn how_to_export(run: &Run) -> Markup {
 
 /// The files of an export, and lines that load them.
 fn loading(run: &Run, export: &Export) -> Markup {
-    let folder = run.path.join("exports").join(&export.name);
+    let folder = paths::export(&run.path, &export.name);
     let has = |name: &str| export.files.iter().any(|file| file.0 == name);
     // A JSON string is one of Python and one of TOML too.
     let quoted =

@@ -10,7 +10,7 @@ use image::ImageFormat;
 use serde::Deserialize;
 
 use super::plan::Plan;
-use crate::artifacts::{METRICS_FILE, MetricsLine, MetricsLines, StepMetrics};
+use crate::artifacts::{MetricsLine, MetricsLines, StepMetrics, paths};
 
 /// Images of reconstructions besides the newest that a page shows.
 const EARLIER_RECONSTRUCTIONS: usize = 8;
@@ -93,7 +93,7 @@ impl Run {
     /// # Errors
     /// It is no run directory, or it cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
-        let config_path = path.join("config.toml");
+        let config_path = paths::config(path);
         let config = match fs::read_to_string(&config_path) {
             Err(error)
                 if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) =>
@@ -111,18 +111,18 @@ impl Run {
         let mut notes = Vec::new();
         let name = fs::canonicalize(path)?;
         let name = name.file_name().map_or("/".into(), |name| name.to_string_lossy().into_owned());
-        let images = reconstruction_files(&path.join("reconstructions"))?;
+        let images = reconstruction_files(&paths::reconstructions(path))?;
         Ok(Self {
             path: path.to_path_buf(),
             name,
             config,
             plan,
             records: records(path, &mut notes)?,
-            checkpoint: newest_checkpoint(&path.join("checkpoints"))?,
-            evaluation: evaluation(&path.join("evaluation.json"), &mut notes)?,
+            checkpoint: newest_checkpoint(&paths::checkpoints(path))?,
+            evaluation: evaluation(&paths::evaluation(path), &mut notes)?,
             reconstruction_count: images.len(),
             reconstructions: reconstructions(images, &mut notes)?,
-            exports: exports(&path.join("exports"))?,
+            exports: exports(&paths::exports(path))?,
             notes,
         })
     }
@@ -179,14 +179,9 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The step in a name such as `step-000500.png`.
-fn step_in(name: &str, ending: &str) -> Option<u64> {
-    name.strip_prefix("step-")?.strip_suffix(ending)?.parse().ok()
-}
-
 /// Lines of the metrics by step; the later one where a step stands twice.
 fn records(run: &Path, notes: &mut Vec<String>) -> Result<Vec<MetricsLine>> {
-    let path = run.join(METRICS_FILE);
+    let path = paths::metrics(run);
     let MetricsLines { lines, damaged } =
         MetricsLines::read(run).with_context(|| format!("cannot read {}", path.display()))?;
     if damaged > 0 {
@@ -203,7 +198,7 @@ fn records(run: &Path, notes: &mut Vec<String>) -> Result<Vec<MetricsLine>> {
 }
 
 fn newest_checkpoint(folder: &Path) -> Result<Option<u64>> {
-    Ok(names_in(folder)?.iter().filter_map(|name| step_in(name, "")).max())
+    Ok(names_in(folder)?.iter().filter_map(|name| paths::step_of_checkpoint(name)).max())
 }
 
 fn evaluation(path: &Path, notes: &mut Vec<String>) -> Result<Evaluation> {
@@ -217,8 +212,9 @@ fn evaluation(path: &Path, notes: &mut Vec<String>) -> Result<Evaluation> {
 /// Steps and files of all reconstructions, by step.
 fn reconstruction_files(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let names = names_in(folder)?.into_iter();
-    let mut files: Vec<_> =
-        names.filter_map(|name| Some((step_in(&name, ".png")?, folder.join(name)))).collect();
+    let mut files: Vec<_> = names
+        .filter_map(|name| Some((paths::step_of_reconstruction(&name)?, folder.join(name))))
+        .collect();
     files.sort();
     Ok(files)
 }

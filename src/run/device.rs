@@ -6,8 +6,6 @@ use tch::{Cuda, Device};
 
 use crate::config::{ConfigError, DeviceChoice, RunConfig};
 use crate::dist::RankInfo;
-use crate::nn::require_fp8;
-use crate::tasks::distill::{DistillConfig, TeacherPrecision};
 
 /// The device of this process: on a node with several GPUs that of its local rank, unless its
 /// launcher lets it see one only. Sets the number of CPU threads, too.
@@ -50,22 +48,4 @@ pub fn find(key: &str, choice: DeviceChoice, local_rank: usize) -> Result<Device
             "local rank {local_rank} has no GPU: this node shows {gpus}; start at most as many processes"
         ))),
     }
-}
-
-/// # Errors
-/// The config asks for something that the device cannot do.
-pub fn require_abilities(config: &DistillConfig, device: Device) -> Result<(), ConfigError> {
-    let wrong = |key: &str, message: String| {
-        Err(ConfigError { file: PathBuf::new(), key: key.into(), message })
-    };
-    let teacher = &config.teacher;
-    if teacher.cuda_graph && device == Device::Cpu {
-        return wrong("teacher.cuda_graph", "found true, expected false on a CPU".into());
-    }
-    if teacher.precision == TeacherPrecision::Fp8
-        && let Err(error) = require_fp8(device)
-    {
-        return wrong("teacher.precision", format!("found \"fp8\", but {error:#}"));
-    }
-    Ok(())
 }

@@ -7,21 +7,20 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::training::Start;
-use super::{models, training, worker_program};
-use crate::config::{DataConfig, EvaluationConfig, KnnConfig, Precision, TrainConfig};
+use super::opening::opening;
+use crate::artifacts::paths;
+use crate::config::{
+    DataConfig, EncoderConfig, EvaluationConfig, KnnConfig, Precision, TrainConfig,
+};
 use crate::data::{Dataset, EvaluationPass};
 use crate::durable;
 use crate::eval::{self, Encoder, Features, ImageSource, knn};
 use crate::native::guard;
 use crate::nn::{Vit, kind_of};
-use crate::tasks::TaskConfig;
+use crate::tasks::{self, Setting, TaskConfig};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::signals::{self, Signal};
 use crate::ui::screen::Phase;
-
-/// In the run's directory.
-const FILE: &str = "evaluation.json";
 
 /// What was measured after a step.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,7 +59,7 @@ impl Subject {
 /// A signal came while encoders were measured. The run is complete but for that.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped by {0} while encoders were measured; the same command goes on with that")]
-pub struct Interrupted(Signal);
+pub struct Interrupted(pub Signal);
 
 /// k-NN classification; one accuracy for each number of neighbours.
 #[derive(Debug, Serialize, Deserialize)]
@@ -104,23 +103,24 @@ pub struct Trained<'a> {
 ///
 /// # Errors
 /// Shards cannot be read or have no labels, the disk is full, or [`Interrupted`].
-pub fn measure<C: TaskConfig>(
-    start: &Start<C>,
+pub fn measure(
+    task: &dyn TaskConfig,
+    setting: &Setting,
     checkpoint: &Checkpoint,
     trained: &Trained,
 ) -> Result<Option<Evaluation>> {
-    let train = start.config.train();
+    let train = task.train();
     let Some(config) = &train.evaluation.knn else { return Ok(None) };
-    let file = train.run.dir.join(FILE);
+    let file = paths::evaluation(&train.run.dir);
     let of = Subject::of(train, checkpoint);
     if let Some(done) = read(&file).filter(|done| done.of == of) {
         return Ok(Some(done));
     }
-    let initial = models::initial_encoders(start.config, start.device);
+    let initial = tasks::initial_encoders(train, task.encoders(), setting.device);
     let mut named = Vec::new();
     let both = initial.iter().zip(&trained.encoders);
-    for (encoder, (before, after)) in start.config.encoders().iter().zip(both) {
-        let is_drawn = encoder.weights == models::RANDOM;
+    for (encoder, (before, after)) in task.encoders().iter().zip(both) {
+        let is_drawn = encoder.weights == EncoderConfig::RANDOM;
         let role = if is_drawn { Role::Random } else { Role::Initial };
         match before {
             Ok(before) => named.push((&*encoder.name, role, before)),
@@ -129,7 +129,7 @@ pub fn measure<C: TaskConfig>(
         named.push((&*encoder.name, Role::Trained, *after));
     }
     named.extend(trained.teacher.map(|teacher| ("teacher", Role::Teacher, teacher)));
-    let knn = measure_knn(start, config, &named).context("evaluation.knn")?;
+    let knn = measure_knn(train, setting, config, &named).context("evaluation.knn")?;
     let evaluation = Evaluation { step: checkpoint.manifest.step, of, knn };
     let mut text = serde_json::to_vec_pretty(&evaluation)?;
     text.push(b'\n');
@@ -142,25 +142,25 @@ fn read(file: &Path) -> Option<Evaluation> {
     serde_json::from_slice(&std::fs::read(file).ok()?).ok()
 }
 
-fn measure_knn<C: TaskConfig>(
-    start: &Start<C>,
+fn measure_knn(
+    train: &TrainConfig,
+    setting: &Setting,
     config: &KnnConfig,
     named: &[(&str, Role, &Vit)],
 ) -> Result<Knn> {
-    let compute = kind_of(start.config.train().run.precision);
+    let compute = kind_of(train.run.precision);
     let encoders: Vec<_> = named.iter().map(|(.., vit)| Encoder { vit, compute }).collect();
-    let [reference, held_out] = Images::both(start.config.train(), config);
+    let [reference, held_out] = Images::both(train, config);
+    let worker_program = setting.images.as_ref().context("there are no images")?.worker_program;
     let features = |images: Images| {
         let phase = Phase::begin(&format!("features of {} images", images.side), None);
-        let worker_program = worker_program()?;
         let dataset = Arc::new(images.open()?);
-        let source =
-            ImageSource { dataset, config: &images.config, worker_program: &worker_program };
+        let source = ImageSource { dataset, config: &images.config, worker_program };
         let progress = |_, _| {
             let stop = signals::stop_requested();
             stop.map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
         };
-        let found = guard(|| eval::features(&encoders, &source, start.device, &progress))?;
+        let found = guard(|| eval::features(&encoders, &source, setting.device, &progress))?;
         phase.finish();
         Ok::<_, anyhow::Error>(found)
     };
@@ -170,7 +170,7 @@ fn measure_knn<C: TaskConfig>(
         let KnnConfig { neighbours, temperature, .. } = config;
         // One encoder's at a time, where they are compared.
         let [reference, held_out] =
-            guard(|| Ok([pair.0, pair.1].map(|features| features.to_device(start.device))))?;
+            guard(|| Ok([pair.0, pair.1].map(|features| features.to_device(setting.device))))?;
         let accuracies = knn::accuracies(&reference, &held_out, neighbours, *temperature)?;
         measured.push(ImageStats { name: name.to_string(), role: *role, accuracies });
     }
@@ -211,7 +211,7 @@ impl Images {
     }
 
     fn open(&self) -> Result<Dataset> {
-        training::opening(&format!("opening {} shards", self.side), |progress| {
+        opening(&format!("opening {} shards", self.side), |progress| {
             Dataset::for_evaluation(&self.config, self.key, self.pass, progress)
         })
     }

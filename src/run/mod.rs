@@ -1,37 +1,66 @@
 //! A run from a configuration to what it leaves behind: set-up, models, training, export,
 //! evaluation.
+//!
+//! A student is trained on two shards of drawn images:
+//!
+//! ```
+//! use distill::config::{DeviceChoice, EncoderConfig, EncoderSize};
+//! use distill::run::{self, Options, Outcome};
+//! use distill::tasks::distill::DistillConfig;
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! # let folder = tempfile::tempdir()?;
+//! # let (images, shards) = (folder.path().join("images"), folder.path().join("shards"));
+//! # std::fs::create_dir(&images)?;
+//! # for number in 0..8u8 {
+//! #     let draw = |x, y| image::Rgb([number * 30, x as u8 * 5, y as u8 * 5]);
+//! #     image::RgbImage::from_fn(48, 48, draw).save(images.join(format!("{number}.png")))?;
+//! # }
+//! # let encoding = distill::data::pack::Encoding { max_pixels: 1 << 20, ..Default::default() };
+//! # distill::data::pack::pack(
+//! #     &distill::data::pack::PackOptions {
+//! #         source: images,
+//! #         out: shards.clone(),
+//! #         prefix: None,
+//! #         shard_samples: 4,
+//! #         encoding,
+//! #     },
+//! #     &|_, _| (),
+//! # )?;
+//! # let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
+//! let size = |dim| EncoderSize { patch_size: 8, ..EncoderSize::new(dim, 2, 2) };
+//! let mut config = DistillConfig::minimal(folder.path().join("run"), size(32));
+//! config.students.push(EncoderConfig::minimal("small", size(16)));
+//! config.train.run.device = DeviceChoice::Cpu;
+//! config.train.data.shards = vec![format!("{}/*.tar", shards.display())];
+//! config.train.data.input_size = 32;
+//! config.train.data.batch_size = 4;
+//! config.train.schedule.epochs = 10.0;
+//! let worker_program = Some(format!("{target}/release/distill-worker").into());
+//! let outcome = run::train(&config, &Options { worker_program, ..Options::default() })?;
+//!
+//! let Outcome::Finished(Some(summary)) = outcome else { panic!("{outcome:?}") };
+//! let [first, last] = summary.encoders[0].losses.expect("losses are logged");
+//! assert!(summary.steps == 20 && last < first);
+//! assert!(folder.path().join("run/exports/small/model.safetensors").is_file());
+//! # Ok(())
+//! # }
+//! ```
 
+pub mod benchmark;
 pub mod device;
-pub mod distill;
 pub mod evaluation;
-pub mod fp8_report;
-pub mod models;
-pub mod pretrain;
-pub mod reconstructions;
+mod export;
+mod opening;
+mod outcome;
+mod plan;
 pub mod score;
 pub mod setup;
-pub mod summary;
-pub mod training;
+mod training;
+mod worker_program;
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result, ensure};
-
-use crate::data::worker;
-
-/// Exit code of a run that came to its end.
-pub const DONE: u8 = 0;
-/// "Try again later" of BSD's sysexits: the state is saved, the same command continues.
-pub const RESUME_ME: u8 = 75;
-
-/// The program that decodes in processes of its own: beside this one.
-pub fn worker_program() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    let worker = program.with_file_name(worker::PROGRAM);
-    ensure!(
-        worker.is_file(),
-        "{} is missing: it belongs beside `distill`; `cargo build --release` makes both",
-        worker.display()
-    );
-    Ok(worker)
-}
+pub use export::{Source, encoder_of_run};
+pub use outcome::{Finished, Outcome, Stop, Summary};
+pub use plan::{Length, Planned, plan};
+pub use training::{Options, train};
+pub use worker_program::worker_program;

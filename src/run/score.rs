@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 use tracing::{info, warn};
 
-use super::{device, training, worker_program};
+use super::device;
+use super::opening::opening;
+use super::worker_program::worker_program;
 use crate::config::DataConfig;
 use crate::data::curation::{Scores, scores_path, write_scores};
 use crate::data::source::{ShardAddress, Sources};
@@ -21,8 +23,7 @@ use crate::draws::{Draws, Purpose};
 use crate::durable;
 use crate::native::{guard, upload};
 use crate::nn::{Mask, Normalisation, kind_of};
-use crate::tasks::pretrain::Autoencoder;
-use crate::tasks::pretrain::PretrainConfig;
+use crate::tasks::pretrain::{Autoencoder, PretrainConfig};
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::explain_memory;
 use crate::train::objective::Objective;
@@ -55,7 +56,7 @@ pub fn run(config: &PretrainConfig, patterns: &[String], json_root: &Path) -> Re
             config.train.run.dir.display()
         )
     })?;
-    Origin::of(config, &checkpoint).require_same(json_root)?;
+    Origin::from_checkpoint(config, &checkpoint).require_same(json_root)?;
     let own = shards.into_iter().skip(rank_info.rank).step_by(rank_info.world_size);
     let (done, left): (Vec<_>, Vec<_>) =
         own.partition(|shard| scores_path(json_root, shard).is_file());
@@ -66,7 +67,7 @@ pub fn run(config: &PretrainConfig, patterns: &[String], json_root: &Path) -> Re
         return Ok(());
     }
     let pass = EvaluationPass { measure: true, ..EvaluationPass::WHOLE };
-    let dataset = training::opening("opening shards", |progress| {
+    let dataset = opening("opening shards", |progress| {
         Dataset::evaluation_from_shards(&data, sources, &left, pass, progress)
     })?;
     let scored = guard(|| {
@@ -104,7 +105,7 @@ struct Origin {
 }
 
 impl Origin {
-    fn of(config: &PretrainConfig, checkpoint: &Checkpoint) -> Self {
+    fn from_checkpoint(config: &PretrainConfig, checkpoint: &Checkpoint) -> Self {
         let PretrainConfig { train, encoder, .. } = config;
         Self {
             weights: checkpoint.digest(),

@@ -1,6 +1,7 @@
 //! How the processes of a run come together, and what they settle before the first step: that they
 //! mean the same run, where it starts from, and that they see the same data.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,13 +10,16 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 use tracing::info;
 
+use crate::artifacts::paths;
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::Dataset;
 use crate::dist::{ProcessGroup, RankInfo};
+use crate::status;
 use crate::tasks::TaskConfig;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::run_directory::{Resume, RunDirectory};
 use crate::train::signals;
+use crate::ui::screen;
 
 /// How much longer than the timeout the processes may take to meet: nodes do not start at one moment,
 /// however soon a silent one is to be noticed later, and a restarted one waits for the others of the
@@ -38,7 +42,7 @@ struct Start {
 /// The directory is not to be had, or another process has another configuration or does not see
 /// what rank 0 wrote.
 pub fn open_run(
-    config: &mut impl TaskConfig,
+    config: &mut dyn TaskConfig,
     resume: &Resume,
     group: &ProcessGroup,
 ) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
@@ -58,7 +62,7 @@ pub fn open_run(
     }
     let start: Start = serde_json::from_slice(&group.wait_for("start")?)
         .context("rank 0 is not of this version of distill")?;
-    let written = config.train().run.dir.join("config.toml");
+    let written = paths::config(&config.train().run.dir);
     ensure!(
         std::fs::read_to_string(&written).is_ok_and(|text| text == start.config),
         "rank {} does not see what rank 0 wrote to {}: run.dir must lie on storage that all nodes \
@@ -144,6 +148,16 @@ pub fn open_dataset(
         );
     }
     Ok(dataset)
+}
+
+/// From here on SIGQUIT prints what this process does, and where each of its threads is.
+pub fn answer_quit(rank_info: Option<&RankInfo>) -> Result<()> {
+    let who = rank_info.map_or_else(
+        || "a run of one process".into(),
+        |info| format!("rank {} of {}", info.rank, info.world_size),
+    );
+    // A terminal that is gone is no reason to end.
+    status::dump_on_quit(who, |text| drop(screen::AboveBars.write_all(text.as_bytes())))
 }
 
 /// This process's group: those that its launcher started with it, or nobody.

@@ -1,103 +1,70 @@
-//! A training run from its arguments to exported weights: what all tasks have in common.
+//! A run from its configuration to exported and measured encoders: what all tasks have in common.
 
-use std::io::Write;
-use std::sync::{Arc, OnceLock};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tch::Device;
-use tracing::{debug_span, info, warn};
+use tracing::{debug_span, info};
 
 use super::evaluation::{self, Interrupted, Trained};
-use super::{DONE, RESUME_ME, device, setup, summary};
-use crate::config::{ConfigError, TrainConfig};
-use crate::data::{Dataset, Loader, RankBatches, ShardProgress};
+use super::export::export_all;
+use super::opening::open_dataset;
+use super::outcome::{Outcome, Stop, Summary};
+use super::plan::schedule;
+use super::worker_program::worker_program;
+use super::{device, setup};
+use crate::artifacts::Stream;
+use crate::config::TrainConfig;
+use crate::data::{Dataset, Loader, RankBatches};
 use crate::dist::{Activity, ProcessGroup, RankInfo, StoppedEarly, environment};
 use crate::native::guard;
-use crate::status;
-use crate::tasks::TaskConfig;
-use crate::train::checkpoint::{self, Checkpoint, Stream};
-use crate::train::objective::Objective;
+use crate::tasks::{self, Models, Setting, TaskConfig};
+use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::prefetch::DevicePrefetcher;
 use crate::train::run_directory::Resume;
-use crate::train::schedule::Schedule;
-use crate::train::{Drawing, Outcome, Run, State, explain_memory, signals, train};
-use crate::ui::screen::{self, Phase};
-use crate::weights::{self, Preprocessing};
+use crate::train::{self, Drawing, Run, State, explain_memory, signals};
+use crate::viz;
 
-/// Where the first process leaves its exit code for the others.
+/// Where the first process leaves word for the others of how the run ended.
 const ENDED: &str = "ended";
+const COMPLETE: u8 = 0;
+const INTERRUPTED: u8 = 1;
 
-/// What a task does its own way.
-pub trait Training {
-    type Config: TaskConfig + Clone;
-    type Objective: Objective;
-
-    /// # Errors
-    /// The config asks for something that the device cannot do.
-    fn require_abilities(_: &Self::Config, _: Device) -> Result<(), ConfigError> {
-        Ok(())
-    }
-
-    /// The models with initial weights; those that the config names are read only where training
-    /// `starts_anew`.
-    ///
-    /// # Errors
-    /// Weights cannot be read or do not fit, or the device has no memory left.
-    fn models(start: &Start<Self::Config>, starts_anew: bool) -> Result<Self::Objective>;
-
-    /// Images of what the models do, if the task has any.
-    fn drawing<'a>(_: &'a Start<Self::Config>, _: &'a Self::Objective) -> Option<Drawing<'a>> {
-        None
-    }
-
-    /// The encoders as they are after training.
-    fn trained(models: &Self::Objective) -> Trained<'_>;
-
-    /// Prints the models with their sizes, and checks the weights that the config names.
-    ///
-    /// # Errors
-    /// Weights cannot be read or do not fit.
-    fn check_models(config: &Self::Config) -> Result<()>;
-
-    /// Prints what one may do with what came out.
-    fn print_advice(config: &Self::Config);
+/// How a run is begun.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub resume: Resume,
+    /// The program `distill-worker`; none: it lies beside the program that runs.
+    pub worker_program: Option<PathBuf>,
 }
 
-/// What models are made from.
-pub struct Start<'a, C> {
-    pub config: &'a C,
-    pub group: &'a ProcessGroup,
-    pub device: Device,
-    pub dataset: &'a Arc<Dataset>,
-}
-
-/// Trains, exports, and says what came out.
+/// Trains the encoders of `config`, or goes on with that, exports them and measures what is asked for.
+///
+/// Under a launcher all its processes call this. SIGINT and SIGTERM no longer end the process from
+/// then on, but the run: see [`Outcome::Stopped`].
 ///
 /// # Errors
 /// What the user has to know, in a line.
-pub fn run<T: Training>(config: &T::Config, resume: &Resume, dry: bool) -> Result<u8> {
+pub fn train(config: &dyn TaskConfig, options: &Options) -> Result<Outcome> {
     let rank_info = environment::of_this_process()?;
-    answer_quit(rank_info.as_ref())?;
-    let device =
-        device::choose(&config.train().run, &rank_info.clone().unwrap_or_else(RankInfo::alone))?;
-    if dry {
-        return dry_run::<T>(config);
-    }
-    T::require_abilities(config, device)?;
+    setup::answer_quit(rank_info.as_ref())?;
+    let alone = RankInfo::alone;
+    let device = device::choose(&config.train().run, &rank_info.clone().unwrap_or_else(alone))?;
+    config.require_abilities(device)?;
     signals::install()?;
     let joining = debug_span!("join").entered();
     let group = match setup::join(rank_info, config.train(), device) {
         Ok(group) => group,
         Err(error) if error.is::<StoppedEarly>() => {
-            warn!("stopped before all ranks had come; the same command continues");
-            return Ok(RESUME_ME);
+            return Ok(Outcome::Stopped { at: Stop::Start, signal: signals::stop_requested() });
         }
         Err(error) => return Err(error),
     };
     drop(joining);
-    let trained = guard(|| train_and_export::<T>(config.clone(), resume, &group, device));
-    match trained.map_err(|error| explain_memory(error, config.train())) {
-        Ok(code) => group.leave().map(|()| code),
+    let outcome = guard(|| train_and_export(config.boxed(), options, &group, device));
+    match outcome.map_err(|error| explain_memory(error, config.train())) {
+        Ok(outcome) => group.leave().map(|()| outcome),
         Err(error) => {
             group.announce(&error);
             Err(error)
@@ -105,41 +72,80 @@ pub fn run<T: Training>(config: &T::Config, resume: &Resume, dry: bool) -> Resul
     }
 }
 
-/// From here on SIGQUIT prints what this process does, and where each of its threads is.
-fn answer_quit(rank_info: Option<&RankInfo>) -> Result<()> {
-    let who = rank_info.map_or_else(
-        || "a run of one process".into(),
-        |info| format!("rank {} of {}", info.rank, info.world_size),
-    );
-    // A terminal that is gone is no reason to end.
-    status::dump_on_quit(who, |text| drop(screen::AboveBars.write_all(text.as_bytes())))
-}
-
-fn train_and_export<T: Training>(
-    mut task: T::Config,
-    resume: &Resume,
+fn train_and_export(
+    mut task: Box<dyn TaskConfig>,
+    options: &Options,
     group: &ProcessGroup,
     device: Device,
-) -> Result<u8> {
+) -> Result<Outcome> {
     // Held by the first process until the end.
     let (_run_directory, checkpoint) =
-        debug_span!("open_run").in_scope(|| setup::open_run(&mut task, resume, group))?;
+        debug_span!("open_run").in_scope(|| setup::open_run(&mut *task, &options.resume, group))?;
     let config = task.train();
-    let path = config.run.dir.as_path();
     let dataset = debug_span!("open_dataset")
         .in_scope(|| setup::open_dataset(config, group, || open_dataset(config)))?;
     let dataset = Arc::new(dataset);
     if group.is_first() {
         evaluation::check(config)?;
     }
-    let schedule = schedule(config, &dataset);
-    let start = Start { config: &task, group, device, dataset: &dataset };
-    let (objective, mut state) = debug_span!("load_models")
-        .in_scope(|| models_and_state::<T>(&start, checkpoint.as_ref()))?;
+    let worker = options.worker_program.clone().map_or_else(worker_program, Ok)?;
+    let images = tasks::Images { dataset: &dataset, worker_program: &worker };
+    let setting = Setting { group, device, images: Some(images) };
+    let (models, mut state) = debug_span!("load_models")
+        .in_scope(|| models_and_state(&*task, &setting, checkpoint.as_ref()))?;
+    let outcome = take_steps(config, &setting, &*models, &mut state)?;
+    let step = state.step;
+    // What comes needs the weights only, and may need the memory.
+    drop(state);
+    match outcome {
+        train::Outcome::Finished => {
+            // The others stay until all is done: a launcher could not start rank 0 anew without them.
+            if !group.is_first() {
+                return Ok(match group.wait_for(ENDED)?.first() {
+                    Some(&INTERRUPTED) => Outcome::Stopped { at: Stop::Evaluation, signal: None },
+                    _ => Outcome::Finished(None),
+                });
+            }
+            let outcome = conclude(&*task, &setting, &*models, step)?;
+            let is_complete = matches!(outcome, Outcome::Finished(_));
+            group.publish(ENDED, &[if is_complete { COMPLETE } else { INTERRUPTED }])?;
+            Ok(outcome)
+        }
+        train::Outcome::Stopped(signal) => {
+            Ok(Outcome::Stopped { at: Stop::Training { step }, signal })
+        }
+    }
+}
+
+fn models_and_state(
+    task: &dyn TaskConfig,
+    setting: &Setting,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<(Box<dyn Models>, State)> {
+    let Setting { group, images, .. } = setting;
+    let images = images.as_ref().context("a run trains on images")?;
+    let models = task.models(setting, checkpoint.is_none())?;
+    let stream = stream(task.train(), images.dataset);
+    let mut state = State::new(group, &*models, task.train(), stream)?;
+    if let Some(checkpoint) = checkpoint {
+        state.restore(group, &*models, checkpoint)?;
+    }
+    Ok((models, state))
+}
+
+/// Trains from where `state` is to the end of the schedule, or until a signal comes.
+fn take_steps(
+    config: &TrainConfig,
+    setting: &Setting,
+    models: &dyn Models,
+    state: &mut State,
+) -> Result<train::Outcome> {
+    let Setting { group, device, images } = setting;
+    let images = images.as_ref().context("a run trains on images")?;
+    let schedule = schedule(config, images.dataset);
     if state.step >= schedule.total_steps() {
         info!(step = state.step, "this run is complete; nothing is left to train");
     }
-
     let global_batch = config.data.images_per_step() as u64;
     let steps_left = schedule.total_steps().saturating_sub(state.step);
     let batches = RankBatches {
@@ -149,123 +155,74 @@ fn train_and_export<T: Training>(
         rank: group.rank() as u64,
         world_size: group.world_size() as u64,
     };
-    let worker = super::worker_program()?;
-    let loader = Loader::start(dataset.clone(), &config.data, &worker, batches.ranges())?;
-    let mut prefetcher = DevicePrefetcher::new(Box::new(loader), &config.data, device)?;
+    let loader = Loader::start(
+        images.dataset.clone(),
+        &config.data,
+        images.worker_program,
+        batches.ranges(),
+    )?;
+    let mut prefetcher = DevicePrefetcher::new(Box::new(loader), &config.data, *device)?;
     let run = Run {
         config,
-        path,
+        path: &config.run.dir,
         group,
-        objective: &objective,
+        objective: models,
         schedule: &schedule,
         batches_per_step: batches.per_step(),
-        drawing: T::drawing(&start, &objective),
+        drawing: models.drawing(setting).map(as_png),
     };
-    let outcome = train(&run, &mut state, &mut prefetcher)?;
-    let step = state.step;
-    // What comes needs the weights only, and may need the memory.
-    drop((run, state, prefetcher));
-    match outcome {
-        Outcome::Finished => {
-            // The others stay until all is done: a launcher could not start rank 0 anew without them.
-            if !group.is_first() {
-                return Ok(group.wait_for(ENDED)?.first().copied().unwrap_or(DONE));
-            }
-            let code = conclude::<T>(&start, &objective, step)?;
-            group.publish(ENDED, &[code])?;
-            Ok(code)
-        }
-        Outcome::Stopped(signal) => {
-            let why = signal.map_or_else(|| "a signal to another rank".into(), |s| s.to_string());
-            warn!(step, "stopped by {why}; the same command continues from here");
-            Ok(RESUME_ME)
-        }
-    }
+    train::train(&run, state, &mut prefetcher)
+}
+
+/// Has a task's images put into one sheet.
+fn as_png(drawing: tasks::Drawing<'_>) -> Drawing<'_> {
+    let tasks::Drawing { every, draw } = drawing;
+    let draw = move || {
+        let columns = draw()?;
+        let columns = guard(|| {
+            let marked = |column: &tasks::Column| match &column.masked {
+                Some(masked) => viz::greyed(&column.images, masked),
+                None => column.images.shallow_clone(),
+            };
+            Ok(columns.iter().map(marked).collect::<Vec<_>>())
+        })?;
+        viz::sheet_of_columns(&columns)
+    };
+    Drawing { every, draw: Box::new(draw) }
 }
 
 /// What the first process does when training has ended.
-fn conclude<T: Training>(
-    start: &Start<T::Config>,
-    objective: &T::Objective,
+fn conclude(
+    config: &dyn TaskConfig,
+    setting: &Setting,
+    models: &dyn Models,
     step: u64,
-) -> Result<u8> {
-    let (config, group) = (start.config.train(), start.group);
+) -> Result<Outcome> {
+    let (train, group) = (config.train(), setting.group);
     let _exporting = group.enter(Activity::Exporting);
     let mut evaluation = Ok(None);
-    if !config.export.formats.is_empty() || config.evaluation.knn.is_some() {
+    if !train.export.formats.is_empty() || train.evaluation.knn.is_some() {
         // Opened once: that reads and checks all of it.
         let checkpoint =
-            debug_span!("open_checkpoint").in_scope(|| checkpoint::newest(&config.run.dir))?;
+            debug_span!("open_checkpoint").in_scope(|| checkpoint::newest(&train.run.dir))?;
         let checkpoint = checkpoint.context("the run has no checkpoint to export")?;
-        debug_span!("export").in_scope(|| export(start.config, &checkpoint))?;
+        debug_span!("export").in_scope(|| export_all(config, &checkpoint))?;
         let _evaluating = group.enter(Activity::Evaluating);
         let _span = debug_span!("evaluate").entered();
-        evaluation = evaluation::measure(start, &checkpoint, &T::trained(objective));
+        let trained = Trained { encoders: models.encoders(), teacher: models.teacher() };
+        evaluation = evaluation::measure(config, setting, &checkpoint, &trained);
     }
     match evaluation {
         Ok(evaluation) => {
-            summary::print(start.config, step, evaluation.as_ref())?;
-            T::print_advice(start.config);
-            Ok(DONE)
+            Ok(Outcome::Finished(Some(Box::new(Summary::read(config, step, evaluation)?))))
         }
         Err(error) => match error.downcast_ref::<Interrupted>() {
-            Some(interrupted) => {
-                warn!("{interrupted}");
-                Ok(RESUME_ME)
+            Some(&Interrupted(signal)) => {
+                Ok(Outcome::Stopped { at: Stop::Evaluation, signal: Some(signal) })
             }
             None => Err(error),
         },
     }
-}
-
-fn models_and_state<T: Training>(
-    start: &Start<T::Config>,
-    checkpoint: Option<&Checkpoint>,
-) -> Result<(T::Objective, State)> {
-    let objective = T::models(start, checkpoint.is_none())?;
-    let config = start.config.train();
-    let mut state = State::new(start.group, &objective, config, stream(config, start.dataset))?;
-    if let Some(checkpoint) = checkpoint {
-        state.restore(start.group, &objective, checkpoint)?;
-    }
-    Ok((objective, state))
-}
-
-/// Everything that can be found wrong before training, without training.
-fn dry_run<T: Training>(task: &T::Config) -> Result<u8> {
-    T::check_models(task)?;
-    let config = task.train();
-    let dataset = open_dataset(config)?;
-    summary::print_plan(config, &dataset, &schedule(config, &dataset));
-    evaluation::check(config)?;
-    Ok(DONE)
-}
-
-fn open_dataset(config: &TrainConfig) -> Result<Dataset> {
-    opening("opening shards", |progress| Dataset::open(&config.data, config.seed, progress))
-}
-
-/// Shows how `open` gets on, under this label.
-///
-/// # Errors
-/// Those of `open`.
-pub fn opening(
-    label: &str,
-    open: impl FnOnce(ShardProgress) -> Result<Dataset>,
-) -> Result<Dataset> {
-    let phase = OnceLock::new();
-    let dataset = open(&|_, shards| {
-        phase.get_or_init(|| Phase::begin(label, Some(shards as u64))).advance(1);
-    })?;
-    if let Some(phase) = phase.into_inner() {
-        phase.finish();
-    }
-    Ok(dataset)
-}
-
-fn schedule(config: &TrainConfig, dataset: &Dataset) -> Schedule {
-    let global_batch = config.data.images_per_step();
-    Schedule::new(&config.optimizer, &config.schedule, global_batch, dataset.sample_count())
 }
 
 fn stream(config: &TrainConfig, dataset: &Dataset) -> Stream {
@@ -275,22 +232,4 @@ fn stream(config: &TrainConfig, dataset: &Dataset) -> Stream {
         shuffle: config.data.shuffle,
         global_batch_size: config.data.images_per_step(),
     }
-}
-
-/// Writes every encoder of the newest checkpoint, which is the state just trained.
-fn export(task: &impl TaskConfig, checkpoint: &Checkpoint) -> Result<()> {
-    let config = task.train();
-    let run = config.run.dir.as_path();
-    if config.export.formats.is_empty() {
-        return Ok(());
-    }
-    let preprocessing = Preprocessing { mean: config.data.mean, std: config.data.std };
-    for trained in task.encoders() {
-        let file = checkpoint.weights(&trained.name)?;
-        let encoder = file.encoder(Some(trained.model.heads))?;
-        let out = run.join("exports").join(&trained.name);
-        weights::export(&file, &encoder, preprocessing, &config.export.formats, false, &out)
-            .with_context(|| format!("cannot export `{}`", trained.name))?;
-    }
-    Ok(())
 }

@@ -1,9 +1,14 @@
-//! What is learned: each task is a folder with its objective and its configuration.
+//! What is learned: each task is a folder with its objective, its configuration and its
+//! description, and stands in the list [`TASKS`].
 
-mod config;
 pub mod distill;
+mod initial_weights;
+mod list;
 mod masked_encoder;
 pub mod pretrain;
+mod task;
 
-pub use config::{AnyConfig, Task, TaskConfig};
+pub use initial_weights::initial_encoders;
+pub use list::{TASKS, load, load_as};
 pub use masked_encoder::{EncoderPass, MaskedEncoder, PassDraws};
+pub use task::{Column, Drawing, Images, Models, Network, Setting, Task, TaskConfig};

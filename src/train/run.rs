@@ -5,10 +5,11 @@ use std::path::Path;
 use anyhow::Result;
 use tracing::{debug_span, info, warn};
 
-use super::checkpoint::{Checkpoint, Saver, Snapshot, Stream};
+use super::checkpoint::{Checkpoint, Saver, Snapshot};
 use super::objective::Objective;
 use super::schedule::Schedule;
 use super::trainee_optimizer::TraineeOptimizer;
+use crate::artifacts::Stream;
 use crate::config::TrainConfig;
 use crate::dist::{Activity, ProcessGroup};
 

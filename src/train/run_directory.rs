@@ -7,12 +7,14 @@ use anyhow::{Context, Result, bail};
 use tracing::info;
 
 use super::checkpoint::{self, Checkpoint};
+use crate::artifacts::paths;
 use crate::durable;
 
 /// Where training starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Resume {
     /// The newest whole checkpoint of the run, if there is one.
+    #[default]
     Auto,
     /// Nothing: an earlier run in the same folder is moved aside.
     Never,
@@ -56,7 +58,7 @@ impl RunDirectory {
             Resume::Never if is_restart => &Resume::Auto,
             resume => resume,
         };
-        if *resume == Resume::Never && path.join("checkpoints").exists() {
+        if *resume == Resume::Never && paths::checkpoints(&path).exists() {
             drop(Self::lock(&path)?);
             move_aside(&path)?;
         }
@@ -85,13 +87,13 @@ impl RunDirectory {
     /// # Errors
     /// The folder cannot be written.
     pub fn write_config(&self, toml: &str) -> Result<()> {
-        durable::write(&self.path.join("config.toml"), toml.as_bytes())
+        durable::write(&paths::config(&self.path), toml.as_bytes())
     }
 
     fn lock(path: &Path) -> Result<Self> {
         let fail = || format!("cannot write to the run directory {}", path.display());
-        fs::create_dir_all(path.join("checkpoints")).with_context(fail)?;
-        let lock = File::create(path.join(".lock")).with_context(fail)?;
+        fs::create_dir_all(paths::checkpoints(path)).with_context(fail)?;
+        let lock = File::create(paths::lock(path)).with_context(fail)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
             Err(TryLockError::WouldBlock) => bail!(

@@ -6,18 +6,15 @@ use anyhow::{Context, Result};
 
 use super::metrics::MetricsLog;
 use super::run::Run;
-use crate::artifacts::StepMetrics;
+use crate::artifacts::{StepMetrics, paths};
 use crate::durable;
 use crate::ui::progress::Progress;
-
-/// The folder of a run's images.
-const RECONSTRUCTIONS: &str = "reconstructions";
 
 /// The metrics files and the progress line.
 pub struct RunLog {
     log: MetricsLog,
-    /// Where images go.
-    images: PathBuf,
+    /// The run's directory.
+    path: PathBuf,
     progress: Progress,
     every: u64,
     global_batch: usize,
@@ -35,14 +32,13 @@ impl RunLog {
     /// They cannot be written.
     pub fn open(run: &Run, step: u64) -> Result<Self> {
         let config = run.config;
-        let images = run.path.join(RECONSTRUCTIONS);
-        take_back(&images, step)?;
+        take_back(&paths::reconstructions(run.path), step)?;
         let names: Vec<String> =
             run.objective.trainees().iter().map(|trainee| trainee.name.clone()).collect();
         let total = run.schedule.total_steps();
         Ok(Self {
             log: MetricsLog::open(run.path, config.log.tensorboard, step)?,
-            images,
+            path: run.path.to_path_buf(),
             progress: Progress::new(total, step + 1, &names, config.log.every),
             every: config.log.every,
             global_batch: config.data.images_per_step(),
@@ -83,10 +79,11 @@ impl RunLog {
     /// # Errors
     /// It cannot be written.
     pub fn image(&mut self, step: u64, png: &[u8]) -> Result<()> {
-        std::fs::create_dir_all(&self.images)
-            .with_context(|| format!("cannot create {}", self.images.display()))?;
-        durable::write(&self.images.join(format!("step-{step:06}.png")), png)?;
-        self.log.image(step, RECONSTRUCTIONS, png)
+        let images = paths::reconstructions(&self.path);
+        std::fs::create_dir_all(&images)
+            .with_context(|| format!("cannot create {}", images.display()))?;
+        durable::write(&paths::reconstruction(&self.path, step), png)?;
+        self.log.image(step, paths::RECONSTRUCTIONS, png)
     }
 
     /// Nothing more is to come.
@@ -99,8 +96,8 @@ impl RunLog {
 fn take_back(folder: &Path, step: u64) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix("step-"));
-        let number = number.and_then(|name| name.strip_suffix(".png")?.parse::<u64>().ok());
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(paths::step_of_reconstruction);
         if number.is_some_and(|number| number > step) {
             std::fs::remove_file(&path)
                 .with_context(|| format!("cannot remove {}", path.display()))?;

@@ -1,5 +1,9 @@
 //! Tensors and crops as images that people look at.
 
+mod masks;
+mod preview;
 mod sheet;
 
-pub use sheet::Sheet;
+pub use masks::{dimmed, greyed};
+pub use preview::{Preview, PreviewedSample, View, preview};
+pub use sheet::{Sheet, sheet_of_columns};

@@ -1,8 +1,11 @@
 //! Images of one size in rows and columns, as one PNG.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder, Rgb, RgbImage, imageops};
+use tch::Tensor;
+
+use crate::native::guard;
 
 /// White between the images of a sheet, in pixels.
 const GAP: u32 = 4;
@@ -48,6 +51,26 @@ impl Sheet {
             .with_context(|| format!("cannot encode a sheet of {width}×{height} pixels"))?;
         Ok(encoded)
     }
+}
+
+/// A sheet of columns of images `[B, H, W, 3]` uint8, as the bytes of a PNG.
+///
+/// # Errors
+/// The sheet is larger than a PNG may be, or libtorch fails.
+pub fn sheet_of_columns(columns: &[Tensor]) -> Result<Vec<u8>> {
+    let first = columns.first().context("a sheet has a column")?;
+    let &[rows, height, width, _] = &first.size()[..] else { bail!("images are [B, H, W, 3]") };
+    let (height, width) = (height as u32, width as u32);
+    let mut sheet = Sheet::new(rows as u32, columns.len() as u32, (width, height));
+    let bytes_of_one = (height * width * 3) as usize;
+    for (column, images) in (0..).zip(columns) {
+        let bytes: Vec<u8> = guard(|| Ok(Vec::try_from(images.flatten(0, -1))?))?;
+        for (row, image) in (0..).zip(bytes.chunks_exact(bytes_of_one)) {
+            let image = RgbImage::from_raw(width, height, image.to_vec());
+            sheet.put(row, column, &image.unwrap_or_default());
+        }
+    }
+    sheet.to_png()
 }
 
 #[cfg(test)]

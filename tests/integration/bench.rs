@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use distill::tasks::TaskConfig;
+use distill::tasks;
 use distill::tasks::distill::DistillConfig;
 use serde_json::Value;
 
-use crate::golden::cases;
-use crate::weights::{python, run};
-use crate::workshop::{Finished, Workshop};
+use crate::support::golden::cases;
+use crate::support::python::{python, run};
+use crate::support::workshop::{Finished, Workshop};
 
 /// A script of this repository on the CPU, with the tests' Python. One thread a program: the tests
 /// run beside one another.
@@ -145,7 +145,7 @@ fn the_recipes_work_is_what_the_issue_says() {
     for config in
         ["configs/5b_to_1b_h.toml", "configs/5b_to_l_b.toml", "scripts/bench/step_cpu.toml"]
     {
-        let ours = DistillConfig::load(&root(config), &[]).unwrap();
+        let ours = tasks::load_as::<DistillConfig>(&root(config), &[]).unwrap();
         let ours = distill::tasks::distill::flops_per_image(&ours);
         assert_eq!(ours, count(config), "{config}");
     }

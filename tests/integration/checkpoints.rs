@@ -9,10 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
+use distill::artifacts::{Stream, paths};
 use distill::config::ShuffleConfig;
-use distill::train::checkpoint::{
-    Checkpoint, Part, Saver, Snapshot, StateTensor, Stream, TraineeState, folder_of,
-};
+use distill::train::checkpoint::{Checkpoint, Part, Saver, Snapshot, StateTensor, TraineeState};
 use tch::{Device, Kind, Tensor};
 
 use kv_store::SharedStore;
@@ -128,7 +127,7 @@ fn save(saver: &mut Saver, step: u64, trainees: Vec<TraineeState>) -> Result<()>
 
 /// The names of the files of a checkpoint, in order.
 fn files(run: &Path, step: u64) -> Vec<String> {
-    let entries = std::fs::read_dir(folder_of(run, step)).unwrap();
+    let entries = std::fs::read_dir(paths::checkpoint(run, step)).unwrap();
     let mut names: Vec<_> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -148,8 +147,9 @@ fn four_ranks_write_and_any_number_reads() {
             saver.finish(&alive).unwrap();
             saver.last().unwrap()
         });
-        let bytes =
-            |name: &String| folder_of(folder.path(), 8).join(name).metadata().unwrap().len();
+        let bytes = |name: &String| {
+            paths::checkpoint(folder.path(), 8).join(name).metadata().unwrap().len()
+        };
         let names = files(folder.path(), 8);
         let tensors = names.iter().filter(|name| name.ends_with(".safetensors"));
         let all: u64 = tensors.map(bytes).sum();
@@ -157,8 +157,8 @@ fn four_ranks_write_and_any_number_reads() {
         let shares = if saved_sharded { 4 } else { 3 };
         let last = format!("student-0.optimizer-{shares:05}-of-{shares:05}.safetensors");
         assert!(names.contains(&last), "{names:?}");
-        assert!(!folder_of(folder.path(), 3).exists(), "only the newest two are kept");
-        let checkpoint = Checkpoint::open(&folder_of(folder.path(), 8)).unwrap();
+        assert!(!paths::checkpoint(folder.path(), 3).exists(), "only the newest two are kept");
+        let checkpoint = Checkpoint::open(&paths::checkpoint(folder.path(), 8)).unwrap();
         assert_eq!((checkpoint.manifest.step, checkpoint.manifest.position), (8, 64));
         for world_size in 1..=4 {
             for sharded in [false, true] {
@@ -189,7 +189,7 @@ fn what_is_saved_is_the_moment_of_the_call() {
         }
         saver.finish(&alive).unwrap();
     });
-    let checkpoint = Checkpoint::open(&folder_of(folder.path(), 5)).unwrap();
+    let checkpoint = Checkpoint::open(&paths::checkpoint(folder.path(), 5)).unwrap();
     let found = blank(states(0, 1, false));
     found.iter().for_each(|state| checkpoint.fill(state).unwrap());
     assert_same(&found, &states(0, 1, false));
@@ -226,7 +226,7 @@ fn damage_to_any_share_is_found() {
         save(&mut saver, 1, states(rank, 2, true)).unwrap();
         saver.finish(&alive).unwrap();
     });
-    let step = folder_of(folder.path(), 1);
+    let step = paths::checkpoint(folder.path(), 1);
     for name in files(folder.path(), 1).iter().filter(|name| name.ends_with(".safetensors")) {
         let path = step.join(name);
         let bytes = std::fs::read(&path).unwrap();

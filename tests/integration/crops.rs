@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::support::pixels::compare;
 use distill::data::image::decode::{self, Encoding, Image};
 use distill::data::image::resize::CropResizer;
 use distill::data::image::{CropBox, load_central};
@@ -75,16 +76,6 @@ fn decoded_with(
     let mut out = vec![0; side * side * 3];
     decoder.decode(bytes, &options, |_, _| case.crop, &mut out)?;
     Ok(out)
-}
-
-/// Mean and largest absolute difference, and PSNR in dB.
-pub(crate) fn compare(found: &[u8], expected: &[u8]) -> (f64, u8, f64) {
-    assert_eq!(found.len(), expected.len());
-    let differences = || found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b));
-    let count = found.len() as f64;
-    let mean = differences().map(f64::from).sum::<f64>() / count;
-    let square = differences().map(|d| f64::from(d).powi(2)).sum::<f64>() / count;
-    (mean, differences().max().unwrap(), 10.0 * (255.0f64.powi(2) / square).log10())
 }
 
 /// Every encoding of the cases gives Pillow's crop, up to what decoders may differ by.

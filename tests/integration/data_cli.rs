@@ -6,7 +6,7 @@ use std::path::Path;
 use assert_cmd::Command;
 use tempfile::TempDir;
 
-use crate::data::{config, corrupt_jpeg, curated, fill, jpeg, open, scan, write_tar};
+use crate::support::shards::{config, corrupt_jpeg, curated, fill, jpeg, open, scan, write_tar};
 
 fn distill(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_distill"));

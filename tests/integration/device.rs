@@ -12,16 +12,8 @@ use distill::train::objective::{MicroBatch, Objective};
 use distill::train::optimizer::AdamW;
 use tch::{Device, Kind, Tensor};
 
-use crate::golden::assert_close;
-
-/// The device under test.
-pub fn device() -> Device {
-    match std::env::var("DISTILL_TEST_DEVICE").as_deref() {
-        Ok("cuda") => Device::Cuda(0),
-        Ok("cpu") | Err(_) => Device::Cpu,
-        Ok(other) => panic!("DISTILL_TEST_DEVICE is `{other}`, expected cpu or cuda"),
-    }
-}
+use crate::support::device::device;
+use crate::support::golden::assert_close;
 
 /// Waits for the device.
 fn synchronize(mark: &DeviceEvent) {

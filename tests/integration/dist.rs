@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::processes::free_port;
 use anyhow::Result;
 use distill::dist::{
     Activity, GradientExchange, ProcessGroup, RankInfo, Rendezvous, require_equal_weights,
@@ -54,11 +55,6 @@ fn patient_ranks<T: Send>(
             .collect();
         handles.into_iter().map(|handle| handle.join().unwrap()).collect()
     })
-}
-
-/// A port that nobody listens at now.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn options(bfloat16: bool, scatter: bool) -> ExchangeOptions {

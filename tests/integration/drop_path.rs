@@ -4,8 +4,8 @@ use distill::config::EncoderSize;
 use distill::nn::{DropPath, Parameters, Storage, Vit, VitInput, kept_images};
 use tch::{Device, Kind, Tensor};
 
-use crate::golden::assert_close;
-use crate::workshop::Workshop;
+use crate::support::golden::assert_close;
+use crate::support::workshop::Workshop;
 
 const BATCH: i64 = 6;
 const DEPTH: i64 = 3;

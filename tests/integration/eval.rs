@@ -11,10 +11,11 @@ use distill::nn::{Parameters, Storage, Vit};
 use distill::weights::{WeightFile, beside_encoder};
 use tch::{Device, Kind, Tensor};
 
-use crate::data::config;
-use crate::golden::{assert_close, read};
-use crate::weights::{golden, python, run};
-use crate::workshop::{Finished, Workshop};
+use crate::support::golden::golden;
+use crate::support::golden::{assert_close, read};
+use crate::support::python::{python, run};
+use crate::support::shards::config;
+use crate::support::workshop::{Finished, Workshop};
 
 /// Side of the images that the golden encoder is for.
 const SIDE: u32 = 64;

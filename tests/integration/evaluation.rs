@@ -8,10 +8,11 @@ use distill::config::DataConfig;
 use distill::data::image::decode::Encoding;
 use distill::data::{Dataset, EvaluationPass, ImageStats, Loader, Scratch};
 
-use crate::crops::compare;
-use crate::data::{Member, config, corrupt_jpeg, jpeg, start, write_tar};
-use crate::weights::{golden, python, run};
-use crate::workers::kill;
+use crate::support::golden::golden;
+use crate::support::pixels::compare;
+use crate::support::processes::kill;
+use crate::support::python::{python, run};
+use crate::support::shards::{Member, config, corrupt_jpeg, jpeg, start, write_tar};
 
 /// What a pass gives for one image.
 #[derive(Debug, Clone, PartialEq)]

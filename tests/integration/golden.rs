@@ -1,10 +1,9 @@
 //! Golden cases: whole training steps and encoder outputs, made by public libraries alone.
 //!
-//! On the device that `crate::device` names. Cases are found in `GOLDEN_DIR` (default: `tests/golden`) by what is in them.
+//! On the device that `crate::support::device` names. Cases are found in `GOLDEN_DIR` (default: `tests/golden`) by what is in them.
 
 mod pretrain;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use distill::config::{EncoderConfig, EncoderSize, OptimizerConfig, Precision};
@@ -16,48 +15,14 @@ use distill::train::objective::{Losses, Objective};
 use distill::train::optimizer::AdamW;
 use distill::train::schedule::Schedule;
 use serde::Deserialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::device::device;
+use crate::support::device::device;
+use crate::support::golden::{Tensors, assert_close, cases, read};
 
 /// Tolerances of `tests/golden/README.md`, float32 on a CPU.
 const VALUES: f64 = 1e-4;
 const WEIGHTS: f64 = 1e-2;
-
-/// Golden folders that hold all of these files.
-pub fn cases(files: &[&str]) -> Vec<PathBuf> {
-    let root = std::env::var_os("GOLDEN_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), PathBuf::from);
-    let entries = std::fs::read_dir(&root).unwrap_or_else(|e| panic!("{}: {e}", root.display()));
-    let mut found: Vec<PathBuf> = entries
-        .map(|entry| entry.unwrap().path())
-        .filter(|folder| files.iter().all(|file| folder.join(file).exists()))
-        .collect();
-    found.sort();
-    found
-}
-
-pub type Tensors = HashMap<String, Tensor>;
-
-pub fn read(path: PathBuf) -> Tensors {
-    let found = Tensor::read_safetensors(&path);
-    found.unwrap_or_else(|e| panic!("{}: {e}", path.display())).into_iter().collect()
-}
-
-/// ‖found − expected‖ / ‖expected‖.
-pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
-    let on_host = |tensor: &Tensor| tensor.to_device(Device::Cpu).to_kind(Kind::Double);
-    let (found, expected) = (on_host(found), on_host(expected));
-    let norm = expected.norm().double_value(&[]);
-    (found - expected).norm().double_value(&[]) / norm.max(f64::MIN_POSITIVE)
-}
-
-#[track_caller]
-pub fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
-    assert_eq!(found.size(), expected.size(), "{what}");
-    let error = relative_error(&found.detach(), expected);
-    assert!(error <= tolerance, "{what}: relative error {error:.2e} > {tolerance:.0e}");
-}
 
 /// [`read`], onto the device under test.
 fn read_there(path: PathBuf) -> Tensors {

@@ -50,7 +50,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "weights",
         ],
     ),
-    ("tasks", &["config", "encoders", "eval", "native", "nn", "train", "weights"]),
+    (
+        "tasks",
+        &["artifacts", "config", "dist", "encoders", "eval", "native", "nn", "train", "weights"],
+    ),
     (
         "eval",
         &["artifacts", "config", "dist", "encoders", "native", "nn", "status", "train", "weights"],
@@ -62,7 +65,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("weights", &["native", "status"]),
     ("dist", &["config", "native", "status"]),
     ("ui", &["artifacts"]),
-    ("artifacts", &[]),
+    ("artifacts", &["status"]),
     ("config", &[]),
     ("native", &[]),
     ("status", &[]),

@@ -10,7 +10,7 @@ use distill::nn::{FrozenFormat, FrozenPass, Init, Parameters, Storage, Vit, VitI
 use distill::tasks::distill::Teacher;
 use tch::{Device, Kind, Tensor};
 
-use crate::workshop::Workshop;
+use crate::support::workshop::Workshop;
 
 /// The device that tests are to use.
 fn device() -> Device {

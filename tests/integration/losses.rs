@@ -5,10 +5,10 @@ use std::fs;
 use distill::tasks::distill::{Distance, Fuse, LossConfig, TokenPair};
 use serde_json::Value;
 
-use crate::device::device;
-use crate::golden::{Tensors, assert_close, cases, read};
-use crate::many;
-use crate::workshop::Workshop;
+use crate::support::device::device;
+use crate::support::golden::{Tensors, assert_close, cases, read};
+use crate::support::ranks;
+use crate::support::workshop::Workshop;
 
 /// Class tokens of the golden tokens.
 const CLASS_TOKENS: i64 = 2;
@@ -90,7 +90,7 @@ fn with_gram<'a>(more: &[&'a str]) -> Vec<&'a str> {
 
 /// The students of every line of a run's metrics.
 fn students(workshop: &Workshop, run: &str) -> Vec<Value> {
-    let lines = many::metrics(workshop, run);
+    let lines = ranks::metrics(workshop, run);
     lines.iter().flat_map(|line| line["students"].as_array().unwrap().clone()).collect()
 }
 
@@ -116,7 +116,7 @@ fn a_run_with_the_gram_loss_shows_it_and_resumes_bit_for_bit() {
     assert!(page.contains("Loss term: gram"));
 
     let mut child = workshop.start(&with_gram(&["run.dir=killed"]));
-    crate::workers::wait_until("a checkpoint", || {
+    crate::support::processes::wait_until("a checkpoint", || {
         workshop.path("killed/checkpoints/step-2").exists()
     });
     child.kill().unwrap();
@@ -131,7 +131,7 @@ fn the_gram_loss_is_the_same_on_two_processes() {
     let workshop = Workshop::new();
     let steps = ["data.global_batch_size=8", "optimizer.learning_rate=1e-3"];
     workshop.train(&[&with_gram(&steps)[..], &["run.dir=on-1"]].concat()).succeeds();
-    many::train(&workshop, 2, &[&with_gram(&steps)[..], &["run.dir=on-2"]].concat());
+    ranks::train(&workshop, 2, &[&with_gram(&steps)[..], &["run.dir=on-2"]].concat());
     let (one, two) = (students(&workshop, "on-1"), students(&workshop, "on-2"));
     assert!(!one.is_empty() && one.len() == two.len());
     for (one, two) in one.iter().zip(&two) {

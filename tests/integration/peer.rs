@@ -6,9 +6,10 @@ use distill::nn::{Normalisation, Parameters, Storage, Vit, VitInput, patchify};
 use distill::weights::{Preprocessing, WeightFile, beside_encoder};
 use tch::{Device, Kind, Tensor};
 
-use crate::golden::{assert_close, read};
-use crate::weights::{golden, python, run};
-use crate::workshop::{Finished, Workshop};
+use crate::support::golden::golden;
+use crate::support::golden::{assert_close, read};
+use crate::support::python::{python, run};
+use crate::support::workshop::{Finished, Workshop};
 
 /// `last_hidden_state` of an exported encoder for Normalisationd images `[B, 3, H, W]`.
 fn last_hidden_state(export: &std::path::Path, pixels: &Tensor) -> Tensor {

@@ -1,7 +1,7 @@
 //! Pre-training through the command line: what comes out, that distillation takes it, that it shares
 //! what runs of distillation promise, and the loop of scoring and curation.
 
-pub mod at_the_end;
+mod at_the_end;
 mod scores;
 
 use std::fs;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use image::RgbImage;
 use serde_json::Value;
 
-use crate::many::{Ranks, losses, metrics};
-use crate::workshop::{Finished, Workshop};
+use crate::support::ranks::{Ranks, losses, metrics};
+use crate::support::workshop::{Finished, Workshop};
 
 /// One command trains and exports an encoder, in both formats; each serves as a teacher at once.
 #[test]

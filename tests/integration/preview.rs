@@ -2,11 +2,11 @@
 
 use distill::draws::{Draws, Purpose};
 use distill::nn::Mask;
-use distill::tasks::TaskConfig;
+use distill::tasks;
 use distill::tasks::distill::DistillConfig;
 
-use crate::data::{fill, open};
-use crate::workshop::{Finished, Workshop};
+use crate::support::shards::{fill, open};
+use crate::support::workshop::{Finished, Workshop};
 
 const SIDE: u32 = 32;
 const PATCH: u32 = 8;
@@ -34,7 +34,8 @@ fn the_sheet_shows_crops_and_masks_of_the_run() {
     assert_eq!(sheet.dimensions(), (3 * SIDE + 8, 3 * SIDE + 8), "three columns, three rows");
 
     let pattern = format!("data.shards=[{:?}]", workshop.path("shards/*.tar"));
-    let config = DistillConfig::load(&workshop.path("config.toml"), &[pattern]).unwrap();
+    let config =
+        tasks::load_as::<DistillConfig>(&workshop.path("config.toml"), &[pattern]).unwrap();
     let dataset = open(&config.train.data, config.train.seed).unwrap();
     let mask = Mask { grid_size: (SIDE / PATCH) as usize, cell_patches: 2, ratio: 0.5 };
     for row in 0..3 {

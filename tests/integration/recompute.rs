@@ -6,7 +6,7 @@ use distill::tasks::distill::{Distillation, Teacher};
 use distill::train::objective::{MicroBatch, Objective};
 use tch::{Device, Kind, Tensor};
 
-use crate::workshop::Workshop;
+use crate::support::workshop::Workshop;
 
 const DEPTH: usize = 4;
 

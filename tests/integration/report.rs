@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::weights::python;
-use crate::workshop::{Finished, Workshop};
+use crate::support::python::python;
+use crate::support::workshop::{Finished, Workshop};
 
 /// A page as Python reads it.
 struct Page(Value);

@@ -1,12 +1,13 @@
 //! Whole runs through the command line: what comes out, exact resume, and every way to fail.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::workshop::{Finished, Workshop};
+use crate::support::processes::send;
+use crate::support::workshop::{Finished, Workshop};
 
 fn metrics(workshop: &Workshop, run: &str) -> Vec<Value> {
     let text = fs::read_to_string(workshop.path(run).join("metrics.jsonl")).unwrap();
@@ -287,7 +288,7 @@ fn bad_input_gets_one_clear_error() {
     workshop.shard("empty.tar", &[("notes.txt".into(), b"no image".to_vec())]);
     let whole = fs::read(workshop.path("shards/0.tar")).unwrap();
     fs::write(workshop.path("cut.tar"), &whole[..whole.len() / 2 + 100]).unwrap();
-    let teacher = crate::weights::golden("infer_native");
+    let teacher = crate::support::golden::golden("infer_native");
     let teacher = format!("teacher.weights={}", teacher.display());
     for (overrides, code, parts) in [
         (&["data.batch_sise=3"][..], 2, &["config.toml", "data.batch_sise", "`batch_size`"][..]),
@@ -313,7 +314,7 @@ fn bad_input_gets_one_clear_error() {
 fn broken_images_are_counted() {
     let workshop = Workshop::new();
     let mut members: Vec<_> =
-        (0..19).map(|i| (format!("{i:02}.jpg"), crate::workshop::image(i))).collect();
+        (0..19).map(|i| (format!("{i:02}.jpg"), crate::support::workshop::image(i))).collect();
     members.push(("99.jpg".into(), b"not an image".to_vec()));
     workshop.shard("broken.tar", &members);
     let shards = "data.shards=[\"broken.tar\"]";
@@ -393,10 +394,4 @@ fn wait_for(mut holds: impl FnMut() -> bool) {
         assert!(started.elapsed() < Duration::from_secs(120), "waited too long");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-pub fn send(signal: &str, process: u32) {
-    let mut kill = Command::new("kill");
-    let sent = kill.args([&format!("-{signal}"), &process.to_string()]).stderr(Stdio::null());
-    let _ = sent.status().unwrap();
 }

@@ -17,7 +17,7 @@ use distill::config::DataConfig;
 use distill::data::source::{ShardAddress, Sources, Transfer};
 use tempfile::TempDir;
 
-use crate::weights::python;
+use crate::support::python::python;
 
 /// Bytes that differ everywhere, so that a piece in a wrong place shows.
 pub fn content(length: usize, seed: u8) -> Vec<u8> {

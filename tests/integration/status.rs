@@ -5,10 +5,10 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::many::wait_for_steps;
-use crate::pretrain::at_the_end::labelled;
-use crate::workers::wait_until;
-use crate::workshop::{Finished, Workshop};
+use crate::support::processes::wait_until;
+use crate::support::ranks::wait_for_steps;
+use crate::support::workshop::labelled;
+use crate::support::workshop::{Finished, Workshop};
 
 /// 400 steps, so that a signal comes in their middle.
 const LONG: [&str; 3] = ["schedule.epochs=200", "schedule.warmup_epochs=0", "checkpoint.every=40"];

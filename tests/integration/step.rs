@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::workshop::{Finished, Workshop};
+use crate::support::workshop::{Finished, Workshop};
 
 fn bench(workshop: &Workshop, before: &[&str], arguments: &[&str]) -> Finished {
     let bench = ["bench", "step", "--config", "config.toml", "--steps=9"];

@@ -12,9 +12,9 @@ use distill::data::{Dataset, DensePixels, EvaluationPass, Loader, Scratch, Worke
 use png::{BitDepth, ColorType};
 use tempfile::TempDir;
 
-use crate::data::{config, open, scan, start, write_tar};
-use crate::weights::{python, run};
-use crate::workers::wait_until;
+use crate::support::processes::wait_until;
+use crate::support::python::{python, run};
+use crate::support::shards::{config, open, scan, start, write_tar};
 
 /// Side of the crops. A power of two, so that Pillow's sums of steps are exact.
 const SIDE: usize = 32;

@@ -10,9 +10,9 @@ use distill::train::optimizer::AdamW;
 use distill::weights::Preprocessing;
 use tch::{Device, Kind, Tensor};
 
-use crate::device::device;
-use crate::weights::golden;
-use crate::workshop::Workshop;
+use crate::support::device::device;
+use crate::support::golden::golden;
+use crate::support::workshop::Workshop;
 
 /// A teacher of drawn weights for images of 4 × 4 patches of 8 pixels.
 fn teacher(dim: usize, depth: usize, matrices: Kind) -> Teacher {

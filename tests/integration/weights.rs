@@ -4,26 +4,19 @@
 mod errors;
 mod export;
 mod forms;
-pub(crate) mod memory;
+mod memory;
 mod pth;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
+use crate::support::golden::golden;
+use crate::support::python::{python, run};
 use distill::weights::{WeightFile, beside_encoder};
 use tch::{Device, Kind, Tensor};
 
 /// Tensors by name.
 type Tensors = BTreeMap<String, Tensor>;
-
-/// A file or folder of the golden cases.
-pub fn golden(name: &str) -> PathBuf {
-    let root = std::env::var_os("GOLDEN_DIR").map(PathBuf::from);
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    // Another folder of cases need not have all files.
-    root.map(|root| root.join(name)).filter(|path| path.exists()).unwrap_or_else(|| own.join(name))
-}
 
 /// All tensors of a file, read by the loader under test.
 fn read_all(path: &Path) -> Tensors {
@@ -68,24 +61,4 @@ fn save(path: &Path, tensors: &Tensors) {
     let tensors: Vec<_> =
         tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
     distill::weights::write_safetensors(path, &tensors, &BTreeMap::new(), &|| Ok(())).unwrap();
-}
-
-/// A Python with torch and transformers, running one of `tests/python`.
-pub fn python(script: &str) -> Command {
-    let python = std::env::var_os("DISTILL_TEST_PYTHON").expect(
-        "DISTILL_TEST_PYTHON is not set: this test needs a Python that has torch and \
-         transformers; scripts/test makes one and sets the variable",
-    );
-    let mut command = Command::new(python);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script));
-    command.env("HF_HUB_OFFLINE", "1");
-    command
-}
-
-/// Runs a command that has to succeed.
-pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed: {errors}");
-    String::from_utf8(output.stdout).unwrap()
 }

@@ -12,42 +12,9 @@ use distill::data::{Dataset, Loader, RankBatches};
 use distill::draws::{Draws, Purpose};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::data::{config, jpeg, open, start, write_tar};
-use crate::workshop::Workshop;
-
-pub fn kill(process: u32) {
-    // It may be gone already.
-    let _ = kill_process(Pid::from_raw(process as i32).unwrap(), Signal::KILL);
-}
-
-/// Name, state and parent of a process that exists.
-fn status(process: u32) -> Option<(String, char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((name.to_string(), state, fields.next()?.parse().ok()?))
-}
-
-/// Live children of `parent`.
-pub fn children(parent: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str().and_then(|name| name.parse().ok()));
-    let is_child =
-        |&process: &u32| status(process).is_some_and(|(_, state, of)| of == parent && state != 'Z');
-    processes.filter(is_child).collect()
-}
-
-/// Waits until `holds`, and fails after half a minute.
-#[track_caller]
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}: not after 30 s");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+use crate::support::processes::{children, kill, status, wait_until};
+use crate::support::shards::{config, jpeg, open, start, write_tar};
+use crate::support::workshop::slow_images;
 
 fn wait_for_workers(trainer: &Child, count: usize) -> Vec<u32> {
     // A child has its parent's name until it runs its own program.
@@ -64,28 +31,11 @@ fn assert_gone(workers: &[u32]) {
     wait_until("workers are gone", || workers.iter().all(gone));
 }
 
-/// A workshop whose images take long to decode, so that a kill hits a worker at work.
-pub fn slow_pictures() -> Workshop {
-    let workshop = Workshop::new();
-    let image = |seed: u32| {
-        let image = image::RgbImage::from_fn(1600, 1200, |x, y| {
-            image::Rgb([(x * seed / 7) as u8, (y / 3 + seed) as u8, (x ^ y) as u8])
-        });
-        let mut bytes = std::io::Cursor::new(Vec::new());
-        image.write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
-        bytes.into_inner()
-    };
-    let images: Vec<_> = (0..12).map(|i| (format!("{i}.jpg"), image(i + 3))).collect();
-    workshop.shard("shards/0.tar", &images[..6]);
-    workshop.shard("shards/1.tar", &images[6..]);
-    workshop
-}
-
 /// Workers killed at random times, again and again: the weights after the run are those of a run
 /// that nobody disturbed, bit for bit.
 #[test]
 fn killing_workers_changes_no_weight() {
-    let workshop = slow_pictures();
+    let workshop = slow_images();
     let long = ["schedule.epochs=20", "checkpoint.every=40", "run.threads=1"];
     workshop.train(&[&long[..], &["run.dir=quiet"]].concat()).succeeds();
     for attempt in 0..3 {
@@ -210,14 +160,14 @@ fn nothing_is_left_of_any_run() {
     let shared_memory = || fs::read_dir("/dev/shm").map_or(0, Iterator::count);
     let before = shared_memory();
     for signal in [Signal::KILL, Signal::TERM, Signal::INT] {
-        let workshop = slow_pictures();
+        let workshop = slow_images();
         let mut trainer = workshop.start(&["schedule.epochs=10000", "data.workers=3"]);
         let workers = wait_for_workers(&trainer, 3);
         kill_process(Pid::from_child(&trainer), signal).unwrap();
         trainer.wait().unwrap();
         assert_gone(&workers);
     }
-    let workshop = slow_pictures();
+    let workshop = slow_images();
     let mut trainer = workshop.start(&["schedule.epochs=2"]);
     let workers = wait_for_workers(&trainer, 2);
     assert!(trainer.wait().unwrap().success());
@@ -234,7 +184,7 @@ fn nothing_is_left_of_any_run() {
 /// behind the trainer's back, and a replaced worker leaves no zombie.
 #[test]
 fn workers_leave_signals_to_the_trainer_and_are_reaped() {
-    let workshop = slow_pictures();
+    let workshop = slow_images();
     let mut trainer = workshop.start(&["schedule.epochs=10000"]);
     let workers = wait_for_workers(&trainer, 2);
     std::thread::sleep(Duration::from_millis(200)); // they install their handlers first
@@ -258,7 +208,7 @@ fn workers_leave_signals_to_the_trainer_and_are_reaped() {
 /// soon, with its state saved and nothing left behind.
 #[test]
 fn a_run_without_data_still_saves_its_state() {
-    let workshop = slow_pictures();
+    let workshop = slow_images();
     let mut trainer = workshop.start(&["schedule.epochs=10000", "checkpoint.every=100000"]);
     let workers = wait_for_workers(&trainer, 2);
     wait_until("a step is done", || {

@@ -1,17 +1,17 @@
 //! `distill bench data`: how fast this machine turns shards into batches.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use indicatif::HumanBytes;
-use serde::Serialize;
 
-use crate::cli::data::{PATTERN_HELP, defaults, print, with_bar};
+use crate::cli::output::print;
+use crate::cli::patterns::PATTERN_HELP;
 use crate::config::DataConfig;
-use crate::data::{Dataset, Loader};
-use crate::native::proportional_memory;
+use crate::data::Dataset;
+use crate::run::benchmark;
+use crate::ui::with_bar;
 
 /// Measure the data plane: from shards to batches in the trainer's hands
 ///
@@ -47,27 +47,23 @@ pub struct DataArgs {
     json: bool,
 }
 
-/// What was measured.
-#[derive(Debug, Serialize)]
-struct DataReport {
-    images_per_s: f64,
-    workers: usize,
-    decode_errors: u64,
-    /// Encoded bytes of the images.
-    bytes_per_s: f64,
-    peak_memory_bytes: u64,
-    images: u64,
-    seconds: f64,
-    size: u16,
-    batch_size: u16,
-}
-
 /// Runs the command.
 ///
 /// # Errors
 /// What the user has to know, in a line.
 pub fn run(args: &DataArgs) -> Result<()> {
-    let report = measure_data(args)?;
+    ensure!(args.seconds > 0.0 && args.seconds < 1e6, "--seconds: expected more than 0");
+    let config = DataConfig {
+        input_size: args.size.into(),
+        batch_size: args.batch_size.into(),
+        workers: args.workers,
+        reduced_decoding: args.reduced_decoding,
+        // Bad images are counted here, not a reason to stop.
+        max_failed_share: 1.0,
+        ..DataConfig::minimal(args.shards.clone())
+    };
+    let dataset = with_bar("opening shards", |progress| Dataset::open(&config, 0, progress))?;
+    let report = benchmark::batches(Arc::new(dataset), &config, args.seconds)?;
     print(&if args.json {
         serde_json::to_string(&report)? + "\n"
     } else {
@@ -80,70 +76,4 @@ pub fn run(args: &DataArgs) -> Result<()> {
             HumanBytes(report.peak_memory_bytes)
         )
     })
-}
-
-fn measure_data(args: &DataArgs) -> Result<DataReport> {
-    ensure!(args.seconds > 0.0 && args.seconds < 1e6, "--seconds: expected more than 0");
-    let config = DataConfig {
-        input_size: args.size.into(),
-        batch_size: args.batch_size.into(),
-        workers: args.workers,
-        reduced_decoding: args.reduced_decoding,
-        // Bad images are counted here, not a reason to stop.
-        max_failed_share: 1.0,
-        ..defaults(args.shards.clone())?
-    };
-    let dataset =
-        with_bar("opening shards", |progress| Dataset::open(&config, 0, progress)).map(Arc::new)?;
-    let batch = u64::from(args.batch_size);
-    let endless = (0u64..).map(move |number| number * batch..(number + 1) * batch);
-    let program = crate::run::worker_program()?;
-    let mut loader = Loader::start(dataset.clone(), &config, &program, endless)?;
-    take(&mut loader, args.seconds / 5.0, &mut Peak::default())?;
-    let before = (loader.statistics().encoded_bytes, dataset.failure_counts().failed);
-    let mut peak = Peak::default();
-    let (images, seconds) = take(&mut loader, args.seconds, &mut peak)?;
-    let after = loader.statistics();
-    Ok(DataReport {
-        images_per_s: images as f64 / seconds,
-        workers: after.workers.len(),
-        decode_errors: dataset.failure_counts().failed - before.1,
-        bytes_per_s: (after.encoded_bytes - before.0) as f64 / seconds,
-        peak_memory_bytes: peak.bytes,
-        images,
-        seconds,
-        size: args.size,
-        batch_size: args.batch_size,
-    })
-}
-
-/// Takes batches for some seconds, and gives how many images came in how many seconds.
-fn take(loader: &mut Loader, seconds: f64, peak: &mut Peak) -> Result<(u64, f64)> {
-    let start = Instant::now();
-    let mut images = 0;
-    while start.elapsed().as_secs_f64() < seconds {
-        let batch = loader.next_batch()?.context("the stream of batches ended")?;
-        images += batch.labels.len() as u64;
-        peak.look(loader);
-    }
-    Ok((images, start.elapsed().as_secs_f64()))
-}
-
-/// The most memory seen, looked at now and then.
-#[derive(Default)]
-struct Peak {
-    bytes: u64,
-    looked: Option<Instant>,
-}
-
-impl Peak {
-    fn look(&mut self, loader: &Loader) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < Duration::from_secs(2)) {
-            return;
-        }
-        self.looked = Some(Instant::now());
-        let workers = loader.statistics().workers;
-        let all = std::iter::once(std::process::id()).chain(workers);
-        self.bytes = self.bytes.max(all.filter_map(proportional_memory).sum());
-    }
 }

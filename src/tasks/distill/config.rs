@@ -9,7 +9,6 @@ use super::losses::LossConfig;
 use crate::config::{
     Check, EncoderConfig, EncoderSize, KeyError, Precision, TrainConfig, read_tables, require,
 };
-use crate::tasks::config::{Task, TaskConfig};
 
 /// A run of distillation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -51,33 +50,6 @@ impl DistillConfig {
     }
 }
 
-impl TaskConfig for DistillConfig {
-    const TASK: Task = Task::Distill;
-
-    fn from_tables(own: Table, train: TrainConfig) -> Result<Self, KeyError> {
-        let Tables { teacher, students, loss } = read_tables(own)?;
-        Ok(Self { train, teacher, students, loss })
-    }
-
-    fn train(&self) -> &TrainConfig {
-        &self.train
-    }
-
-    fn train_mut(&mut self) -> &mut TrainConfig {
-        &mut self.train
-    }
-
-    fn encoders(&self) -> &[EncoderConfig] {
-        &self.students
-    }
-
-    fn validate(&self) -> Check {
-        self.check_teacher()?;
-        self.check_students()?;
-        self.loss.check()
-    }
-}
-
 /// The frozen encoder that gives the targets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +82,23 @@ pub enum TeacherPrecision {
     Fp8,
 }
 
+/// The configuration whose own tables are these.
+///
+/// # Errors
+/// A key is unknown, missing or of the wrong type.
+pub(super) fn read(own: Table, train: TrainConfig) -> Result<DistillConfig, KeyError> {
+    let Tables { teacher, students, loss } = read_tables(own)?;
+    Ok(DistillConfig { train, teacher, students, loss })
+}
+
 impl DistillConfig {
+    /// The first contradiction in the tables of distillation.
+    pub(super) fn check(&self) -> Check {
+        self.check_teacher()?;
+        self.check_students()?;
+        self.loss.check()
+    }
+
     fn check_teacher(&self) -> Check {
         let TeacherConfig { model, residual, precision, .. } = &self.teacher;
         self.train.check_encoder("teacher.model", model)?;

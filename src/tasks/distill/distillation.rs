@@ -29,6 +29,11 @@ impl Teacher {
     pub fn new(storage: Storage, size: EncoderSize, grid_size: usize) -> Self {
         let mut parameters = Parameters::new(storage);
         let vit = Vit::new(&mut parameters, size, grid_size);
+        Self::loaded(vit, parameters)
+    }
+
+    /// A teacher of loaded weights, with the parameters that it was built from.
+    pub fn loaded(vit: Vit, parameters: Parameters) -> Self {
         Self { vit, parameters, pass: FrozenPass::default() }
     }
 

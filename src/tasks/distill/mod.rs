@@ -2,8 +2,12 @@
 
 mod config;
 mod distillation;
+mod fp8_report;
 mod losses;
+mod models;
+mod task;
 
 pub use config::{DistillConfig, TeacherConfig, TeacherPrecision};
 pub use distillation::{Distillation, Student, Teacher, flops_per_image, mean_cosine};
 pub use losses::{Distance, Fuse, LossConfig, TokenPair};
+pub use task::TASK;

@@ -8,7 +8,6 @@ use toml::{Table, Value};
 use crate::config::{
     Check, EncoderConfig, EncoderSize, KeyError, TrainConfig, read_tables, require,
 };
-use crate::tasks::config::{Task, TaskConfig};
 
 /// A run of pre-training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -96,38 +95,23 @@ const NAME: &str = "encoder";
 /// Share of mask cells that the encoder does not see, unless the configuration says otherwise.
 const MASK_RATIO: f64 = 0.75;
 
-impl TaskConfig for PretrainConfig {
-    const TASK: Task = Task::Pretrain;
-
-    fn from_tables(mut own: Table, train: TrainConfig) -> Result<Self, KeyError> {
-        // A pre-trained encoder has the keys of a student, two of them with other defaults.
-        if let Some(Value::Table(encoder)) = own.get_mut("encoder") {
-            encoder.entry("name").or_insert(NAME.into());
-            encoder.entry("mask_ratio").or_insert(MASK_RATIO.into());
-        }
-        let Tables { encoder, decoder, reconstructions } = read_tables(own)?;
-        Ok(Self { train, encoder, decoder, reconstructions })
+/// The configuration whose own tables are these.
+///
+/// # Errors
+/// A key is unknown, missing or of the wrong type.
+pub(super) fn read(mut own: Table, train: TrainConfig) -> Result<PretrainConfig, KeyError> {
+    // A pre-trained encoder has the keys of a student, two of them with other defaults.
+    if let Some(Value::Table(encoder)) = own.get_mut("encoder") {
+        encoder.entry("name").or_insert(NAME.into());
+        encoder.entry("mask_ratio").or_insert(MASK_RATIO.into());
     }
-
-    fn train(&self) -> &TrainConfig {
-        &self.train
-    }
-
-    fn train_mut(&mut self) -> &mut TrainConfig {
-        &mut self.train
-    }
-
-    fn encoders(&self) -> &[EncoderConfig] {
-        std::slice::from_ref(&self.encoder)
-    }
-
-    fn validate(&self) -> Check {
-        self.check_autoencoder()
-    }
+    let Tables { encoder, decoder, reconstructions } = read_tables(own)?;
+    Ok(PretrainConfig { train, encoder, decoder, reconstructions })
 }
 
 impl PretrainConfig {
-    fn check_autoencoder(&self) -> Check {
+    /// The first contradiction in the tables of pre-training.
+    pub(super) fn check(&self) -> Check {
         let Self { train, encoder, decoder, reconstructions } = self;
         train.check_trained("encoder", encoder)?;
         require(encoder.mask_ratio > 0.0, "encoder.mask_ratio", || {

@@ -2,6 +2,9 @@
 
 mod autoencoder;
 mod config;
+mod samples;
+mod task;
 
 pub use autoencoder::{Autoencoder, Reconstruction, flops_per_image};
 pub use config::{DecoderConfig, PretrainConfig, ReconstructionConfig};
+pub use task::TASK;

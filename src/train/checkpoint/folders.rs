@@ -7,20 +7,11 @@ use anyhow::{Context, Result, ensure};
 use tracing::{info, warn};
 
 use super::read::Checkpoint;
-
-/// The folder of all checkpoints of a run.
-pub(super) fn root(run: &Path) -> PathBuf {
-    run.join("checkpoints")
-}
-
-/// The folder of the checkpoint of a step, whether it is there or not.
-pub fn folder_of(run: &Path, step: u64) -> PathBuf {
-    root(run).join(format!("step-{step}"))
-}
+use crate::artifacts::paths;
 
 /// Checkpoint folders of a run by step, oldest first. Whether they are whole is not looked at.
 pub(super) fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let root = root(run);
+    let root = paths::checkpoints(run);
     if !root.exists() {
         return Ok(Vec::new());
     }
@@ -28,7 +19,7 @@ pub(super) fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     for entry in fs::read_dir(&root).with_context(|| format!("cannot read {}", root.display()))? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
+        if let Some(step) = paths::step_of_checkpoint(name) {
             found.push((step, path));
         }
     }
@@ -90,13 +81,13 @@ pub fn free_name(path: &Path) -> PathBuf {
 /// # Errors
 /// The folder cannot be read or a leftover cannot be removed.
 pub fn remove_partial(run: &Path) -> Result<()> {
-    let root = root(run);
+    let root = paths::checkpoints(run);
     if !root.exists() {
         return Ok(());
     }
     for entry in fs::read_dir(&root).with_context(|| format!("cannot read {}", root.display()))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "partial") {
+        if paths::is_partial(&path) {
             fs::remove_dir_all(&path)
                 .with_context(|| format!("cannot remove {}", path.display()))?;
         }

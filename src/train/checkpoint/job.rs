@@ -12,9 +12,9 @@ use tch::Tensor;
 use tracing::{debug_span, info};
 
 use super::coordination::{SaveCoordination, WrittenFile};
-use super::folders::{folder_of, list, root};
-use super::manifest::{FORMAT, FileEntry, MANIFEST, Manifest, Stream, file_name};
+use super::folders::list;
 use super::progress::SaveProgress;
+use crate::artifacts::{FORMAT, FileEntry, Manifest, Stream, file_name, paths};
 use crate::dist::KvStore;
 use crate::{durable, native, weights};
 
@@ -101,14 +101,14 @@ impl Job {
         }
         let bytes = files.iter().map(|entry| entry.bytes).sum();
         self.write_manifest(files)?;
-        publish(&partial, &folder_of(&self.run, self.step))?;
+        publish(&partial, &paths::checkpoint(&self.run, self.step))?;
         coordination.put_published(bytes)?;
         Ok(bytes)
     }
 
     /// Where files are until the checkpoint is whole.
     fn partial(&self) -> PathBuf {
-        root(&self.run).join(format!(".step-{}.partial", self.step))
+        paths::partial_checkpoint(&self.run, self.step)
     }
 
     /// Writes one file, through to the disk.
@@ -135,7 +135,7 @@ impl Job {
         };
         let mut text = serde_json::to_vec_pretty(&manifest)?;
         text.push(b'\n');
-        durable::write(&self.partial().join(MANIFEST), &text)
+        durable::write(&paths::manifest(&self.partial()), &text)
     }
 
     /// Says what a failure means for the run, and takes away what was written.
@@ -151,7 +151,7 @@ impl Job {
         error.context(format!(
             "cannot save the checkpoint {} ({rest}; see that its disk has free space, then run \
              the same command again)",
-            folder_of(&self.run, self.step).display()
+            paths::checkpoint(&self.run, self.step).display()
         ))
     }
 

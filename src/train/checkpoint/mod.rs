@@ -12,16 +12,14 @@
 mod coordination;
 mod folders;
 mod job;
-mod manifest;
 mod progress;
 mod read;
 mod save;
 mod shares;
 mod state;
 
-pub use folders::{folder_of, free_name, newest, remove_partial, set_aside_after};
+pub use folders::{free_name, newest, remove_partial, set_aside_after};
 pub use job::Saved;
-pub use manifest::{Manifest, Stream};
 pub use read::Checkpoint;
 pub use save::{Saver, Snapshot};
 pub use state::{Part, StateTensor, TraineeState};

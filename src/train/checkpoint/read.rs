@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use tch::Kind;
 
-use super::manifest::{FORMAT, FileEntry, Holds, MANIFEST, Manifest};
 use super::state::{Part, StateTensor, TraineeState, parse_stored_name};
+use crate::artifacts::{FORMAT, FileEntry, Holds, Manifest, paths};
 use crate::status;
 use crate::weights::{TensorFile, WeightFile};
 
@@ -38,7 +38,7 @@ impl Checkpoint {
     /// # Errors
     /// The manifest is missing, damaged, or of another format.
     pub fn open_unverified(folder: &Path) -> Result<Self> {
-        let path = folder.join(MANIFEST);
+        let path = paths::manifest(folder);
         let text = fs::read(&path).with_context(|| {
             format!("{} is no checkpoint: cannot read its manifest", folder.display())
         })?;

@@ -12,10 +12,10 @@ use anyhow::{Context, Result, anyhow};
 use tch::{Device, Tensor};
 
 use super::job::{Job, Saved, Share};
-use super::manifest::{Holds, Stream, stem};
 use super::progress::SaveProgress;
 use super::shares::owners;
 use super::state::{StateTensor, TraineeState};
+use crate::artifacts::{Holds, Stream, stem};
 use crate::dist::KvStore;
 use crate::status::{self, Registration};
 
@@ -165,7 +165,7 @@ impl Saver {
             Some(_) => true,
             None => owners.next() == Some(self.store.rank()),
         };
-        let mut earlier = Copies::of(std::mem::take(&mut self.copies));
+        let mut earlier = Copies::from_shares(std::mem::take(&mut self.copies));
         let mut shares = Vec::new();
         for (stem, tensors) in files() {
             let mut copies = Vec::new();
@@ -198,7 +198,7 @@ impl Drop for Saver {
 struct Copies(BTreeMap<(String, String), Tensor>);
 
 impl Copies {
-    fn of(shares: Vec<Share>) -> Self {
+    fn from_shares(shares: Vec<Share>) -> Self {
         let entries = shares.into_iter().flat_map(|Share { stem, tensors }| {
             tensors.into_iter().map(move |(name, tensor)| ((stem.clone(), name), tensor))
         });

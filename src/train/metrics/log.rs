@@ -9,7 +9,7 @@ use image::codecs::png::PngDecoder;
 
 use super::jsonl::Lines;
 use super::tensorboard::{EventFile, PngImage, unix_seconds};
-use crate::artifacts::{METRICS_FILE, MetricsLine, StepMetrics};
+use crate::artifacts::{MetricsLine, StepMetrics, paths};
 
 /// The metrics files of one run, open for appending.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ impl MetricsLog {
     pub fn open(run_dir: &Path, tensorboard: bool, resume_step: u64) -> Result<Self> {
         std::fs::create_dir_all(run_dir)
             .with_context(|| format!("cannot create the run folder {}", run_dir.display()))?;
-        let lines = Lines::open(&run_dir.join(METRICS_FILE), resume_step)?;
+        let lines = Lines::open(&paths::metrics(run_dir), resume_step)?;
         let events = tensorboard
-            .then(|| EventFile::create(&run_dir.join("tensorboard"), resume_step))
+            .then(|| EventFile::create(&paths::tensorboard(run_dir), resume_step))
             .transpose()?;
         Ok(Self { lines, events })
     }

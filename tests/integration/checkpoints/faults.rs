@@ -31,7 +31,7 @@ fn one_failure_is_everybodys() {
             assert!(error.contains(part), "`{part}` is not in: {error}");
         }
     }
-    assert!(!folder_of(run, 2).exists());
+    assert!(!paths::checkpoint(run, 2).exists());
     let newest = checkpoint::newest(run).unwrap().unwrap();
     assert_eq!(newest.manifest.step, 1);
     checkpoint::remove_partial(run).unwrap();
@@ -83,7 +83,7 @@ fn a_rank_that_never_writes_is_not_waited_for() {
     let told = errors.into_iter().flatten().flatten().collect::<Vec<_>>();
     assert_eq!(told, ["rank 1 has died"; 4]);
     assert!(started.elapsed() < Duration::from_secs(10), "dropping a saver ends its waiting");
-    assert!(!folder_of(folder.path(), 1).exists());
+    assert!(!paths::checkpoint(folder.path(), 1).exists());
 }
 
 /// Notes do not pile up: after many saves there is one left, which says how the last one ended.

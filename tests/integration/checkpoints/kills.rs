@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use distill::train::checkpoint;
 
-use crate::workshop::Workshop;
+use crate::support::workshop::Workshop;
 
 /// The last step of the workshop's schedule, taken longer.
 const STEPS: u64 = 40;

@@ -54,7 +54,7 @@ proptest! {
             parts.push((parts[0].0, (parts[0].1 + 1).min(count)));
         }
         save_parts(folder.path(), count, &parts);
-        let checkpoint = Checkpoint::open(&folder_of(folder.path(), 1)).unwrap();
+        let checkpoint = Checkpoint::open(&paths::checkpoint(folder.path(), 1)).unwrap();
         let wanted = cut(count, &wanted).into_iter().map(Some).chain([None]);
         for elements in wanted {
             let found = blank(vec![state_of(elements, count)]);
@@ -70,7 +70,7 @@ proptest! {
 fn a_gap_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     save_parts(folder.path(), 10, &[(0, 4), (6, 10)]);
-    let checkpoint = Checkpoint::open(&folder_of(folder.path(), 1)).unwrap();
+    let checkpoint = Checkpoint::open(&paths::checkpoint(folder.path(), 1)).unwrap();
     let target = blank(vec![state_of(None, 10)]);
     let error = format!("{:#}", checkpoint.fill(&target[0]).unwrap_err());
     assert!(error.contains("moment") && error.contains("element 4"), "{error}");
@@ -87,7 +87,7 @@ fn a_gap_is_an_error() {
 fn another_state_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     save_parts(folder.path(), 10, &[(0, 5), (5, 10)]);
-    let checkpoint = Checkpoint::open(&folder_of(folder.path(), 1)).unwrap();
+    let checkpoint = Checkpoint::open(&paths::checkpoint(folder.path(), 1)).unwrap();
     let renamed = |change: &dyn Fn(&mut TraineeState)| {
         let mut state = state_of(None, 10);
         change(&mut state);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::{VALUES, WEIGHTS, assert_close, cases, fill, read, read_there};
-use crate::device::device;
+use crate::support::device::device;
 
 #[derive(Deserialize)]
 struct Case {

@@ -6,7 +6,7 @@ use distill::data::format::index_shard;
 use proptest::prelude::*;
 
 use super::tars::{names, repair_checksums, start};
-use crate::data::jpeg;
+use crate::support::shards::jpeg;
 
 /// A reader that fails a test in which more is read than a few passes over the file, or from
 /// behind its end.

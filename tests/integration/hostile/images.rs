@@ -8,11 +8,11 @@ use distill::data::image::decode::{self, Encoding, Image};
 use distill::data::{CropDecoder, CropOptions};
 use distill::native::peak_memory;
 
-use crate::crops::compare;
-use crate::data::{jpeg, write_tar};
-use crate::weights::memory::peak_of;
-use crate::weights::{python, run};
-use crate::workshop::{Finished, Workshop};
+use crate::support::pixels::compare;
+use crate::support::processes::peak_of;
+use crate::support::python::{python, run};
+use crate::support::shards::{jpeg, write_tar};
+use crate::support::workshop::{Finished, Workshop};
 
 const MAX_PIXELS: u64 = 200_000_000;
 

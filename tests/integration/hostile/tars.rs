@@ -11,9 +11,9 @@ use std::process::Command;
 use distill::data::format::{NO_LABEL, ShardIndex};
 use tempfile::TempDir;
 
-use crate::data::{corrupt_jpeg, scan};
-use crate::weights::{python, run};
-use crate::workshop::{Finished, Workshop, image};
+use crate::support::python::{python, run};
+use crate::support::shards::{corrupt_jpeg, scan};
+use crate::support::workshop::{Finished, Workshop, image};
 
 const BLOCK: usize = 512;
 

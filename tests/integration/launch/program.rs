@@ -5,8 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::workers::{children, kill, wait_until};
-use crate::workshop::{Finished, Workshop};
+use crate::support::processes::{children, kill, wait_until};
+use crate::support::workshop::{Finished, Workshop};
 
 fn launch(workshop: &Workshop, arguments: &[&str]) -> Command {
     let mut command = workshop.command(&["launch"]);

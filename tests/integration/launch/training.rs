@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use crate::workers::{children, kill, wait_until};
-use crate::workshop::{Finished, Workshop};
+use crate::support::processes::{children, kill, wait_until};
+use crate::support::workshop::{Finished, Workshop};
 
 /// The same in all runs: a sum's last bits depend on how many threads share it.
 const THREADS: &str = "1";

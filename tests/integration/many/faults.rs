@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Ranks, wait_for_steps};
-use crate::pretrain::at_the_end::labelled;
-use crate::workers::children;
-use crate::workshop::{Workshop, image};
+use crate::support::processes::children;
+use crate::support::workshop::labelled;
+use crate::support::workshop::{Workshop, image};
 
 /// A run that would go on for an hour, and notices silence after three seconds.
 const ENDLESS: [&str; 4] = [
@@ -36,10 +36,12 @@ fn others_name(victim: usize, harm: Signal, patience: f64, words: &str) {
     signal(processes[victim], harm);
     let others: Vec<u32> =
         processes.iter().copied().filter(|&process| process != processes[victim]).collect();
-    crate::workers::wait_until("the others' end", || others.iter().all(|&p| has_ended(p)));
+    crate::support::processes::wait_until("the others' end", || {
+        others.iter().all(|&p| has_ended(p))
+    });
     let seconds = begun.elapsed().as_secs_f64();
     assert!(seconds < patience, "noticed after {seconds:.1} s");
-    crate::workers::kill(processes[victim]);
+    crate::support::processes::kill(processes[victim]);
     let finished = ranks.finish(Duration::from_secs(10));
     for (rank, finished) in finished.into_iter().enumerate().filter(|(rank, _)| *rank != victim) {
         let name = format!("rank {victim} (");
@@ -47,7 +49,7 @@ fn others_name(victim: usize, harm: Signal, patience: f64, words: &str) {
         finished.fails(1, &[&name, words, "at step "]);
         assert!(!text.contains("terminate called"), "rank {rank}: {text}");
     }
-    crate::workers::wait_until("the end of all workers", || {
+    crate::support::processes::wait_until("the end of all workers", || {
         workers.iter().all(|&worker| has_ended(worker))
     });
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::Ranks;
-use crate::workshop::Workshop;
+use crate::support::workshop::Workshop;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -93,6 +93,6 @@ fn contradicting_variables_are_refused() {
         .env("LOCAL_RANK", "0")
         .env("LOCAL_WORLD_SIZE", "2");
     command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", "1");
-    let finished = crate::workshop::Finished::of(command.output().unwrap());
+    let finished = crate::support::workshop::Finished::of(command.output().unwrap());
     finished.fails(2, &["RANK", "WORLD_SIZE", "`2`"]);
 }

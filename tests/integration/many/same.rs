@@ -6,7 +6,7 @@ use std::time::Duration;
 use distill::weights::TensorFile;
 
 use super::{Ranks, losses, metrics, train};
-use crate::workshop::Workshop;
+use crate::support::workshop::Workshop;
 
 /// Twenty-four steps of eight images, at the recipe's learning rate: the bias of attention's keys
 /// has no effect, so its gradient is rounding noise, which Adam turns into steps of that size.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Ranks, losses, metrics, train, wait_for_steps};
-use crate::dist::free_port;
-use crate::workers::{children, slow_pictures};
-use crate::workshop::Workshop;
+use crate::support::processes::children;
+use crate::support::processes::free_port;
+use crate::support::workshop::Workshop;
+use crate::support::workshop::slow_images;
 
 fn terminate(process: u32) {
     kill_process(Pid::from_raw(process as i32).unwrap(), Signal::TERM).unwrap();
@@ -53,7 +54,7 @@ fn a_signal_to_any_rank_saves_all() {
 /// latter gets the signal: both give the step up, save, and end.
 #[test]
 fn a_rank_without_data_holds_up_no_preemption() {
-    let workshop = slow_pictures();
+    let workshop = slow_images();
     let endless = ["schedule.epochs=10000", "checkpoint.every=100000"];
     let ranks = Ranks::start(2, |_| workshop.training(&endless));
     wait_for_steps(&workshop, "run", 1);

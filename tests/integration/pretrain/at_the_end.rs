@@ -7,28 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::many::Ranks;
-use crate::run::send;
-use crate::workshop::{Finished, Workshop, image};
-
-/// A workshop with shards of two classes, and the table that has them classified.
-pub fn labelled() -> (Workshop, [String; 2]) {
-    let workshop = Workshop::pretraining();
-    for (shard, count) in [("many", 12), ("few", 6)] {
-        let members: Vec<_> = (0..count)
-            .flat_map(|i| {
-                let class = (i % 2).to_string().into_bytes();
-                let seed = if i % 2 == 0 { 3 * i } else { 100 + 7 * i };
-                [(format!("{i}.jpg"), image(seed)), (format!("{i}.cls"), class)]
-            })
-            .collect();
-        workshop.shard(&format!("shards/{shard}.tar"), &members);
-    }
-    let knn = "evaluation.knn={ reference = [\"shards/many.tar\"], \
-               held_out = [\"shards/few.tar\"], neighbours = [1, 3] }";
-    let data = "data.shards=[\"shards/0.tar\", \"shards/1.tar\"]";
-    (workshop, [knn, data].map(str::to_string))
-}
+use crate::support::processes::send;
+use crate::support::ranks::Ranks;
+use crate::support::workshop::{Finished, Workshop, image, labelled};
 
 fn evaluation(workshop: &Workshop, run: &str) -> Value {
     let text = fs::read(workshop.path(run).join("evaluation.json")).unwrap();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::column;
-use crate::many::Ranks;
-use crate::workshop::{Finished, Workshop, image};
+use crate::support::ranks::Ranks;
+use crate::support::workshop::{Finished, Workshop, image};
 
 /// A trained autoencoder beside two shards, the second of which has a grey image and a broken one.
 fn trained() -> Workshop {

@@ -1,7 +1,7 @@
 //! Whole runs on shards behind URLs.
 
 use super::Server;
-use crate::workshop::{Finished, Workshop};
+use crate::support::workshop::{Finished, Workshop};
 
 fn server(workshop: &Workshop, script: &str) -> Server {
     let read = |name| std::fs::read(workshop.path(name)).unwrap();

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use distill::artifacts::Stream;
 use distill::config::{EncoderSize, ExportFormat, ShuffleConfig};
 use distill::dist::LocalStore;
-use distill::tasks::TaskConfig;
+use distill::tasks;
 use distill::tasks::distill::DistillConfig;
 use distill::tasks::distill::{Distillation, Teacher};
-use distill::train::checkpoint::{Saver, Snapshot, Stream};
+use distill::train::checkpoint::{Saver, Snapshot};
 use distill::train::objective::Objective;
 use distill::train::optimizer::AdamW;
 use distill::weights::{Preprocessing, WeightFile, export};
@@ -165,7 +166,7 @@ fn run_directory() -> (TempDir, PathBuf) {
     "#;
     fs::create_dir(&run).unwrap();
     fs::write(run.join("config.toml"), config).unwrap();
-    let config = DistillConfig::load(&run.join("config.toml"), &[]).unwrap();
+    let config = tasks::load_as::<DistillConfig>(&run.join("config.toml"), &[]).unwrap();
     let drawn = Teacher::drawn(Device::Cpu, Kind::Float, 0);
     let teacher = Teacher::new(drawn, config.teacher.model, 8);
     let objective = Distillation::new(&config, teacher, Device::Cpu, Kind::Float);

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
 use distill::config::{EncoderSize, ExportFormat};
 use distill::native::peak_memory;
@@ -12,10 +11,8 @@ use distill::weights::{Preprocessing, WeightFile, export};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
-use super::run;
+use crate::support::processes::{FOLDER, peak_of};
 
-/// Names the folder that a child works in.
-const FOLDER: &str = "DISTILL_TEST_MEMORY_FOLDER";
 const WEIGHTS: &str = "weights.safetensors";
 const IMAGE_SIZE: usize = 256;
 
@@ -60,15 +57,6 @@ fn write_sparse(path: &Path, size: &EncoderSize, dtype: &str, width: usize) -> u
     file.write_all(header.as_bytes()).unwrap();
     file.set_len((8 + header.len() + offset) as u64).unwrap();
     offset as u64
-}
-
-/// Starts this binary again for one ignored test; returns the peak memory that it prints.
-pub(crate) fn peak_of(child: &str, folder: &Path) -> u64 {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([child, "--exact", "--ignored", "--nocapture"]).env(FOLDER, folder);
-    let output = run(&mut command);
-    let peak = output.lines().find_map(|line| line.strip_prefix("peak "));
-    peak.unwrap_or_else(|| panic!("{child} printed no peak: {output}")).parse().unwrap()
 }
 
 /// Loading a 1B encoder in bf16 peaks at less than 1.3 times the encoder's size.

@@ -7,13 +7,28 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::config::ShuffleConfig;
+use crate::data::config::ShuffleConfig;
 use crate::status::Progress;
 
-pub(super) const MANIFEST: &str = "manifest.json";
-pub(super) const FORMAT: u32 = 1;
+/// The format of checkpoints that this version writes and reads.
+pub const FORMAT: u32 = 1;
+
 /// Bytes read at once while checking: enough to keep all cores busy with hashing.
 const CHUNK: usize = 1 << 24;
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    /// Version of `distill` that wrote it.
+    pub version: String,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Samples of the global stream consumed.
+    pub position: u64,
+    pub stream: Stream,
+    pub files: Vec<FileEntry>,
+}
 
 /// Which stream of samples and draws a state belongs to. Resuming is exact if it is the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,22 +40,9 @@ pub struct Stream {
     pub global_batch_size: usize,
 }
 
-/// What a checkpoint says of itself.
+/// A file of a checkpoint.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Manifest {
-    pub(super) format: u32,
-    /// Version of `distill` that wrote it.
-    pub(super) version: String,
-    /// Optimizer steps done.
-    pub step: u64,
-    /// Samples of the global stream consumed.
-    pub position: u64,
-    pub stream: Stream,
-    pub(super) files: Vec<FileEntry>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct FileEntry {
+pub struct FileEntry {
     pub name: String,
     pub bytes: u64,
     pub blake3: String,
@@ -48,13 +50,13 @@ pub(super) struct FileEntry {
 
 /// What a file holds of a trainee.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Holds {
+pub enum Holds {
     Weights,
     Optimizer,
 }
 
 /// What the files' names begin with.
-pub(super) fn stem(trainee: &str, holds: Holds) -> String {
+pub fn stem(trainee: &str, holds: Holds) -> String {
     match holds {
         Holds::Weights => trainee.to_string(),
         Holds::Optimizer => format!("{trainee}.optimizer"),
@@ -62,7 +64,7 @@ pub(super) fn stem(trainee: &str, holds: Holds) -> String {
 }
 
 /// Name of the file `number` (from 1) of `count` that hold something together.
-pub(super) fn file_name(stem: &str, number: usize, count: usize) -> String {
+pub fn file_name(stem: &str, number: usize, count: usize) -> String {
     match count {
         1 => format!("{stem}.safetensors"),
         _ => format!("{stem}-{number:05}-of-{count:05}.safetensors"),
@@ -83,7 +85,7 @@ fn stem_of(file: &str) -> Option<&str> {
 
 impl Manifest {
     /// Names of the files that hold this of a trainee.
-    pub(super) fn files_of(&self, trainee: &str, holds: Holds) -> Vec<&str> {
+    pub fn files_of(&self, trainee: &str, holds: Holds) -> Vec<&str> {
         let stem = stem(trainee, holds);
         let whole = file_name(&stem, 1, 1);
         let names = || self.files.iter().map(|entry| entry.name.as_str());
@@ -95,7 +97,7 @@ impl Manifest {
     }
 
     /// Names of the trainees, in the order of their files.
-    pub(super) fn trainees(&self) -> Vec<&str> {
+    pub fn trainees(&self) -> Vec<&str> {
         let stems = self.files.iter().filter_map(|entry| stem_of(&entry.name));
         let mut names: Vec<&str> =
             stems.filter_map(|stem| stem.strip_suffix(".optimizer")).collect();
@@ -109,7 +111,7 @@ impl FileEntry {
     ///
     /// # Errors
     /// It is missing, has another size, or another checksum.
-    pub(super) fn check(&self, folder: &Path, progress: Option<&dyn Progress>) -> Result<()> {
+    pub fn check(&self, folder: &Path, progress: Option<&dyn Progress>) -> Result<()> {
         let path = folder.join(&self.name);
         let mut file =
             File::open(&path).with_context(|| format!("{} is missing", path.display()))?;

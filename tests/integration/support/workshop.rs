@@ -221,3 +221,39 @@ impl Finished {
         self
     }
 }
+
+/// A workshop whose images take long to decode, so that a kill hits a worker at work.
+pub fn slow_images() -> Workshop {
+    let workshop = Workshop::new();
+    let image = |seed: u32| {
+        let image = image::RgbImage::from_fn(1600, 1200, |x, y| {
+            image::Rgb([(x * seed / 7) as u8, (y / 3 + seed) as u8, (x ^ y) as u8])
+        });
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
+        bytes.into_inner()
+    };
+    let images: Vec<_> = (0..12).map(|i| (format!("{i}.jpg"), image(i + 3))).collect();
+    workshop.shard("shards/0.tar", &images[..6]);
+    workshop.shard("shards/1.tar", &images[6..]);
+    workshop
+}
+
+/// A workshop with shards of two classes, and the table that has them classified.
+pub fn labelled() -> (Workshop, [String; 2]) {
+    let workshop = Workshop::pretraining();
+    for (shard, count) in [("many", 12), ("few", 6)] {
+        let members: Vec<_> = (0..count)
+            .flat_map(|i| {
+                let class = (i % 2).to_string().into_bytes();
+                let seed = if i % 2 == 0 { 3 * i } else { 100 + 7 * i };
+                [(format!("{i}.jpg"), image(seed)), (format!("{i}.cls"), class)]
+            })
+            .collect();
+        workshop.shard(&format!("shards/{shard}.tar"), &members);
+    }
+    let knn = "evaluation.knn={ reference = [\"shards/many.tar\"], \
+               held_out = [\"shards/few.tar\"], neighbours = [1, 3] }";
+    let data = "data.shards=[\"shards/0.tar\", \"shards/1.tar\"]";
+    (workshop, [knn, data].map(str::to_string))
+}

@@ -5,12 +5,12 @@ use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 use tracing::info;
 
+use super::config::{DistillConfig, TeacherPrecision};
+use super::distillation::{Teacher, mean_cosine};
 use crate::data::{Dataset, Scratch};
 use crate::dist::ProcessGroup;
 use crate::native::{guard, upload};
 use crate::nn::{Normalisation, VitInput, patchify};
-use crate::tasks::distill::{DistillConfig, TeacherPrecision};
-use crate::tasks::distill::{Teacher, mean_cosine};
 
 /// Images to compare on.
 const IMAGES: u64 = 8;

@@ -1,0 +1,13 @@
+//! Standard output.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+
+/// Writes to standard output; a reader that has gone, as `head` does, is no error.
+pub fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,67 @@
+//! What a run will be and what came out of it, in a few lines for people.
+
+use crate::artifacts::paths;
+use crate::config::ExportFormat;
+use crate::run::{Finished, Length, Planned, Summary};
+use crate::tasks::{Network, TaskConfig};
+
+/// Part of what a run will be.
+pub fn planned(part: &Planned) -> String {
+    match part {
+        Planned::Networks(networks) => networks.iter().map(network).collect(),
+        Planned::Length(planned) => length(planned),
+    }
+}
+
+fn network(Network { role, size, parameters }: &Network) -> String {
+    format!("{role:<24} {size:<44} {:>8.1} M parameters\n", *parameters as f64 / 1e6)
+}
+
+fn length(length: &Length) -> String {
+    let Length { samples, shards, steps, global_batch, batch, passes, learning_rate } = length;
+    format!(
+        "{:<24} {samples} samples in {shards} shards\n\
+         {:<24} {steps} of {global_batch} images ({batch} at a time), {passes:.1} passes over the \
+         data\n\
+         {:<24} up to {learning_rate:e}\n",
+        "data", "steps", "learning rate"
+    )
+}
+
+/// What came out, where it is, and what to try next.
+pub fn finished(config: &dyn TaskConfig, summary: &Summary) -> String {
+    let noun = config.task().trainee;
+    let count = summary.encoders.len();
+    let plural = if count == 1 { "" } else { "s" };
+    let mut text = format!("\nDone: {} steps, {count} {noun}{plural}.\n", summary.steps);
+    for Finished { name, losses, export } in &summary.encoders {
+        let change =
+            losses.map_or(String::new(), |[first, last]| format!("loss {first:.4} -> {last:.4}"));
+        let folder = export.as_ref().map_or(String::new(), |folder| folder.display().to_string());
+        text += format!("  {name:<16} {change:<28} {folder}").trim_end();
+        text += "\n";
+    }
+    if let Some(evaluation) = &summary.evaluation {
+        text += &format!("\n{}", evaluation.table());
+    }
+    text + &next(config, summary) + &config.advice()
+}
+
+/// What to try next, whatever was trained.
+fn next(config: &dyn TaskConfig, summary: &Summary) -> String {
+    let train = config.train();
+    let mut text = "\nTry next:\n".to_string();
+    if train.log.tensorboard {
+        let folder = paths::tensorboard(&train.run.dir);
+        text += &format!("  tensorboard --logdir {}\n", folder.display());
+    }
+    let first = summary.encoders.first().and_then(|encoder| encoder.export.as_ref());
+    if let (Some(folder), true) = (first, train.export.formats.contains(&ExportFormat::Hf)) {
+        text += &format!(
+            "  python3 -c 'from transformers import AutoModel; \
+             print(AutoModel.from_pretrained(\"{}\"))'\n",
+            folder.display()
+        );
+    }
+    text
+}

@@ -1,0 +1,8 @@
+//! Parts of a run with nothing but their speed in mind.
+
+mod data;
+mod step;
+mod synthetic;
+
+pub use data::{DataReport, batches};
+pub use step::{PEAKS, Peak, StepOptions, StepReport, StudentReport, steps};

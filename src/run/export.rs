@@ -1,0 +1,76 @@
+//! Encoders of a run's checkpoints, written for other software.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::artifacts::paths;
+use crate::config::{ConfigError, DataConfig};
+use crate::tasks::{self, TaskConfig};
+use crate::train::checkpoint::{self, Checkpoint};
+use crate::weights::{self, Preprocessing, StoredEncoder, WeightFile};
+
+/// An encoder that can be exported: its file, what it holds, and what its images are normalised by.
+pub type Source = (WeightFile, StoredEncoder, Preprocessing);
+
+/// Writes every encoder of the newest checkpoint, which is the state just trained, in the formats
+/// that the configuration asks for.
+pub(super) fn export_all(config: &dyn TaskConfig, checkpoint: &Checkpoint) -> Result<()> {
+    let train = config.train();
+    if train.export.formats.is_empty() {
+        return Ok(());
+    }
+    let preprocessing = preprocessing(&train.data);
+    for trained in config.encoders() {
+        let file = checkpoint.weights(&trained.name)?;
+        let encoder = file.encoder(Some(trained.model.heads))?;
+        let out = paths::export(&train.run.dir, &trained.name);
+        weights::export(&file, &encoder, preprocessing, &train.export.formats, false, &out)
+            .with_context(|| format!("cannot export `{}`", trained.name))?;
+    }
+    Ok(())
+}
+
+/// The weights of an encoder that was trained in the run directory `run`, with what its configuration
+/// says of it. A run of one encoder needs no `name`; without a `step` it is the newest checkpoint's.
+///
+/// # Errors
+/// The run has no such encoder or no such checkpoint, or its files are damaged.
+pub fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<Source> {
+    let config = tasks::load(&paths::config(run), &[])?;
+    let known = || {
+        let names: Vec<&str> = config.encoders().iter().map(|one| one.name.as_str()).collect();
+        names.join(", ")
+    };
+    let wrong = |message: String| {
+        let key = "--student".to_string();
+        ConfigError { file: PathBuf::new(), key, message }
+    };
+    let encoder = match (name, config.encoders()) {
+        (None, [only]) => only,
+        (None, _) => return Err(wrong(format!("is missing; the run has {}", known())).into()),
+        (Some(name), all) => all
+            .iter()
+            .find(|one| one.name == name)
+            .ok_or_else(|| wrong(format!("the run has no student `{name}`; it has {}", known())))?,
+    };
+    let checkpoint = match step {
+        Some(step) => Checkpoint::open(&paths::checkpoint(run, step))?,
+        None => checkpoint::newest(run)?
+            .with_context(|| format!("{} holds no checkpoint yet", run.display()))?,
+    };
+    let file = checkpoint.weights(&encoder.name)?;
+    let stored = file.encoder(Some(encoder.model.heads))?;
+    ensure!(
+        stored.size == encoder.model,
+        "{} holds an encoder of {}, but the run's config says {}",
+        file.path().display(),
+        stored.size,
+        encoder.model
+    );
+    Ok((file, stored, preprocessing(&config.train().data)))
+}
+
+fn preprocessing(data: &DataConfig) -> Preprocessing {
+    Preprocessing { mean: data.mean, std: data.std }
+}

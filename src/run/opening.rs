@@ -1,0 +1,35 @@
+//! Data sets opened in sight of who waits for them.
+
+use std::sync::OnceLock;
+
+use anyhow::Result;
+
+use crate::config::TrainConfig;
+use crate::data::{Dataset, ShardProgress};
+use crate::ui::screen::Phase;
+
+/// The data set that a run trains on.
+///
+/// # Errors
+/// Shards cannot be read.
+pub fn open_dataset(config: &TrainConfig) -> Result<Dataset> {
+    opening("opening shards", |progress| Dataset::open(&config.data, config.seed, progress))
+}
+
+/// Shows how `open` gets on, under this label.
+///
+/// # Errors
+/// Those of `open`.
+pub fn opening(
+    label: &str,
+    open: impl FnOnce(ShardProgress) -> Result<Dataset>,
+) -> Result<Dataset> {
+    let phase = OnceLock::new();
+    let dataset = open(&|_, shards| {
+        phase.get_or_init(|| Phase::begin(label, Some(shards as u64))).advance(1);
+    })?;
+    if let Some(phase) = phase.into_inner() {
+        phase.finish();
+    }
+    Ok(dataset)
+}

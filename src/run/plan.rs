@@ -1,0 +1,74 @@
+//! What a run will be.
+
+use anyhow::Result;
+
+use super::opening::open_dataset;
+use super::{device, evaluation, setup};
+use crate::config::TrainConfig;
+use crate::data::Dataset;
+use crate::dist::{RankInfo, environment};
+use crate::tasks::{Network, TaskConfig};
+use crate::train::schedule::Schedule;
+
+/// Part of what a run will be, as [`plan`] finds it out.
+#[derive(Debug)]
+pub enum Planned {
+    /// The models, before the weights are looked at that the configuration names.
+    Networks(Vec<Network>),
+    Length(Length),
+}
+
+/// Data and schedule of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Length {
+    pub samples: u64,
+    pub shards: usize,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Images of a step.
+    pub global_batch: usize,
+    /// Images of one forward pass.
+    pub batch: usize,
+    /// How often each sample is seen.
+    pub passes: f64,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+}
+
+/// Finds out everything that can be found wrong before training, without training, and tells `report`
+/// what the run would be.
+///
+/// # Errors
+/// There is no such device, or weights, shards or labels cannot be read or do not fit.
+pub fn plan(config: &dyn TaskConfig, mut report: impl FnMut(Planned)) -> Result<()> {
+    let rank_info = environment::of_this_process()?;
+    setup::answer_quit(rank_info.as_ref())?;
+    device::choose(&config.train().run, &rank_info.unwrap_or_else(RankInfo::alone))?;
+    report(Planned::Networks(config.networks()));
+    config.check_weights()?;
+    let train = config.train();
+    let dataset = open_dataset(train)?;
+    report(Planned::Length(length(train, &dataset)));
+    evaluation::check(train)
+}
+
+fn length(config: &TrainConfig, dataset: &Dataset) -> Length {
+    let global_batch = config.data.images_per_step();
+    let schedule = schedule(config, dataset);
+    let (samples, steps) = (dataset.sample_count(), schedule.total_steps());
+    Length {
+        samples,
+        shards: dataset.shard_count(),
+        steps,
+        global_batch,
+        batch: config.data.batch_size,
+        passes: steps as f64 * global_batch as f64 / samples as f64,
+        learning_rate: schedule.peak,
+    }
+}
+
+/// The schedule of a run on this data set.
+pub(super) fn schedule(config: &TrainConfig, dataset: &Dataset) -> Schedule {
+    let global_batch = config.data.images_per_step();
+    Schedule::new(&config.optimizer, &config.schedule, global_batch, dataset.sample_count())
+}

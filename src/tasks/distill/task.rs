@@ -1,0 +1,149 @@
+//! The description of distillation: one frozen teacher, and the students that learn from it.
+
+use anyhow::Result;
+use tch::Device;
+use toml::Table;
+
+use super::config::{DistillConfig, TeacherPrecision, read};
+use super::distillation::{Distillation, Student, flops_per_image};
+use super::fp8_report::Fp8Report;
+use super::models::{load_teacher, students, weights_of};
+use crate::config::{Check, ConfigError, EncoderConfig, KeyError, TrainConfig};
+use crate::native::guard;
+use crate::nn::{Vit, require_fp8};
+use crate::tasks::initial_weights::check;
+use crate::tasks::task::{Models, Network, Setting, Task, TaskConfig};
+use crate::train::objective::Objective;
+
+/// Distillation.
+pub static TASK: Task = Task {
+    title: "Distillation",
+    keys: &["teacher", "students", "loss"],
+    command: "distill --config",
+    trainee: "student",
+    whole_images: "teacher",
+    networks: &[("teacher", "teacher"), ("student", "students")],
+    read: |own, train| Ok(Box::new(DistillConfig::from_tables(own, train)?)),
+};
+
+impl TaskConfig for DistillConfig {
+    fn description() -> &'static Task {
+        &TASK
+    }
+
+    fn from_tables(own: Table, train: TrainConfig) -> Result<Self, KeyError> {
+        read(own, train)
+    }
+
+    fn task(&self) -> &'static Task {
+        &TASK
+    }
+
+    fn boxed(&self) -> Box<dyn TaskConfig> {
+        Box::new(self.clone())
+    }
+
+    fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every config value has a TOML form")
+    }
+
+    fn validate(&self) -> Check {
+        self.check()
+    }
+
+    fn train(&self) -> &TrainConfig {
+        &self.train
+    }
+
+    fn train_mut(&mut self) -> &mut TrainConfig {
+        &mut self.train
+    }
+
+    fn encoders(&self) -> &[EncoderConfig] {
+        &self.students
+    }
+
+    fn draw_weights(&mut self) {
+        self.teacher.weights = EncoderConfig::RANDOM.into();
+        for student in &mut self.students {
+            student.weights = EncoderConfig::RANDOM.into();
+        }
+    }
+
+    fn flops_per_image(&self) -> f64 {
+        flops_per_image(self)
+    }
+
+    fn networks(&self) -> Vec<Network> {
+        let models = Distillation::shapes_only(self);
+        let teacher = Network {
+            role: "teacher".into(),
+            size: self.teacher.model.to_string(),
+            parameters: models.teacher.parameters.count(),
+        };
+        let students = self.students.iter().zip(models.trainees()).map(|(student, trainee)| {
+            let role = format!("student {}", student.name);
+            let size = student.model.to_string();
+            Network { role, size, parameters: trainee.parameters.count() }
+        });
+        std::iter::once(teacher).chain(students).collect()
+    }
+
+    fn check_weights(&self) -> Result<()> {
+        weights_of(self).try_for_each(|(key, weights, size)| check(&key, weights, size))
+    }
+
+    fn require_abilities(&self, device: Device) -> Result<(), ConfigError> {
+        require_abilities(self, device)
+    }
+
+    fn models(&self, setting: &Setting, starts_anew: bool) -> Result<Box<dyn Models>> {
+        let Setting { group, device, .. } = *setting;
+        let teacher = guard(|| load_teacher(self, group, device))?;
+        let images = setting.images.as_ref();
+        let report = images.map(|images| Fp8Report::begin(self, group, images.dataset, &teacher));
+        let report = report.transpose()?.flatten();
+        let distillation = guard(|| students(self, teacher, device, starts_anew))?;
+        if let Some(report) = report {
+            report.finish(&distillation.teacher)?;
+        }
+        Ok(Box::new(distillation))
+    }
+
+    fn advice(&self) -> String {
+        let mut advice = "  your own images: distill data pack FOLDER --out data/mine, then\n    \
+             --set 'data.shards=[\"data/mine/*.tar\"]' --set run.dir=runs/mine\n"
+            .to_string();
+        if self.teacher.weights == EncoderConfig::RANDOM {
+            advice += "  a real teacher: this one had random weights, so the students learned to\n    \
+                 imitate it and nothing else; configs/reference.toml shows how to name yours\n";
+        }
+        advice
+    }
+}
+
+fn require_abilities(config: &DistillConfig, device: Device) -> Result<(), ConfigError> {
+    let wrong = |key: &str, message: String| {
+        Err(ConfigError { file: Default::default(), key: key.into(), message })
+    };
+    let teacher = &config.teacher;
+    if teacher.cuda_graph && device == Device::Cpu {
+        return wrong("teacher.cuda_graph", "found true, expected false on a CPU".into());
+    }
+    if teacher.precision == TeacherPrecision::Fp8
+        && let Err(error) = require_fp8(device)
+    {
+        return wrong("teacher.precision", format!("found \"fp8\", but {error:#}"));
+    }
+    Ok(())
+}
+
+impl Models for Distillation {
+    fn encoders(&self) -> Vec<&Vit> {
+        self.students().iter().map(Student::vit).collect()
+    }
+
+    fn teacher(&self) -> Option<&Vit> {
+        Some(&self.teacher.vit)
+    }
+}

@@ -1,0 +1,10 @@
+//! What several areas of tests use.
+
+pub mod device;
+pub mod golden;
+pub mod pixels;
+pub mod processes;
+pub mod python;
+pub mod ranks;
+pub mod shards;
+pub mod workshop;
