@@ -20,5 +20,5 @@ pub mod ui;
 pub mod viz;
 pub mod weights;
 
+pub use distill_base::{draws, durable};
 pub use distill_data as data;
-pub use distill_data::{draws, durable};

@@ -4,7 +4,7 @@
 
 use std::io::Cursor;
 
-use distill_data::index::ShardIndex;
+use distill_data::format::index_shard;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|shard: &[u8]| {
@@ -29,7 +29,8 @@ fn with_checksums(shard: &[u8]) -> Vec<u8> {
 
 fn check(shard: &[u8]) {
     let length = shard.len() as u64;
-    let Ok(index) = ShardIndex::scan(Cursor::new(shard), length, &"fuzz") else { return };
+    let fields = ["png".to_string(), "mask.webp".to_string()];
+    let Ok(index) = index_shard(&mut Cursor::new(shard), length, &fields, &"fuzz") else { return };
     assert!(index.rows() > 0, "an index without an image is an error");
     assert_eq!(index.rows(), index.sizes.len());
     assert_eq!(index.rows(), index.labels.len());
@@ -37,6 +38,9 @@ fn check(shard: &[u8]) {
     for row in 0..index.rows() {
         let end = index.offsets[row] + u64::from(index.sizes[row]);
         assert!(end <= length, "row {row} ends at byte {end} of {length}");
+        for field in &index.fields {
+            assert!(field.range(row).end <= length, "a field of row {row} lies in the shard");
+        }
         let name = index.name(row);
         assert!(!name.is_empty() && !name.contains(char::is_control), "row {row}: {name:?}");
         assert_eq!(index.row_at(index.offsets[row]), Some(row));

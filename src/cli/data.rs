@@ -10,10 +10,10 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::preview::{self, PreviewArgs};
 use crate::config::DataConfig;
-use crate::data::index_cache::IndexCache;
+use crate::data::config::TargetConfig;
 use crate::data::pack::{self, Encoding, PackOptions};
 use crate::data::source::Sources;
-use crate::data::{Dataset, ShardProgress};
+use crate::data::{Dataset, DensePixels, IndexCache, ShardProgress};
 use crate::tasks::AnyConfig;
 use crate::ui::screen;
 
@@ -103,6 +103,13 @@ struct CheckArgs {
     /// Change a key of the config, such as data.max_pixels=1000000
     #[arg(long, value_name = "KEY=VALUE", requires = "config")]
     set: Vec<String>,
+    /// Also decode the segmentation mask beside each image: a PNG member with this extension, such as
+    /// `png` for KEY.png
+    #[arg(long, value_name = "EXTENSION")]
+    mask: Option<String>,
+    /// Also decode the depth map beside each image: a PNG member with this extension
+    #[arg(long, value_name = "EXTENSION")]
+    depth: Option<String>,
 }
 
 /// Runs the command.
@@ -190,14 +197,21 @@ fn row(
 }
 
 fn run_check(args: CheckArgs) -> Result<()> {
-    let config = match &args.config {
+    let mut config = match &args.config {
         Some(file) => AnyConfig::load(file, &args.set)?.train().data.clone(),
         None => defaults(args.patterns)?,
     };
+    for (name, member, pixels) in
+        [("mask", args.mask, DensePixels::Classes), ("depth", args.depth, DensePixels::Depth)]
+    {
+        let target = member.map(|member| (name.to_string(), TargetConfig { member, pixels }));
+        config.targets.extend(target);
+    }
     let key = if args.config.is_some() { "data.shards" } else { "PATTERN" };
     let sources = Arc::new(Sources::new(&config)?);
     let shards = sources.expand(&config.shards, key)?;
     let cache = IndexCache::new(sources.clone(), config.index_dir.as_deref());
+    let cache = cache.with_fields(config.target_members()?);
     let indexes = with_bar("indexing", |progress| {
         IndexCache::visit(&shards, progress, |shard| cache.head(shard).map(|_| shard.clone()))
     });
@@ -208,7 +222,7 @@ fn run_check(args: CheckArgs) -> Result<()> {
     }
     let mut bad = 0;
     if !whole.is_empty() {
-        let dataset = Dataset::of_shards(&config, 0, sources, &whole, &|_, _| {})?;
+        let dataset = Dataset::from_shards(&config, 0, sources, &whole, &|_, _| {})?;
         bad = check_images(&dataset, config.curation.is_some())?;
     }
     fail_with(&errors, shard_count, "shards are bad")?;

@@ -8,7 +8,8 @@ use image::RgbImage;
 
 use super::data::{print, with_bar};
 use crate::config::EncoderConfig;
-use crate::data::{Dataset, Scratch, durable};
+use crate::data::{Dataset, Scratch};
+use crate::durable;
 use crate::nn::Mask;
 use crate::tasks::AnyConfig;
 use crate::viz::Sheet;
@@ -74,7 +75,7 @@ fn draw(
     for (row, position) in (0..).zip(positions) {
         let mut crop = RgbImage::new(image_size, image_size);
         let sample = dataset.fill(&mut scratch, position, &mut crop)?;
-        let image = sample.context("an image is missing")?.place;
+        let image = sample.context("an image is missing")?.location;
         let label = image.label.map_or("no label".to_string(), |label| format!("label {label}"));
         let name = dataset.describe(&image);
         legend += &format!("row {}: position {position}, {name}, {label}\n", row + 1);

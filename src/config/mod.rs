@@ -12,7 +12,8 @@ mod model;
 mod train;
 mod validate;
 
-pub use distill_data::config::{ConfigError, CurationConfig, DataConfig, ShuffleConfig};
+pub use distill_base::ConfigError;
+pub use distill_data::config::{CurationConfig, DataConfig, ShuffleConfig};
 pub use encoder::{DropPathMode, EncoderConfig};
 pub use evaluation::{EvaluationConfig, KnnConfig};
 pub use load::{KeyError, explain, read_table, read_tables};

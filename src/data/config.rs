@@ -1,9 +1,12 @@
-//! The `[data]` table of a configuration: which images, how they are cropped, how many at a
-//! time; and the error that names what is wrong in a configuration.
+//! The `[data]` table of a configuration: which images, how they are cropped, how many at a time.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::image::DensePixels;
 
 /// Images: where they are, which are kept, how they are cropped, how many at a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,6 +68,19 @@ pub struct DataConfig {
     pub curation: Option<CurationConfig>,
     #[serde(default)]
     pub shuffle: ShuffleConfig,
+    /// Dense targets that are read with every image, by name. No key of a configuration: whoever
+    /// needs some asks for them.
+    #[serde(skip)]
+    pub targets: BTreeMap<String, TargetConfig>,
+}
+
+/// A dense target that every sample carries beside its image: a segmentation mask, a depth map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetConfig {
+    /// Extension of the member that holds it: `png` for `KEY.png`, `mask.png` for `KEY.mask.png`.
+    pub member: String,
+    /// What its pixels are.
+    pub pixels: DensePixels,
 }
 
 impl DataConfig {
@@ -89,7 +105,30 @@ impl DataConfig {
             cache_gigabytes: cache_gigabytes(),
             curation: None,
             shuffle: ShuffleConfig::default(),
+            targets: BTreeMap::new(),
         }
+    }
+
+    /// Extensions of the members that hold the targets, in the order of their names.
+    ///
+    /// # Errors
+    /// One cannot be an extension, or stands for two targets or for the label.
+    pub fn target_members(&self) -> Result<Vec<String>> {
+        let mut members: Vec<String> = Vec::new();
+        for (name, TargetConfig { member, .. }) in &self.targets {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            ensure!(
+                !member.is_empty() && !member.starts_with('.') && member.chars().all(plain),
+                "target `{name}`: found member `{member}`, expected an extension such as `mask.png`"
+            );
+            let taken = members.iter().any(|other| other.eq_ignore_ascii_case(member));
+            ensure!(
+                !taken && member != "cls",
+                "target `{name}`: member `{member}` stands for something else already"
+            );
+            members.push(member.clone());
+        }
+        Ok(members)
     }
 
     /// Images of one optimizer step: the configured number, or one batch.
@@ -199,27 +238,4 @@ fn min_side() -> u64 {
 }
 fn yes() -> bool {
     true
-}
-
-/// A configuration that cannot be used: the user has to change something. Exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{}{}", location(.file, .key), .message)]
-pub struct ConfigError {
-    /// The file it was read from.
-    pub file: PathBuf,
-    /// Dotted path of the key at fault; empty where the whole file is.
-    pub key: String,
-    /// What was found and what was expected.
-    pub message: String,
-}
-
-fn location(file: &Path, key: &str) -> String {
-    let mut place = String::new();
-    if !file.as_os_str().is_empty() {
-        place += &format!("{}: ", file.display());
-    }
-    if !key.is_empty() {
-        place += &format!("{key}: ");
-    }
-    place
 }

@@ -1,4 +1,4 @@
-//! The only module with `unsafe`: what `tch` does not bind of libtorch, with a safe face.
+//! What `tch` does not bind of libtorch, with a safe face: the only module of this crate with `unsafe`.
 //!
 //! C++ exceptions arrive as [`anyhow::Error`] with libtorch's message; [`guard`] does the same
 //! for the panics of `tch`'s infallible methods.

@@ -15,9 +15,10 @@ use super::{device, training, worker_program};
 use crate::config::DataConfig;
 use crate::data::curation::{Scores, scores_path, write_scores};
 use crate::data::source::{ShardAddress, Sources};
-use crate::data::{Batch, Dataset, EvaluationPass, Loader, Member, durable};
+use crate::data::{Batch, Dataset, EvaluationPass, Loader, Member};
 use crate::dist::{RankInfo, environment};
 use crate::draws::{Draws, Purpose};
+use crate::durable;
 use crate::native::{guard, upload};
 use crate::nn::{Mask, Normalisation, kind_of};
 use crate::tasks::pretrain::Autoencoder;
@@ -66,7 +67,7 @@ pub fn run(config: &PretrainConfig, patterns: &[String], json_root: &Path) -> Re
     }
     let pass = EvaluationPass { measure: true, ..EvaluationPass::WHOLE };
     let dataset = training::opening("opening shards", |progress| {
-        Dataset::evaluation_of_shards(&data, sources, &left, pass, progress)
+        Dataset::evaluation_from_shards(&data, sources, &left, pass, progress)
     })?;
     let scored = guard(|| {
         let scorer = Scorer::load(config, &checkpoint, device)?;

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use distill::data::crop::{CropBox, load_central};
-use distill::data::decode::{self, Encoding, Image};
-use distill::data::resize::CropResizer;
+use distill::data::image::decode::{self, Encoding, Image};
+use distill::data::image::resize::CropResizer;
+use distill::data::image::{CropBox, load_central};
 use distill::data::{CropDecoder, CropOptions};
 
 const MAX_PIXELS: u64 = 100_000_000;
@@ -71,7 +71,7 @@ fn decoded_with(
 ) -> anyhow::Result<Vec<u8>> {
     let [side, height] = case.size;
     assert_eq!(side, height, "{}", case.name);
-    let options = CropOptions { side, max_pixels: MAX_PIXELS, reduced_decoding };
+    let options = CropOptions { image_size: side, max_pixels: MAX_PIXELS, reduced_decoding };
     let mut out = vec![0; side * side * 3];
     decoder.decode(bytes, &options, |_, _| case.crop, &mut out)?;
     Ok(out)
@@ -131,7 +131,7 @@ fn reduced_decoding_is_another_way() {
 /// From the same pixels (lossless cases), the resize is Pillow's to within a level everywhere.
 #[test]
 fn resizing_the_same_pixels_is_within_one_level_of_pillow() {
-    let is_png = |case: &Case| Encoding::of(&case.bytes) == Some(Encoding::Png);
+    let is_png = |case: &Case| Encoding::detect(&case.bytes) == Some(Encoding::Png);
     let lossless = cases().into_iter().filter(is_png);
     let mut checked = 0;
     for case in lossless {

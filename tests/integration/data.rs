@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use distill::config::{ConfigError, CurationConfig, DataConfig};
-use distill::data::index::ShardIndex;
-use distill::data::index_cache::IndexCache;
+use distill::data::format::{ShardIndex, index_shard};
 use distill::data::source::{ShardAddress, Sources};
-use distill::data::{Batch, Dataset, Loader, Scratch};
+use distill::data::{Batch, Dataset, IndexCache, Loader, Scratch};
 use tempfile::TempDir;
 
 const SIDE: usize = 32;
@@ -109,13 +108,13 @@ fn load(dataset: Dataset, config: &DataConfig, batch: u64, batches: u64) -> Vec<
 /// The index of a shard, made now.
 pub(crate) fn scan(shard: &Path) -> Result<ShardIndex> {
     let length = shard.metadata()?.len();
-    ShardIndex::scan(std::fs::File::open(shard)?, length, &shard.display())
+    index_shard(&mut std::fs::File::open(shard)?, length, &[], &shard.display())
 }
 
 pub(crate) fn fill(dataset: &Dataset, position: u64) -> Result<(Vec<u8>, Option<u32>)> {
     let mut out = vec![0; dataset.sample_bytes()];
     let sample = dataset.fill(&mut Scratch::default(), position, &mut out)?;
-    Ok((out, sample.and_then(|sample| sample.place.label)))
+    Ok((out, sample.and_then(|sample| sample.location.label)))
 }
 
 /// Members in any order within a sample, long names, extensions in any case, other members and

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distill::config::DataConfig;
-use distill::data::decode::Encoding;
+use distill::data::image::decode::Encoding;
 use distill::data::{Dataset, EvaluationPass, ImageStats, Loader, Scratch};
 
 use crate::crops::compare;
@@ -57,7 +57,7 @@ fn in_process(dataset: &Dataset) -> Vec<Given> {
     let make = |position| {
         let mut pixels = vec![1; dataset.sample_bytes()];
         let sample = dataset.fill(&mut scratch, position, &mut pixels).unwrap();
-        let label = sample.as_ref().and_then(|sample| sample.place.label);
+        let label = sample.as_ref().and_then(|sample| sample.location.label);
         Given { pixels, label, image: sample.map(|sample| sample.image) }
     };
     (0..dataset.sample_count()).map(make).collect()
@@ -110,7 +110,7 @@ fn central_squares_are_pillows() {
             let (mean, most, psnr) = compare(&given.pixels, expected);
             let name = path.display();
             println!("{name} to {side}: mean {mean:.3}, most {most}, PSNR {psnr:.1} dB");
-            if Encoding::of(&std::fs::read(path).unwrap()) == Some(Encoding::Png) {
+            if Encoding::detect(&std::fs::read(path).unwrap()) == Some(Encoding::Png) {
                 assert!(most <= 1, "{name} to {side}: a difference of {most} levels");
                 lossless += 1;
             }

@@ -28,6 +28,7 @@ mod seen;
 mod sources;
 mod status;
 mod step;
+mod targets;
 mod teacher;
 mod weights;
 mod workers;

@@ -1,7 +1,7 @@
 //! A trained student, exported by the command line, in the hands of the real transformers: the
 //! same image gives the same numbers there and here.
 
-use distill::data::crop::load_central;
+use distill::data::image::load_central;
 use distill::nn::{Normalisation, Parameters, Storage, Vit, VitInput, patchify};
 use distill::weights::{Preprocessing, WeightFile, beside_encoder};
 use tch::{Device, Kind, Tensor};

@@ -1,6 +1,6 @@
 //! `distill data preview`: the sheet shows what training would prefetcher.
 
-use distill::data::draws::{Draws, Purpose};
+use distill::draws::{Draws, Purpose};
 use distill::nn::Mask;
 use distill::tasks::TaskConfig;
 use distill::tasks::distill::DistillConfig;

@@ -1,7 +1,7 @@
 //! The frozen teacher in the formats that it can be kept in: nearly the same tokens.
 
 use distill::config::{EncoderConfig, EncoderSize};
-use distill::data::crop::load_central;
+use distill::data::image::load_central;
 use distill::nn::{FrozenFormat, Normalisation, VitInput, patchify};
 use distill::tasks::distill::DistillConfig;
 use distill::tasks::distill::{Distillation, Teacher, mean_cosine};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use distill::config::DataConfig;
-use distill::data::draws::{Draws, Purpose};
 use distill::data::{Dataset, Loader, RankBatches};
+use distill::draws::{Draws, Purpose};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::data::{config, jpeg, open, start, write_tar};

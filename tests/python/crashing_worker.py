@@ -14,16 +14,15 @@ socket.recv_fds(sock, 1, 1)  # the shared memory
 buffered = b""
 
 
-def numbers(frame):
-    """Slot and position of a job: the varints that a frame begins with."""
-    found, value, shift = [], 0, 0
+def position_of(frame):
+    """Position of a job: the varint that its frame begins with."""
+    value, shift = 0, 0
     for byte in frame:
         value |= (byte & 127) << shift
         shift += 7
         if byte < 128:
-            found.append(value)
-            value = shift = 0
-    return found[:2]
+            return value
+    raise ValueError("a job without a position")
 
 
 log = open(sys.argv[1], "a+")
@@ -41,7 +40,7 @@ while True:
     if setup:
         setup = False
         continue
-    position = numbers(frame)[1]
+    position = position_of(frame)
     print(position, frame.hex(), file=log, flush=True)
     log.seek(0)
     first = next(line for line in log if line.startswith(f"{position} "))

@@ -1,12 +1,14 @@
 //! Batches from worker processes, in order, ahead of the trainer.
 //!
 //! The memory of all batches is one piece of shared memory, cut into as many slots as batches may
-//! be under way ([`slots`]). The samples of a batch are tasks in a queue; a thread for each worker
-//! process takes them from there, hands them on and hears how they end ([`hand`]). All bookkeeping
+//! be under way, a plane for each field of the samples ([`layout`]). The samples of a batch are tasks in a queue; a thread for each worker
+//! process takes them from there, hands them on and hears how they end ([`worker_thread`]). All bookkeeping
 //! is done by whoever asks for a batch. One more thread has files read ahead ([`read_ahead`]).
 
+mod layout;
 mod read_ahead;
-mod slots;
+mod status;
+mod task;
 mod worker_thread;
 
 use std::collections::VecDeque;
@@ -14,20 +16,24 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, bail, ensure};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use super::config::DataConfig;
-use super::dataset::Dataset;
-use super::failures::FailureCounts;
-use super::transform::ImageStats;
-use super::worker::Setup;
+use crate::config::DataConfig;
+use crate::dataset::{Dataset, FailureCounts};
+use crate::image::ImageStats;
+use crate::shared_memory::{Slot, Slots};
+
+use layout::BatchLayout;
 use read_ahead::ReadAhead;
-use slots::{Slot, Slots};
-use worker_thread::{Done, Made, Task, WorkerHandle};
+use status::Progress;
+pub use status::{LoaderMonitor, LoaderStatus, WorkerActivity, WorkerStatus};
+use task::{Done, Made, Task};
+use worker_thread::{WorkerContext, WorkerHandle};
 
 /// How long threads may take over what they have in their hands when the loader is dropped.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
@@ -46,14 +52,27 @@ pub struct Batch {
     pub images: Vec<Option<ImageStats>>,
     /// Images tried and failed so far in this process.
     pub failures: FailureCounts,
+    dataset: Arc<Dataset>,
+    layout: Arc<BatchLayout>,
     slot: Slot,
-    bytes: usize,
 }
 
 impl Batch {
     /// `[B, H, W, 3]`, 8-bit RGB.
     pub fn images(&self) -> &[u8] {
-        self.slot.read(self.bytes)
+        self.plane(0)
+    }
+
+    /// The dense target `name`, if the data set has one of that name: `[B, H, W]`, a byte for each
+    /// class, two in the machine's order for each depth. 0 where a sample is black.
+    pub fn target(&self, name: &str) -> Option<&[u8]> {
+        let targets = &self.dataset.plan().targets;
+        let number = targets.iter().position(|target| target.name == name)?;
+        Some(self.plane(number + 1))
+    }
+
+    fn plane(&self, field: usize) -> &[u8] {
+        self.slot.read(self.layout.plane(field, self.labels.len()))
     }
 }
 
@@ -71,7 +90,8 @@ pub struct Loader {
     dataset: Arc<Dataset>,
     ranges: Peekable<Box<dyn Iterator<Item = Range<u64>> + Send>>,
     prefetch_batches: usize,
-    most_samples: usize,
+    layout: Arc<BatchLayout>,
+    progress: Arc<Progress>,
     slots: Slots,
     /// Batches under way, oldest first; the first one's number is `first_pending`.
     pending: VecDeque<PendingBatch>,
@@ -79,7 +99,7 @@ pub struct Loader {
     tasks: Option<Sender<Task>>,
     queue: Receiver<Task>,
     done: Receiver<Done>,
-    hands: Vec<WorkerHandle>,
+    workers: Vec<WorkerHandle>,
     read_ahead: Option<ReadAhead>,
     /// What went wrong while nobody asked for a batch.
     error: Option<Error>,
@@ -108,33 +128,39 @@ impl Loader {
         let (tasks, queue) = unbounded();
         let (results, done) = unbounded();
         // One more than are under way is in the trainer's hands.
-        let batch_bytes = config.batch_size * dataset.sample_bytes();
-        let slots = Slots::new(config.prefetch_batches + 1, batch_bytes)?;
-        let setup = Setup { cut: dataset.cut(), options: dataset.crop_options() };
-        let hands = (0..worker_count(config))
+        let layout = Arc::new(BatchLayout::new(dataset.plan().field_bytes(), config.batch_size));
+        let slots = Slots::new(config.prefetch_batches + 1, layout.bytes())?;
+        let context = WorkerContext {
+            dataset: dataset.clone(),
+            layout: layout.clone(),
+            queue: queue.clone(),
+            results,
+        };
+        let workers = (0..worker_count(config))
             .map(|number| {
-                let (dataset, queue, results) = (dataset.clone(), queue.clone(), results.clone());
-                let memory = slots.memory();
-                WorkerHandle::start(number, dataset, worker_program, &setup, memory, queue, results)
+                WorkerHandle::start(number, context.clone(), worker_program, slots.memory())
             })
             .collect::<Result<_>>()?;
+        let progress = Arc::new(Progress::default());
         let mut loader = Self {
-            read_ahead: Some(ReadAhead::start(dataset.clone())?),
+            read_ahead: Some(ReadAhead::start(dataset.clone(), progress.clone())?),
             dataset,
             ranges: (Box::new(ranges) as Box<dyn Iterator<Item = _> + Send>).peekable(),
             prefetch_batches: config.prefetch_batches,
-            most_samples: config.batch_size,
+            layout,
+            progress,
             slots,
             pending: VecDeque::new(),
             first_pending: 0,
             tasks: Some(tasks),
             queue,
             done,
-            hands,
+            workers,
             error: None,
             failed: false,
         };
         loader.top_up()?;
+        loader.show_progress();
         Ok(loader)
     }
 
@@ -169,7 +195,7 @@ impl Loader {
             match self.done.recv_deadline(deadline) {
                 Ok(done) => self.accept_or_keep_error(done),
                 // A thread that ended is an error, which the next batch tells.
-                Err(_) => return self.hands.iter().any(WorkerHandle::is_finished),
+                Err(_) => return self.workers.iter().any(WorkerHandle::is_finished),
             }
         }
         true
@@ -178,9 +204,20 @@ impl Loader {
     /// What the workers did so far.
     pub fn statistics(&self) -> LoaderStatistics {
         LoaderStatistics {
-            encoded_bytes: self.hands.iter().map(WorkerHandle::encoded_bytes).sum(),
-            workers: self.hands.iter().map(WorkerHandle::worker_id).collect(),
+            encoded_bytes: self.workers.iter().map(WorkerHandle::encoded_bytes).sum(),
+            workers: self.workers.iter().map(WorkerHandle::worker_id).collect(),
         }
+    }
+
+    /// To look at what the loader does, also from another thread and while it works.
+    pub fn monitor(&self) -> LoaderMonitor {
+        let workers = self.workers.iter().map(WorkerHandle::state).collect();
+        LoaderMonitor { progress: self.progress.clone(), queue: self.queue.clone(), workers }
+    }
+
+    /// What the loader does now.
+    pub fn status(&self) -> LoaderStatus {
+        self.monitor().status()
     }
 
     fn wait_for_batch(&mut self) -> Result<Option<Batch>> {
@@ -196,12 +233,14 @@ impl Loader {
         };
         self.first_pending += 1;
         self.top_up()?;
+        self.show_progress();
         Ok(Some(Batch {
-            bytes: front.samples.len() * self.dataset.sample_bytes(),
             positions: front.positions,
             labels: front.samples.iter().map(|made| made.and_then(|made| made.label)).collect(),
             images: front.samples.iter().map(|made| made.map(|made| made.image)).collect(),
             failures: self.dataset.failure_counts(),
+            dataset: self.dataset.clone(),
+            layout: self.layout.clone(),
             slot: front.slot,
         }))
     }
@@ -211,7 +250,7 @@ impl Loader {
             match self.done.recv_timeout(THREAD_CHECK_POLL) {
                 Ok(done) => return Ok(done),
                 Err(RecvTimeoutError::Timeout)
-                    if !self.hands.iter().any(WorkerHandle::is_finished) => {}
+                    if !self.workers.iter().any(WorkerHandle::is_finished) => {}
                 // What it said before it ended may have come in just now.
                 Err(_) => match self.done.try_recv() {
                     Ok(done) => return Ok(done),
@@ -225,11 +264,11 @@ impl Loader {
         let batch = &mut self.pending[(task.batch - self.first_pending) as usize];
         let made = outcome?;
         if made.is_none() {
-            let bytes = self.dataset.sample_bytes();
-            batch.slot.clear(task.place * bytes, bytes);
+            self.layout.sample(task.place).for_each(|range| batch.slot.clear(range));
         }
         batch.samples[task.place] = made;
         batch.missing -= 1;
+        self.show_progress();
         Ok(())
     }
 
@@ -237,6 +276,16 @@ impl Loader {
         if let Err(error) = self.accept(done) {
             self.error.get_or_insert(error);
         }
+    }
+
+    /// Stores what the monitor shows.
+    fn show_progress(&self) {
+        let Self { progress, pending, .. } = self;
+        let next = pending.front();
+        progress.set_next(next.map(|batch| batch.positions.start), next.map_or(0, |b| b.missing));
+        let ready = pending.iter().filter(|batch| batch.missing == 0).count();
+        progress.ready_batches.store(ready, Ordering::Relaxed);
+        progress.pending_batches.store(pending.len(), Ordering::Relaxed);
     }
 
     /// Hands out the samples of further batches until enough are under way.
@@ -249,15 +298,14 @@ impl Loader {
             let Some(slot) = self.slots.take() else { return Ok(()) };
             let Some(positions) = self.ranges.next() else { return Ok(()) };
             let samples = positions.end.saturating_sub(positions.start) as usize;
-            ensure!(samples <= self.most_samples, "{samples} samples are more than a batch");
+            ensure!(samples <= self.layout.samples(), "{samples} samples are more than a batch");
             if let Some(ahead) = &self.read_ahead {
                 ahead.reach(positions.start);
             }
             let batch = self.first_pending + self.pending.len() as u64;
             for (place, position) in positions.clone().enumerate() {
-                let offset = slot.start() + place * self.dataset.sample_bytes();
                 // The receiver lives as long as `self`.
-                let _ = tasks.send(Task { batch, place, position, offset });
+                let _ = tasks.send(Task { batch, place, position, slot: slot.start() });
             }
             self.pending.push_back(PendingBatch {
                 positions,
@@ -275,10 +323,10 @@ impl Drop for Loader {
         // No more tasks come, and those that wait are taken back; each worker ends its images.
         self.tasks = None;
         while self.queue.try_recv().is_ok() {}
-        let hands = self.hands.drain(..).map(|hand| hand.thread);
+        let workers = self.workers.drain(..).map(|worker| worker.thread);
         // Taking the thread out drops the sender that it listens to.
         let ahead = self.read_ahead.take().map(|ahead| ahead.thread);
-        end_threads(hands.chain(ahead).collect());
+        end_threads(workers.chain(ahead).collect());
     }
 }
 

@@ -7,12 +7,15 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use crossbeam::channel::{Sender, unbounded};
 
 use crate::dataset::Dataset;
+
+use super::status::Progress;
 
 /// Windows that are remembered, so that none is asked for twice.
 const WINDOWS: usize = 64;
@@ -29,7 +32,7 @@ impl ReadAhead {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(dataset: Arc<Dataset>) -> Result<Self> {
+    pub fn start(dataset: Arc<Dataset>, progress: Arc<Progress>) -> Result<Self> {
         let (reached, positions) = unbounded::<u64>();
         let thread = std::thread::Builder::new()
             .name("read-ahead".into())
@@ -37,11 +40,13 @@ impl ReadAhead {
                 let mut ahead = Ahead { dataset, windows: VecDeque::new() };
                 // Only the newest matters; workers read by themselves what comes too late here.
                 while let Ok(position) = positions.recv() {
+                    progress.reads_ahead.store(true, Ordering::Relaxed);
                     let newest = positions.try_iter().last().unwrap_or(position);
                     if let Err(error) = ahead.reach(newest) {
                         // Whoever needs these samples meets the same error, and reports it.
                         tracing::debug!("reading ahead: {error:#}");
                     }
+                    progress.reads_ahead.store(false, Ordering::Relaxed);
                 }
             })
             .context("cannot start a thread for reading ahead")?;

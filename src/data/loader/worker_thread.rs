@@ -4,16 +4,20 @@ use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use crossbeam::channel::{Receiver, Sender};
 
-use crate::dataset::{Attempts, Dataset, Place};
+use crate::dataset::{Attempts, Dataset, SampleLocation};
 use crate::shared_memory::SharedMemory;
-use crate::transform::ImageStats;
-use crate::worker::{FileSegment, Job, Reply, Setup, WorkerProcess};
+use crate::source::Segment;
+use crate::worker::{FieldJob, FileSegment, Job, Reply, WorkerProcess};
+
+use super::layout::BatchLayout;
+use super::status::{WorkerActivity, WorkerState};
+use super::task::{Done, Made, Task};
 
 /// Jobs that a worker has at most, and at how few it gets more: it never waits for us, and several
 /// jobs travel in one message.
@@ -22,30 +26,6 @@ const FEW_JOBS: usize = 4;
 
 /// How often a piece of the cache may vanish between being found and being read.
 const MOST_EVICTIONS: usize = 100;
-
-/// A sample to be made.
-#[derive(Debug, Clone, Copy)]
-pub struct Task {
-    pub batch: u64,
-    /// Place in the batch.
-    pub place: usize,
-    pub position: u64,
-    /// First byte of its pixels in the shared memory.
-    pub offset: usize,
-}
-
-/// A sample that is made, or will never be.
-pub struct Done {
-    pub task: Task,
-    pub outcome: Result<Option<Made>>,
-}
-
-/// A sample that is in its place; without one, its image does not decode and is not replaced.
-#[derive(Debug, Clone, Copy)]
-pub struct Made {
-    pub label: Option<u32>,
-    pub image: ImageStats,
-}
 
 /// What follows from a worker's answer.
 enum Next {
@@ -57,45 +37,32 @@ enum Next {
 /// The thread of a worker. Both end when the queue is closed, after the images in hand.
 pub struct WorkerHandle {
     pub thread: JoinHandle<()>,
-    seen: Arc<Seen>,
-}
-
-/// What others may ask about.
-#[derive(Default)]
-struct Seen {
-    encoded_bytes: AtomicU64,
-    worker_id: AtomicU32,
+    state: Arc<WorkerState>,
 }
 
 impl WorkerHandle {
-    /// Starts worker `number`, which takes tasks from `queue` until that is closed.
+    /// Starts worker `number`, which takes tasks from the queue until that is closed.
     ///
     /// # Errors
     /// Process or thread cannot be started.
     pub fn start(
         number: usize,
-        dataset: Arc<Dataset>,
+        shared: WorkerContext,
         program: &Path,
-        setup: &Setup,
         memory: Arc<SharedMemory>,
-        queue: Receiver<Task>,
-        results: Sender<Done>,
     ) -> Result<Self> {
-        let worker = WorkerProcess::start(program, setup.clone(), memory)?;
-        let seen = Arc::new(Seen::default());
-        seen.worker_id.store(worker.id(), Ordering::Relaxed);
-        let mut turn = WorkerThread {
-            dataset,
-            worker,
-            in_flight: VecDeque::new(),
-            results,
-            seen: seen.clone(),
-        };
+        let worker = WorkerProcess::start(program, shared.dataset.plan().clone(), memory)?;
+        let state = Arc::new(WorkerState::new(worker.id()));
+        let in_flight = VecDeque::new();
+        let mut own = WorkerThread { shared, worker, in_flight, state: state.clone() };
         let thread = std::thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || while turn.take_tasks(&queue) && turn.end_one() {})
+            .spawn(move || {
+                while own.take_tasks() && own.end_one() {}
+                own.state.set(WorkerActivity::Ended, None, own.in_flight.len());
+            })
             .context("cannot start a thread for a decoding worker; lower data.workers")?;
-        Ok(Self { thread, seen })
+        Ok(Self { thread, state })
     }
 
     /// Whether the thread has ended.
@@ -105,41 +72,58 @@ impl WorkerHandle {
 
     /// Encoded bytes of the samples made so far.
     pub fn encoded_bytes(&self) -> u64 {
-        self.seen.encoded_bytes.load(Ordering::Relaxed)
+        self.state.encoded_bytes.load(Ordering::Relaxed)
     }
 
     /// Process id of the worker as it is now.
     pub fn worker_id(&self) -> u32 {
-        self.seen.worker_id.load(Ordering::Relaxed)
+        self.state.process_id.load(Ordering::Relaxed)
     }
+
+    /// What thread and worker do, for others to look at.
+    pub fn state(&self) -> Arc<WorkerState> {
+        self.state.clone()
+    }
+}
+
+/// What the threads of all workers have.
+#[derive(Clone)]
+pub struct WorkerContext {
+    pub dataset: Arc<Dataset>,
+    pub layout: Arc<BatchLayout>,
+    pub queue: Receiver<Task>,
+    pub results: Sender<Done>,
 }
 
 /// What the thread works with.
 struct WorkerThread {
-    dataset: Arc<Dataset>,
+    shared: WorkerContext,
     worker: WorkerProcess,
     /// Tasks that the worker has, oldest first.
     in_flight: VecDeque<InFlight>,
-    results: Sender<Done>,
-    seen: Arc<Seen>,
+    state: Arc<WorkerState>,
 }
 
 struct InFlight {
     task: Task,
     attempts: Attempts,
-    place: Place,
+    location: SampleLocation,
     evictions: usize,
 }
 
 impl WorkerThread {
     /// Gives the worker tasks until it has enough. False when there is nothing left to do.
-    fn take_tasks(&mut self, queue: &Receiver<Task>) -> bool {
+    fn take_tasks(&mut self) -> bool {
         if self.in_flight.len() > FEW_JOBS {
             return true;
         }
         while self.in_flight.len() < JOBS_AHEAD {
-            let task =
-                if self.in_flight.is_empty() { queue.recv().ok() } else { queue.try_recv().ok() };
+            let task = if self.in_flight.is_empty() {
+                self.state.set(WorkerActivity::Idle, None, 0);
+                self.shared.queue.recv().ok()
+            } else {
+                self.shared.queue.try_recv().ok()
+            };
             let Some(task) = task else { break };
             let begun = self.begin(task);
             if !matches!(begun, Ok(true)) && !self.end(task, begun.map(|_| None)) {
@@ -152,35 +136,39 @@ impl WorkerThread {
 
     /// Whether the worker has the task now; if not, there is no image to try for it.
     fn begin(&mut self, task: Task) -> Result<bool> {
-        let mut attempts = self.dataset.attempts(task.position);
-        let Some(place) = self.dataset.next_place(&mut attempts)? else { return Ok(false) };
-        self.give(InFlight { task, attempts, place, evictions: 0 })?;
+        let dataset = &self.shared.dataset;
+        self.state.set(WorkerActivity::Locates, Some(task.position), self.in_flight.len());
+        let mut attempts = dataset.attempts(task.position);
+        let Some(location) = dataset.next_location(&mut attempts)? else { return Ok(false) };
+        self.give(InFlight { task, attempts, location, evictions: 0 })?;
         Ok(true)
     }
 
     /// Hands on how a task ended. False after an error, or if nobody listens.
     fn end(&self, task: Task, outcome: Result<Option<Made>>) -> bool {
         let good = outcome.is_ok();
-        self.results.send(Done { task, outcome }).is_ok() && good
+        self.shared.results.send(Done { task, outcome }).is_ok() && good
     }
 
     fn give(&mut self, in_flight: InFlight) -> Result<()> {
-        let segments =
-            self.dataset.locate(&in_flight.place)?.into_iter().map(|segment| FileSegment {
-                path: segment.path.as_os_str().as_bytes().to_vec(),
-                offset: segment.offset,
-                length: segment.length,
-            });
-        let Task { offset, position, .. } = in_flight.task;
-        self.worker.give(Job { slot: offset as u64, position, segments: segments.collect() })?;
+        let WorkerContext { dataset, layout, .. } = &self.shared;
+        let Task { place, slot, position, .. } = in_flight.task;
+        let located = dataset.locate(&in_flight.location)?.into_iter().zip(layout.sample(place));
+        let fields = located.map(|(segments, range)| FieldJob {
+            slot: (slot + range.start) as u64,
+            segments: segments.iter().map(file_segment).collect(),
+        });
+        self.worker.give(Job { position, fields: fields.collect() })?;
         self.in_flight.push_back(in_flight);
         Ok(())
     }
 
     /// Waits for the end of the worker's oldest job. False after an error, which is handed on.
     fn end_one(&mut self) -> bool {
+        let oldest = self.in_flight.front().map(|oldest| oldest.task.position);
+        self.state.set(WorkerActivity::Decodes, oldest, self.in_flight.len());
         let reply = self.worker.next_answer();
-        self.seen.worker_id.store(self.worker.id(), Ordering::Relaxed);
+        self.state.process_id.store(self.worker.id(), Ordering::Relaxed);
         let Some(in_flight) = self.in_flight.pop_front() else { return true };
         let task = in_flight.task;
         match reply.and_then(|reply| self.hear(in_flight, reply)) {
@@ -191,31 +179,40 @@ impl WorkerThread {
     }
 
     fn hear(&mut self, mut in_flight: InFlight, reply: Reply) -> Result<Next> {
-        let InFlight { attempts, place, evictions, .. } = &mut in_flight;
+        let dataset = &self.shared.dataset;
+        let InFlight { attempts, location, evictions, .. } = &mut in_flight;
         match reply {
             Reply::Done(image) => {
-                self.dataset.record_success();
-                self.seen.encoded_bytes.fetch_add(place.bytes(), Ordering::Relaxed);
-                return Ok(Next::End(Some(Made { label: place.label, image })));
+                dataset.record_success();
+                self.state.encoded_bytes.fetch_add(location.bytes(), Ordering::Relaxed);
+                return Ok(Next::End(Some(Made { label: location.label, image })));
             }
-            Reply::BadImage(message) => {
-                self.dataset.record_failure(place, &anyhow::Error::msg(message))?;
-                match self.dataset.next_place(attempts)? {
-                    Some(another) => *place = another,
+            Reply::BadSample(message) => {
+                dataset.record_failure(location, &anyhow::Error::msg(message))?;
+                match dataset.next_location(attempts)? {
+                    Some(another) => *location = another,
                     None => return Ok(Next::End(None)),
                 }
             }
             // Another process may have thrown a piece out of the cache.
             Reply::Unreadable { file_is_gone: true, .. }
-                if self.dataset.is_remote(place) && *evictions < MOST_EVICTIONS =>
+                if dataset.is_remote(location) && *evictions < MOST_EVICTIONS =>
             {
                 *evictions += 1;
             }
             Reply::Unreadable { message, .. } => {
-                bail!("{}: {message}", self.dataset.unreadable(place))
+                bail!("{}: {message}", dataset.unreadable(location))
             }
         }
         self.give(in_flight)?;
         Ok(Next::Wait)
+    }
+}
+
+fn file_segment(segment: &Segment) -> FileSegment {
+    FileSegment {
+        path: segment.path.as_os_str().as_bytes().to_vec(),
+        offset: segment.offset,
+        length: segment.length,
     }
 }

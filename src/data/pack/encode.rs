@@ -4,9 +4,10 @@ use anyhow::Result;
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 
-use crate::crop::{CropBox, shrink};
-use crate::decode::{self, Image};
-use crate::resize::CropResizer;
+use crate::image::CropBox;
+use crate::image::central::shrink;
+use crate::image::decode::{self, Image};
+use crate::image::resize::CropResizer;
 
 /// Quality of re-encoded JPEGs.
 const QUALITY: u8 = 92;
@@ -42,7 +43,7 @@ impl Encoding {
         if changed {
             return Ok(vec![(jpeg(&image)?, "jpg")]);
         }
-        let extension = decode::Encoding::of(&bytes).map_or("jpg", decode::Encoding::extension);
+        let extension = decode::Encoding::detect(&bytes).map_or("jpg", decode::Encoding::extension);
         Ok(vec![(bytes, extension)])
     }
 }

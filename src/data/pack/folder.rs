@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::index::is_image_extension;
+use crate::format::is_image_extension;
 
-use super::{Encoding, Sample, Source, list};
+use super::encode::Encoding;
+use super::source::{Sample, Source, list};
 
 /// Longest part of a file's name that goes into a key; with it a key needs no long-name header.
 const NAME_LENGTH: usize = 60;

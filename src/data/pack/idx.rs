@@ -12,7 +12,7 @@ use flate2::read::MultiGzDecoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use super::{Sample, Source, list};
+use super::source::{Sample, Source, list};
 
 const IMAGES: &str = "-images-idx3-ubyte";
 const LABELS: &str = "-labels-idx1-ubyte";

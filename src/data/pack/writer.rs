@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::Sample;
+use super::source::Sample;
 
 /// Writes samples to `PREFIX-000000.tar`, ... in a hidden folder beside their final place, and
 /// moves them there at the end.

@@ -6,9 +6,8 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::stream::BoxStream;
 
-use super::Stamp;
 use super::failure::Failure;
-use super::{http, s3};
+use super::stamp::Stamp;
 
 /// Takes bytes with their place in the object.
 pub(super) type Take<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Failure> + 'a;
@@ -23,19 +22,7 @@ pub(super) struct Answer {
 }
 
 /// Bytes on their way.
-pub(super) enum Body {
-    S3(BoxStream<'static, object_store::Result<Bytes>>),
-    Http(reqwest::Response),
-}
-
-impl Body {
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        match self {
-            Self::S3(stream) => stream.try_next().await.map_err(s3::failure),
-            Self::Http(response) => response.chunk().await.map_err(http::failure),
-        }
-    }
-}
+pub(super) type Body = BoxStream<'static, Result<Bytes, Failure>>;
 
 impl Answer {
     /// Hands the bytes of `wanted` to `take`, each piece with its place in the object, and says
@@ -57,7 +44,7 @@ impl Answer {
         let mut position = self.range.start;
         let mut done = wanted.start;
         loop {
-            let chunk = match self.body.next().await {
+            let chunk = match self.body.try_next().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) if position == self.range.end => return (done, Ok(())),
                 Ok(None) => {

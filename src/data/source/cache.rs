@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, anyhow};
 use backon::{BlockingRetryable, ConstantBuilder};
 
-use super::Stamp;
+use super::stamp::Stamp;
 
 /// Locks that pieces share by a hash of their names: few enough to stay a small folder, so many
 /// that two of the hundred pieces that a machine fetches at a time rarely have the same.
@@ -80,7 +80,7 @@ impl Cache {
         let bound = (gigabytes * 1e9) as u64;
         let folder = match folder {
             Some(folder) => folder.to_path_buf(),
-            None => crate::durable::user_cache()
+            None => distill_base::durable::user_cache()
                 .context("neither HOME nor XDG_CACHE_HOME is set; set data.cache_dir")?
                 .join("distill/shards"),
         };

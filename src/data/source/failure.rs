@@ -36,7 +36,7 @@ impl Failure {
 
     /// Of an answer's status that is no success, with what to do about it. `access` says how
     /// credentials are given to this kind of server.
-    pub(super) fn of_status(status: u16, detail: &str, access: &str) -> Self {
+    pub(super) fn from_status(status: u16, detail: &str, access: &str) -> Self {
         let advice = match status {
             401 | 403 => format!("access is denied; {access}"),
             404 | 410 => "there is no such object; check its name".into(),

@@ -5,14 +5,16 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
+use futures_util::{StreamExt, stream};
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED, RANGE,
 };
 use reqwest::{Client, Response, StatusCode};
 
-use super::Stamp;
 use super::answer::{Answer, Body};
+use super::client::{REQUEST_PATIENCES, choose_cryptography};
 use super::failure::Failure;
+use super::stamp::Stamp;
 
 /// An object up to this size is taken whole from a server that knows no byte ranges; of a larger
 /// one, far more would be thrown away than kept.
@@ -28,12 +30,12 @@ pub(super) struct HttpClient {
 impl HttpClient {
     /// A client that gives up on a connection that is silent for `patience`.
     pub(super) fn new(patience: Duration) -> Result<Self> {
-        super::store::choose_cryptography();
+        choose_cryptography();
         let client = Client::builder()
             .user_agent(concat!("distill/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(patience)
             .read_timeout(patience)
-            .timeout(patience * super::store::REQUEST_PATIENCES)
+            .timeout(patience * REQUEST_PATIENCES)
             .http1_only()
             .build()
             .context("cannot set up HTTP")?;
@@ -63,7 +65,7 @@ impl HttpClient {
         match response.status() {
             StatusCode::PARTIAL_CONTENT => part(response, range),
             StatusCode::OK => whole(response),
-            status => Err(Failure::of_status(status.as_u16(), "", ACCESS)),
+            status => Err(Failure::from_status(status.as_u16(), "", ACCESS)),
         }
     }
 }
@@ -84,7 +86,7 @@ fn part(response: Response, asked: Range<u64>) -> Result<Answer, Failure> {
         return Err(Failure::passing("the server sent a body of another length than it announced"));
     }
     let stamp = size.map(|size| stamp(response.headers(), size));
-    Ok(Answer { stamp, range, body: Body::Http(response) })
+    Ok(Answer { stamp, range, body: body(response) })
 }
 
 fn whole(response: Response) -> Result<Answer, Failure> {
@@ -97,7 +99,7 @@ fn whole(response: Response) -> Result<Answer, Failure> {
         )));
     };
     let stamp = Some(stamp(response.headers(), size));
-    Ok(Answer { stamp, range: 0..size, body: Body::Http(response) })
+    Ok(Answer { stamp, range: 0..size, body: body(response) })
 }
 
 /// Range and full size from `bytes 0-99/1000`; the size may be `*`.
@@ -118,12 +120,21 @@ fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
 
 fn stamp(headers: &HeaderMap, size: u64) -> Stamp {
     let version = headers.get(ETAG).or_else(|| headers.get(LAST_MODIFIED));
-    Stamp::of_object(size, version.map_or(&[], |value| value.as_bytes()))
+    Stamp::from_object(size, version.map_or(&[], |value| value.as_bytes()))
+}
+
+/// The bytes of an answer as they come in.
+fn body(response: Response) -> Body {
+    let next = |mut response: Response| async move {
+        let chunk = response.chunk().await.map_err(failure)?;
+        Ok(chunk.map(|chunk| (chunk, response)))
+    };
+    stream::try_unfold(response, next).boxed()
 }
 
 /// A failed connection or a cut body. The URL is taken out: it may hold credentials, and the
 /// message names the shard already.
-pub(super) fn failure(error: reqwest::Error) -> Failure {
+fn failure(error: reqwest::Error) -> Failure {
     let lasting = error.is_builder() || error.is_redirect();
     let distrusted = distrusts(&error);
     let error = Error::new(error.without_url());

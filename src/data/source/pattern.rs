@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use glob::{MatchOptions, Pattern};
 
-use crate::config::ConfigError;
-use crate::index_cache::INDEX_SUFFIX;
+use distill_base::ConfigError;
 
 use super::address::{ShardAddress, path_of};
 use super::s3::bucket_and_key;
+
+/// What the name of an index file ends with: no pattern means one of these.
+pub const INDEX_SUFFIX: &str = ".distill-index";
 
 /// Names of objects in a folder of a bucket, also of the folders below it if wanted.
 pub(super) type List<'a> = &'a dyn Fn(&str, &str, bool) -> Result<Vec<String>>;

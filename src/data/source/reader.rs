@@ -6,9 +6,9 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 
-use super::Stamp;
 use super::address::without_secrets;
 use super::failure::Failure;
+use super::stamp::Stamp;
 use super::store::Store;
 
 /// Reads an object in large windows, the next one while the present one is used.

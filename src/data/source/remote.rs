@@ -13,8 +13,9 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use super::address::without_secrets;
 use super::cache::{Cache, PieceKey};
 use super::failure::Failure;
+use super::segment::Segment;
+use super::stamp::Stamp;
 use super::store::{Store, Transfer};
-use super::{Segment, Stamp};
 
 /// All that a process has for objects behind URLs.
 pub(super) struct Remote {

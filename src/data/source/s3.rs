@@ -5,16 +5,17 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
 use object_store::{
     ClientConfigKey, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig,
 };
 
-use super::Stamp;
-use super::answer::{Answer, Body};
+use super::answer::Answer;
+use super::client::{REQUEST_PATIENCES, choose_cryptography};
 use super::failure::Failure;
+use super::stamp::Stamp;
 
 const ACCESS: &str = "are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, \
                       AWS_REGION, AWS_ENDPOINT_URL where needed) right for it? A public object \
@@ -49,7 +50,7 @@ impl S3Buckets {
         let result = bucket.get_opts(&key, options).await.map_err(failure)?;
         let stamp = Some(stamp(&result.meta));
         let range = result.range.clone();
-        Ok(Answer { stamp, range, body: Body::S3(result.into_stream()) })
+        Ok(Answer { stamp, range, body: result.into_stream().map_err(failure).boxed() })
     }
 
     /// Keys of all objects below `folder` of the bucket of `url`; only those directly in it
@@ -83,7 +84,7 @@ impl S3Buckets {
         if let Some(bucket) = buckets.get(name) {
             return Ok(bucket.clone());
         }
-        super::store::choose_cryptography();
+        choose_cryptography();
         let text = |duration: Duration| format!("{}ms", duration.as_millis());
         let client = AmazonS3ConfigKey::Client;
         let bucket = AmazonS3Builder::from_env()
@@ -92,10 +93,7 @@ impl S3Buckets {
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
             .with_config(client(ClientConfigKey::ConnectTimeout), text(self.patience))
             .with_config(client(ClientConfigKey::ReadTimeout), text(self.patience))
-            .with_config(
-                client(ClientConfigKey::Timeout),
-                text(self.patience * super::store::REQUEST_PATIENCES),
-            )
+            .with_config(client(ClientConfigKey::Timeout), text(self.patience * REQUEST_PATIENCES))
             .build()
             .map_err(Failure::lasting)?;
         buckets.insert(name.to_string(), bucket.clone());
@@ -111,20 +109,20 @@ pub(super) fn bucket_and_key(url: &str) -> (&str, &str) {
 
 fn stamp(object: &ObjectMeta) -> Stamp {
     match &object.e_tag {
-        Some(tag) => Stamp::of_object(object.size, tag.as_bytes()),
-        None => Stamp::of_object(object.size, object.last_modified.to_rfc3339().as_bytes()),
+        Some(tag) => Stamp::from_object(object.size, tag.as_bytes()),
+        None => Stamp::from_object(object.size, object.last_modified.to_rfc3339().as_bytes()),
     }
 }
 
 /// A failed request or a cut body, by what the store's library says about it.
-pub(super) fn failure(error: object_store::Error) -> Failure {
+fn failure(error: object_store::Error) -> Failure {
     use object_store::Error;
     match &error {
-        Error::NotFound { .. } => Failure::of_status(404, &code(&error), ACCESS),
-        Error::PermissionDenied { .. } => Failure::of_status(403, &code(&error), ACCESS),
-        Error::Unauthenticated { .. } => Failure::of_status(401, &code(&error), ACCESS),
+        Error::NotFound { .. } => Failure::from_status(404, &code(&error), ACCESS),
+        Error::PermissionDenied { .. } => Failure::from_status(403, &code(&error), ACCESS),
+        Error::Unauthenticated { .. } => Failure::from_status(401, &code(&error), ACCESS),
         Error::Generic { .. } => match status(&error) {
-            Some(status) => Failure::of_status(status, &code(&error), ACCESS),
+            Some(status) => Failure::from_status(status, &code(&error), ACCESS),
             None if says(&error, "incorrectly configured region") => Failure::lasting(
                 "the bucket lies in another region; set AWS_REGION to that one (or \
                  AWS_ENDPOINT_URL to the server's address)",

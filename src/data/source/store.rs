@@ -1,7 +1,6 @@
 //! Requests to whatever kind of server an object lies on, tried until they succeed.
 
 use std::ops::Range;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,16 +8,12 @@ use anyhow::{Context, Error, Result};
 use backon::{BlockingRetryable, ExponentialBuilder};
 use tokio::runtime::Runtime;
 
-use super::Stamp;
 use super::address::without_secrets;
 use super::answer::{Answer, Take};
 use super::failure::Failure;
 use super::http::HttpClient;
 use super::s3::S3Buckets;
-
-/// A whole request may take this many times as long as silence may last: a server that sends a
-/// byte now and then must not hold a run up.
-pub(super) const REQUEST_PATIENCES: u32 = 10;
+use super::stamp::Stamp;
 
 /// How objects are fetched.
 #[derive(Clone, Debug)]
@@ -63,15 +58,6 @@ pub(super) struct Store {
     s3: S3Buckets,
     transfer: Transfer,
     closing: AtomicBool,
-}
-
-/// rustls wants to be told once a process which implementation it uses.
-pub(super) fn choose_cryptography() {
-    static CHOSEN: OnceLock<()> = OnceLock::new();
-    CHOSEN.get_or_init(|| {
-        // An error means that somebody else chose one already, which is as good.
-        _ = rustls::crypto::ring::default_provider().install_default();
-    });
 }
 
 impl Store {

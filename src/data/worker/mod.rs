@@ -1,4 +1,4 @@
-//! Worker processes: each decodes and crops one image at a time into shared memory.
+//! Worker processes: each decodes and crops one sample at a time into shared memory.
 //!
 //! A worker is told where an image's bytes are and where its crop goes ([`protocol`]), and knows
 //! nothing else: which image stands where, what replaces a bad one and what is fetched from afar
@@ -10,8 +10,6 @@ mod protocol;
 mod serve;
 
 pub(crate) use process::WorkerProcess;
-pub(crate) use protocol::{FileSegment, Job, Reply, Setup};
+pub use protocol::PROGRAM;
+pub(crate) use protocol::{FieldJob, FileSegment, Job, Reply};
 pub use serve::main;
-
-/// What the worker program is called; it lies beside the program that starts it.
-pub const PROGRAM: &str = "distill-worker";

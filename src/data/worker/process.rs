@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::protocol::{Job, Reply, Setup, add, flush, receive, send_file};
+use crate::image::SamplePlan;
 use crate::shared_memory::SharedMemory;
+
+use super::protocol::{Job, Reply, add, flush, receive, send_file};
 
 /// A worker that says nothing for so long over one image is taken for hung.
 const LONGEST_IMAGE: Duration = Duration::from_secs(120);
 
 /// How often one image may crash or hang a worker before it counts as bad.
-const CRASHES_OF_A_IMAGE: usize = 2;
+const CRASHES_OF_AN_IMAGE: usize = 2;
 
 /// How often in a row workers may be killed from outside over the same image.
 const KILLS_IN_A_ROW: usize = 50;
@@ -34,7 +36,7 @@ const GAVE_UP: i32 = 1;
 /// A worker process and the jobs in its hands, answered in the order of giving.
 pub struct WorkerProcess {
     program: PathBuf,
-    setup: Setup,
+    plan: SamplePlan,
     memory: Arc<SharedMemory>,
     running: Running,
     in_flight: VecDeque<Job>,
@@ -55,11 +57,11 @@ impl WorkerProcess {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(program: &Path, setup: Setup, memory: Arc<SharedMemory>) -> Result<Self> {
-        let running = Running::start(program, &setup, &memory)?;
+    pub fn start(program: &Path, plan: SamplePlan, memory: Arc<SharedMemory>) -> Result<Self> {
+        let running = Running::start(program, &plan, &memory)?;
         let program = program.to_path_buf();
         let (in_flight, outgoing) = (VecDeque::new(), Vec::new());
-        Ok(Self { program, setup, memory, running, in_flight, outgoing, crashes: 0, kills: 0 })
+        Ok(Self { program, plan, memory, running, in_flight, outgoing, crashes: 0, kills: 0 })
     }
 
     /// Process id of the worker as it is now.
@@ -124,10 +126,10 @@ impl WorkerProcess {
                 "decoding workers are killed again and again: is the machine out of memory? Lower \
                  data.workers or data.prefetch_batches"
             );
-            let answered = if self.crashes >= CRASHES_OF_A_IMAGE {
+            let answered = if self.crashes >= CRASHES_OF_AN_IMAGE {
                 self.crashes = 0;
                 self.in_flight.pop_front();
-                Some(Reply::BadImage(format!("the decoder {how}")))
+                Some(Reply::BadSample(format!("the decoder {how}")))
             } else {
                 None
             };
@@ -142,20 +144,20 @@ impl WorkerProcess {
         match receive::<Reply>(&mut self.running.socket) {
             Ok(Some(reply)) => Ok(reply),
             // Only its end closes a worker's socket.
-            Ok(None) => Err(Death::of(self.running.child.wait().ok())),
+            Ok(None) => Err(Death::from_status(self.running.child.wait().ok())),
             Err(error) => {
                 let hung = error.downcast_ref::<std::io::Error>().is_some_and(|error| {
                     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
                 });
                 let status = self.running.end();
-                Err(if hung { Death::Hung } else { Death::of(status) })
+                Err(if hung { Death::Hung } else { Death::from_status(status) })
             }
         }
     }
 
     fn replace(&mut self) -> Result<()> {
         tracing::debug!("a decoding worker died and is replaced");
-        self.running = Running::start(&self.program, &self.setup, &self.memory)?;
+        self.running = Running::start(&self.program, &self.plan, &self.memory)?;
         if self.crashes == 0 {
             return self.send_again();
         }
@@ -177,7 +179,7 @@ impl WorkerProcess {
 }
 
 impl Running {
-    fn start(program: &Path, setup: &Setup, memory: &SharedMemory) -> Result<Self> {
+    fn start(program: &Path, plan: &SamplePlan, memory: &SharedMemory) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket for a worker")?;
         ours.set_read_timeout(Some(LONGEST_IMAGE))?;
         let child = Command::new(program)
@@ -193,7 +195,7 @@ impl Running {
         let running = Self { child, socket: BufReader::new(ours) };
         let socket = running.socket.get_ref();
         let mut outgoing = Vec::new();
-        add(&mut outgoing, setup)?;
+        add(&mut outgoing, plan)?;
         // As with jobs: a worker that is dead already is found out when it is asked for.
         let _ = send_file(socket, memory.file()).and_then(|()| flush(socket, &mut outgoing));
         Ok(running)
@@ -224,7 +226,7 @@ enum Death {
 }
 
 impl Death {
-    fn of(status: Option<ExitStatus>) -> Self {
+    fn from_status(status: Option<ExitStatus>) -> Self {
         match status.map(|status| (status.signal(), status.code())) {
             Some((Some(signal), _)) if FROM_OUTSIDE.contains(&signal) => Self::Killed,
             Some((Some(signal), _)) => Self::Crashed(format!("was ended by signal {signal}")),

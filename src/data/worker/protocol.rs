@@ -1,5 +1,6 @@
 //! What trainer and worker say to each other over a Unix socket: frames of a length and a
-//! postcard-encoded message.
+//! postcard-encoded message. First, with the shared memory, what is made of every sample
+//! ([`SamplePlan`](crate::image::SamplePlan)); then jobs one way and replies the other.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -14,27 +15,29 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::crop_decoder::CropOptions;
-use crate::transform::{ImageStats, Transform};
+use crate::image::ImageStats;
+
+/// What the worker program is called; it lies beside the program that starts it.
+pub const PROGRAM: &str = "distill-worker";
 
 /// No message is near this long; a longer one is not from our trainer.
 const MOST_BYTES: u32 = 1 << 20;
 
-/// Said once, with the shared memory: what is the same for all images.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Setup {
-    pub cut: Transform,
-    pub options: CropOptions,
-}
-
-/// One image to decode and crop.
+/// One sample to make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Where the crop goes: first byte in the shared memory.
-    pub slot: u64,
     /// Position in the stream of samples; a random crop is drawn by it.
     pub position: u64,
-    /// The image's bytes, in the order of the segments.
+    /// The fields of the sample: its image, and the dense targets of the plan.
+    pub fields: Vec<FieldJob>,
+}
+
+/// A field of a sample to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldJob {
+    /// Where it goes: first byte in the shared memory.
+    pub slot: u64,
+    /// Its bytes, in the order of the segments.
     pub segments: Vec<FileSegment>,
 }
 
@@ -50,10 +53,10 @@ pub struct FileSegment {
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
-    /// The crop of this image is in its slot.
+    /// All fields are in their slots; the image is this.
     Done(ImageStats),
-    /// The image does not decode, and why.
-    BadImage(String),
+    /// A field does not decode, and why.
+    BadSample(String),
     /// The bytes could not be read, and why.
     Unreadable { message: String, file_is_gone: bool },
 }

@@ -16,11 +16,10 @@ use anyhow::{Context, Result};
 use quick_cache::unsync::Cache;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::PROGRAM;
-use super::protocol::{FileSegment, Job, Reply, Setup, add, flush, receive, receive_file};
-use crate::crop_decoder::CropDecoder;
-use crate::dataset::KEPT_BYTES;
-use crate::shared_memory::SharedMemory;
+use crate::image::{ImageStats, SampleDecoder, SamplePlan};
+use crate::shared_memory::SlotWriter;
+
+use super::protocol::{FileSegment, Job, PROGRAM, Reply, add, flush, receive, receive_file};
 
 /// Files that are kept open at a time.
 const OPEN_FILES: usize = 64;
@@ -60,10 +59,10 @@ fn serve(socket: UnixStream) -> Result<()> {
     for signal in LEFT_TO_THE_TRAINER {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
-    let memory = SharedMemory::map(receive_file(&socket)?)?;
+    let memory = SlotWriter::map(receive_file(&socket)?)?;
     let mut incoming = BufReader::new(&socket);
-    let Some(setup) = receive::<Setup>(&mut incoming)? else { return Ok(()) };
-    let mut worker = Worker::new(setup, memory);
+    let Some(plan) = receive::<SamplePlan>(&mut incoming)? else { return Ok(()) };
+    let mut worker = Worker::new(plan, memory);
     let mut replies = Replies::default();
     while let Some(job) = receive::<Job>(&mut incoming)? {
         replies.add(&worker.work(&job)?)?;
@@ -103,40 +102,48 @@ impl Replies {
 }
 
 struct Worker {
-    setup: Setup,
-    memory: SharedMemory,
+    plan: SamplePlan,
+    /// Bytes of each field of a sample.
+    field_bytes: Vec<usize>,
+    memory: SlotWriter,
     files: Cache<Vec<u8>, Arc<File>>,
     encoded: Vec<u8>,
-    decoder: CropDecoder,
+    decoder: SampleDecoder,
 }
 
 impl Worker {
-    fn new(setup: Setup, memory: SharedMemory) -> Self {
-        let files = Cache::new(OPEN_FILES);
-        Self { setup, memory, files, encoded: Vec::new(), decoder: CropDecoder::default() }
+    fn new(plan: SamplePlan, memory: SlotWriter) -> Self {
+        Self {
+            field_bytes: plan.field_bytes(),
+            plan,
+            memory,
+            files: Cache::new(OPEN_FILES),
+            encoded: Vec::new(),
+            decoder: SampleDecoder::default(),
+        }
     }
 
     fn work(&mut self, job: &Job) -> Result<Reply> {
-        if let Err(error) = self.read(&job.segments) {
-            let file_is_gone = error
-                .downcast_ref::<io::Error>()
-                .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
-            return Ok(Reply::Unreadable { message: format!("{error:#}"), file_is_gone });
+        let mut image: Option<ImageStats> = None;
+        for (field, part) in job.fields.iter().enumerate() {
+            if let Err(error) = self.read(&part.segments) {
+                let file_is_gone = error
+                    .downcast_ref::<io::Error>()
+                    .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+                return Ok(Reply::Unreadable { message: format!("{error:#}"), file_is_gone });
+            }
+            let Self { plan, field_bytes, memory, encoded, decoder, .. } = self;
+            let bytes = *field_bytes.get(field).context("a job of more fields than are planned")?;
+            let slot = part.slot as usize;
+            let out = memory.range(slot..slot.saturating_add(bytes))?;
+            let made = decoder.field(plan, field, (job.position, image), encoded, out);
+            decoder.forget_huge(encoded);
+            match made {
+                Ok(found) => image = Some(found),
+                Err(error) => return Ok(Reply::BadSample(format!("{error:#}"))),
+            }
         }
-        let Setup { cut, options } = &self.setup;
-        let slot = job.slot as usize;
-        let range = slot..slot.saturating_add(options.side * options.side * 3);
-        // SAFETY: the trainer gives a slot to one worker at a time and does not read it before
-        // this worker's reply, or its death.
-        let out = unsafe { self.memory.write(range)? };
-        let made = cut.make(&mut self.decoder, options, job.position, &self.encoded, out);
-        if self.decoder.held_bytes().max(self.encoded.capacity()) > KEPT_BYTES {
-            (self.decoder, self.encoded) = Default::default();
-        }
-        Ok(match made {
-            Ok(image) => Reply::Done(image),
-            Err(error) => Reply::BadImage(format!("{error:#}")),
-        })
+        image.map(Reply::Done).context("a job without an image")
     }
 
     fn read(&mut self, segments: &[FileSegment]) -> Result<()> {

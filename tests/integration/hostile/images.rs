@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use distill::data::crop::CropBox;
-use distill::data::decode::{self, Encoding, Image};
+use distill::data::image::CropBox;
+use distill::data::image::decode::{self, Encoding, Image};
 use distill::data::{CropDecoder, CropOptions};
 use distill::native::peak_memory;
 
@@ -37,7 +37,7 @@ fn pillows() -> Vec<(String, Vec<u8>, image::RgbImage)> {
 /// The whole image through the decoder that workers use, at its own size where it is square.
 fn crop_of(bytes: &[u8], side: usize) -> anyhow::Result<Vec<u8>> {
     let mut out = vec![0; side * side * 3];
-    let options = CropOptions { side, max_pixels: MAX_PIXELS, reduced_decoding: false };
+    let options = CropOptions { image_size: side, max_pixels: MAX_PIXELS, reduced_decoding: false };
     let corner = |_, _| CropBox { left: 0, top: 0, width: side, height: side };
     CropDecoder::default().decode(bytes, &options, corner, &mut out)?;
     Ok(out)
@@ -218,5 +218,5 @@ fn names_need_not_fit_the_content() {
     write_tar(&shard, &[("a.png", jpeg(9)), ("b.webp", jpeg(9))]);
     let mut check = assert_cmd::Command::new(env!("CARGO_BIN_EXE_distill"));
     check.args(["data", "check", shard.to_str().unwrap()]).assert().success();
-    assert_eq!(Encoding::of(&jpeg(9)), Some(Encoding::Jpeg));
+    assert_eq!(Encoding::detect(&jpeg(9)), Some(Encoding::Jpeg));
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use distill::data::index::{NO_LABEL, ShardIndex};
+use distill::data::format::{NO_LABEL, ShardIndex};
 use tempfile::TempDir;
 
 use crate::data::{corrupt_jpeg, scan};
@@ -290,22 +290,22 @@ fn odd_but_sound_members_are_read_right() {
         .member(b'L', "././@LongLink", &long_name)
         .member(b'K', "././@LongLink", &vec![b'k'; 2 << 20])
         .file("short.jpg")
-        .pax(b"9 size=7\n8 path=\n")
+        .pax(b"9 size=5\n8 path=\n")
         .raw(b'0', b"sized.jpg", b"00000000000\0", b"image")
         .raw(b'0', b"blank.cls", b"            ", b"")
         .raw(b'1', b"linked.jpg", b"00000010000\0", b"")
         .member(b'5', "folder.jpg/", b"")
         .member(b'V', "volume.jpg", b"")
-        .raw(b'0', b"binary.jpg", &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], b"image")
-        .raw(b'\0', b"old.jpg", b" 7 ", b"image")
+        .raw(b'0', b"binary.jpg", &[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5], b"image")
+        .raw(b'\0', b"old.jpg", b" 5 ", b"image")
         .member(b'0', "same.jpg", b"image")
         .member(b'0', "same.cls", b"1")
         .member(b'0', "same.jpg", b"another")
         .member(b'7', "apart.jpg", b"image")
         .raw(b'0', b"same.jpg", b"00000000000\0", b"")
-        .raw(b'0', b"x\xff.jpg", b"7", b"image")
+        .raw(b'0', b"x\xff.jpg", b"5", b"image")
         .raw(b'0', b"x\xff.cls", b"1", b"8")
-        .raw(b'0', b"x\xfe.jpg", b"7", b"image")
+        .raw(b'0', b"x\xfe.jpg", b"5", b"image")
         .raw(b'0', b"x\xfe.cls", b"2", b"\xff\xff");
     let bytes = tar.end();
     fs::write(&shard, &bytes).unwrap();

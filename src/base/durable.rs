@@ -1,0 +1,37 @@
+//! Small files that are replaced whole, and where files go that can be made again.
+
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Replaces `path` by a file of these bytes: written under another name, brought to the disk,
+/// renamed. A reader sees the old file or the new one, never a part.
+///
+/// # Errors
+/// The disk is full or the folder cannot be written.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let write = || -> Result<()> {
+        // Readable for whoever may read the folder (the umask still applies), not only for its
+        // owner, which is tempfile's choice.
+        let mut file = tempfile::Builder::new()
+            .prefix(".write.")
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(File::open(folder)?.sync_all()?)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The folder for what may be made again, of whoever runs this.
+pub fn user_cache() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))
+}

@@ -1,0 +1,348 @@
+//! Shard indexes kept on disk, so that a data set is scanned once.
+//!
+//! An index file is a head and a body of little-endian numbers. The head has a magic word with
+//! the format's version, the stamp of the shard (its size and version), the number of rows, and
+//! the BLAKE3 checksums of the body and of the head itself; so what a data set holds is known from
+//! the heads alone. An index is used only while the shard has the stamp it was made for; anything
+//! else about it that is not as expected means that it is made again.
+//!
+//! Where fields beside image and label are asked for, the index is a file of its own, named after
+//! them, whose body goes on with their names and places. A data set without such fields reads and
+//! writes what it always did.
+
+use std::collections::HashMap;
+use std::fs::{File, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+
+use crate::format::{FieldColumn, ShardIndex, index_shard};
+use crate::source::{INDEX_SUFFIX, ShardAddress, Sources, Stamp};
+use distill_base::durable::user_cache;
+
+/// Of an index of images and labels alone, and of one with fields beside them.
+const MAGIC: &[u8; 8] = b"DSTLIX02";
+const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX03";
+const CHECKSUM: usize = 32;
+/// Magic word, four numbers, the body's checksum, the checksum of all these.
+const HEAD: usize = 8 + 4 * 8 + 2 * CHECKSUM;
+
+/// Told how many shards of how many are done; called from several threads.
+pub type ShardProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+/// Where the indexes of shards are kept.
+pub struct IndexCache {
+    sources: Arc<Sources>,
+    folder: Option<PathBuf>,
+    /// Fields beside image and label that are indexed too: extensions of their members.
+    fields: Vec<String>,
+    /// Indexes that no folder takes.
+    kept_nowhere: Mutex<HashMap<ShardAddress, (Head, Arc<ShardIndex>)>>,
+}
+
+/// What is known of a shard without reading its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The state of the shard that this is about.
+    pub stamp: Stamp,
+    /// Number of images.
+    pub rows: u64,
+    /// Checksum of the images' places, labels and names.
+    pub digest: [u8; CHECKSUM],
+    names: u64,
+}
+
+/// An index, and whether it was found or made now.
+#[derive(Debug)]
+pub struct CachedIndex {
+    pub head: Head,
+    pub index: Arc<ShardIndex>,
+    pub reused: bool,
+}
+
+impl IndexCache {
+    /// Keeps indexes of shards from `sources` in `folder`; with none, beside the shards, or in the
+    /// user's cache folder where that place cannot be written.
+    pub fn new(sources: Arc<Sources>, folder: Option<&Path>) -> Self {
+        let folder = folder.map(Path::to_path_buf);
+        Self { sources, folder, fields: Vec::new(), kept_nowhere: Mutex::default() }
+    }
+
+    /// Indexes these fields too: members with these extensions, beside image and label.
+    #[must_use]
+    pub fn with_fields(self, fields: Vec<String>) -> Self {
+        Self { fields, ..self }
+    }
+
+    /// Does `visit` for all `shards`, in parallel, and gives the results in their order. `progress`
+    /// is told how many are done.
+    pub fn visit<T: Send>(
+        shards: &[ShardAddress],
+        progress: ShardProgress<'_>,
+        visit: impl Fn(&ShardAddress) -> Result<T> + Sync,
+    ) -> Vec<Result<T>> {
+        let done = AtomicUsize::new(0);
+        shards
+            .par_iter()
+            .map(|shard| {
+                let result = visit(shard);
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1, shards.len());
+                result
+            })
+            .collect()
+    }
+
+    /// What `shard` holds, from the head of its index, which is made where it is missing.
+    ///
+    /// # Errors
+    /// [`index_shard`]'s.
+    pub fn head(&self, shard: &ShardAddress) -> Result<Head> {
+        let stamp = self.sources.stamp(shard)?;
+        let found = self.places(shard).iter().find_map(|place| {
+            let mut head = [0; HEAD];
+            File::open(place).ok()?.read_exact(&mut head).ok()?;
+            Head::decode(&head, self.magic()).filter(|head| head.stamp == stamp)
+        });
+        found.map_or_else(|| Ok(self.open(shard)?.head), Ok)
+    }
+
+    /// The index of `shard`, found or made.
+    ///
+    /// # Errors
+    /// [`index_shard`]'s. Failing to keep the index is only worth a warning.
+    pub fn open(&self, shard: &ShardAddress) -> Result<CachedIndex> {
+        let stamp = self.sources.stamp(shard)?;
+        if let Some((head, index)) = self.found(shard, stamp) {
+            return Ok(CachedIndex { head, index, reused: true });
+        }
+        let mut reader = self.sources.open(shard)?;
+        let index = Arc::new(index_shard(&mut reader, stamp.size, &self.fields, shard)?);
+        let (head, file) = encode(&index, &self.fields, stamp);
+        let mut errors = Vec::new();
+        let places = self.places(shard);
+        if !places.iter().any(|place| write(place, &file).map_err(|e| errors.push(e)).is_ok()) {
+            tracing::warn!(
+                "{shard}: its index cannot be kept and will be made again in the next run ({}); \
+                 set data.index_dir to a folder that can be written",
+                errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            );
+            let mut kept = self.kept_nowhere.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.insert(shard.clone(), (head, index.clone()));
+        }
+        Ok(CachedIndex { head, index, reused: false })
+    }
+
+    fn found(&self, shard: &ShardAddress, stamp: Stamp) -> Option<(Head, Arc<ShardIndex>)> {
+        let kept = self.kept_nowhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.get(shard).filter(|(head, _)| head.stamp == stamp) {
+            return Some(kept.clone());
+        }
+        drop(kept);
+        let read = |place: &PathBuf| decode(&std::fs::read(place).ok()?, &self.fields, stamp);
+        let (head, index) = self.places(shard).iter().find_map(read)?;
+        Some((head, Arc::new(index)))
+    }
+
+    fn magic(&self) -> &'static [u8; 8] {
+        if self.fields.is_empty() { MAGIC } else { MAGIC_WITH_FIELDS }
+    }
+
+    /// What the name of an index ends with: also what it has beside images and labels.
+    fn suffix(&self) -> String {
+        let fields: String = self.fields.iter().map(|field| format!(".{field}")).collect();
+        fields + INDEX_SUFFIX
+    }
+
+    /// Where the index of `shard` may lie, best place first.
+    fn places(&self, shard: &ShardAddress) -> Vec<PathBuf> {
+        let name = shard.file_name();
+        let unique = match shard {
+            ShardAddress::File(path) => {
+                let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+                blake3::hash(path.as_os_str().as_encoded_bytes())
+            }
+            ShardAddress::Url(url) => blake3::hash(url.as_bytes()),
+        };
+        let suffix = self.suffix();
+        let apart = format!("{name}-{}{suffix}", &unique.to_hex()[..16]);
+        if let Some(folder) = &self.folder {
+            return vec![folder.join(apart)];
+        }
+        let beside = shard.with_suffix(&suffix).as_file().map(Path::to_path_buf);
+        let apart = user_cache().map(|cache| cache.join("distill/index").join(apart));
+        beside.into_iter().chain(apart).collect()
+    }
+}
+
+fn write(place: &Path, file: &[u8]) -> Result<()> {
+    let folder = place.parent().unwrap_or(Path::new("."));
+    let attempt = || -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut temporary = tempfile::Builder::new()
+            .prefix(".index-")
+            .permissions(Permissions::from_mode(0o666)) // less the umask, as for any file
+            .tempfile_in(folder)?;
+        temporary.write_all(file)?;
+        temporary.persist(place)?;
+        Ok(())
+    };
+    attempt().with_context(|| place.display().to_string())
+}
+
+impl Head {
+    fn encode(&self, magic: &[u8; 8]) -> Vec<u8> {
+        let Stamp { size, version } = self.stamp;
+        let mut head = magic.to_vec();
+        for number in [size, version, self.rows, self.names] {
+            head.extend(number.to_le_bytes());
+        }
+        head.extend(self.digest);
+        head.extend(blake3::hash(&head).as_bytes());
+        head
+    }
+
+    fn decode(head: &[u8; HEAD], magic: &[u8; 8]) -> Option<Self> {
+        let (head, checksum) = head.split_last_chunk::<CHECKSUM>()?;
+        if blake3::hash(head).as_bytes() != checksum {
+            return None;
+        }
+        let (numbers, digest) = head.strip_prefix(magic)?.split_last_chunk::<CHECKSUM>()?;
+        let (numbers, _) = numbers.as_chunks();
+        let [size, version, rows, names] =
+            <[[u8; 8]; 4]>::try_from(numbers).ok()?.map(u64::from_le_bytes);
+        Some(Self { stamp: Stamp { size, version }, rows, digest: *digest, names })
+    }
+}
+
+fn encode(index: &ShardIndex, fields: &[String], stamp: Stamp) -> (Head, Vec<u8>) {
+    let mut body = Vec::with_capacity(index.rows() * 20 + index.names.len());
+    body.extend(index.offsets.iter().flat_map(|offset| offset.to_le_bytes()));
+    for column in [&index.sizes, &index.labels, &index.name_ends] {
+        body.extend(column.iter().flat_map(|number| number.to_le_bytes()));
+    }
+    body.extend(&index.names);
+    for (field, column) in fields.iter().zip(&index.fields) {
+        body.extend((field.len() as u32).to_le_bytes());
+        body.extend(field.as_bytes());
+        body.extend(column.offsets.iter().flat_map(|offset| offset.to_le_bytes()));
+        body.extend(column.sizes.iter().flat_map(|size| size.to_le_bytes()));
+    }
+    let digest = *blake3::hash(&body).as_bytes();
+    let (rows, names) = (index.rows() as u64, index.names.len() as u64);
+    let head = Head { stamp, rows, digest, names };
+    let magic = if fields.is_empty() { MAGIC } else { MAGIC_WITH_FIELDS };
+    (head, [head.encode(magic), body].concat())
+}
+
+/// The index in `file`, or nothing if the file is not whole, has other fields or is not about the
+/// stamped state.
+fn decode(file: &[u8], fields: &[String], stamp: Stamp) -> Option<(Head, ShardIndex)> {
+    let magic = if fields.is_empty() { MAGIC } else { MAGIC_WITH_FIELDS };
+    let (head, body) = file.split_first_chunk::<HEAD>()?;
+    let head = Head::decode(head, magic).filter(|head| head.stamp == stamp)?;
+    if *blake3::hash(body).as_bytes() != head.digest {
+        return None;
+    }
+    let rows = head.rows as usize;
+    let mut rest = Numbers(body);
+    let offsets = rest.u64s(rows)?;
+    let (sizes, labels, name_ends) = (rest.u32s(rows)?, rest.u32s(rows)?, rest.u32s(rows)?);
+    let names = rest.bytes(head.names as usize)?.to_vec();
+    let column = |field: &String| {
+        let name_length = rest.u32s(1)?[0] as usize;
+        let known = rest.bytes(name_length)? == field.as_bytes();
+        known.then_some(FieldColumn { offsets: rest.u64s(rows)?, sizes: rest.u32s(rows)? })
+    };
+    let fields = fields.iter().map(column).collect::<Option<_>>()?;
+    let index = ShardIndex { offsets, sizes, labels, fields, names, name_ends };
+    rest.0.is_empty().then_some((head, index))
+}
+
+/// Little-endian numbers, taken from the front.
+struct Numbers<'a>(&'a [u8]);
+
+impl<'a> Numbers<'a> {
+    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        self.0.split_off(..count)
+    }
+
+    fn u64s(&mut self, count: usize) -> Option<Vec<u64>> {
+        let bytes = self.bytes(count.checked_mul(8)?)?;
+        Some(bytes.as_chunks().0.iter().map(|&b| u64::from_le_bytes(b)).collect())
+    }
+
+    fn u32s(&mut self, count: usize) -> Option<Vec<u32>> {
+        let bytes = self.bytes(count.checked_mul(4)?)?;
+        Some(bytes.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(fields: Vec<FieldColumn>) -> ShardIndex {
+        ShardIndex {
+            offsets: vec![512, 4096],
+            sizes: vec![10, 20],
+            labels: vec![3, crate::format::NO_LABEL],
+            fields,
+            names: b"a.jpgbb.png".to_vec(),
+            name_ends: vec![5, 11],
+        }
+    }
+
+    fn column(offsets: [u64; 2], sizes: [u32; 2]) -> FieldColumn {
+        FieldColumn { offsets: offsets.to_vec(), sizes: sizes.to_vec() }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_and_damage_shows() {
+        let stamp = Stamp { size: 1 << 40, version: 5 };
+        let masks = vec![column([1024, 0], [30, 0]), column([2048, 8192], [40, 50])];
+        for (fields, columns) in
+            [(vec![], vec![]), (vec!["mask.png".to_string(), "depth.png".into()], masks)]
+        {
+            let index = index(columns);
+            let magic = if fields.is_empty() { MAGIC } else { MAGIC_WITH_FIELDS };
+            let (head, file) = encode(&index, &fields, stamp);
+            assert_eq!(decode(&file, &fields, stamp), Some((head, index.clone())));
+            assert_eq!(Head::decode(file.first_chunk().unwrap(), magic), Some(head));
+            assert_eq!((head.rows, index.name(0), index.name(1)), (2, "a.jpg", "bb.png"));
+            assert_eq!(decode(&file, &fields, Stamp { version: 6, ..stamp }), None, "other state");
+            for cut in 0..file.len() {
+                assert_eq!(decode(&file[..cut], &fields, stamp), None, "cut at {cut}");
+            }
+            for place in 0..file.len() {
+                let mut damaged = file.clone();
+                damaged[place] ^= 4;
+                assert_eq!(decode(&damaged, &fields, stamp), None, "flipped at {place}");
+                let head = Head::decode(damaged.first_chunk().unwrap(), magic);
+                assert_eq!(head.is_none(), place < HEAD, "flipped at {place}");
+            }
+            let others = [vec![], vec!["mask.png".to_string()], vec!["a".into(), "b".into()]];
+            for other in others.iter().filter(|other| **other != fields) {
+                assert_eq!(decode(&file, other, stamp), None, "{other:?} is not {fields:?}");
+            }
+        }
+    }
+
+    /// What was written before there were fields: it must be found by every later version, or data
+    /// sets would be read anew and be taken for others when a run is resumed.
+    #[test]
+    fn an_index_without_fields_never_changes() {
+        let (head, file) = encode(&index(vec![]), &[], Stamp { size: 4608, version: 5 });
+        assert_eq!(&file[..8], b"DSTLIX02");
+        assert_eq!(
+            blake3::hash(&file).to_hex().as_str(),
+            "596b3f728003a4ac699d715d7760a9e0bac11b9bbe190c0206407f4b99cabc7e"
+        );
+        assert_eq!(file.len(), HEAD + 2 * 20 + 11);
+        assert_eq!(head.rows, 2);
+    }
+}

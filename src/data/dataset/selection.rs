@@ -1,0 +1,169 @@
+//! What a data set takes from its shards: counted when it is opened, read when it is needed.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow, ensure};
+
+use crate::config::CurationConfig;
+use crate::format::{FieldColumn, ShardIndex};
+use crate::source::{ShardAddress, Stamp};
+
+use super::catalogue::ShardRows;
+use super::curation::{self, Selection};
+use super::index_cache::IndexCache;
+use super::index_cache::ShardProgress;
+
+/// What is remembered of a shard.
+pub struct ShardEntry {
+    pub shard: ShardAddress,
+    /// The state of the shard that the places of its images are for.
+    pub stamp: Stamp,
+    pub selection: Selection,
+    /// Sum of the probabilities with which its images are accepted when drawn.
+    accepted: f64,
+    /// Changes with the places, labels and probabilities of the kept images.
+    digest: blake3::Hash,
+}
+
+/// Reads what images of each of `shards` are kept.
+///
+/// # Errors
+/// A shard or a JSON file of scores is damaged, or nothing is kept, or nearly every draw would be
+/// rejected.
+pub fn choose(
+    shards: &[ShardAddress],
+    indexes: &IndexCache,
+    curation: Option<&CurationConfig>,
+    progress: ShardProgress<'_>,
+) -> Result<Vec<ShardEntry>> {
+    let chosen = IndexCache::visit(shards, progress, |shard| one(shard, indexes, curation));
+    let chosen = all_or_first_error(chosen)?;
+    check(&chosen)?;
+    Ok(chosen)
+}
+
+/// The kept images of a shard.
+///
+/// # Errors
+/// The shard or its JSON file is damaged, or not what it was when it was chosen.
+pub fn rows(
+    chosen: &ShardEntry,
+    indexes: &IndexCache,
+    curation: Option<&CurationConfig>,
+) -> Result<ShardRows> {
+    let shard = &chosen.shard;
+    let cached = indexes.open(shard)?;
+    let index = cached.index;
+    let labelled = index.labelled() > 0;
+    let rows = match curation {
+        None => {
+            let index = Arc::unwrap_or_clone(index);
+            let labels = if labelled { index.labels } else { Vec::new() };
+            let ShardIndex { offsets, sizes, fields, .. } = index;
+            ShardRows { offsets, sizes, labels, fields, acceptance: Vec::new() }
+        }
+        Some(curation) => {
+            let curated = curation::curate(curation, shard, &index)?;
+            let kept = || curated.rows.iter().map(|&row| row as usize);
+            let labels = kept().filter(|_| labelled).map(|row| index.labels[row]).collect();
+            ShardRows {
+                offsets: kept().map(|row| index.offsets[row]).collect(),
+                sizes: kept().map(|row| index.sizes[row]).collect(),
+                labels,
+                fields: index.fields.iter().map(|field| pick(field, &curated.rows)).collect(),
+                acceptance: curated.acceptance,
+            }
+        }
+    };
+    ensure!(
+        cached.head.stamp == chosen.stamp && rows.offsets.len() as u64 == chosen.selection.kept,
+        "{shard}: changed since the run began; restart it on the new state"
+    );
+    Ok(rows)
+}
+
+/// The rows of a column that are kept.
+fn pick(column: &FieldColumn, rows: &[u32]) -> FieldColumn {
+    let kept = || rows.iter().map(|&row| row as usize);
+    FieldColumn {
+        offsets: kept().map(|row| column.offsets[row]).collect(),
+        sizes: kept().map(|row| column.sizes[row]).collect(),
+    }
+}
+
+/// Names a data set by content: shard names, and the places, labels and probabilities of the kept
+/// images.
+pub fn fingerprint(chosen: &[ShardEntry]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for ShardEntry { shard, digest, .. } in chosen {
+        hasher.update(blake3::hash(shard.file_name().as_bytes()).as_bytes());
+        hasher.update(digest.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+fn one(
+    shard: &ShardAddress,
+    indexes: &IndexCache,
+    curation: Option<&CurationConfig>,
+) -> Result<ShardEntry> {
+    let Some(curation) = curation else {
+        let head = indexes.head(shard)?;
+        let selection = Selection { kept: head.rows, ..Selection::default() };
+        let (accepted, digest) = (head.rows as f64, blake3::Hash::from_bytes(head.digest));
+        return Ok(ShardEntry {
+            shard: shard.clone(),
+            stamp: head.stamp,
+            selection,
+            accepted,
+            digest,
+        });
+    };
+    let cached = indexes.open(shard)?;
+    let curated = curation::curate(curation, shard, &cached.index)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&cached.head.digest);
+    curated.rows.iter().for_each(|row| _ = hasher.update(&row.to_le_bytes()));
+    curated.acceptance.iter().for_each(|share| _ = hasher.update(&share.to_le_bytes()));
+    let sampled = !curated.acceptance.is_empty();
+    let sum = || curated.acceptance.iter().map(|&share| f64::from(share)).sum();
+    Ok(ShardEntry {
+        shard: shard.clone(),
+        stamp: cached.head.stamp,
+        selection: curated.selection,
+        accepted: if sampled { sum() } else { curated.selection.kept as f64 },
+        digest: hasher.finalize(),
+    })
+}
+
+fn check(chosen: &[ShardEntry]) -> Result<()> {
+    let mut selection = Selection::default();
+    chosen.iter().for_each(|one| selection += one.selection);
+    ensure!(
+        selection.kept > 0,
+        "data.curation keeps none of {} images: {} have no scores, {} a histogram_score that is \
+         too low, {} are too small, {} have a mae_loss of 0",
+        selection.images(),
+        selection.without_scores,
+        selection.low_histogram_score,
+        selection.small,
+        selection.never_drawn
+    );
+    let mean = chosen.iter().map(|one| one.accepted).sum::<f64>() / selection.kept as f64;
+    ensure!(
+        mean > 1e-4,
+        "the mean mae_loss of {} kept images is {mean:.1e}, so nearly every draw would be \
+         rejected; set data.curation.sample_by_hardness = false",
+        selection.kept
+    );
+    Ok(())
+}
+
+/// All values, or the first error with how many there are.
+fn all_or_first_error<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let more = results.iter().filter(|result| result.is_err()).count().saturating_sub(1);
+    results.into_iter().collect::<Result<Vec<T>>>().map_err(|error| match more {
+        0 => error,
+        _ => anyhow!("{error:#} (and {more} more shards have errors)"),
+    })
+}

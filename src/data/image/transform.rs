@@ -1,0 +1,140 @@
+//! What is made of an image: a random crop for training, the central square for evaluation.
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::central::{central_geometry, crop_central};
+use super::crop::{CropBox, CropRange};
+use super::crop_decoder::{CropDecoder, CropOptions};
+use super::decode::Image;
+use super::geometry::Geometry;
+
+/// What is made of every image of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Transform {
+    /// A crop that is drawn by seed and position.
+    Random { seed: u64, range: CropRange },
+    /// The central square after the shorter side was resized to it, as torchvision's `Resize` and
+    /// `CenterCrop` make it of a Pillow image; decoded at full size whatever the options say.
+    Central { measure: bool },
+}
+
+/// What was found out about an image while it was decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ImageStats {
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+    /// Mean over red, green and blue of the entropy of the levels of all pixels, in bits: 0 of one
+    /// colour, 8 of noise. Where it was asked for.
+    pub histogram_entropy: Option<f64>,
+}
+
+impl Transform {
+    /// Fills `out` `[image_size, image_size, 3]` with what is made of the image in `encoded`, which stands at
+    /// `position` of the stream of samples.
+    ///
+    /// # Errors
+    /// [`CropDecoder::decode`]'s.
+    pub fn make(
+        &self,
+        decoder: &mut CropDecoder,
+        options: &CropOptions,
+        position: u64,
+        encoded: &[u8],
+        out: &mut [u8],
+    ) -> Result<ImageStats> {
+        match *self {
+            Self::Random { seed, range } => {
+                let (mut width, mut height) = (0, 0);
+                let choose = |image_width, image_height| {
+                    (width, height) = (image_width, image_height);
+                    range.draw_at(seed, position, width, height)
+                };
+                decoder.decode(encoded, options, choose, out)?;
+                ImageStats::new(width, height, None)
+            }
+            Self::Central { measure } => {
+                decoder.decode_whole(encoded, options.max_pixels, |image, resizer| {
+                    crop_central(image, options.image_size, options.image_size, resizer, out)?;
+                    let entropy = measure.then(|| histogram_entropy(image));
+                    ImageStats::new(image.width, image.height, entropy)
+                })
+            }
+        }
+    }
+
+    /// What is cut of a sample's fields whose image has this width and height. [`Self::make`] cuts the
+    /// image so.
+    pub fn geometry(
+        &self,
+        position: u64,
+        (width, height): (usize, usize),
+        image_size: usize,
+    ) -> Geometry {
+        match *self {
+            Self::Random { seed, range } => {
+                let whole = CropBox { left: 0, top: 0, width: image_size, height: image_size };
+                let crop = range.draw_at(seed, position, width, height);
+                Geometry { crop, size: [image_size; 2], part: whole }
+            }
+            Self::Central { .. } => central_geometry((width, height), image_size, image_size),
+        }
+    }
+}
+
+impl ImageStats {
+    /// Width and height in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        (self.width as usize, self.height as usize)
+    }
+
+    fn new(width: usize, height: usize, histogram_entropy: Option<f64>) -> Result<Self> {
+        let (width, height) = (u32::try_from(width)?, u32::try_from(height)?);
+        Ok(Self { width, height, histogram_entropy })
+    }
+}
+
+/// Mean over the channels of the Shannon entropy of their 256 levels, in bits.
+fn histogram_entropy(image: &Image) -> f64 {
+    let mut counts = [[0u64; 256]; 3];
+    for pixel in image.pixels.as_chunks::<3>().0 {
+        for (counts, &level) in counts.iter_mut().zip(pixel) {
+            counts[usize::from(level)] += 1;
+        }
+    }
+    let pixels = (image.pixels.len() / 3) as f64;
+    let bits = |&count: &u64| {
+        let share = count as f64 / pixels;
+        if count == 0 { 0.0 } else { -share * share.log2() }
+    };
+    counts.iter().flatten().map(bits).sum::<f64>() / 3.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use distill_base::draws::{Draws, Purpose};
+
+    fn entropy(pixels: impl IntoIterator<Item = [u8; 3]>) -> f64 {
+        let pixels: Vec<u8> = pixels.into_iter().flatten().collect();
+        histogram_entropy(&Image { width: pixels.len() / 3, height: 1, pixels })
+    }
+
+    /// The numbers by which web images are told from icons and plain backgrounds.
+    #[test]
+    fn entropies_of_known_images() {
+        assert_eq!(entropy([[90; 3]; 500]), 0.0);
+        let halves = entropy((0..1000).map(|i| if i < 500 { [0, 7, 3] } else { [255, 8, 9] }));
+        assert!((halves - 1.0).abs() < 1e-12, "{halves}");
+        // One channel of two levels, one of four, one of one.
+        let mixed = entropy((0..1000).map(|i: u32| [(i % 2) as u8, (i % 4) as u8, 50]));
+        assert!((mixed - 1.0).abs() < 1e-12, "{mixed}");
+        let all = entropy((0..=255).map(|level| [level, 255 - level, level ^ 77]));
+        assert!((all - 8.0).abs() < 1e-12, "{all}");
+        let mut draws = Draws::new(1, Purpose::Crop, 0, 0);
+        let noise = entropy((0..200_000).map(|_| [0; 3].map(|_: u8| draws.bits() as u8)));
+        assert!((7.99..8.0).contains(&noise), "{noise}");
+    }
+}
