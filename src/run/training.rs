@@ -151,6 +151,8 @@ fn train_and_export<T: Training>(
     };
     let worker = super::worker_program()?;
     let loader = Loader::start(dataset.clone(), &config.data, &worker, batches.ranges())?;
+    let monitor = loader.monitor();
+    let _status = status::register("loader", move || monitor.status().to_string());
     let mut prefetcher = DevicePrefetcher::new(Box::new(loader), &config.data, device)?;
     let run = Run {
         config,

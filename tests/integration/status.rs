@@ -54,7 +54,9 @@ fn assert_told(dump: &[String], parts: &[&str]) {
 }
 
 /// All that a process of any run tells.
-const EVERY_DUMP: [&str; 9] = [
+const EVERY_DUMP: [&str; 11] = [
+    "  loader: ",
+    "    worker-1: process ",
     "  training thread: ",
     ", at step ",
     "; last progress 0.",
