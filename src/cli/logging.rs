@@ -76,7 +76,7 @@ pub fn start(args: &LogArgs) -> Result<()> {
         LogFormat::Text => builder.event_format(TextLine).try_init(),
         LogFormat::Json => {
             screen::hide();
-            builder.json().flatten_event(true).with_current_span(false).try_init()
+            builder.json().flatten_event(true).with_current_span(true).try_init()
         }
     }
     .map_err(|error| anyhow!("cannot start logging: {error}"))

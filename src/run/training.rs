@@ -19,6 +19,7 @@ use crate::config::TrainConfig;
 use crate::data::{Dataset, Loader, RankBatches};
 use crate::dist::{Activity, ProcessGroup, RankInfo, StoppedEarly, environment};
 use crate::native::guard;
+use crate::status;
 use crate::tasks::{self, Models, Setting, TaskConfig};
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::prefetch::DevicePrefetcher;
@@ -161,6 +162,8 @@ fn take_steps(
         images.worker_program,
         batches.ranges(),
     )?;
+    let monitor = loader.monitor();
+    let _status = status::register("loader", move || monitor.status().to_string());
     let mut prefetcher = DevicePrefetcher::new(Box::new(loader), &config.data, *device)?;
     let run = Run {
         config,

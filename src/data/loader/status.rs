@@ -151,7 +151,7 @@ fn position(number: &AtomicU64) -> Option<u64> {
 impl fmt::Display for LoaderStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { ready_batches, pending_batches, queued, missing, .. } = self;
-        write!(f, "loader: {ready_batches} of {pending_batches} batches ready, ")?;
+        write!(f, "{ready_batches} of {pending_batches} batches ready, ")?;
         match self.next_position {
             Some(position) => write!(f, "the next from position {position} lacks {missing}, ")?,
             None => write!(f, "no batch is left, ")?,

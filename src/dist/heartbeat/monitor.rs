@@ -19,6 +19,10 @@ use crate::dist::kv_store::KvStore;
 /// gigabytes in size; who merely computes or waits is judged after one timeout.
 const TIMEOUTS_OF_WORK_DONE_ALONE: u32 = 3;
 
+/// Longest time between two looks at the signs of the others, else a twentieth of the timeout. Not at
+/// every beat: rank 0 may have a thousand to read.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
+
 /// Gives signs of life and reads those of others: rank 0 of all, the others of rank 0.
 pub(super) struct Monitor {
     shared: Arc<Shared>,
@@ -28,8 +32,6 @@ pub(super) struct Monitor {
     host: String,
     keeper: String,
     stop: fn() -> bool,
-    /// When the others' signs were last read. Not at every beat: rank 0 may have a thousand to read.
-    looked: Instant,
     is_suspicious: bool,
 }
 
@@ -42,17 +44,7 @@ impl Monitor {
         stop: fn() -> bool,
     ) -> Self {
         let (host, keeper) = (host_and_process(), keeper.to_string());
-        Self {
-            shared,
-            store,
-            timeout,
-            interval,
-            host,
-            keeper,
-            stop,
-            looked: Instant::now(),
-            is_suspicious: false,
-        }
+        Self { shared, store, timeout, interval, host, keeper, stop, is_suspicious: false }
     }
 
     /// Until the heartbeat ends or the store is lost.
@@ -108,9 +100,10 @@ impl Monitor {
             shared.suspicious.store(true, Ordering::Relaxed);
         }
         let suspicious = shared.suspicious.load(Ordering::Relaxed);
-        if suspicious || self.looked.elapsed() >= self.timeout / 20 {
-            self.looked = Instant::now();
+        let is_due = |looked: Instant| looked.elapsed() >= LONGEST_LOOK.min(self.timeout / 20);
+        if suspicious || locked(&shared.looked).is_none_or(is_due) {
             self.look_at_others()?;
+            *locked(&shared.looked) = Some(Instant::now());
         }
         if suspicious && !std::mem::replace(&mut self.is_suspicious, true) {
             // What was read long ago tells nothing of the last seconds.

@@ -29,7 +29,9 @@ pub(super) struct Shared {
     pub ended: AtomicBool,
     pub failure: Mutex<Option<(Failure, Instant)>>,
     pub last_contact: Mutex<Instant>,
-    /// What was last seen of the processes that this one watches.
+    /// When the signs of the processes that this one watches were last read.
+    pub looked: Mutex<Option<Instant>>,
+    /// What was then seen of them.
     pub seen: Mutex<Vec<Seen>>,
 }
 
@@ -62,6 +64,7 @@ impl Shared {
             ended: AtomicBool::new(false),
             failure: Mutex::new(None),
             last_contact: Mutex::new(now),
+            looked: Mutex::new(None),
             seen: Mutex::new(seen),
         }
     }
@@ -88,6 +91,8 @@ impl Shared {
         if let Some(failure) = self.failure() {
             let _ = write!(text, "; failure: {failure}");
         }
+        let Some(looked) = *locked(&self.looked) else { return text };
+        let _ = write!(text, "; ranks as read {:.1} s ago:", looked.elapsed().as_secs_f64());
         let seen = locked(&self.seen);
         let mut ranks: Vec<&Seen> = seen.iter().collect();
         ranks.sort_by_key(|seen| seen.moved);
