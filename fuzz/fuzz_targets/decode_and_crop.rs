@@ -58,7 +58,8 @@ fn try_as_targets(
 ) {
     let target = |pixels| TargetPlan { name: "target".into(), pixels };
     let targets = vec![target(DensePixels::Classes), target(DensePixels::Depth)];
-    let plan = SamplePlan { transform: Transform::Random { seed: 0, range: RANGE }, options, targets };
+    let plan =
+        SamplePlan { transform: Transform::Random { seed: 0, range: RANGE }, options, targets };
     let (width, height) = (image.width as u32, image.height as u32);
     let stats = ImageStats { width, height, histogram_entropy: None };
     for (field, bytes) in plan.field_bytes().into_iter().enumerate().skip(1) {

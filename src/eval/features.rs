@@ -77,6 +77,8 @@ pub fn features(
     let samples = dataset.sample_count();
     let batches = ranges(samples, config.batch_size as u64);
     let mut loader = Loader::start(dataset.clone(), config, worker_program, batches)?;
+    let monitor = loader.monitor();
+    let _status = status::register("loader", move || monitor.status().to_string());
     let mut gathering = guard(|| Ok(Gathering::new(encoders, samples, config, device)))?;
     while let Some(batch) = loader.next_batch()? {
         guard(|| gathering.add(encoders, &batch))?;
