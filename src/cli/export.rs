@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::config::{ConfigError, ExportFormat};
+use crate::encoders::{self, EncoderWeights, StoredEncoder};
+use crate::nn::Projector;
 use crate::tasks::AnyConfig;
 use crate::train::checkpoint::{self, Checkpoint};
-use crate::weights::{self, Preprocessing, StoredEncoder, WeightFile};
+use crate::weights::Preprocessing;
 
 /// Write a trained encoder, or other weights, so that transformers or the original Pixio code
 /// load them.
@@ -48,26 +50,27 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     if args.projector && args.format == ExportFormat::Hf {
         return Err(wrong("--projector", "the hf format has no projector; use --format pixio"));
     }
-    let (file, encoder, preprocessing) = match &args.run {
+    let (weights, encoder, preprocessing) = match &args.run {
         Some(run) => encoder_of_run(run, args.student.as_deref(), args.checkpoint)?,
         None => foreign(args)?,
     };
-    let has_projector = file.shapes().keys().any(|name| name.starts_with("last_proj."));
+    let file = &weights.file;
+    let has_projector = file.shapes().keys().any(|name| Projector::owns(name));
     if args.projector && !has_projector {
         let message = format!("{} has no projector", file.path().display());
         return Err(wrong("--projector", &message));
     }
     let formats = [args.format];
     let written =
-        weights::export(&file, &encoder, preprocessing, &formats, args.projector, &args.out)?;
-    println!("{} ({}, {}) →", file.path().display(), file.layout(), encoder.size);
+        encoders::export(&weights, &encoder, preprocessing, &formats, args.projector, &args.out)?;
+    println!("{} ({}, {}) →", file.path().display(), file.layout(), encoder.spec);
     for path in written {
         println!("  {} ({})", path.display(), indicatif::HumanBytes(path.metadata()?.len()));
     }
     Ok(())
 }
 
-type Source = (WeightFile, StoredEncoder, Preprocessing);
+type Source = (EncoderWeights, StoredEncoder, Preprocessing);
 
 /// The weights of an encoder that was trained, with what the run's config says of it.
 fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<Source> {
@@ -90,26 +93,27 @@ fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<S
         None => checkpoint::newest(run)?
             .with_context(|| format!("{} holds no checkpoint yet", run.display()))?,
     };
-    let file = checkpoint.weights(&encoder.name)?;
-    let stored = file.encoder(Some(encoder.model.heads))?;
+    let weights = checkpoint.weights(&encoder.name)?;
+    let weights = EncoderWeights::of_trainee(weights, encoder.model.family)?;
+    let stored = weights.measure(Some(encoder.model.heads))?;
     ensure!(
-        stored.size == encoder.model,
+        stored.spec == encoder.model,
         "{} holds an encoder of {}, but the run's config says {}",
-        file.path().display(),
-        stored.size,
+        weights.file.path().display(),
+        stored.spec,
         encoder.model
     );
     let preprocessing =
         Preprocessing { mean: config.train().data.mean, std: config.train().data.std };
-    Ok((file, stored, preprocessing))
+    Ok((weights, stored, preprocessing))
 }
 
 /// Weights from elsewhere, with what stands beside them.
 fn foreign(args: &ExportArgs) -> Result<Source> {
     let path = args.weights.as_deref().context("--run or --weights is needed")?;
-    let file = WeightFile::open(path)?;
-    let encoder = file.encoder(args.heads)?;
-    Ok((file, encoder, Preprocessing::beside(path)?))
+    let weights = EncoderWeights::open(path)?;
+    let encoder = weights.measure(args.heads)?;
+    Ok((weights, encoder, Preprocessing::beside(path)?))
 }
 
 fn wrong(argument: &str, message: &str) -> anyhow::Error {

@@ -7,10 +7,8 @@ use clap::Args;
 use image::RgbImage;
 
 use super::data::{print, with_bar};
-use crate::config::EncoderConfig;
 use crate::data::{Dataset, Scratch, durable};
-use crate::nn::Mask;
-use crate::tasks::AnyConfig;
+use crate::tasks::{AnyConfig, TraineeConfig};
 use crate::viz::Sheet;
 
 /// Draw what teacher and students, or a pre-trained encoder, see of the next samples
@@ -81,7 +79,7 @@ fn draw(
         sheet.put(row, 0, &crop);
         for (rng_stream, encoder) in (0..).zip(encoders) {
             let patch = encoder.model.patch_size as u32;
-            let mask = Mask::of(encoder, (image_size / patch) as usize);
+            let mask = encoder.mask((image_size / patch) as usize);
             let kept = mask.map(|mask| mask.draw_at(seed, rng_stream.into(), position));
             let seen = kept.map_or_else(|| crop.clone(), |kept| greyed(&crop, patch, &kept));
             sheet.put(row, rng_stream + 1, &seen);
@@ -95,7 +93,7 @@ fn columns(config: &AnyConfig) -> String {
         AnyConfig::Distill(_) => ("teacher", "student"),
         AnyConfig::Pretrain(_) => ("whole crop", "encoder"),
     };
-    let masked = |encoder: &EncoderConfig| {
+    let masked = |encoder: &TraineeConfig| {
         let hidden = 100.0 * encoder.mask_ratio;
         format!("{role} `{}` (mask_ratio {hidden:.0} %)", encoder.name)
     };

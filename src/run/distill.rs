@@ -35,8 +35,8 @@ impl Training for Distilling {
     }
 
     fn trained(models: &Distillation) -> Trained<'_> {
-        let encoders = models.students().iter().map(Student::vit).collect();
-        Trained { encoders, teacher: Some(&models.teacher.vit) }
+        let encoders = models.students().iter().map(Student::encoder).collect();
+        Trained { encoders, teacher: Some(models.teacher.encoder()) }
     }
 
     fn check_models(config: &DistillConfig) -> Result<()> {

@@ -12,9 +12,9 @@ use super::{models, training, worker_program};
 use crate::config::{DataConfig, EvaluationConfig, KnnConfig, Precision, TrainConfig};
 use crate::data::{Dataset, EvaluationPass};
 use crate::durable;
+use crate::encoders;
 use crate::eval::{self, Encoder, Features, ImageSource, knn};
 use crate::native::guard;
-use crate::nn::{Vit, kind_of};
 use crate::tasks::TaskConfig;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::signals::{self, Signal};
@@ -95,8 +95,8 @@ enum Role {
 /// An encoder of a run, as it is after training.
 pub struct Trained<'a> {
     /// The encoders that were trained, in the order of the config.
-    pub encoders: Vec<&'a Vit>,
-    pub teacher: Option<&'a Vit>,
+    pub encoders: Vec<&'a dyn encoders::Encoder>,
+    pub teacher: Option<&'a dyn encoders::Encoder>,
 }
 
 /// Measures what the config asks for of the newest `checkpoint`, whose encoders are `trained`, unless that
@@ -123,7 +123,7 @@ pub fn measure<C: TaskConfig>(
         let is_drawn = encoder.weights == models::RANDOM;
         let role = if is_drawn { Role::Random } else { Role::Initial };
         match before {
-            Ok(before) => named.push((&*encoder.name, role, before)),
+            Ok(before) => named.push((&*encoder.name, role, &**before)),
             Err(error) => warn!("what `{}` began with is not measured: {error:#}", encoder.name),
         }
         named.push((&*encoder.name, Role::Trained, *after));
@@ -145,10 +145,11 @@ fn read(file: &Path) -> Option<Evaluation> {
 fn measure_knn<C: TaskConfig>(
     start: &Start<C>,
     config: &KnnConfig,
-    named: &[(&str, Role, &Vit)],
+    named: &[(&str, Role, &dyn encoders::Encoder)],
 ) -> Result<Knn> {
-    let compute = kind_of(start.config.train().run.precision);
-    let encoders: Vec<_> = named.iter().map(|(.., vit)| Encoder { vit, compute }).collect();
+    let compute = start.config.train().run.precision.kind();
+    let encoders: Vec<_> =
+        named.iter().map(|(.., model)| Encoder { model: *model, compute }).collect();
     let [reference, held_out] = Images::both(start.config.train(), config);
     let features = |images: Images| {
         let phase = Phase::begin(&format!("features of {} images", images.side), None);

@@ -6,19 +6,18 @@ use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 use tracing::{info, warn};
 
-use crate::config::{EncoderConfig, EncoderSize};
 use crate::dist::ProcessGroup;
-use crate::nn::{Parameters, Storage, Vit, kind_of, resize_positions};
-use crate::tasks::TaskConfig;
+use crate::encoders::{Encoder, EncoderSpec, EncoderWeights};
+use crate::nn::{Parameters, Storage};
 use crate::tasks::distill::DistillConfig;
 use crate::tasks::distill::{Distillation, Teacher};
 use crate::tasks::pretrain::Autoencoder;
 use crate::tasks::pretrain::PretrainConfig;
+use crate::tasks::{TaskConfig, TraineeConfig};
 use crate::train::objective::Objective;
-use crate::weights::{WeightFile, beside_encoder};
 
 /// `weights = "random"` draws the weights instead of loading them.
-pub const RANDOM: &str = "random";
+pub const RANDOM: &str = TraineeConfig::RANDOM;
 
 /// Where a config of pre-training says what its encoder starts from.
 const ENCODER_KEY: &str = "encoder.weights";
@@ -30,21 +29,20 @@ pub fn check_weights(config: &DistillConfig) -> Result<()> {
 }
 
 /// As [`check_weights`], of what an encoder that is to be pre-trained starts from.
-pub fn check_encoder_weights(config: &EncoderConfig) -> Result<()> {
+pub fn check_encoder_weights(config: &TraineeConfig) -> Result<()> {
     check(ENCODER_KEY, &config.weights, config.model)
 }
 
-fn check(key: &str, weights: &str, size: EncoderSize) -> Result<()> {
+fn check(key: &str, weights: &str, spec: EncoderSpec) -> Result<()> {
     if weights == RANDOM {
         return Ok(());
     }
-    let stored = StoredWeights::open(key, weights, size)?;
-    stored.build(Storage::Shapes, |file, encoder| file.check_fit(encoder, beside_encoder))?;
+    StoredWeights::open(key, weights, spec)?.build(Storage::Shapes, EncoderWeights::check_fit)?;
     Ok(())
 }
 
-/// Key, place and expected size of all weights that a config names.
-fn weights_of(config: &DistillConfig) -> impl Iterator<Item = (String, &str, EncoderSize)> {
+/// Key, place and expected encoder of all weights that a config names.
+fn weights_of(config: &DistillConfig) -> impl Iterator<Item = (String, &str, EncoderSpec)> {
     let teacher = &config.teacher;
     let students = config.students.iter().enumerate().map(|(index, student)| {
         (format!("students.{index}.weights"), student.weights.as_str(), student.model)
@@ -55,36 +53,38 @@ fn weights_of(config: &DistillConfig) -> impl Iterator<Item = (String, &str, Enc
 
 /// Encoder weights that a config names.
 struct StoredWeights {
-    file: WeightFile,
+    weights: EncoderWeights,
     context: String,
-    size: EncoderSize,
+    spec: EncoderSpec,
     /// Patches along each side of the images that the stored positions are for.
     grid_size: usize,
 }
 
 impl StoredWeights {
-    fn open(key: &str, weights: &str, size: EncoderSize) -> Result<Self> {
+    fn open(key: &str, weights: &str, spec: EncoderSpec) -> Result<Self> {
         let context = format!("{key} = \"{weights}\"");
-        let file = WeightFile::open(Path::new(weights)).with_context(|| context.clone())?;
-        let tokens = file.shapes().get("pos_embed").and_then(|shape| shape.get(1).copied());
-        let patches = (tokens.unwrap_or(0) as usize).saturating_sub(size.class_tokens);
-        Ok(Self { file, context, size, grid_size: patches.isqrt() })
+        let weights = EncoderWeights::open(Path::new(weights)).with_context(|| context.clone())?;
+        // Of weights that tell no grid, a comparison of all tensors says what is wrong.
+        let grid_size = weights
+            .measure(Some(spec.heads))
+            .map_or(0, |stored| stored.spec.grid_size(stored.image_size));
+        Ok(Self { weights, context, spec, grid_size })
     }
 
-    /// Builds the encoder with the file's own grid and has it filled or checked by `visit`.
+    /// Builds the encoder with the weights' own grid and has it filled or checked by `visit`.
     fn build(
         &self,
         storage: Storage,
-        visit: impl Fn(&WeightFile, &[(String, Tensor)]) -> Result<()>,
+        visit: impl Fn(&EncoderWeights, &[(String, Tensor)]) -> Result<()>,
     ) -> Result<Teacher> {
-        let encoder = Teacher::new(storage, self.size, self.grid_size);
-        visit(&self.file, encoder.parameters.named()).with_context(|| self.context.clone())?;
-        let heads = self.file.declared_size().map_or(self.size.heads, |size| size.heads);
+        let encoder = Teacher::new(storage, self.spec, self.grid_size);
+        visit(&self.weights, encoder.parameters.named()).with_context(|| self.context.clone())?;
+        let heads = self.weights.declared().map_or(self.spec.heads, |spec| spec.heads);
         ensure!(
-            heads == self.size.heads,
+            heads == self.spec.heads,
             "{}: the weights have {heads} attention heads, the config says {}",
             self.context,
-            self.size.heads
+            self.spec.heads
         );
         Ok(encoder)
     }
@@ -97,7 +97,7 @@ pub fn load_teacher(
     device: Device,
 ) -> Result<Teacher> {
     let size = config.teacher.model;
-    let matrices = kind_of(config.train.run.precision);
+    let matrices = config.train.run.precision.kind();
     if config.teacher.weights == RANDOM {
         if group.is_first() {
             warn!(
@@ -113,12 +113,10 @@ pub fn load_teacher(
         ));
     }
     let stored = StoredWeights::open("teacher.weights", &config.teacher.weights, size)?;
-    let teacher = stored.build(Storage::Empty { device, matrices }, |file, encoder| {
-        file.load_into(encoder, beside_encoder)
-    })?;
+    let teacher = stored.build(Storage::Empty { device, matrices }, EncoderWeights::load_into)?;
     info!(
         parameters = teacher.parameters.count(),
-        layout = %stored.file.layout(),
+        layout = stored.weights.file.layout(),
         "teacher loaded from {}",
         config.teacher.weights
     );
@@ -132,7 +130,7 @@ pub fn students(
     device: Device,
     starts_anew: bool,
 ) -> Result<Distillation> {
-    let objective = Distillation::new(config, teacher, device, kind_of(config.train.run.precision));
+    let objective = Distillation::new(config, teacher, device, config.train.run.precision.kind());
     let named = weights_of(config).skip(1);
     for ((key, weights, size), trainee) in named.zip(objective.trainees()) {
         let parameters = trainee.parameters.count();
@@ -147,20 +145,20 @@ pub fn students(
 
 /// The encoders of a config as they are before the first step, on `device`; an error for each whose
 /// weights, which the config names, cannot be read any more.
-pub fn initial_encoders(config: &impl TaskConfig, device: Device) -> Vec<Result<Vit>> {
+pub fn initial_encoders(config: &impl TaskConfig, device: Device) -> Vec<Result<Box<dyn Encoder>>> {
     let train = config.train();
-    let of_stream = |(rng_stream, encoder): (usize, &EncoderConfig)| {
+    let of_stream = |(rng_stream, encoder): (usize, &TraineeConfig)| {
         let grid_size = train.data.input_size / encoder.model.patch_size;
         let (seed, rng_stream) = (train.seed, rng_stream as u64);
         // An encoder's parameters come first in a trainee, so they are drawn alike.
         let mut parameters =
             Parameters::new(Storage::Drawn { device, matrices: Kind::Float, seed, rng_stream });
-        let vit = Vit::new(&mut parameters, encoder.model, grid_size);
+        let built = encoder.model.build(&mut parameters, grid_size);
         if encoder.weights != RANDOM {
             let stored = StoredWeights::open("its weights", &encoder.weights, encoder.model)?;
             start_from(&stored, grid_size, &parameters)?;
         }
-        Ok(vit)
+        Ok(built)
     };
     config.encoders().iter().enumerate().map(of_stream).collect()
 }
@@ -172,7 +170,7 @@ pub fn autoencoder(
     starts_anew: bool,
 ) -> Result<Autoencoder> {
     let PretrainConfig { train, encoder, .. } = config;
-    let objective = Autoencoder::new(config, device, kind_of(train.run.precision));
+    let objective = Autoencoder::new(config, device, train.run.precision.kind());
     let trainee = &objective.trainees()[0];
     let parameters = trainee.parameters.count();
     info!(parameters, "encoder `{}` with its decoder: {}", trainee.name, encoder.model);
@@ -188,15 +186,10 @@ pub fn autoencoder(
 /// to `grid_size` × `grid_size` patches.
 fn start_from(stored: &StoredWeights, grid_size: usize, target: &Parameters) -> Result<()> {
     let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
-    let encoder = stored.build(storage, |file, encoder| file.load_into(encoder, beside_encoder))?;
-    let class_tokens = stored.size.class_tokens as i64;
+    let encoder = stored.build(storage, EncoderWeights::load_into)?;
+    let StoredWeights { spec, .. } = stored;
     for ((name, source), (_, target)) in encoder.parameters.named().iter().zip(target.named()) {
-        let source = match name.as_str() {
-            "pos_embed" => {
-                resize_positions(source, class_tokens, grid_size as i64, grid_size as i64)
-            }
-            _ => source.shallow_clone(),
-        };
+        let source = spec.family.resized(spec, name, source, grid_size);
         tch::no_grad(|| target.shallow_clone().f_copy_(&source))?;
     }
     Ok(())

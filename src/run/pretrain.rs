@@ -39,7 +39,7 @@ impl Training for Pretraining {
     }
 
     fn trained(models: &Autoencoder) -> Trained<'_> {
-        Trained { encoders: vec![models.vit()], teacher: None }
+        Trained { encoders: vec![models.encoder()], teacher: None }
     }
 
     fn check_models(config: &PretrainConfig) -> Result<()> {

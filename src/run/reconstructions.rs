@@ -9,7 +9,7 @@ use super::worker_program;
 use crate::config::DataConfig;
 use crate::data::Loader;
 use crate::native::{guard, upload};
-use crate::nn::{Mask, Normalisation};
+use crate::nn::Normalisation;
 use crate::tasks::pretrain::PretrainConfig;
 use crate::tasks::pretrain::{Autoencoder, Reconstruction};
 use crate::viz::Sheet;
@@ -43,7 +43,7 @@ impl Samples {
         let batch = loader.next_batch()?.context("the stream of samples is empty")?;
         let shape = [count as i64, image_size as i64, image_size as i64, 3];
         let bytes = upload(batch.images(), &shape, start.device)?;
-        let mask = Mask::of(encoder, patches).context("the encoder has no mask")?;
+        let mask = encoder.mask(patches).context("the encoder has no mask")?;
         let keep: Vec<i64> = (0..count).flat_map(|p| mask.draw_at(train.seed, 0, p)).collect();
         let keep = upload(&keep, &[count as i64, mask.kept() as i64], start.device)?;
         let (mean, std) = (train.data.mean, train.data.std);

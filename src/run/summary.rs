@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::evaluation::Evaluation;
 use crate::artifacts::MetricsLines;
-use crate::config::{EncoderSize, ExportFormat, TrainConfig};
+use crate::config::{ExportFormat, TrainConfig};
 use crate::data::Dataset;
 use crate::tasks::distill::DistillConfig;
 use crate::tasks::distill::Distillation;
@@ -16,7 +16,6 @@ use crate::tasks::pretrain::PretrainConfig;
 use crate::tasks::{Task, TaskConfig};
 use crate::train::objective::Objective;
 use crate::train::schedule::Schedule;
-use crate::weights::beside_encoder;
 
 /// Teacher and students with their sizes.
 pub fn print_distillation(models: &Distillation, config: &DistillConfig) {
@@ -31,17 +30,17 @@ pub fn print_distillation(models: &Distillation, config: &DistillConfig) {
 /// Encoder and decoder with their sizes.
 pub fn print_autoencoder(models: &Autoencoder, config: &PretrainConfig) {
     let encoder = &config.encoder.model;
-    let of_encoder = |(name, _): &&(String, Tensor)| !beside_encoder(name);
+    let of_encoder = |(name, _): &&(String, Tensor)| !encoder.family.is_beside(name);
     let (own, decoder): (Vec<_>, Vec<_>) =
         models.trainees()[0].parameters.named().iter().partition(of_encoder);
     let count = |named: Vec<&(String, Tensor)>| {
         named.iter().map(|(_, tensor)| tensor.numel() as u64).sum::<u64>()
     };
     print_model("encoder", encoder, count(own));
-    print_model("decoder", &config.decoder.size(encoder), count(decoder));
+    print_model("decoder", &config.decoder.shape(encoder), count(decoder));
 }
 
-fn print_model(role: &str, size: &EncoderSize, count: u64) {
+fn print_model(role: &str, size: &dyn std::fmt::Display, count: u64) {
     println!("{role:<24} {:<44} {:>8.1} M parameters", size.to_string(), count as f64 / 1e6);
 }
 

@@ -12,6 +12,7 @@ use super::{DONE, RESUME_ME, device, setup, summary};
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::{Dataset, Loader, RankBatches, ShardProgress};
 use crate::dist::{Activity, ProcessGroup, RankInfo, StoppedEarly, environment};
+use crate::encoders::{self, EncoderWeights};
 use crate::native::guard;
 use crate::status;
 use crate::tasks::TaskConfig;
@@ -22,7 +23,7 @@ use crate::train::run_directory::Resume;
 use crate::train::schedule::Schedule;
 use crate::train::{Drawing, Outcome, Run, State, explain_memory, signals, train};
 use crate::ui::screen::{self, Phase};
-use crate::weights::{self, Preprocessing};
+use crate::weights::Preprocessing;
 
 /// Where the first process leaves its exit code for the others.
 const ENDED: &str = "ended";
@@ -287,9 +288,10 @@ fn export(task: &impl TaskConfig, checkpoint: &Checkpoint) -> Result<()> {
     let preprocessing = Preprocessing { mean: config.data.mean, std: config.data.std };
     for trained in task.encoders() {
         let file = checkpoint.weights(&trained.name)?;
-        let encoder = file.encoder(Some(trained.model.heads))?;
+        let weights = EncoderWeights::of_trainee(file, trained.model.family)?;
+        let encoder = weights.measure(Some(trained.model.heads))?;
         let out = run.join("exports").join(&trained.name);
-        weights::export(&file, &encoder, preprocessing, &config.export.formats, false, &out)
+        encoders::export(&weights, &encoder, preprocessing, &config.export.formats, false, &out)
             .with_context(|| format!("cannot export `{}`", trained.name))?;
     }
     Ok(())

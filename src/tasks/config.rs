@@ -5,11 +5,10 @@ use std::path::Path;
 use serde::Serialize;
 use toml::Table;
 
-use crate::config::{
-    Check, ConfigError, EncoderConfig, KeyError, TrainConfig, explain, read_table, read_tables,
-};
+use crate::config::{Check, ConfigError, KeyError, TrainConfig, explain, read_table, read_tables};
 use crate::tasks::distill::DistillConfig;
 use crate::tasks::pretrain::PretrainConfig;
+use crate::tasks::trainee::TraineeConfig;
 
 /// What a configuration is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +60,7 @@ pub trait TaskConfig: Serialize + Sized {
     fn train_mut(&mut self) -> &mut TrainConfig;
 
     /// The encoders that are trained, in the order of their places in the configuration.
-    fn encoders(&self) -> &[EncoderConfig];
+    fn encoders(&self) -> &[TraineeConfig];
 
     /// The first contradiction in the task's own tables.
     ///
@@ -121,7 +120,7 @@ impl AnyConfig {
     }
 
     /// The encoders that are trained.
-    pub fn encoders(&self) -> &[EncoderConfig] {
+    pub fn encoders(&self) -> &[TraineeConfig] {
         match self {
             Self::Distill(config) => config.encoders(),
             Self::Pretrain(config) => config.encoders(),
@@ -166,14 +165,14 @@ fn split<T: TaskConfig>(mut table: Table) -> Result<(Table, Table), KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{EncoderConfig, EncoderSize};
+    use crate::encoders::EncoderSpec;
 
     /// The list of known keys is that of the fields, or a key would be refused or passed over.
     #[test]
     fn the_keys_of_a_task_are_those_of_its_tables() {
-        let size = EncoderSize::new(32, 2, 2);
+        let size = EncoderSpec::new(32, 2, 2);
         let mut distill = DistillConfig::minimal("run", size);
-        distill.students.push(EncoderConfig::minimal("one", size));
+        distill.students.push(TraineeConfig::minimal("one", size));
         let check = |text: String, task: Task| {
             let table: Table = text.parse().unwrap();
             let mut found: Vec<&str> = table.keys().map(String::as_str).collect();

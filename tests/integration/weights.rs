@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use distill::weights::{WeightFile, beside_encoder};
+use distill::encoders::EncoderWeights;
 use tch::{Device, Kind, Tensor};
 
 /// Tensors by name.
@@ -27,7 +27,7 @@ pub fn golden(name: &str) -> PathBuf {
 
 /// All tensors of a file, read by the loader under test.
 fn read_all(path: &Path) -> Tensors {
-    let file = WeightFile::open(path).unwrap();
+    let file = EncoderWeights::open(path).unwrap().file;
     file.shapes().keys().map(|&name| (name.into(), file.read(name).unwrap())).collect()
 }
 
@@ -44,11 +44,11 @@ fn targets_like(tensors: &Tensors, kind: Kind) -> Vec<(String, Tensor)> {
 
 /// The error that loading `path` into tensors like `model` gives.
 fn load_error(path: &Path, model: &Tensors) -> String {
-    let file = match WeightFile::open(path) {
-        Ok(file) => file,
+    let weights = match EncoderWeights::open(path) {
+        Ok(weights) => weights,
         Err(error) => return format!("{error:#}"),
     };
-    let error = file.load_into(&targets_like(model, Kind::Float), beside_encoder);
+    let error = weights.load_into(&targets_like(model, Kind::Float));
     format!("{:#}", error.expect_err("these weights should not load"))
 }
 
