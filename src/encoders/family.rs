@@ -73,6 +73,10 @@ pub trait Family: Sync {
     /// A tensor is missing, or is of no such encoder.
     fn measure(&self, file: &WeightFile) -> Result<StoredEncoder>;
 
+    /// Patches along each side of the images that the stored positions are for, `spec` being what is
+    /// expected of the encoder; 0 where no tensor tells.
+    fn stored_grid(&self, spec: &EncoderSpec, file: &WeightFile) -> usize;
+
     /// The names of an encoder's parameters.
     fn parameters(&self, spec: &EncoderSpec) -> Vec<String>;
 

@@ -64,10 +64,7 @@ impl StoredWeights {
     fn open(key: &str, weights: &str, spec: EncoderSpec) -> Result<Self> {
         let context = format!("{key} = \"{weights}\"");
         let weights = EncoderWeights::open(Path::new(weights)).with_context(|| context.clone())?;
-        // Of weights that tell no grid, a comparison of all tensors says what is wrong.
-        let grid_size = weights
-            .measure(Some(spec.heads))
-            .map_or(0, |stored| stored.spec.grid_size(stored.image_size));
+        let grid_size = spec.family.stored_grid(&spec, &weights.file);
         Ok(Self { weights, context, spec, grid_size })
     }
 

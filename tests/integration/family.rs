@@ -200,6 +200,10 @@ impl Family for Plain {
         Ok(StoredEncoder { spec, image_size: (patches as usize).isqrt() * spec.patch_size })
     }
 
+    fn stored_grid(&self, _: &EncoderSpec, file: &WeightFile) -> usize {
+        self.measure(file).map_or(0, |stored| stored.image_size / stored.spec.patch_size)
+    }
+
     fn parameters(&self, spec: &EncoderSpec) -> Vec<String> {
         let mut parameters = Parameters::new(Storage::Shapes);
         self.build(&mut parameters, spec, 1);

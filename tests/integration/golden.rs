@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use distill::config::{OptimizerConfig, Precision};
 use distill::encoders::{EncoderSpec, Input};
-use distill::nn::{DropPath, Parameters, Storage};
+use distill::nn::{AddNorm, DropPath, Parameters, Storage};
 use distill::tasks::distill::{Distance, DistillConfig, Fuse, LossConfig};
 use distill::tasks::distill::{Distillation, Teacher};
 use distill::tasks::{PassDraws, TraineeConfig};
@@ -332,11 +332,15 @@ fn golden_inference() {
         let taps: Vec<usize> = (0..size.num_hidden_layers).collect();
         let input = Input { taps, ..Input::whole(images.shallow_clone()) };
         let what = |part: &str| format!("{}: {part}", folder.display());
+        let add_norm = AddNorm::default();
+        let frozen = tch::no_grad(|| encoder.forward_frozen(&input, Kind::Float, &add_norm));
         let tokens = encoder.forward(&input, Kind::Float);
-        assert_eq!(tokens.taps.len(), size.num_hidden_layers);
-        for (index, tap) in tokens.taps.iter().enumerate() {
-            let key = format!("block.{index}");
-            assert_close(tap, &expected[&key], VALUES, &what(&key));
+        for tokens in [&tokens, &frozen.unwrap()] {
+            assert_eq!(tokens.taps.len(), size.num_hidden_layers);
+            for (index, tap) in tokens.taps.iter().enumerate() {
+                let key = format!("block.{index}");
+                assert_close(tap, &expected[&key], VALUES, &what(&key));
+            }
         }
         let normalised = encoder.normalise(tokens).all;
         assert_close(&normalised, &expected["last_hidden_state"], VALUES, &what("last"));

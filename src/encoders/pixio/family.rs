@@ -99,6 +99,10 @@ impl Family for Pixio {
         measure::measure(file)
     }
 
+    fn stored_grid(&self, spec: &EncoderSpec, file: &WeightFile) -> usize {
+        measure::stored_grid(spec, file)
+    }
+
     fn parameters(&self, spec: &EncoderSpec) -> Vec<String> {
         names::parameters(spec.depth)
     }

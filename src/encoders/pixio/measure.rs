@@ -43,3 +43,10 @@ pub(super) fn measure(file: &WeightFile) -> Result<StoredEncoder> {
     };
     Ok(StoredEncoder { spec, image_size: grid_size * patch_size })
 }
+
+/// Patches along each side of the images that `file` has positions for, beside the class tokens of
+/// `spec`; 0 where it has none.
+pub(super) fn stored_grid(spec: &EncoderSpec, file: &WeightFile) -> usize {
+    let tokens = file.shape("pos_embed").and_then(|shape| shape.get(1).copied()).unwrap_or(0);
+    (tokens as usize).saturating_sub(spec.class_tokens).isqrt()
+}
