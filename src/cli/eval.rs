@@ -12,12 +12,13 @@ use super::output::print;
 use super::patterns::PATTERN_HELP;
 use crate::config::{ConfigError, DataConfig, DeviceChoice, KnnConfig, Precision};
 use crate::data::{Dataset, EvaluationPass};
+use crate::encoders::{self, EncoderWeights};
 use crate::eval::{self, Encoder, Features, ImageSource, knn};
 use crate::native::guard;
-use crate::nn::{FrozenFormat, Parameters, Storage, Vit, kind_of};
+use crate::nn::{FrozenFormat, Parameters, Storage};
 use crate::run::{device, worker_program};
 use crate::ui::with_bar;
-use crate::weights::{Preprocessing, WeightFile, beside_encoder};
+use crate::weights::Preprocessing;
 
 /// Measure how good an encoder's features are
 #[derive(Debug, Args)]
@@ -136,8 +137,8 @@ fn measure_knn(args: &KnnArgs) -> Result<KnnReport> {
     check(u64::MAX)?;
     let device = device::find("--device", device_choice(&args.device), 0)?;
     let precision = if args.precision == "bf16" { Precision::Bf16 } else { Precision::Fp32 };
-    let (vit, image_size, preprocessing) = load(args, device, kind_of(precision))?;
-    let encoder = Encoder { vit: &vit, compute: kind_of(precision) };
+    let Loaded { model, name, image_size, preprocessing } = load(args, device, precision.kind())?;
+    let encoder = Encoder { model: &*model, compute: precision.kind() };
     let image_sets = ImageSets { args, encoder, image_size, preprocessing, device };
     let reference = image_sets.features("--reference", &args.reference, args.most_reference)?;
     check(reference.count() as u64).context("--neighbours")?;
@@ -145,7 +146,7 @@ fn measure_knn(args: &KnnArgs) -> Result<KnnReport> {
     let accuracies = knn::accuracies(&reference, &held_out, &args.neighbours, args.temperature)?;
     Ok(KnnReport {
         weights: args.weights.clone(),
-        encoder: vit.size().to_string(),
+        encoder: name,
         input_size: image_size,
         precision,
         temperature: args.temperature,
@@ -168,29 +169,40 @@ fn device_choice(name: &str) -> DeviceChoice {
     }
 }
 
-/// The encoder, its weights kept as they are used; the size of its images, and what they are normalised
-/// by.
-fn load(args: &KnnArgs, device: Device, compute: Kind) -> Result<(Vit, usize, Preprocessing)> {
-    let file = WeightFile::open(&args.weights).context("--weights")?;
-    let stored = file.encoder(args.heads)?;
-    let patch = stored.size.patch_size;
+/// An encoder from its weights.
+struct Loaded {
+    model: Box<dyn encoders::Encoder>,
+    /// Its published name or its numbers.
+    name: String,
+    /// Side of its images, in pixels.
+    image_size: usize,
+    preprocessing: Preprocessing,
+}
+
+/// The encoder, its weights kept as they are used.
+fn load(args: &KnnArgs, device: Device, compute: Kind) -> Result<Loaded> {
+    let weights = EncoderWeights::open(&args.weights).context("--weights")?;
+    let stored = weights.measure(args.heads)?;
+    let spec = stored.spec;
     let image_size = args.input_size.map_or(stored.image_size, usize::from);
-    if !image_size.is_multiple_of(patch) {
+    if !image_size.is_multiple_of(spec.patch_size) {
+        let patch = spec.patch_size;
         let message =
             format!("found {image_size}, expected a multiple of the encoder's patch, {patch}");
         let key = "--input-size".to_string();
         return Err(ConfigError { file: PathBuf::new(), key, message }.into());
     }
-    let vit = guard(|| {
+    let model = guard(|| {
         let mut parameters = Parameters::new(Storage::Empty { device, matrices: compute });
-        let mut vit = Vit::new(&mut parameters, stored.size, stored.image_size / patch);
-        file.load_into(parameters.named(), beside_encoder)?;
+        let mut model = spec.build(&mut parameters, spec.grid_size(stored.image_size));
+        weights.load_into(parameters.named())?;
         drop(parameters);
         let format = FrozenFormat { compute, residual: Kind::Float, fp8: false };
-        vit.freeze(format, (image_size / patch) as i64);
-        Ok(vit)
+        model.freeze(format, spec.grid_size(image_size) as i64);
+        Ok(model)
     })?;
-    Ok((vit, image_size, Preprocessing::beside(&args.weights)?))
+    let preprocessing = Preprocessing::beside(&args.weights)?;
+    Ok(Loaded { model, name: spec.to_string(), image_size, preprocessing })
 }
 
 /// What both sets of images have in common.

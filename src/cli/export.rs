@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::config::{ConfigError, ExportFormat};
+use crate::encoders::{self, EncoderWeights};
+use crate::nn::Projector;
 use crate::run::{Source, encoder_of_run};
-use crate::weights::{self, Preprocessing, WeightFile};
+use crate::weights::Preprocessing;
 
 /// Write a trained encoder, or other weights, so that transformers or the original Pixio code
 /// load them.
@@ -47,19 +49,20 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     if args.projector && args.format == ExportFormat::Hf {
         return Err(wrong("--projector", "the hf format has no projector; use --format pixio"));
     }
-    let (file, encoder, preprocessing) = match &args.run {
+    let (weights, encoder, preprocessing) = match &args.run {
         Some(run) => encoder_of_run(run, args.student.as_deref(), args.checkpoint)?,
         None => foreign(args)?,
     };
-    let has_projector = file.shapes().keys().any(|name| name.starts_with("last_proj."));
+    let file = &weights.file;
+    let has_projector = file.shapes().keys().any(|name| Projector::owns(name));
     if args.projector && !has_projector {
         let message = format!("{} has no projector", file.path().display());
         return Err(wrong("--projector", &message));
     }
     let formats = [args.format];
     let written =
-        weights::export(&file, &encoder, preprocessing, &formats, args.projector, &args.out)?;
-    println!("{} ({}, {}) →", file.path().display(), file.layout(), encoder.size);
+        encoders::export(&weights, &encoder, preprocessing, &formats, args.projector, &args.out)?;
+    println!("{} ({}, {}) →", file.path().display(), file.layout(), encoder.spec);
     for path in written {
         println!("  {} ({})", path.display(), indicatif::HumanBytes(path.metadata()?.len()));
     }
@@ -69,9 +72,9 @@ pub fn run(args: &ExportArgs) -> Result<()> {
 /// Weights from elsewhere, with what stands beside them.
 fn foreign(args: &ExportArgs) -> Result<Source> {
     let path = args.weights.as_deref().context("--run or --weights is needed")?;
-    let file = WeightFile::open(path)?;
-    let encoder = file.encoder(args.heads)?;
-    Ok((file, encoder, Preprocessing::beside(path)?))
+    let weights = EncoderWeights::open(path)?;
+    let encoder = weights.measure(args.heads)?;
+    Ok((weights, encoder, Preprocessing::beside(path)?))
 }
 
 fn wrong(argument: &str, message: &str) -> anyhow::Error {

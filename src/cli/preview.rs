@@ -6,11 +6,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::output::print;
-use crate::config::EncoderConfig;
 use crate::data::Dataset;
 use crate::durable;
-use crate::nn::Mask;
-use crate::tasks::{self, Task, TaskConfig};
+use crate::tasks::{self, Task, TaskConfig, TraineeConfig};
 use crate::ui::with_bar;
 use crate::viz::{Preview, PreviewedSample, View, preview};
 
@@ -55,9 +53,9 @@ pub(super) fn run(args: &PreviewArgs) -> Result<()> {
     let end = args.position.checked_add(args.count.into());
     let Some(end) = end else { bail!("--position {}: no sample is there", args.position) };
     let (image_size, positions) = (train.data.input_size, args.position..end);
-    let view = |encoder: &EncoderConfig| View {
+    let view = |encoder: &TraineeConfig| View {
         patch_size: encoder.model.patch_size as u32,
-        mask: Mask::of(encoder, image_size / encoder.model.patch_size),
+        mask: encoder.mask(encoder.model.grid_size(image_size)),
     };
     let views: Vec<View> = config.encoders().iter().map(view).collect();
     let Preview { sheet, samples } =
@@ -74,7 +72,7 @@ pub(super) fn run(args: &PreviewArgs) -> Result<()> {
 
 fn columns(config: &dyn TaskConfig) -> String {
     let Task { whole_images, trainee, .. } = config.task();
-    let masked = |encoder: &EncoderConfig| {
+    let masked = |encoder: &TraineeConfig| {
         let hidden = 100.0 * encoder.mask_ratio;
         format!("{trainee} `{}` (mask_ratio {hidden:.0} %)", encoder.name)
     };

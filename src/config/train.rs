@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tch::Kind;
 
 use super::{DataConfig, EvaluationConfig};
 
@@ -100,6 +101,16 @@ pub enum Precision {
     #[default]
     Fp32,
     Bf16,
+}
+
+impl Precision {
+    /// The kind of tensor that is meant.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Fp32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
 }
 
 /// AdamW, one for each trained encoder.

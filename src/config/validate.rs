@@ -1,7 +1,7 @@
 //! Checks between values, before any file or device is touched.
 
 use super::load::KeyError;
-use super::{EncoderConfig, EncoderSize, KnnConfig, TrainConfig};
+use super::{KnnConfig, TrainConfig};
 
 /// Nothing, or the first contradiction.
 pub type Check = Result<(), KeyError>;
@@ -89,77 +89,6 @@ impl TrainConfig {
             curation.min_histogram_score.is_finite(),
             "data.curation.min_histogram_score",
             || format!("found {}, expected a finite number", curation.min_histogram_score),
-        )
-    }
-
-    pub fn check_encoder(&self, key: &str, size: &EncoderSize) -> Check {
-        let EncoderSize { dim, depth, heads, patch_size, class_tokens, mlp_ratio } = *size;
-        for (name, value) in [
-            ("dim", dim),
-            ("depth", depth),
-            ("heads", heads),
-            ("patch_size", patch_size),
-            ("class_tokens", class_tokens),
-            ("mlp_ratio", mlp_ratio),
-        ] {
-            require(value > 0, format!("{key}.{name}"), || "found 0, expected at least 1".into())?;
-        }
-        require(dim.is_multiple_of(heads), format!("{key}.heads"), || {
-            format!("found {heads}, expected a divisor of the width {dim}")
-        })?;
-        let image_size = self.data.input_size;
-        require(image_size > 0 && image_size.is_multiple_of(patch_size), "data.input_size", || {
-            format!("found {image_size}, expected a multiple of {key}'s patch size {patch_size}")
-        })
-    }
-
-    /// Name and numbers of an encoder that is trained, which stands at `key`.
-    pub fn check_trained(&self, key: &str, encoder: &EncoderConfig) -> Check {
-        let at = |name: &str| format!("{key}.{name}");
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let name = &encoder.name;
-        require(
-            !name.is_empty() && !name.starts_with('.') && name.chars().all(plain),
-            at("name"),
-            || format!("found `{name}`, expected letters, digits, `-`, `_`, `.`"),
-        )?;
-        require(!name.ends_with(".optimizer"), at("name"), || {
-            format!("found `{name}`, expected another ending: checkpoints have files of that name")
-        })?;
-        self.check_encoder(&at("model"), &encoder.model)?;
-        require((0.0..1.0).contains(&encoder.mask_ratio), at("mask_ratio"), || {
-            format!("found {}, expected a share in [0, 1)", encoder.mask_ratio)
-        })?;
-        require((0.0..1.0).contains(&encoder.drop_path), at("drop_path"), || {
-            format!("found {}, expected a probability in [0, 1)", encoder.drop_path)
-        })?;
-        let depth = encoder.model.depth;
-        require(encoder.recompute_blocks <= depth, at("recompute_blocks"), || {
-            format!("found {}, expected at most its {depth} blocks", encoder.recompute_blocks)
-        })?;
-        self.check_mask(key, encoder)
-    }
-
-    fn check_mask(&self, key: &str, encoder: &EncoderConfig) -> Check {
-        if encoder.mask_ratio == 0.0 {
-            return Ok(());
-        }
-        let grid_size = self.data.input_size / encoder.model.patch_size;
-        let cell_patches = encoder.mask_grid;
-        require(
-            cell_patches > 0 && grid_size.is_multiple_of(cell_patches),
-            format!("{key}.mask_grid"),
-            || {
-                format!(
-                    "found {cell_patches}, expected a divisor of the {grid_size}×{grid_size} patch grid"
-                )
-            },
-        )?;
-        let cells = (grid_size / cell_patches).pow(2);
-        require(
-            (cells as f64 * (1.0 - encoder.mask_ratio)).floor() >= 1.0,
-            format!("{key}.mask_ratio"),
-            || format!("found {}, which keeps none of {cells} cells", encoder.mask_ratio),
         )
     }
 

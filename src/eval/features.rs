@@ -9,14 +9,15 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::DataConfig;
 use crate::data::{Batch, Dataset, Loader};
+use crate::encoders::{self, Input};
 use crate::native::{guard, upload};
-use crate::nn::{Normalisation, Vit, VitInput, patchify};
+use crate::nn::Normalisation;
 use crate::status;
 
 /// An encoder, and the number format that its matrix products run in.
 #[derive(Clone, Copy)]
 pub struct Encoder<'a> {
-    pub vit: &'a Vit,
+    pub model: &'a dyn encoders::Encoder,
     /// Float32 or bf16.
     pub compute: Kind,
 }
@@ -33,8 +34,8 @@ pub struct ImageSource<'a> {
 
 /// What an encoder makes of the labelled images of a pass.
 pub struct Features {
-    /// Mean of the class tokens after the last block, before the final LayerNorm, divided by its
-    /// length: `[N, D]`, float32, on the host, which has room for more of them.
+    /// The encoder's own vector for an image ([`encoders::Encoder::pooled`]), divided by its length:
+    /// `[N, D]`, float32, on the host, which has room for more of them.
     pub vectors: Tensor,
     /// Class of each image.
     pub labels: Vec<u32>,
@@ -111,7 +112,7 @@ impl Gathering {
     fn new(encoders: &[Encoder<'_>], samples: u64, config: &DataConfig, device: Device) -> Self {
         // In place from the beginning: gathered batch by batch, they would take twice the memory.
         let room = |encoder: &Encoder<'_>| {
-            let shape = [samples as i64, encoder.vit.size().dim as i64];
+            let shape = [samples as i64, encoder.model.shape().dim];
             Tensor::empty(shape, (Kind::Float, Device::Cpu))
         };
         Self {
@@ -145,7 +146,7 @@ impl Gathering {
         let rows = upload(&rows, &[rows.len() as i64], self.device)?;
         let images = self.normalisation.apply(&bytes.index_select(0, &rows));
         for (encoder, vectors) in encoders.iter().zip(&self.vectors) {
-            let found = tch::no_grad(|| mean_class_token(encoder, &images));
+            let found = tch::no_grad(|| pooled(encoder, &images));
             vectors.narrow(0, before as i64, rows.size()[0]).copy_(&found);
         }
         Ok(())
@@ -175,16 +176,10 @@ impl Gathering {
     }
 }
 
-/// Mean of the class tokens for normalised images `[B, 3, H, W]`, divided by its length: `[B, D]`,
-/// float32.
-fn mean_class_token(encoder: &Encoder<'_>, images: &Tensor) -> Tensor {
-    let Encoder { vit, compute } = *encoder;
-    let patch = vit.size().patch_size as i64;
-    let (rows, columns) = (images.size()[2] / patch, images.size()[3] / patch);
-    let input = VitInput::whole(patchify(images, patch), rows, columns);
-    let tokens = vit.forward(&input, compute);
-    let class = tokens.narrow(1, 0, vit.size().class_tokens as i64).to_kind(Kind::Float);
-    let mean = class.mean_dim([1i64].as_slice(), false, Kind::Float);
-    let length = mean.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float).sqrt();
-    mean / length.clamp_min(1e-12)
+/// The vectors of normalised images `[B, 3, H, W]`, each divided by its length: `[B, D]`, float32.
+fn pooled(encoder: &Encoder<'_>, images: &Tensor) -> Tensor {
+    let Encoder { model, compute } = *encoder;
+    let vectors = model.pooled(&model.forward(&Input::whole(images.shallow_clone()), compute));
+    let length = vectors.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float).sqrt();
+    vectors / length.clamp_min(1e-12)
 }

@@ -3,10 +3,22 @@
 use tch::{Kind, Tensor};
 
 use super::drop_path::BranchPath;
+use super::frozen::FrozenFormat;
 use super::layers::{LayerNorm, Linear};
 use super::parameters::Parameters;
-use super::vit::FrozenFormat;
-use crate::config::EncoderSize;
+
+/// The numbers of a transformer block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockShape {
+    /// Width of every token.
+    pub dim: usize,
+    /// Attention heads, a divisor of `dim`.
+    pub heads: usize,
+    /// Width of the MLP's hidden layer.
+    pub hidden: usize,
+    /// Epsilon of both LayerNorms.
+    pub eps: f64,
+}
 
 /// Multi-head self-attention over one fused product for queries, keys and values.
 struct Attention {
@@ -57,12 +69,12 @@ pub(super) struct Block {
 
 impl Block {
     /// A block whose parameters go under `name`.
-    pub(super) fn named(parameters: &mut Parameters, name: &str, size: &EncoderSize) -> Self {
-        let (dim, hidden) = (size.dim as i64, (size.dim * size.mlp_ratio) as i64);
+    pub(super) fn new(parameters: &mut Parameters, name: &str, shape: &BlockShape) -> Self {
+        let (dim, hidden, eps) = (shape.dim as i64, shape.hidden as i64, shape.eps);
         parameters.scoped(name, |parameters| Self {
-            norm1: LayerNorm::new(parameters, "norm1", dim, 1e-6),
-            attn: Attention::new(parameters, dim, size.heads as i64),
-            norm2: LayerNorm::new(parameters, "norm2", dim, 1e-6),
+            norm1: LayerNorm::new(parameters, "norm1", dim, eps),
+            attn: Attention::new(parameters, dim, shape.heads as i64),
+            norm2: LayerNorm::new(parameters, "norm2", dim, eps),
             fc1: Linear::new(parameters, "mlp.fc1", dim, hidden),
             fc2: Linear::new(parameters, "mlp.fc2", hidden, dim),
         })
@@ -98,7 +110,7 @@ impl Block {
         self.fc2.forward(&hidden)
     }
 
-    /// See [`super::Vit::freeze`].
+    /// Keeps every parameter in the format that it is used in.
     pub(super) fn freeze(&mut self, format: FrozenFormat) {
         for linear in [&mut self.attn.qkv, &mut self.attn.proj, &mut self.fc1, &mut self.fc2] {
             match format.fp8 {

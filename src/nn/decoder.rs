@@ -3,29 +3,60 @@
 
 use tch::{Kind, Tensor};
 
-use super::block::Block;
-use super::drop_path::BranchPath;
+use super::block::BlockShape;
+use super::blocks::Blocks;
+use super::drop_path::DropPath;
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Init, Parameters};
-use crate::config::EncoderSize;
+
+/// The numbers that fix a decoder's parameters, all but the size of its position grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecoderShape {
+    /// Width of every token.
+    pub dim: usize,
+    /// Number of transformer blocks.
+    pub depth: usize,
+    /// Attention heads of a block.
+    pub heads: usize,
+    /// Width of the MLP's hidden layer over `dim`.
+    pub mlp_ratio: usize,
+    /// Side of a square patch, in pixels.
+    pub patch_size: usize,
+    /// The encoder's tokens that stand before its patch tokens.
+    pub prefix_tokens: usize,
+}
+
+impl std::fmt::Display for DecoderShape {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self { dim, depth, heads, patch_size, .. } = self;
+        write!(f, "width {dim}, depth {depth}, heads {heads}, patch {patch_size}")
+    }
+}
 
 /// A decoder for images of one size. Fields are named as the published checkpoints' tensors.
 pub struct Decoder {
     decoder_embed: Linear,
     mask_token: Tensor,
     decoder_pos_embed: Tensor,
-    decoder_blocks: Vec<Block>,
+    decoder_blocks: Blocks,
     decoder_norm: LayerNorm,
     decoder_pred: Linear,
-    size: EncoderSize,
+    shape: DecoderShape,
 }
 
 impl Decoder {
-    /// A decoder of this `size` for an encoder of width `from`, over `grid` × `grid` patches.
-    pub fn new(parameters: &mut Parameters, from: usize, size: EncoderSize, grid: usize) -> Self {
-        let (dim, class) = (size.dim as i64, size.class_tokens as i64);
-        let tokens = class + (grid * grid) as i64;
-        let pixels = (size.patch_size * size.patch_size * 3) as i64;
+    /// A decoder of this shape for an encoder of width `from`, over `grid_size` × `grid_size`
+    /// patches.
+    pub fn new(
+        parameters: &mut Parameters,
+        from: usize,
+        shape: DecoderShape,
+        grid_size: usize,
+    ) -> Self {
+        let (dim, hidden) = (shape.dim as i64, shape.dim * shape.mlp_ratio);
+        let tokens = (shape.prefix_tokens + grid_size * grid_size) as i64;
+        let pixels = (shape.patch_size * shape.patch_size * 3) as i64;
+        let block = BlockShape { dim: shape.dim, heads: shape.heads, hidden, eps: 1e-6 };
         Self {
             decoder_embed: Linear::new(parameters, "decoder_embed", from as i64, dim),
             mask_token: parameters.tensor("mask_token", &[1, 1, dim], Init::Normal(0.02)),
@@ -34,37 +65,32 @@ impl Decoder {
                 &[1, tokens, dim],
                 Init::TruncatedNormal(0.02),
             ),
-            decoder_blocks: (0..size.depth)
-                .map(|index| Block::named(parameters, &format!("decoder_blocks.{index}"), &size))
-                .collect(),
+            decoder_blocks: Blocks::new(parameters, "decoder_blocks", &block, shape.depth),
             decoder_norm: LayerNorm::new(parameters, "decoder_norm", dim, 1e-6),
             decoder_pred: Linear::new(parameters, "decoder_pred", dim, pixels),
-            size,
+            shape,
         }
     }
 
     /// What the pixels of each patch are taken for: `[B, N, p·p·3]` float32, row by row and each
     /// pixel's three channels together, in the units of [`super::NormalisedPixels`]. `tokens` are the
-    /// encoder's after its final LayerNorm, `[B, C+K, D]`; `keep` `[B, K]` says which patches those
+    /// encoder's after its final LayerNorm, `[B, P+K, D]`; `keep` `[B, K]` says which patches those
     /// are. Matrix products run in `compute`.
     pub fn forward(&self, tokens: &Tensor, keep: &Tensor, compute: Kind) -> Tensor {
-        let (batch, dim) = (tokens.size()[0], self.size.dim as i64);
-        let class = self.size.class_tokens as i64;
-        let patches = self.decoder_pos_embed.size()[1] - class;
+        let (batch, dim) = (tokens.size()[0], self.shape.dim as i64);
+        let prefix = self.shape.prefix_tokens as i64;
+        let patches = self.decoder_pos_embed.size()[1] - prefix;
         let seen = self.decoder_embed.forward(&tokens.to_kind(compute)).to_kind(Kind::Float);
         let places = keep.unsqueeze(-1).expand([-1, -1, dim], false);
         let all = self.mask_token.expand([batch, patches, dim], false).scatter(
             1,
             &places,
-            &seen.narrow(1, class, keep.size()[1]),
+            &seen.narrow(1, prefix, keep.size()[1]),
         );
-        let joined = Tensor::cat(&[seen.narrow(1, 0, class), all], 1);
-        let mut residual = joined + &self.decoder_pos_embed;
-        for block in &self.decoder_blocks {
-            let paths = [BranchPath::Whole, BranchPath::Whole];
-            residual = block.forward(residual, false, compute, paths);
-        }
-        let patches = self.decoder_norm.forward(&residual).narrow(1, class, patches);
+        let joined = Tensor::cat(&[seen.narrow(1, 0, prefix), all], 1);
+        let embedded = joined + &self.decoder_pos_embed;
+        let tokens = self.decoder_blocks.forward(embedded, &DropPath::None, compute, |_, _| ());
+        let patches = self.decoder_norm.forward(&tokens).narrow(1, prefix, patches);
         self.decoder_pred.forward(&patches.to_kind(compute)).to_kind(Kind::Float)
     }
 }

@@ -3,11 +3,63 @@
 use std::ops::Range;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use crate::config::{DropPathMode, EncoderConfig};
 use crate::draws::{Draws, Purpose};
 use crate::native::upload;
+
+/// How drop path leaves out a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DropPathMode {
+    /// Each image is drawn by itself; the branch is computed for all and multiplied by 0 or
+    /// 1 / (1 − p).
+    #[default]
+    Scale,
+    /// A fixed share of each batch keeps the branch, and it is computed for these images only.
+    Skip,
+}
+
+/// Stochastic depth of a model: what [`DropPath`] is drawn by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StochasticDepth {
+    /// Drop probability of the last block; it rises linearly from 0 at the first.
+    pub rate: f64,
+    /// Number of blocks.
+    pub depth: usize,
+    pub mode: DropPathMode,
+}
+
+impl StochasticDepth {
+    /// The draw for the images at these positions of the stream of samples, for the model whose
+    /// draws are in `rng_stream`.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn draw(
+        &self,
+        seed: u64,
+        rng_stream: u64,
+        positions: Range<u64>,
+        device: Device,
+    ) -> Result<DropPath> {
+        let Self { rate, depth, mode } = *self;
+        let images = (positions.end - positions.start) as i64;
+        match mode {
+            _ if rate == 0.0 => Ok(DropPath::None),
+            DropPathMode::Scale => {
+                let scales = drop_path_scales(rate, depth, seed, rng_stream, positions);
+                let shape = [depth as i64, 2, images];
+                Ok(DropPath::Scale(upload(&scales, &shape, device)?))
+            }
+            DropPathMode::Skip => {
+                let kept = kept_images(rate, depth, seed, rng_stream, positions);
+                DropPath::skip(&kept, images, device)
+            }
+        }
+    }
+}
 
 /// Which branches are left out for which images, in one pass of a model.
 pub enum DropPath {
@@ -31,33 +83,6 @@ pub struct KeptBranches {
 }
 
 impl DropPath {
-    /// The draw of an encoder for the images at these positions of the stream.
-    ///
-    /// # Errors
-    /// The device has no memory left.
-    pub fn draw(
-        encoder: &EncoderConfig,
-        seed: u64,
-        rng_stream: u64,
-        positions: Range<u64>,
-        device: Device,
-    ) -> Result<Self> {
-        let (rate, depth) = (encoder.drop_path, encoder.model.depth);
-        let images = (positions.end - positions.start) as i64;
-        match encoder.drop_path_mode {
-            _ if rate == 0.0 => Ok(Self::None),
-            DropPathMode::Scale => {
-                let scales = drop_path_scales(rate, depth, seed, rng_stream, positions);
-                let shape = [depth as i64, 2, images];
-                Ok(Self::Scale(upload(&scales, &shape, device)?))
-            }
-            DropPathMode::Skip => {
-                let kept = kept_images(rate, depth, seed, rng_stream, positions);
-                Self::skip(&kept, images, device)
-            }
-        }
-    }
-
     /// Computes each branch for these images of a batch of `batch` only: one list for each of
     /// `depth × 2` branches, as [`kept_images`] gives them.
     ///

@@ -22,7 +22,7 @@ struct Rows {
 
 impl Rows {
     /// Rounds `[M, K]` so that each row's largest number becomes the largest of e4m3.
-    fn of(numbers: &Tensor) -> Self {
+    fn from_numbers(numbers: &Tensor) -> Self {
         let size = numbers.size();
         let largest = numbers.norm_scalaropt_dim_dtype(f64::INFINITY, [-1i64], true, Kind::Float);
         // A row of zeros stays one.
@@ -42,8 +42,8 @@ pub(super) struct Fp8Matrix {
 
 impl Fp8Matrix {
     /// Rounds a matrix `[to, from]` of any kind.
-    pub(super) fn of(weight: &Tensor) -> Self {
-        Self { rows: Rows::of(weight) }
+    pub(super) fn from_weight(weight: &Tensor) -> Self {
+        Self { rows: Rows::from_numbers(weight) }
     }
 
     /// `[..., from]` to `[..., to]` bf16, with `bias` `[to]` bf16 added.
@@ -51,7 +51,7 @@ impl Fp8Matrix {
         let mut shape = input.size();
         let from = shape.pop().expect("activations are [..., from]");
         shape.push(bias.size()[0]);
-        let input = Rows::of(&input.reshape([-1, from]));
+        let input = Rows::from_numbers(&input.reshape([-1, from]));
         self.scaled(&input, bias).reshape(shape)
     }
 
@@ -86,7 +86,7 @@ pub fn require_fp8(device: Device) -> Result<()> {
     );
     guard(|| {
         let ones = Tensor::ones([16; 2], (Kind::BFloat16, device));
-        let product = Fp8Matrix::of(&ones).product(&ones, &ones.get(0));
+        let product = Fp8Matrix::from_weight(&ones).product(&ones, &ones.get(0));
         let off = (product - (17.0)).abs().max().double_value(&[]);
         ensure!(off == 0.0, "a product is wrong by {off}");
         Ok(())
@@ -107,7 +107,7 @@ mod tests {
         tch::manual_seed(1);
         let sizes = Tensor::from_slice(&[1e-6f32, 1.0, 3e4, 0.0]).view([4, 1]);
         let numbers = random(&[4, 64]) * sizes;
-        let Rows { values, scales } = Rows::of(&numbers);
+        let Rows { values, scales } = Rows::from_numbers(&numbers);
         assert_eq!((values.kind(), scales.kind()), (Kind::Float8e4m3fn, Kind::Float));
         assert_eq!(values.to_kind(Kind::Float).abs().max().double_value(&[]), LARGEST);
         let off = (values.to_kind(Kind::Float) * &scales - &numbers).abs();
@@ -121,7 +121,7 @@ mod tests {
         tch::manual_seed(2);
         let (weight, input, bias) = (random(&[32, 256]), random(&[2, 5, 256]), random(&[32]));
         let bias = bias.to_kind(Kind::BFloat16);
-        let product = Fp8Matrix::of(&weight).product(&input, &bias);
+        let product = Fp8Matrix::from_weight(&weight).product(&input, &bias);
         assert_eq!((product.size(), product.kind()), (vec![2, 5, 32], Kind::BFloat16));
         let exact = input.matmul(&weight.transpose(0, 1)) + bias;
         let off = (product.to_kind(Kind::Float) - &exact).norm() / exact.norm();

@@ -7,7 +7,7 @@ use super::parameters::{Init, Parameters};
 use crate::native::linear_gelu;
 
 /// A matrix product with bias, in the number format of its input.
-pub(super) struct Linear {
+pub struct Linear {
     weight: Weight,
     bias: Tensor,
 }
@@ -19,12 +19,13 @@ enum Weight {
 }
 
 impl Linear {
-    pub(super) fn new(parameters: &mut Parameters, name: &str, from: i64, to: i64) -> Self {
+    /// From width `from` to width `to`.
+    pub fn new(parameters: &mut Parameters, name: &str, from: i64, to: i64) -> Self {
         Self::shaped(parameters, name, &[to, from])
     }
 
     /// One whose weight's first dimension is `to`; all others together are `from`.
-    pub(super) fn shaped(parameters: &mut Parameters, name: &str, shape: &[i64]) -> Self {
+    pub fn shaped(parameters: &mut Parameters, name: &str, shape: &[i64]) -> Self {
         parameters.scoped(name, |parameters| Self {
             weight: Weight::Plain(parameters.matrix("weight", shape)),
             bias: parameters.tensor("bias", &shape[..1], Init::Zeros),
@@ -32,7 +33,7 @@ impl Linear {
     }
 
     /// Keeps weights and bias in the kind that they are used in. For weights that stay as they are.
-    pub(super) fn freeze(&mut self, compute: Kind) {
+    pub fn freeze(&mut self, compute: Kind) {
         if let Weight::Plain(weight) = &mut self.weight {
             *weight = weight.to_kind(compute);
         }
@@ -43,13 +44,13 @@ impl Linear {
     pub(super) fn freeze_in_fp8(&mut self) {
         self.freeze(Kind::BFloat16);
         if let Weight::Plain(weight) = &self.weight {
-            self.weight = Weight::Fp8(Fp8Matrix::of(weight));
+            self.weight = Weight::Fp8(Fp8Matrix::from_weight(weight));
         }
     }
 
     /// `[..., from]` to `[..., to]`. Float32 master weights are cast to the input's kind; the
     /// gradient flows back through the cast in float32.
-    pub(super) fn forward(&self, input: &Tensor) -> Tensor {
+    pub fn forward(&self, input: &Tensor) -> Tensor {
         let kind = input.kind();
         match &self.weight {
             Weight::Plain(weight) => {
@@ -96,14 +97,15 @@ fn as_convolution(input: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
 }
 
 /// LayerNorm; means, deviations and sums are float32 whatever comes in.
-pub(super) struct LayerNorm {
+pub struct LayerNorm {
     pub(super) weight: Tensor,
     pub(super) bias: Tensor,
     pub(super) eps: f64,
 }
 
 impl LayerNorm {
-    pub(super) fn new(parameters: &mut Parameters, name: &str, dim: i64, eps: f64) -> Self {
+    /// Over the last dimension, of width `dim`.
+    pub fn new(parameters: &mut Parameters, name: &str, dim: i64, eps: f64) -> Self {
         parameters.scoped(name, |parameters| Self {
             weight: parameters.tensor("weight", &[dim], Init::Ones),
             bias: parameters.tensor("bias", &[dim], Init::Zeros),
@@ -112,13 +114,13 @@ impl LayerNorm {
     }
 
     /// Keeps the parameters in the kind of what comes in, as libtorch's kernel for GPUs wants them.
-    pub(super) fn freeze(&mut self, input: Kind) {
+    pub fn freeze(&mut self, input: Kind) {
         self.weight = self.weight.to_kind(input);
         self.bias = self.bias.to_kind(input);
     }
 
     /// `[..., D]` to `[..., D]` in the kind of the input.
-    pub(super) fn forward(&self, input: &Tensor) -> Tensor {
+    pub fn forward(&self, input: &Tensor) -> Tensor {
         // Float32, unless frozen for bf16.
         let own = self.weight.kind();
         input

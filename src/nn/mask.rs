@@ -2,7 +2,6 @@
 
 use tch::{Kind, Tensor};
 
-use crate::config::EncoderConfig;
 use crate::draws::{Draws, Purpose};
 
 /// Random masking in square cells of patches.
@@ -17,12 +16,6 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// The mask of an encoder on images of `grid_size` × `grid_size` patches, unless it sees all of them.
-    pub fn of(encoder: &EncoderConfig, grid_size: usize) -> Option<Self> {
-        let EncoderConfig { mask_ratio: ratio, mask_grid: cell_patches, .. } = *encoder;
-        (ratio > 0.0).then_some(Self { grid_size, cell_patches, ratio })
-    }
-
     /// Number of patches that stay.
     pub fn kept(&self) -> usize {
         let cells = (self.grid_size / self.cell_patches).pow(2);

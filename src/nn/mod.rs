@@ -1,10 +1,11 @@
-//! The Pixio vision transformer, and what distillation and pre-training add to it.
+//! What encoders, and what is trained beside them, are made of.
 //!
 //! Parameters carry the names of the published checkpoints. A model is built through
 //! [`Parameters`], which can also only count: the five billion parameters of the largest encoder
 //! need no memory to be listed.
 
 mod block;
+mod blocks;
 mod decoder;
 mod drop_path;
 mod flops;
@@ -16,30 +17,17 @@ mod parameters;
 mod patches;
 mod position;
 mod projector;
-mod recompute;
-mod vit;
 
-use tch::Kind;
-
-use crate::config::Precision;
-
-pub use decoder::Decoder;
-pub use drop_path::{DropPath, drop_path_scales, kept_images};
-pub use flops::{decoder_flops, encoder_flops, projector_flops};
+pub use block::BlockShape;
+pub use blocks::{Blocks, KeptInputs};
+pub use decoder::{Decoder, DecoderShape};
+pub use drop_path::{DropPath, DropPathMode, StochasticDepth, drop_path_scales, kept_images};
+pub use flops::{decoder_flops, patch_flops, projector_flops, transformer_flops};
 pub use fp8::require_fp8;
-pub use frozen::FrozenPass;
+pub use frozen::{AddNorm, FrozenFormat};
+pub use layers::{LayerNorm, Linear};
 pub use mask::{Mask, gather_tokens, masked_patches};
 pub use parameters::{Init, Parameters, Storage};
 pub use patches::{Normalisation, NormalisedPixels, patchify, unpatchify};
 pub use position::resize_positions;
 pub use projector::Projector;
-pub use recompute::KeptInputs;
-pub use vit::{FrozenFormat, Vit, VitInput};
-
-/// The kind of tensor that a config's number format means.
-pub fn kind_of(precision: Precision) -> Kind {
-    match precision {
-        Precision::Fp32 => Kind::Float,
-        Precision::Bf16 => Kind::BFloat16,
-    }
-}

@@ -63,7 +63,7 @@ pub struct NormalisedPixels {
 
 impl NormalisedPixels {
     /// Those of `patches`.
-    pub fn of(patches: &Tensor) -> Self {
+    pub fn from_patches(patches: &Tensor) -> Self {
         let pixels = channels_together(&patches.to_kind(Kind::Float));
         let mean = pixels.mean_dim(-1, true, Kind::Float);
         let deviation = (pixels.var_dim(-1, true, true) + 1e-6).sqrt();
@@ -98,7 +98,7 @@ mod tests {
         let patches = patchify(&images, 4);
         assert_eq!(patches.size(), [2, 6, 48]);
         assert!(unpatchify(&patches, 4, 2, 3).equal(&images));
-        let normalised = NormalisedPixels::of(&patches);
+        let normalised = NormalisedPixels::from_patches(&patches);
         let deviation = normalised.pixels.std_dim(-1, true, false);
         assert!((deviation - 1.0).abs().max().double_value(&[]) < 1e-3);
         let back = normalised.undo(&normalised.pixels);

@@ -13,9 +13,17 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// A projector from width `from` to width `to`, its parameters under `last_proj`.
+    /// What the names of its parameters begin with.
+    const SCOPE: &str = "last_proj";
+
+    /// Whether a parameter of this name is a projector's.
+    pub fn owns(name: &str) -> bool {
+        name.strip_prefix(Self::SCOPE).is_some_and(|rest| rest.starts_with('.'))
+    }
+
+    /// A projector from width `from` to width `to`, its parameters under [`Self::SCOPE`].
     pub fn new(parameters: &mut Parameters, from: i64, to: i64) -> Self {
-        parameters.scoped("last_proj", |parameters| Self {
+        parameters.scoped(Self::SCOPE, |parameters| Self {
             widen: Linear::new(parameters, "0", from, to),
             norm: LayerNorm::new(parameters, "1", to, 1e-5),
             mix: Linear::new(parameters, "3", to, to),

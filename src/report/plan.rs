@@ -6,8 +6,8 @@
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::config::EncoderSize;
-use crate::nn::{Parameters, Storage, Vit};
+use crate::encoders::EncoderSpec;
+use crate::nn::{Parameters, Storage};
 use crate::tasks::TASKS;
 
 /// What is to be trained, and for how long.
@@ -87,7 +87,7 @@ impl Model {
         let model = table.get("model");
         let encoder = model
             .filter(|_| role != "decoder")
-            .and_then(|model| EncoderSize::deserialize(model.clone()).ok());
+            .and_then(|model| EncoderSpec::deserialize(model.clone()).ok());
         let size = match (&encoder, model) {
             (Some(encoder), _) => encoder.to_string(),
             (None, Some(model)) => plain(model),
@@ -110,17 +110,17 @@ impl Model {
             size,
             parameters: encoder
                 .zip(input_size)
-                .and_then(|(size, image_size)| count(size, image_size)),
+                .and_then(|(spec, image_size)| count(&spec, image_size)),
             settings: settings.join(", "),
         }
     }
 }
 
-/// Parameters of an encoder for images of this image_size.
-fn count(size: EncoderSize, image_size: i64) -> Option<u64> {
-    let grid_size = usize::try_from(image_size).ok()?.checked_div(size.patch_size)?;
+/// Parameters of an encoder for images with a side of so many pixels.
+fn count(spec: &EncoderSpec, image_size: i64) -> Option<u64> {
+    let grid_size = usize::try_from(image_size).ok()?.checked_div(spec.patch_size)?;
     let mut parameters = Parameters::new(Storage::Shapes);
-    Vit::new(&mut parameters, size, grid_size);
+    spec.build(&mut parameters, grid_size);
     Some(parameters.count())
 }
 

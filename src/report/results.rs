@@ -7,6 +7,7 @@ use maud::{Markup, html};
 
 use super::run::{Export, Judged, Knn, Reconstruction, Run};
 use crate::artifacts::paths;
+use crate::encoders::FAMILIES;
 
 /// Width and height that small reconstructions are enlarged to, in pixels of the page.
 const NEWEST: (u32, u32) = (640, 1100);
@@ -166,11 +167,12 @@ fn loading(run: &Run, export: &Export) -> Markup {
                 "processor = AutoImageProcessor.from_pretrained(" (quoted(&folder)) ")"
             }
         }
-        @if has("pixio.safetensors") {
+        @for family in FAMILIES.iter().filter(|family| has(family.file_name())) {
             p {
-                "Under the names of the original Pixio code, for that and as weights of another run:"
+                "Under the names of the original " (family.title())
+                " code, for that and as weights of another run:"
             }
-            pre { "weights = " (quoted(&folder.join("pixio.safetensors"))) }
+            pre { "weights = " (quoted(&folder.join(family.file_name()))) }
         }
     }
 }

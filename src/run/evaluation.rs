@@ -9,15 +9,13 @@ use tracing::warn;
 
 use super::opening::opening;
 use crate::artifacts::paths;
-use crate::config::{
-    DataConfig, EncoderConfig, EvaluationConfig, KnnConfig, Precision, TrainConfig,
-};
+use crate::config::{DataConfig, EvaluationConfig, KnnConfig, Precision, TrainConfig};
 use crate::data::{Dataset, EvaluationPass};
 use crate::durable;
+use crate::encoders;
 use crate::eval::{self, Encoder, Features, ImageSource, knn};
 use crate::native::guard;
-use crate::nn::{Vit, kind_of};
-use crate::tasks::{self, Setting, TaskConfig};
+use crate::tasks::{self, Setting, TaskConfig, TraineeConfig};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::signals::{self, Signal};
 use crate::ui::screen::Phase;
@@ -94,8 +92,8 @@ enum Role {
 /// An encoder of a run, as it is after training.
 pub struct Trained<'a> {
     /// The encoders that were trained, in the order of the config.
-    pub encoders: Vec<&'a Vit>,
-    pub teacher: Option<&'a Vit>,
+    pub encoders: Vec<&'a dyn encoders::Encoder>,
+    pub teacher: Option<&'a dyn encoders::Encoder>,
 }
 
 /// Measures what the config asks for of the newest `checkpoint`, whose encoders are `trained`, unless that
@@ -120,10 +118,10 @@ pub fn measure(
     let mut named = Vec::new();
     let both = initial.iter().zip(&trained.encoders);
     for (encoder, (before, after)) in task.encoders().iter().zip(both) {
-        let is_drawn = encoder.weights == EncoderConfig::RANDOM;
+        let is_drawn = encoder.weights == TraineeConfig::RANDOM;
         let role = if is_drawn { Role::Random } else { Role::Initial };
         match before {
-            Ok(before) => named.push((&*encoder.name, role, before)),
+            Ok(before) => named.push((&*encoder.name, role, &**before)),
             Err(error) => warn!("what `{}` began with is not measured: {error:#}", encoder.name),
         }
         named.push((&*encoder.name, Role::Trained, *after));
@@ -146,10 +144,11 @@ fn measure_knn(
     train: &TrainConfig,
     setting: &Setting,
     config: &KnnConfig,
-    named: &[(&str, Role, &Vit)],
+    named: &[(&str, Role, &dyn encoders::Encoder)],
 ) -> Result<Knn> {
-    let compute = kind_of(train.run.precision);
-    let encoders: Vec<_> = named.iter().map(|(.., vit)| Encoder { vit, compute }).collect();
+    let compute = train.run.precision.kind();
+    let encoders: Vec<_> =
+        named.iter().map(|(.., model)| Encoder { model: *model, compute }).collect();
     let [reference, held_out] = Images::both(train, config);
     let worker_program = setting.images.as_ref().context("there are no images")?.worker_program;
     let features = |images: Images| {

@@ -6,12 +6,13 @@ use anyhow::{Context, Result, ensure};
 
 use crate::artifacts::paths;
 use crate::config::{ConfigError, DataConfig};
+use crate::encoders::{self, EncoderWeights, StoredEncoder};
 use crate::tasks::{self, TaskConfig};
 use crate::train::checkpoint::{self, Checkpoint};
-use crate::weights::{self, Preprocessing, StoredEncoder, WeightFile};
+use crate::weights::Preprocessing;
 
-/// An encoder that can be exported: its file, what it holds, and what its images are normalised by.
-pub type Source = (WeightFile, StoredEncoder, Preprocessing);
+/// An encoder that can be exported: its weights, what it holds, and what its images are normalised by.
+pub type Source = (EncoderWeights, StoredEncoder, Preprocessing);
 
 /// Writes every encoder of the newest checkpoint, which is the state just trained, in the formats
 /// that the configuration asks for.
@@ -23,9 +24,10 @@ pub(super) fn export_all(config: &dyn TaskConfig, checkpoint: &Checkpoint) -> Re
     let preprocessing = preprocessing(&train.data);
     for trained in config.encoders() {
         let file = checkpoint.weights(&trained.name)?;
-        let encoder = file.encoder(Some(trained.model.heads))?;
+        let weights = EncoderWeights::of_trainee(file, trained.model.family)?;
+        let encoder = weights.measure(Some(trained.model.heads))?;
         let out = paths::export(&train.run.dir, &trained.name);
-        weights::export(&file, &encoder, preprocessing, &train.export.formats, false, &out)
+        encoders::export(&weights, &encoder, preprocessing, &train.export.formats, false, &out)
             .with_context(|| format!("cannot export `{}`", trained.name))?;
     }
     Ok(())
@@ -59,16 +61,17 @@ pub fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Resu
         None => checkpoint::newest(run)?
             .with_context(|| format!("{} holds no checkpoint yet", run.display()))?,
     };
-    let file = checkpoint.weights(&encoder.name)?;
-    let stored = file.encoder(Some(encoder.model.heads))?;
+    let weights =
+        EncoderWeights::of_trainee(checkpoint.weights(&encoder.name)?, encoder.model.family)?;
+    let stored = weights.measure(Some(encoder.model.heads))?;
     ensure!(
-        stored.size == encoder.model,
+        stored.spec == encoder.model,
         "{} holds an encoder of {}, but the run's config says {}",
-        file.path().display(),
-        stored.size,
+        weights.file.path().display(),
+        stored.spec,
         encoder.model
     );
-    Ok((file, stored, preprocessing(&config.train().data)))
+    Ok((weights, stored, preprocessing(&config.train().data)))
 }
 
 fn preprocessing(data: &DataConfig) -> Preprocessing {

@@ -22,7 +22,7 @@ use crate::dist::{RankInfo, environment};
 use crate::draws::{Draws, Purpose};
 use crate::durable;
 use crate::native::{guard, upload};
-use crate::nn::{Mask, Normalisation, kind_of};
+use crate::nn::{Mask, Normalisation};
 use crate::tasks::pretrain::{Autoencoder, PretrainConfig};
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::explain_memory;
@@ -152,11 +152,11 @@ struct Scorer {
 impl Scorer {
     fn load(config: &PretrainConfig, checkpoint: &Checkpoint, device: Device) -> Result<Self> {
         let PretrainConfig { train, encoder, .. } = config;
-        let autoencoder = Autoencoder::empty(config, device, kind_of(train.run.precision));
+        let autoencoder = Autoencoder::empty(config, device, train.run.precision.kind());
         let weights = checkpoint.weights(&encoder.name)?;
         weights.load_into(autoencoder.trainees()[0].parameters.named(), |_| false)?;
         let grid_size = train.data.input_size / encoder.model.patch_size;
-        let mask = Mask::of(encoder, grid_size).context("the encoder has no mask")?;
+        let mask = encoder.mask(grid_size).context("the encoder has no mask")?;
         info!(step = checkpoint.manifest.step, "scoring with {}", checkpoint.folder.display());
         Ok(Self {
             autoencoder,

@@ -5,53 +5,52 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{EncoderConfig, EncoderSize, TrainConfig};
-use crate::nn::{Parameters, Storage, Vit, resize_positions};
-use crate::weights::{WeightFile, beside_encoder};
+use super::trainee::TraineeConfig;
+use crate::config::TrainConfig;
+use crate::encoders::{Encoder, EncoderSpec, EncoderWeights};
+use crate::nn::{Parameters, Storage};
 
-/// Finds out whether the weights that stand at `key` can be read and fit an encoder of this size.
-pub(super) fn check(key: &str, weights: &str, size: EncoderSize) -> Result<()> {
-    if weights == EncoderConfig::RANDOM {
+/// Finds out whether the weights that stand at `key` can be read and fit this encoder.
+pub(super) fn check(key: &str, weights: &str, spec: EncoderSpec) -> Result<()> {
+    if weights == TraineeConfig::RANDOM {
         return Ok(());
     }
-    let stored = StoredWeights::open(key, weights, size)?;
-    stored.build(Storage::Shapes, |file, encoder| file.check_fit(encoder, beside_encoder))?;
+    StoredWeights::open(key, weights, spec)?.build(Storage::Shapes, EncoderWeights::check_fit)?;
     Ok(())
 }
 
 /// Encoder weights that a config names.
 pub(super) struct StoredWeights {
-    pub file: WeightFile,
+    pub weights: EncoderWeights,
     context: String,
-    size: EncoderSize,
+    spec: EncoderSpec,
     /// Patches along each side of the images that the stored positions are for.
     grid_size: usize,
 }
 
 impl StoredWeights {
-    pub fn open(key: &str, weights: &str, size: EncoderSize) -> Result<Self> {
+    pub fn open(key: &str, weights: &str, spec: EncoderSpec) -> Result<Self> {
         let context = format!("{key} = \"{weights}\"");
-        let file = WeightFile::open(Path::new(weights)).with_context(|| context.clone())?;
-        let tokens = file.shapes().get("pos_embed").and_then(|shape| shape.get(1).copied());
-        let patches = (tokens.unwrap_or(0) as usize).saturating_sub(size.class_tokens);
-        Ok(Self { file, context, size, grid_size: patches.isqrt() })
+        let weights = EncoderWeights::open(Path::new(weights)).with_context(|| context.clone())?;
+        let grid_size = spec.family.stored_grid(&spec, &weights.file);
+        Ok(Self { weights, context, spec, grid_size })
     }
 
-    /// Builds the encoder with the file's own grid and has it filled or checked by `visit`.
+    /// Builds the encoder with the weights' own grid and has it filled or checked by `visit`.
     pub fn build(
         &self,
         storage: Storage,
-        visit: impl Fn(&WeightFile, &[(String, Tensor)]) -> Result<()>,
-    ) -> Result<(Vit, Parameters)> {
+        visit: impl Fn(&EncoderWeights, &[(String, Tensor)]) -> Result<()>,
+    ) -> Result<(Box<dyn Encoder>, Parameters)> {
         let mut parameters = Parameters::new(storage);
-        let encoder = Vit::new(&mut parameters, self.size, self.grid_size);
-        visit(&self.file, parameters.named()).with_context(|| self.context.clone())?;
-        let heads = self.file.declared_size().map_or(self.size.heads, |size| size.heads);
+        let encoder = self.spec.build(&mut parameters, self.grid_size);
+        visit(&self.weights, parameters.named()).with_context(|| self.context.clone())?;
+        let heads = self.weights.declared().map_or(self.spec.heads, |spec| spec.heads);
         ensure!(
-            heads == self.size.heads,
+            heads == self.spec.heads,
             "{}: the weights have {heads} attention heads, the config says {}",
             self.context,
-            self.size.heads
+            self.spec.heads
         );
         Ok((encoder, parameters))
     }
@@ -61,21 +60,21 @@ impl StoredWeights {
 /// whose weights, which the config names, cannot be read any more.
 pub fn initial_encoders(
     train: &TrainConfig,
-    encoders: &[EncoderConfig],
+    encoders: &[TraineeConfig],
     device: Device,
-) -> Vec<Result<Vit>> {
-    let of_stream = |(rng_stream, encoder): (usize, &EncoderConfig)| {
+) -> Vec<Result<Box<dyn Encoder>>> {
+    let of_stream = |(rng_stream, encoder): (usize, &TraineeConfig)| {
         let grid_size = train.data.input_size / encoder.model.patch_size;
         let (seed, rng_stream) = (train.seed, rng_stream as u64);
         // An encoder's parameters come first in a trainee, so they are drawn alike.
         let mut parameters =
             Parameters::new(Storage::Drawn { device, matrices: Kind::Float, seed, rng_stream });
-        let vit = Vit::new(&mut parameters, encoder.model, grid_size);
-        if encoder.weights != EncoderConfig::RANDOM {
+        let built = encoder.model.build(&mut parameters, grid_size);
+        if encoder.weights != TraineeConfig::RANDOM {
             let stored = StoredWeights::open("its weights", &encoder.weights, encoder.model)?;
             start_from(&stored, grid_size, &parameters)?;
         }
-        Ok(vit)
+        Ok(built)
     };
     encoders.iter().enumerate().map(of_stream).collect()
 }
@@ -88,16 +87,10 @@ pub(super) fn start_from(
     target: &Parameters,
 ) -> Result<()> {
     let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
-    let (_, parameters) =
-        stored.build(storage, |file, encoder| file.load_into(encoder, beside_encoder))?;
-    let class_tokens = stored.size.class_tokens as i64;
+    let (_, parameters) = stored.build(storage, EncoderWeights::load_into)?;
+    let spec = &stored.spec;
     for ((name, source), (_, target)) in parameters.named().iter().zip(target.named()) {
-        let source = match name.as_str() {
-            "pos_embed" => {
-                resize_positions(source, class_tokens, grid_size as i64, grid_size as i64)
-            }
-            _ => source.shallow_clone(),
-        };
+        let source = spec.family.resized(spec, name, source, grid_size);
         tch::no_grad(|| target.shallow_clone().f_copy_(&source))?;
     }
     Ok(())

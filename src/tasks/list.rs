@@ -77,16 +77,17 @@ fn split(mut table: Table, task: &Task) -> Result<(Table, Table), KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{EncoderConfig, EncoderSize};
+    use crate::encoders::EncoderSpec;
     use crate::tasks::distill::DistillConfig;
     use crate::tasks::pretrain::PretrainConfig;
+    use crate::tasks::trainee::TraineeConfig;
 
     /// The list of known keys is that of the fields, or a key would be refused or passed over.
     #[test]
     fn the_keys_of_a_task_are_those_of_its_tables() {
-        let size = EncoderSize::new(32, 2, 2);
+        let size = EncoderSpec::new(32, 2, 2);
         let mut distill = DistillConfig::minimal("run", size);
-        distill.students.push(EncoderConfig::minimal("one", size));
+        distill.students.push(TraineeConfig::minimal("one", size));
         let configs: [&dyn TaskConfig; 2] = [&distill, &PretrainConfig::minimal("run", size)];
         for (config, task) in configs.into_iter().zip(TASKS) {
             let table: Table = config.to_toml().parse().unwrap();

@@ -4,16 +4,18 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::config::EncoderConfig;
+use super::trainee::TraineeConfig;
+use crate::encoders::{Encoder, Input, RestOfBackward, Tokens};
 use crate::native::upload;
-use crate::nn::{DropPath, KeptInputs, Mask, Parameters, Vit, VitInput};
+use crate::nn::{DropPath, Mask, Parameters, StochasticDepth};
 use crate::train::objective::MicroBatch;
 
 /// An encoder with its mask and its dropped paths.
 pub struct MaskedEncoder {
-    pub vit: Vit,
+    encoder: Box<dyn Encoder>,
     mask: Option<Mask>,
-    config: EncoderConfig,
+    stochastic_depth: StochasticDepth,
+    recompute_blocks: usize,
     /// Tells this encoder's draws from those of others.
     rng_stream: u64,
 }
@@ -25,23 +27,26 @@ pub struct PassDraws {
     pub drop_path: DropPath,
 }
 
-impl PassDraws {
-    /// The patches `keep` `[B, K]` are seen, and no path is dropped.
-    pub fn keeping(keep: &Tensor) -> Self {
-        Self { keep: Some(keep.shallow_clone()), drop_path: DropPath::None }
-    }
-}
-
 impl MaskedEncoder {
     /// Adds the encoder's parameters for images of `grid_size` × `grid_size` patches.
     pub fn new(
         parameters: &mut Parameters,
-        config: &EncoderConfig,
+        config: &TraineeConfig,
         grid_size: usize,
         rng_stream: u64,
     ) -> Self {
-        let vit = Vit::new(parameters, config.model, grid_size);
-        Self { vit, mask: Mask::of(config, grid_size), config: config.clone(), rng_stream }
+        Self {
+            encoder: config.model.build(parameters, grid_size),
+            mask: config.mask(grid_size),
+            stochastic_depth: config.stochastic_depth(),
+            recompute_blocks: config.recompute_blocks,
+            rng_stream,
+        }
+    }
+
+    /// The encoder alone.
+    pub fn encoder(&self) -> &dyn Encoder {
+        &*self.encoder
     }
 
     /// Mask and dropped paths of the images of a batch.
@@ -58,32 +63,29 @@ impl MaskedEncoder {
             upload(&ids, &[images, mask.kept() as i64], device)
         };
         let keep = self.mask.map(draw_mask).transpose()?;
-        let drop_path = DropPath::draw(&self.config, seed, self.rng_stream, positions(), device)?;
+        let drop_path = self.stochastic_depth.draw(seed, self.rng_stream, positions(), device)?;
         Ok(PassDraws { keep, drop_path })
     }
 
     /// A forward pass that gradients will come back through.
-    pub fn forward<'a>(&'a self, input: &'a VitInput, compute: Kind) -> EncoderPass<'a> {
-        let (tokens, kept) = match self.config.recompute_blocks {
-            0 => (self.vit.forward(input, compute), None),
+    pub fn forward<'a>(&'a self, input: &'a Input, compute: Kind) -> EncoderPass<'a> {
+        let (tokens, rest) = match self.recompute_blocks {
+            0 => (self.encoder.forward(input, compute), None),
             blocks => {
-                let (tokens, kept) = self.vit.forward_keeping_inputs(input, compute, blocks);
-                (tokens, Some(kept))
+                let (tokens, rest) = self.encoder.forward_recomputed(input, compute, blocks);
+                (tokens, Some(rest))
             }
         };
-        let tokens = self.vit.normalise(&tokens).to_kind(compute);
-        EncoderPass { tokens, vit: &self.vit, input, compute, kept }
+        let tokens = self.encoder.normalise(tokens).map(|all| all.to_kind(compute));
+        EncoderPass { tokens, rest }
     }
 }
 
 /// An encoder's forward pass.
 pub struct EncoderPass<'a> {
-    /// After the final LayerNorm, class tokens first: `[B, C+K, D]`.
-    pub tokens: Tensor,
-    vit: &'a Vit,
-    input: &'a VitInput,
-    compute: Kind,
-    kept: Option<KeptInputs>,
+    /// After the final norm, in the kind of matrix products.
+    pub tokens: Tokens,
+    rest: Option<RestOfBackward<'a>>,
 }
 
 impl EncoderPass<'_> {
@@ -95,9 +97,9 @@ impl EncoderPass<'_> {
     /// # Panics
     /// Where libtorch fails.
     pub fn backward(self, loss: &Tensor) -> Result<()> {
-        let Self { tokens, vit, input, compute, kept } = self;
+        let Self { tokens, rest } = self;
         drop(tokens);
         loss.backward();
-        kept.map_or(Ok(()), |kept| vit.backward(kept, input, compute))
+        rest.map_or(Ok(()), |rest| rest())
     }
 }

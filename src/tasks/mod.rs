@@ -7,8 +7,10 @@ mod list;
 mod masked_encoder;
 pub mod pretrain;
 mod task;
+mod trainee;
 
 pub use initial_weights::initial_encoders;
 pub use list::{TASKS, load, load_as};
 pub use masked_encoder::{EncoderPass, MaskedEncoder, PassDraws};
 pub use task::{Column, Drawing, Images, Models, Network, Setting, Task, TaskConfig};
+pub use trainee::TraineeConfig;

@@ -7,10 +7,11 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 use toml::Table;
 
-use crate::config::{Check, ConfigError, EncoderConfig, KeyError, TrainConfig};
+use super::trainee::TraineeConfig;
+use crate::config::{Check, ConfigError, KeyError, TrainConfig};
 use crate::data::Dataset;
 use crate::dist::ProcessGroup;
-use crate::nn::Vit;
+use crate::encoders::Encoder;
 use crate::train::objective::Objective;
 
 /// A kind of training: what its configuration has of its own, and the names of what it has.
@@ -65,7 +66,7 @@ pub trait TaskConfig {
     fn train_mut(&mut self) -> &mut TrainConfig;
 
     /// The encoders that are trained, in the order of their places in the configuration.
-    fn encoders(&self) -> &[EncoderConfig];
+    fn encoders(&self) -> &[TraineeConfig];
 
     /// Has all weights drawn that it names a place for.
     fn draw_weights(&mut self);
@@ -124,10 +125,10 @@ pub struct Images<'a> {
 /// The models of a run: what is trained, and what it learns from.
 pub trait Models: Objective {
     /// The encoders that are trained, in the order of the configuration, as they are now.
-    fn encoders(&self) -> Vec<&Vit>;
+    fn encoders(&self) -> Vec<&dyn Encoder>;
 
     /// The frozen encoder that they learn from, if any.
-    fn teacher(&self) -> Option<&Vit> {
+    fn teacher(&self) -> Option<&dyn Encoder> {
         None
     }
 

@@ -55,6 +55,6 @@ pub(super) fn dtype_of(kind: Kind) -> Result<Dtype> {
 }
 
 /// How PyTorch and `config.json` call this kind of tensor.
-pub(super) fn torch_name(kind: Kind) -> Option<&'static str> {
+pub fn torch_name(kind: Kind) -> Option<&'static str> {
     KINDS.iter().find(|known| known.1 == kind).map(|known| known.2)
 }

@@ -1,13 +1,12 @@
 //! The one error that says how stored weights and a model differ.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use tch::Tensor;
 
-use super::names::{self, Layout};
-use super::weight_file::{Entry, WeightFile};
+use super::weight_file::WeightFile;
 
 /// Most names of each kind that the message lists.
 const LISTED: usize = 10;
@@ -16,8 +15,8 @@ const LISTED: usize = 10;
 #[derive(Debug)]
 struct Mismatch {
     path: PathBuf,
-    layout: Layout,
-    /// Differences of the whole encoder: `the weights have width 1280, the config says 3072`.
+    layout: &'static str,
+    /// Differences of the whole model: `the weights have width 1280, the config says 3072`.
     causes: Vec<String>,
     /// Tensors that the model has and the file lacks.
     missing: Vec<String>,
@@ -99,7 +98,7 @@ impl WeightFile {
         let causes = self.causes(&expected);
         Mismatch {
             path: self.path.clone(),
-            layout: self.layout,
+            layout: self.layout(),
             causes,
             missing,
             unexpected,
@@ -108,11 +107,8 @@ impl WeightFile {
     }
 
     /// How the file would call `name`, which it lacks, and what it has instead.
-    pub(super) fn absent(&self, name: &str) -> String {
-        let own = match self.layout {
-            Layout::HuggingFace => names::to_hugging_face(name),
-            Layout::Pixio => vec![],
-        };
+    pub fn absent(&self, name: &str) -> String {
+        let own = self.names.map_or_else(Vec::new, |names| names.stored_names(name));
         let own = if own.is_empty() { name.to_string() } else { own.join(" + ") };
         match self.unreadable.get(name).or_else(|| self.unreadable.get(&own)) {
             Some(reason) if reason.starts_with("it lacks") => format!("{name} ({reason})"),
@@ -121,26 +117,14 @@ impl WeightFile {
         }
     }
 
-    /// Differences of the whole encoder that explain many single ones.
+    /// Differences of the whole model that explain many single ones.
     fn causes(&self, expected: &BTreeMap<&str, Vec<i64>>) -> Vec<String> {
-        let width = |shape: Option<Vec<i64>>| shape.and_then(|shape| shape.last().copied());
-        let depth = |names: &mut dyn Iterator<Item = &str>| {
-            let blocks: BTreeSet<&str> =
-                names.filter_map(|name| name.strip_prefix("blocks.")?.split('.').next()).collect();
-            blocks.len()
-        };
-        let mut causes = vec![];
-        let found = width(self.entries.get("cls_token").and_then(Entry::shape));
-        if let (Some(found), Some(wanted)) = (found, width(expected.get("cls_token").cloned()))
-            && found != wanted
-        {
-            causes.push(format!("the weights have width {found}, the config says {wanted}"));
-        }
-        let found = depth(&mut self.entries.keys().map(String::as_str));
-        let wanted = depth(&mut expected.keys().copied());
-        if found != wanted {
-            causes.push(format!("the weights have {found} blocks, the config says {wanted}"));
-        }
-        causes
+        let Some(names) = self.names else { return Vec::new() };
+        let both = names.numbers(&self.shapes()).into_iter().zip(names.numbers(expected));
+        both.filter(|((_, found), (_, wanted))| found != wanted && *found > 0)
+            .map(|((found, _), (_, wanted))| {
+                format!("the weights have {found}, the config says {wanted}")
+            })
+            .collect()
     }
 }

@@ -3,26 +3,27 @@
 //! Everything is streamed. Files are mapped, tensors copied one at a time, and the pages given
 //! back, so that loading or converting a model needs little more memory than what it fills.
 //!
-//! Parameters go by their original Pixio names (`blocks.0.attn.qkv.weight`) wherever this module
-//! meets the rest of the program; `names.rs` knows the other family.
+//! Files of other programs have other names for the parameters of a model: [`NameMap`] is how whoever
+//! knows the model tells [`WeightFile`].
 
 mod container;
-mod export;
+mod folder;
 mod header;
-mod hugging_face;
 mod mismatch;
-mod names;
+mod name_map;
+mod open;
 mod pickle;
+mod preprocessing;
 mod pth;
-mod stored_encoder;
 mod tensor_file;
 mod weight_file;
 mod write;
 
-pub use export::export;
-pub use hugging_face::Preprocessing;
-pub use names::{Layout, beside_encoder};
-pub use stored_encoder::StoredEncoder;
+pub use folder::replace_folder;
+pub use header::torch_name;
+pub use name_map::{NameMap, Place};
+pub use open::{CONFIG, MODEL};
+pub use preprocessing::{PREPROCESSOR, Preprocessing};
 pub use tensor_file::TensorFile;
 pub use weight_file::WeightFile;
-pub use write::{SafetensorsWriter, TensorPlan, Written, write_safetensors};
+pub use write::{SafetensorsWriter, TensorPlan, Written, write_renamed, write_safetensors};

@@ -1,24 +1,20 @@
-//! [`WeightFile`]: stored weights under original Pixio names.
+//! [`WeightFile`]: stored weights under the names that a model gives its parameters.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
 
-use super::container::{CONFIG, Container, Piece};
-use super::hugging_face;
-use super::names::{self, Layout, Place};
-use crate::config::EncoderSize;
+use super::container::{Container, Piece};
+use super::name_map::{NameMap, Place};
 use crate::native::{self, MappedFile};
 use crate::status;
 
-/// Prefixes that wrappers put before every name.
-const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "pixio."];
-/// Key of a safetensors header under which this program notes the encoder's size.
-pub(super) const ENCODER_KEY: &str = "encoder";
+/// Prefixes that wrappers of any model put before every name.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
 
-/// One parameter: a stored tensor, or three that are stacked along their first dimension.
+/// One parameter: a stored tensor, or several that are stacked along their first dimension.
 pub(super) struct Entry {
     pub pieces: Vec<Piece>,
     /// The names that the file gives them.
@@ -42,37 +38,27 @@ impl Entry {
 /// Opened weights: files are mapped, and only their headers have been read.
 pub struct WeightFile {
     pub(super) path: PathBuf,
-    pub(super) layout: Layout,
     files: Vec<MappedFile>,
     pub(super) entries: BTreeMap<String, Entry>,
     /// What stands in place of tensors that cannot be used, by their names in the file.
     pub(super) unreadable: BTreeMap<String, String>,
-    /// Encoder size noted beside the tensors; the only place that tells the number of heads.
-    pub(super) declared: Option<EncoderSize>,
+    /// Free text that stands in a safetensors header.
+    metadata: BTreeMap<String, String>,
+    /// How the file's own names became those of the parameters; none if they are the same.
+    pub(super) names: Option<&'static dyn NameMap>,
 }
 
 impl WeightFile {
-    /// Opens weights of any form, told by what is there: a Hugging Face folder (`config.json` and
-    /// `model.safetensors`, or shards and `model.safetensors.index.json`), the folder of an
-    /// export, a safetensors file of either layout, or a state dict of `torch.save` (plain, or
-    /// under `model` or `state_dict`), of which nothing is executed.
+    /// Opens weights of any form, told by what is there: a Hugging Face folder
+    /// (`model.safetensors`, or shards and `model.safetensors.index.json`), a folder with one of
+    /// `file_names`, a safetensors file, or a state dict of `torch.save` (plain, or under `model` or
+    /// `state_dict`), of which nothing is executed. Tensors have the names that the file gives them.
     ///
     /// # Errors
-    /// A file is missing, damaged, or of another form; the names are of neither layout.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// A file is missing, damaged, or of another form.
+    pub fn open(path: &Path, file_names: &[&str]) -> Result<Self> {
         ensure!(path.exists(), "{} does not exist", path.display());
-        let container = Container::open(path)?;
-        let declared = match container.metadata.get(ENCODER_KEY) {
-            Some(text) => Some(
-                serde_json::from_str(text)
-                    .with_context(|| format!("{}: header entry `encoder`", path.display()))?,
-            ),
-            None if path.is_dir() && path.join(CONFIG).is_file() => {
-                Some(hugging_face::read_config(&path.join(CONFIG))?)
-            }
-            None => None,
-        };
-        Self::arrange(path, container, declared)
+        Ok(Self::from_container(path, Container::open(path, file_names)?))
     }
 
     /// Opens the files over which a model's tensors are divided; `path` is what they are called
@@ -81,61 +67,76 @@ impl WeightFile {
     /// # Errors
     /// As of [`Self::open`]; or two files hold a tensor of one name.
     pub fn open_files(path: &Path, files: &[PathBuf]) -> Result<Self> {
-        Self::arrange(path, Container::open_files(files)?, None)
+        Ok(Self::from_container(path, Container::open_files(files)?))
     }
 
-    /// Sorts stored tensors under original names.
-    fn arrange(path: &Path, container: Container, declared: Option<EncoderSize>) -> Result<Self> {
-        let Container { files, tensors, unreadable, .. } = container;
-        let tensors = unwrap_names(tensors);
-        let layout = names::recognise(tensors.keys().map(String::as_str)).ok_or_else(|| {
-            let found: Vec<_> = tensors.keys().take(5).map(String::as_str).collect();
-            anyhow!(
-                "{}: these are not the weights of a Pixio encoder: neither Hugging Face nor \
-                 original names among its {} tensors (first: {})",
-                path.display(),
-                tensors.len(),
-                found.join(", ")
-            )
-        })?;
-        let (path, entries) = (path.to_path_buf(), BTreeMap::new());
-        let mut file = Self { path, layout, files, entries, unreadable, declared };
-        match layout {
-            Layout::HuggingFace => file.insert_renamed(tensors)?,
-            Layout::Pixio => {
-                for (name, piece) in tensors {
-                    file.insert(name.clone(), vec![(name, piece)])?;
-                }
-            }
-        }
-        Ok(file)
+    fn from_container(path: &Path, container: Container) -> Self {
+        let Container { files, tensors, unreadable, metadata } = container;
+        let entry = |(name, piece): (String, Piece)| {
+            (name.clone(), Entry { pieces: vec![piece], own_names: vec![name] })
+        };
+        let entries = tensors.into_iter().map(entry).collect();
+        Self { path: path.to_path_buf(), files, entries, unreadable, metadata, names: None }
     }
 
-    /// Takes up tensors with Hugging Face names; query, key and value of a block become one entry.
-    fn insert_renamed(&mut self, tensors: BTreeMap<String, Piece>) -> Result<()> {
-        let mut fused: BTreeMap<String, [Option<(String, Piece)>; 3]> = BTreeMap::new();
-        for (own_name, piece) in tensors {
-            match names::from_hugging_face(&own_name) {
-                Some(Place { name, third: Some(third) }) => {
-                    fused.entry(name).or_default()[third] = Some((own_name, piece));
+    /// Whether any of the file's tensors has its place in `names`.
+    pub fn is_named_by(&self, names: &dyn NameMap) -> bool {
+        let wrapped = self.wrapped(names);
+        self.entries.keys().any(|name| names.place(&name[wrapped..]).is_some())
+    }
+
+    /// The file under the names of the parameters that `names` finds a place for; other tensors keep
+    /// those that they have in the file.
+    ///
+    /// # Errors
+    /// Two tensors belong in one place.
+    pub fn renamed(mut self, names: &'static dyn NameMap) -> Result<Self> {
+        let wrapped = self.wrapped(names);
+        self.names = Some(names);
+        let mut in_parts: BTreeMap<String, Vec<Option<(String, Piece)>>> = BTreeMap::new();
+        for (name, Entry { mut pieces, .. }) in std::mem::take(&mut self.entries) {
+            let own_name = name[wrapped..].to_string();
+            let piece = pieces.pop().expect("a stored tensor is in one piece");
+            match names.place(&own_name) {
+                Some(Place { name, part: Some(part) }) => {
+                    let count = names.stored_names(&name).len();
+                    let parts = in_parts.entry(name);
+                    let parts = parts.or_insert_with(|| (0..count).map(|_| None).collect());
+                    parts[part] = Some((own_name, piece));
                 }
-                Some(Place { name, third: None }) => self.insert(name, vec![(own_name, piece)])?,
+                Some(Place { name, part: None }) => self.insert(name, vec![(own_name, piece)])?,
                 None => self.insert(own_name.clone(), vec![(own_name, piece)])?,
             }
         }
-        for (name, thirds) in fused {
-            let absent: Vec<_> = names::to_hugging_face(&name)
+        for (name, parts) in in_parts {
+            let absent: Vec<_> = names
+                .stored_names(&name)
                 .into_iter()
-                .zip(&thirds)
+                .zip(&parts)
                 .filter_map(|(own_name, stored)| stored.is_none().then_some(own_name))
                 .collect();
             if absent.is_empty() {
-                self.insert(name, thirds.into_iter().flatten().collect())?;
+                self.insert(name, parts.into_iter().flatten().collect())?;
             } else {
                 self.unreadable.insert(name, format!("it lacks {}", absent.join(" and ")));
             }
         }
-        Ok(())
+        Ok(self)
+    }
+
+    /// Length of the prefixes that all names share because the model was wrapped.
+    fn wrapped(&self, names: &dyn NameMap) -> usize {
+        let mut length = 0;
+        if self.entries.is_empty() {
+            return length;
+        }
+        let wrappers = || WRAPPERS.iter().chain(names.wrappers());
+        while let Some(prefix) = wrappers()
+            .find(|prefix| self.entries.keys().all(|name| name[length..].starts_with(**prefix)))
+        {
+            length += prefix.len();
+        }
+        length
     }
 
     fn insert(&mut self, name: String, stored: Vec<(String, Piece)>) -> Result<()> {
@@ -150,13 +151,23 @@ impl WeightFile {
         &self.path
     }
 
-    /// The family that the file's names belong to.
-    pub fn layout(&self) -> Layout {
-        self.layout
+    /// What the file's names are called.
+    pub fn layout(&self) -> &'static str {
+        self.names.map_or("names of its own", NameMap::layout)
     }
 
-    /// Names and shapes of all tensors, by original names; query, key and value show as the one
-    /// fused tensor `[3·D, D]`. Tensors that no encoder has keep the names they have in the file.
+    /// What a safetensors header notes under `key`.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
+    /// The shape of a tensor, where the file has it whole.
+    pub fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        self.entries.get(name).and_then(Entry::shape)
+    }
+
+    /// Names and shapes of all tensors; those that are stored in parts show as the one that they
+    /// make, such as query, key and value as `[3·D, D]`.
     pub fn shapes(&self) -> BTreeMap<&str, Vec<i64>> {
         let shape_of = |entry: &Entry| entry.shape().unwrap_or_default();
         self.entries.iter().map(|(name, entry)| (name.as_str(), shape_of(entry))).collect()
@@ -165,11 +176,6 @@ impl WeightFile {
     /// The number format in which a tensor is stored.
     pub fn kind(&self, name: &str) -> Option<Kind> {
         self.entries.get(name).map(|entry| entry.pieces[0].kind)
-    }
-
-    /// The encoder's size where `config.json` or the file's header notes it, heads included.
-    pub fn declared_size(&self) -> Option<EncoderSize> {
-        self.declared
     }
 
     /// Reads one tensor to the CPU, in the number format it is stored in.
@@ -188,11 +194,9 @@ impl WeightFile {
         Ok(Tensor::f_cat(&pieces, 0).with_context(context)?.to_kind(kind))
     }
 
-    /// Fills `targets` (original name, existing tensor of the wanted shape, kind and device), one
-    /// tensor at a time, converting the number format.
-    ///
-    /// `ignore` says which tensors the file may hold beyond the targets, by original name where
-    /// they have one; [`super::beside_encoder`] is the usual choice.
+    /// Fills `targets` (name, existing tensor of the wanted shape, kind and device), one tensor at a
+    /// time, converting the number format. `ignore` says which tensors the file may hold beyond the
+    /// targets.
     ///
     /// # Errors
     /// One error lists all that is missing, unexpected or of another shape; nothing has been
@@ -220,7 +224,7 @@ impl WeightFile {
         }
         tracing::debug!(
             path = %self.path.display(),
-            layout = %self.layout,
+            layout = self.layout(),
             tensors = targets.len(),
             peak_memory = native::peak_memory(),
             "weights loaded"
@@ -240,19 +244,4 @@ impl WeightFile {
         })
         .context("cannot copy it to the model")
     }
-}
-
-/// Takes off prefixes that all names share because the model was wrapped.
-fn unwrap_names(mut tensors: BTreeMap<String, Piece>) -> BTreeMap<String, Piece> {
-    let shared = |tensors: &BTreeMap<String, Piece>| {
-        let all = |prefix: &&str| tensors.keys().all(|name| name.starts_with(*prefix));
-        WRAPPERS.into_iter().find(all)
-    };
-    while !tensors.is_empty()
-        && let Some(prefix) = shared(&tensors)
-    {
-        let unwrap = |(name, piece): (String, Piece)| (name[prefix.len()..].to_string(), piece);
-        tensors = tensors.into_iter().map(unwrap).collect();
-    }
-    tensors
 }

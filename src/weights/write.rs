@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
 use super::header;
+use super::weight_file::WeightFile;
 use crate::status;
 
 /// Elements copied out of a tensor at once: enough to keep all cores busy with hashing.
@@ -175,6 +176,49 @@ pub fn write_safetensors(
         writer.write(by_name[plan.name.as_str()])?;
     }
     writer.finish()
+}
+
+/// Writes tensors under new names; one with several names is split among them along its first
+/// dimension.
+pub fn write_renamed<'a>(
+    path: &Path,
+    weights: &WeightFile,
+    renamed: impl Iterator<Item = (&'a str, Vec<String>)>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let shapes = weights.shapes();
+    let mut plans = vec![];
+    let mut sources: BTreeMap<String, (&str, usize, usize)> = BTreeMap::new();
+    for (name, new_names) in renamed {
+        let kind = weights.kind(name).with_context(|| format!("{name} is missing"))?;
+        let mut shape = shapes[name].clone();
+        let parts = new_names.len();
+        if let Some(rows) = shape.first_mut().filter(|_| parts > 1) {
+            ensure!(*rows % parts as i64 == 0, "{name} cannot be split into {parts}");
+            *rows /= parts as i64;
+        }
+        for (part, new_name) in new_names.into_iter().enumerate() {
+            plans.push(TensorPlan { name: new_name.clone(), kind, shape: shape.clone() });
+            sources.insert(new_name, (name, part, parts));
+        }
+    }
+    let mut writer = SafetensorsWriter::create(path, plans, metadata)?;
+    while let Some(plan) = writer.next() {
+        let (name, part, parts) = sources[&plan.name];
+        let tensor = weights.read(name)?;
+        writer.write(&part_of(&tensor, part, parts)?)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// One of `parts` equal slices along the first dimension.
+pub fn part_of(tensor: &Tensor, part: usize, parts: usize) -> Result<Tensor> {
+    if parts == 1 {
+        return Ok(tensor.shallow_clone());
+    }
+    let rows = tensor.size()[0] / parts as i64;
+    Ok(tensor.f_narrow(0, part as i64 * rows, rows)?)
 }
 
 fn at(path: &Path) -> String {

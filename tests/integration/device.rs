@@ -1,11 +1,13 @@
 //! What a training device must do alike, wherever it is. On the CPU, unless `DISTILL_TEST_DEVICE` says
 //! `cuda`, as `scripts/gpu_check` does.
 
-use distill::config::{DropPathMode, EncoderConfig, EncoderSize, OptimizerConfig, Precision};
+use distill::config::{OptimizerConfig, Precision};
+use distill::encoders::EncoderSpec;
 use distill::eval::knn::accuracies;
 use distill::eval::{Features, LeftOut};
 use distill::native::{DeviceEvent, Download, Gpu, PeakMemory, upload};
-use distill::nn::{Init, Parameters, Storage, kind_of};
+use distill::nn::{DropPathMode, Init, Parameters, Storage};
+use distill::tasks::TraineeConfig;
 use distill::tasks::distill::DistillConfig;
 use distill::tasks::distill::{Distillation, Teacher};
 use distill::train::objective::{MicroBatch, Objective};
@@ -25,25 +27,25 @@ fn synchronize(mark: &DeviceEvent) {
 /// A teacher and two students that see halves of 8 images.
 fn config() -> DistillConfig {
     let size =
-        |dim, depth, heads| EncoderSize { patch_size: 8, ..EncoderSize::new(dim, depth, heads) };
+        |dim, depth, heads| EncoderSpec { patch_size: 8, ..EncoderSpec::new(dim, depth, heads) };
     let mut config = DistillConfig::minimal("unused", size(64, 3, 2));
     config.train.data.input_size = 32;
     config.train.data.batch_size = 8;
     config.students = vec![
-        EncoderConfig {
+        TraineeConfig {
             mask_ratio: 0.5,
             mask_grid: 2,
             drop_path: 0.4,
-            ..EncoderConfig::minimal("one", size(64, 3, 2))
+            ..TraineeConfig::minimal("one", size(64, 3, 2))
         },
-        EncoderConfig::minimal("two", size(32, 2, 2)),
+        TraineeConfig::minimal("two", size(32, 2, 2)),
     ];
     config
 }
 
 /// The losses and gradients of one pass over the same images, on the host.
 fn pass(config: &DistillConfig, device: Device) -> Vec<(String, Tensor)> {
-    let compute = kind_of(config.train.run.precision);
+    let compute = config.train.run.precision.kind();
     let side = config.train.data.input_size / config.teacher.model.patch_size;
     let teacher = Teacher::new(Teacher::drawn(device, compute, 1), config.teacher.model, side);
     let objective = Distillation::new(config, teacher, device, compute);

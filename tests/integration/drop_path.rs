@@ -1,7 +1,7 @@
 //! Drop path that computes only what is kept: the same mathematics as the plain one.
 
-use distill::config::EncoderSize;
-use distill::nn::{DropPath, Parameters, Storage, Vit, VitInput, kept_images};
+use distill::encoders::{Encoder, EncoderSpec, Input};
+use distill::nn::{DropPath, Parameters, Storage, kept_images};
 use tch::{Device, Kind, Tensor};
 
 use crate::support::golden::assert_close;
@@ -12,25 +12,25 @@ const DEPTH: i64 = 3;
 const FLOATS: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 /// An encoder of random weights under training, for 2 × 2 patches of 4 pixels.
-fn encoder() -> (Vit, Parameters) {
+fn encoder() -> (Box<dyn Encoder>, Parameters) {
     let storage =
         Storage::Drawn { device: Device::Cpu, matrices: Kind::Float, seed: 5, rng_stream: 0 };
     let mut parameters = Parameters::new(storage);
-    let size =
-        EncoderSize { patch_size: 4, class_tokens: 2, ..EncoderSize::new(16, DEPTH as usize, 2) };
-    let vit = Vit::new(&mut parameters, size, 2);
+    let spec =
+        EncoderSpec { patch_size: 4, class_tokens: 2, ..EncoderSpec::new(16, DEPTH as usize, 2) };
+    let encoder = spec.build(&mut parameters, 2);
     parameters.train();
-    (vit, parameters)
+    (encoder, parameters)
 }
 
-fn patches() -> Tensor {
+fn images() -> Tensor {
     tch::manual_seed(8);
-    Tensor::randn([BATCH, 4, 48], FLOATS)
+    Tensor::randn([BATCH, 3, 8, 8], FLOATS)
 }
 
-fn tokens(vit: &Vit, patches: &Tensor, drop_path: DropPath) -> Tensor {
-    let whole = VitInput::whole(patches.shallow_clone(), 2, 2);
-    vit.normalise(&vit.forward(&VitInput { drop_path, ..whole }, Kind::Float))
+fn tokens(encoder: &dyn Encoder, images: &Tensor, drop_path: DropPath) -> Tensor {
+    let input = Input { drop_path, ..Input::whole(images.shallow_clone()) };
+    encoder.normalise(encoder.forward(&input, Kind::Float)).all
 }
 
 /// Factors of the plain path `[depth, 2, B]` that keep the same images.
@@ -47,8 +47,8 @@ fn same_as_scales(kept: &[Vec<i64>]) -> Tensor {
 /// With the same images kept, tokens and every gradient are the plain path's.
 #[test]
 fn skipping_gives_the_tokens_and_gradients_of_scaling() {
-    let (vit, parameters) = encoder();
-    let patches = patches();
+    let (encoder, parameters) = encoder();
+    let images = images();
     let target = Tensor::randn([BATCH, 6, 16], FLOATS);
     for seed in 0..4 {
         let kept = kept_images(0.7, DEPTH as usize, seed, 0, 0..BATCH as u64);
@@ -57,7 +57,7 @@ fn skipping_gives_the_tokens_and_gradients_of_scaling() {
             for (_, parameter) in parameters.named() {
                 parameter.shallow_clone().zero_grad();
             }
-            let tokens = tokens(&vit, &patches, drop_path);
+            let tokens = tokens(&*encoder, &images, drop_path);
             tokens.mse_loss(&target, tch::Reduction::Mean).backward();
             let gradients = parameters.named().iter().map(|(_, p)| p.grad().copy());
             (tokens.detach(), gradients.collect::<Vec<_>>())
@@ -77,13 +77,13 @@ fn skipping_gives_the_tokens_and_gradients_of_scaling() {
 /// the last block, the exact one comes from the four ways to keep or drop them.
 #[test]
 fn the_mean_over_many_draws_is_that_of_the_plain_path() {
-    let (vit, _) = encoder();
-    let patches = patches();
+    let (encoder, _) = encoder();
+    let images = images();
     let plain = |first: f64, second: f64| {
         let scales = Tensor::ones([DEPTH, 2, BATCH], FLOATS);
         let _ = scales.get(DEPTH - 1).get(0).fill_(first);
         let _ = scales.get(DEPTH - 1).get(1).fill_(second);
-        tokens(&vit, &patches, DropPath::Scale(scales)).to_kind(Kind::Double)
+        tokens(&*encoder, &images, DropPath::Scale(scales)).to_kind(Kind::Double)
     };
     let (expected, mean, deviation) = tch::no_grad(|| {
         let expected =
@@ -99,7 +99,7 @@ fn the_mean_over_many_draws_is_that_of_the_plain_path() {
                 *images = (0..BATCH).collect();
             }
             let drop_path = DropPath::skip(&kept, BATCH, Device::Cpu).unwrap();
-            let off = tokens(&vit, &patches, drop_path).to_kind(Kind::Double) - &expected;
+            let off = tokens(&*encoder, &images, drop_path).to_kind(Kind::Double) - &expected;
             sum += &off;
             squares += off.square();
         }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use distill::data::{Dataset, EvaluationPass};
 use distill::draws::{Draws, Purpose};
+use distill::encoders::EncoderWeights;
 use distill::eval::{Encoder, Features, ImageSource, LeftOut, features, knn};
-use distill::nn::{Parameters, Storage, Vit};
-use distill::weights::{WeightFile, beside_encoder};
+use distill::nn::{Parameters, Storage};
 use tch::{Device, Kind, Tensor};
 
 use crate::support::golden::golden;
@@ -73,19 +73,19 @@ fn features_are_those_of_transformers() {
     let theirs = &read(workshop.path("theirs"))["class_mean"];
     let expected = theirs / theirs.norm_scalaropt_dim(2, [1], true);
 
-    let file = WeightFile::open(&workshop.path("export")).unwrap();
-    let stored = file.encoder(None).unwrap();
+    let weights = EncoderWeights::open(&workshop.path("export")).unwrap();
+    let stored = weights.measure(None).unwrap();
     let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
     let mut parameters = Parameters::new(storage);
-    let vit = Vit::new(&mut parameters, stored.size, stored.image_size / stored.size.patch_size);
-    file.load_into(parameters.named(), beside_encoder).unwrap();
+    let model = stored.spec.build(&mut parameters, stored.spec.grid_size(stored.image_size));
+    weights.load_into(parameters.named()).unwrap();
     let mut config = config(&[&workshop.path("labelled.tar")]);
     (config.batch_size, config.input_size) = (4, SIDE as usize);
     let dataset =
         Dataset::for_evaluation(&config, "shards", EvaluationPass::WHOLE, &|_, _| {}).unwrap();
     let worker_program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));
     let source = ImageSource { dataset: Arc::new(dataset), config: &config, worker_program };
-    let encoder = Encoder { vit: &vit, compute: Kind::Float };
+    let encoder = Encoder { model: &*model, compute: Kind::Float };
     let found = features(&[encoder, encoder], &source, Device::Cpu, &|_, _| Ok(())).unwrap();
     assert_eq!(found.len(), 2, "one for each encoder");
     for features in found {

@@ -6,11 +6,12 @@ mod pretrain;
 
 use std::path::{Path, PathBuf};
 
-use distill::config::{EncoderConfig, EncoderSize, OptimizerConfig, Precision};
-use distill::nn::{DropPath, Parameters, Storage, Vit, VitInput, kind_of, patchify};
-use distill::tasks::PassDraws;
+use distill::config::{OptimizerConfig, Precision};
+use distill::encoders::{EncoderSpec, Input};
+use distill::nn::{AddNorm, DropPath, Parameters, Storage};
 use distill::tasks::distill::{Distance, DistillConfig, Fuse, LossConfig};
 use distill::tasks::distill::{Distillation, Teacher};
+use distill::tasks::{PassDraws, TraineeConfig};
 use distill::train::objective::{Losses, Objective};
 use distill::train::optimizer::AdamW;
 use distill::train::schedule::Schedule;
@@ -64,26 +65,26 @@ struct DistillCase {
 }
 
 impl DistillCase {
-    fn size(&self, [dim, depth, heads]: [usize; 3]) -> EncoderSize {
-        EncoderSize {
+    fn spec(&self, [dim, depth, heads]: [usize; 3]) -> EncoderSpec {
+        EncoderSpec {
             patch_size: self.patch_size,
             class_tokens: self.n_cls_tokens,
-            ..EncoderSize::new(dim, depth, heads)
+            ..EncoderSpec::new(dim, depth, heads)
         }
     }
 
     fn config(&self) -> DistillConfig {
-        let mut config = DistillConfig::minimal("runs/golden", self.size(self.teacher));
+        let mut config = DistillConfig::minimal("runs/golden", self.spec(self.teacher));
         config.train.data.input_size = self.input_size;
         config.train.data.batch_size = self.batch_size;
         config.students = self
             .students
             .iter()
             .enumerate()
-            .map(|(index, &student)| EncoderConfig {
+            .map(|(index, &student)| TraineeConfig {
                 mask_ratio: self.mask_ratio,
                 mask_grid: self.mask_grid,
-                ..EncoderConfig::minimal(&index.to_string(), self.size(student))
+                ..TraineeConfig::minimal(&index.to_string(), self.spec(student))
             })
             .collect();
         config.loss = LossConfig {
@@ -126,7 +127,7 @@ impl Replay {
         let text = std::fs::read_to_string(folder.join("case.json")).unwrap();
         let case: DistillCase = serde_json::from_str(&text).unwrap();
         let config = case.config();
-        let compute = kind_of(precision);
+        let compute = precision.kind();
         let storage = Storage::Empty { device: device(), matrices: compute };
         let side = case.input_size / case.patch_size;
         let teacher = Teacher::new(storage, config.teacher.model, side);
@@ -176,16 +177,12 @@ impl Replay {
 
     fn check_first_tokens(&self) {
         let images = &self.batch["images.0"];
-        let patch = self.case.patch_size as i64;
-        let side = self.case.input_size as i64 / patch;
-        let patches = patchify(images, patch);
-        let whole = VitInput::whole(patches.shallow_clone(), side, side);
-        let tokens = self.objective.teacher.tokens(&whole, Kind::Float);
+        let whole = Input::whole(images.shallow_clone());
+        let tokens = self.objective.teacher.tokens(&whole, Kind::Float).all;
         self.check("teacher_tokens.0", &tokens, VALUES);
         for (student, model) in self.objective.students().iter().enumerate() {
             let keep = self.batch.get(&format!("ids_keep.{student}.0")).map(Tensor::shallow_clone);
-            let whole = VitInput::whole(patches.shallow_clone(), side, side);
-            let masked = VitInput { keep, ..whole };
+            let masked = Input { keep, ..Input::whole(images.shallow_clone()) };
             let (_, tokens) = model.forward(&masked, Kind::Float);
             self.check(&format!("student_tokens.{student}.0"), &tokens, VALUES);
         }
@@ -289,23 +286,28 @@ fn golden_inference() {
         let expected = read_there(folder.join("expected.safetensors"));
         let storage = Storage::Empty { device: device(), matrices: Kind::Float };
         let mut parameters = Parameters::new(storage);
-        let encoder = EncoderSize {
+        let encoder = EncoderSpec {
             patch_size: size.patch_size,
             class_tokens: size.n_cls_tokens,
-            ..EncoderSize::new(size.hidden_size, size.num_hidden_layers, size.num_attention_heads)
+            ..EncoderSpec::new(size.hidden_size, size.num_hidden_layers, size.num_attention_heads)
         };
-        let vit = Vit::new(&mut parameters, encoder, size.image_size / size.patch_size);
+        let encoder = encoder.build(&mut parameters, size.image_size / size.patch_size);
         fill(&parameters, &read(folder.join("pixio.safetensors")));
         let images = &expected["images"];
-        let patch = size.patch_size as i64;
-        let (rows, columns) = (images.size()[2] / patch, images.size()[3] / patch);
-        let input = VitInput::whole(patchify(images, patch), rows, columns);
+        let taps: Vec<usize> = (0..size.num_hidden_layers).collect();
+        let input = Input { taps, ..Input::whole(images.shallow_clone()) };
         let what = |part: &str| format!("{}: {part}", folder.display());
-        let tokens = vit.blocks(&input, Kind::Float, |index, tokens| {
-            let key = format!("block.{index}");
-            assert_close(tokens, &expected[&key], VALUES, &what(&key));
-        });
-        let normalised = vit.normalise(&tokens);
+        let add_norm = AddNorm::default();
+        let frozen = tch::no_grad(|| encoder.forward_frozen(&input, Kind::Float, &add_norm));
+        let tokens = encoder.forward(&input, Kind::Float);
+        for tokens in [&tokens, &frozen.unwrap()] {
+            assert_eq!(tokens.taps.len(), size.num_hidden_layers);
+            for (index, tap) in tokens.taps.iter().enumerate() {
+                let key = format!("block.{index}");
+                assert_close(tap, &expected[&key], VALUES, &what(&key));
+            }
+        }
+        let normalised = encoder.normalise(tokens).all;
         assert_close(&normalised, &expected["last_hidden_state"], VALUES, &what("last"));
     }
 }

@@ -4,9 +4,9 @@
 
 mod emulation;
 
-use distill::config::EncoderSize;
+use distill::encoders::{Encoder, EncoderSpec, FrozenPass, Input};
 use distill::native::{CudaGraph, RowNorm, TeacherKernels, compile_kernels};
-use distill::nn::{FrozenFormat, FrozenPass, Init, Parameters, Storage, Vit, VitInput, patchify};
+use distill::nn::{FrozenFormat, Init, Parameters, Storage};
 use distill::tasks::distill::Teacher;
 use tch::{Device, Kind, Tensor};
 
@@ -173,23 +173,22 @@ fn nvrtc_compiles_the_kernels() {
 
 /// A teacher of drawn weights for 4 × 4 patches of 8 pixels, frozen.
 fn teacher(compute: Kind, residual: Kind) -> Teacher {
-    let size = EncoderSize { patch_size: 8, ..EncoderSize::new(128, 5, 4) };
+    let size = EncoderSpec { patch_size: 8, ..EncoderSpec::new(128, 5, 4) };
     let mut teacher = Teacher::new(Teacher::drawn(device(), compute, 3), size, 4);
     teacher.freeze(FrozenFormat { compute, residual, fp8: false }, 4);
     teacher
 }
 
 /// So many drawn images.
-fn images(numbers: &mut Numbers, count: i64, compute: Kind) -> VitInput {
-    let images = numbers.draw(&[count, 3, 32, 32]).to_device(device()).to_kind(compute);
-    VitInput::whole(patchify(&images, 8), 4, 4)
+fn images(numbers: &mut Numbers, count: i64, compute: Kind) -> Input {
+    Input::whole(numbers.draw(&[count, 3, 32, 32]).to_device(device()).to_kind(compute))
 }
 
 const FORMATS: [(Kind, Kind); 3] =
     [(Kind::Float, Kind::Float), (Kind::BFloat16, Kind::Float), (Kind::BFloat16, Kind::BFloat16)];
 
-fn plain(vit: &Vit, input: &VitInput, compute: Kind) -> Tensor {
-    tch::no_grad(|| vit.forward(input, compute))
+fn plain(encoder: &dyn Encoder, input: &Input, compute: Kind) -> Tensor {
+    tch::no_grad(|| encoder.forward(input, compute).all)
 }
 
 /// The frozen pass without kernels is the plain forward pass, bit for bit; asking for kernels where
@@ -200,12 +199,12 @@ fn the_frozen_pass_is_the_forward_pass() {
     for (compute, residual) in FORMATS {
         let input = images(&mut numbers, 3, compute);
         let mut teacher = teacher(compute, residual);
-        let expected = plain(&teacher.vit, &input, compute);
-        assert_eq!(teacher.tokens(&input, compute), expected);
+        let expected = plain(teacher.encoder(), &input, compute);
+        assert_eq!(teacher.tokens(&input, compute).all, expected);
         assert_eq!(expected.kind(), residual);
         if device() == Device::Cpu || compute == Kind::Float {
             teacher.run_as(FrozenPass::default().with_kernels(128, device(), compute));
-            assert_eq!(teacher.tokens(&input, compute), expected);
+            assert_eq!(teacher.tokens(&input, compute).all, expected);
         }
     }
 }
@@ -221,11 +220,11 @@ fn a_teacher_with_kernels_gives_the_same_tokens() {
     for (compute, residual) in &FORMATS[1..] {
         let input = images(&mut numbers, 64, *compute);
         let mut teacher = teacher(*compute, *residual);
-        let expected = teacher.tokens(&input, *compute).to_kind(Kind::Float);
+        let expected = teacher.tokens(&input, *compute).all.to_kind(Kind::Float);
         // A warning alone would let the composed path be compared with itself.
         TeacherKernels::load(device()).unwrap();
         teacher.run_as(FrozenPass::default().with_kernels(128, device(), *compute));
-        let fused = teacher.tokens(&input, *compute).to_kind(Kind::Float);
+        let fused = teacher.tokens(&input, *compute).all.to_kind(Kind::Float);
         let cosine = Tensor::cosine_similarity(&fused, &expected, -1, 1e-8);
         let worst = cosine.min().double_value(&[]);
         println!("residual {residual:?}: worst cosine {worst:.6}");
@@ -250,7 +249,7 @@ fn a_recorded_pass_gives_the_same_tokens() {
             };
             let mut teacher = teacher(compute, residual);
             teacher.run_as(pass());
-            let expected = inputs.each_ref().map(|input| teacher.tokens(input, compute));
+            let expected = inputs.each_ref().map(|input| teacher.tokens(input, compute).all);
             // Tokens of other images would be found out.
             let other = furthest(&expected[0], &expected[2]);
             assert!(other > 10.0 * allowed, "images differ by {other}");
@@ -260,7 +259,7 @@ fn a_recorded_pass_gives_the_same_tokens() {
             }
             teacher.run_as(pass().with_graph());
             for (input, expected) in inputs.iter().zip(&expected) {
-                let off = furthest(&teacher.tokens(input, compute), expected);
+                let off = furthest(&teacher.tokens(input, compute).all, expected);
                 assert!(off <= allowed, "{compute:?}, {residual:?}: off by {off}");
             }
         }
@@ -270,7 +269,7 @@ fn a_recorded_pass_gives_the_same_tokens() {
 /// A pass cannot be recorded on a CPU, which is said in one line.
 #[test]
 fn nothing_is_recorded_on_a_cpu() {
-    let input = images(&mut Numbers::new(11), 1, Kind::Float).patches.to_device(Device::Cpu);
+    let input = images(&mut Numbers::new(11), 1, Kind::Float).images.to_device(Device::Cpu);
     let recorded = CudaGraph::record(Device::Cpu, None, || Ok(input.shallow_clone()));
     assert_eq!(recorded.err().unwrap().to_string(), "a CUDA graph needs a GPU");
 }

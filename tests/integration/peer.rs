@@ -2,8 +2,9 @@
 //! same image gives the same numbers there and here.
 
 use distill::data::image::load_central;
-use distill::nn::{Normalisation, Parameters, Storage, Vit, VitInput, patchify};
-use distill::weights::{Preprocessing, WeightFile, beside_encoder};
+use distill::encoders::{EncoderWeights, Input};
+use distill::nn::{Normalisation, Parameters, Storage};
+use distill::weights::Preprocessing;
 use tch::{Device, Kind, Tensor};
 
 use crate::support::golden::golden;
@@ -13,17 +14,15 @@ use crate::support::workshop::{Finished, Workshop};
 
 /// `last_hidden_state` of an exported encoder for Normalisationd images `[B, 3, H, W]`.
 fn last_hidden_state(export: &std::path::Path, pixels: &Tensor) -> Tensor {
-    let file = WeightFile::open(export).unwrap();
-    let stored = file.encoder(None).unwrap();
-    let grid = stored.image_size / stored.size.patch_size;
+    let weights = EncoderWeights::open(export).unwrap();
+    let stored = weights.measure(None).unwrap();
+    let grid_size = stored.spec.grid_size(stored.image_size);
     let mut parameters =
         Parameters::new(Storage::Empty { device: Device::Cpu, matrices: Kind::Float });
-    let vit = Vit::new(&mut parameters, stored.size, grid);
-    file.load_into(parameters.named(), beside_encoder).unwrap();
-    let patch = stored.size.patch_size as i64;
-    let (rows, columns) = (pixels.size()[2] / patch, pixels.size()[3] / patch);
-    let input = VitInput::whole(patchify(pixels, patch), rows, columns);
-    tch::no_grad(|| vit.normalise(&vit.forward(&input, Kind::Float)))
+    let encoder = stored.spec.build(&mut parameters, grid_size);
+    weights.load_into(parameters.named()).unwrap();
+    let input = Input::whole(pixels.shallow_clone());
+    tch::no_grad(|| encoder.normalise(encoder.forward(&input, Kind::Float)).all)
 }
 
 /// Both export formats of a trained student give the numbers that `transformers` computes from

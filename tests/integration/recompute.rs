@@ -1,6 +1,8 @@
 //! Blocks that are computed again in the backward pass: the same results for less memory.
 
-use distill::config::{DropPathMode, EncoderConfig, EncoderSize};
+use distill::encoders::EncoderSpec;
+use distill::nn::DropPathMode;
+use distill::tasks::TraineeConfig;
 use distill::tasks::distill::DistillConfig;
 use distill::tasks::distill::{Distillation, Teacher};
 use distill::train::objective::{MicroBatch, Objective};
@@ -15,16 +17,16 @@ type Results = (Vec<Tensor>, Vec<(String, Tensor)>);
 
 /// What two batches give a masked student that recomputes so many blocks.
 fn results(blocks: usize, drop_path: (f64, DropPathMode), compute: Kind) -> Results {
-    let size = |dim, depth| EncoderSize { patch_size: 4, ..EncoderSize::new(dim, depth, 2) };
+    let size = |dim, depth| EncoderSpec { patch_size: 4, ..EncoderSpec::new(dim, depth, 2) };
     let mut config = DistillConfig::minimal("run", size(24, 1));
     config.train.data.input_size = 16;
-    config.students.push(EncoderConfig {
+    config.students.push(TraineeConfig {
         mask_ratio: 0.5,
         mask_grid: 2,
         drop_path: drop_path.0,
         drop_path_mode: drop_path.1,
         recompute_blocks: blocks,
-        ..EncoderConfig::minimal("student", size(16, DEPTH))
+        ..TraineeConfig::minimal("student", size(16, DEPTH))
     });
     let storage = Teacher::drawn(Device::Cpu, compute, 1);
     let teacher = Teacher::new(storage, config.teacher.model, 4);

@@ -1,8 +1,9 @@
 //! The frozen teacher in the formats that it can be kept in: nearly the same tokens.
 
-use distill::config::{EncoderConfig, EncoderSize};
 use distill::data::image::load_central;
-use distill::nn::{FrozenFormat, Normalisation, VitInput, patchify};
+use distill::encoders::{EncoderSpec, Input};
+use distill::nn::{FrozenFormat, Normalisation};
+use distill::tasks::TraineeConfig;
 use distill::tasks::distill::DistillConfig;
 use distill::tasks::distill::{Distillation, Teacher, mean_cosine};
 use distill::train::objective::{MicroBatch, Objective};
@@ -16,7 +17,7 @@ use crate::support::workshop::Workshop;
 
 /// A teacher of drawn weights for images of 4 × 4 patches of 8 pixels.
 fn teacher(dim: usize, depth: usize, matrices: Kind) -> Teacher {
-    let size = EncoderSize { patch_size: 8, ..EncoderSize::new(dim, depth, 4) };
+    let size = EncoderSpec { patch_size: 8, ..EncoderSpec::new(dim, depth, 4) };
     Teacher::new(Teacher::drawn(Device::Cpu, matrices, 3), size, 4)
 }
 
@@ -24,10 +25,9 @@ fn format(compute: Kind, residual: Kind) -> FrozenFormat {
     FrozenFormat { compute, residual, fp8: false }
 }
 
-fn images(side: i64) -> VitInput {
+fn images(side: i64) -> Input {
     tch::manual_seed(4);
-    let images = Tensor::randn([3, 3, side, side], (Kind::Float, Device::Cpu));
-    VitInput::whole(patchify(&images, 8), side / 8, side / 8)
+    Input::whole(Tensor::randn([3, 3, side, side], (Kind::Float, Device::Cpu)))
 }
 
 /// A residual stream in bf16 gives nearly the tokens of one in float32, shallow and deep.
@@ -38,7 +38,7 @@ fn a_bf16_residual_stream_gives_nearly_the_same_tokens() {
         let tokens = |residual| {
             let mut teacher = teacher(dim, depth, Kind::BFloat16);
             teacher.freeze(format(Kind::BFloat16, residual), 4);
-            let tokens = teacher.tokens(&input, Kind::BFloat16);
+            let tokens = teacher.tokens(&input, Kind::BFloat16).all;
             assert_eq!((tokens.kind(), tokens.requires_grad()), (residual, false));
             tokens
         };
@@ -57,10 +57,10 @@ fn freezing_changes_nothing_in_float32() {
     for side in [32, 48] {
         let input = images(side);
         let mut teacher = teacher(48, 3, Kind::Float);
-        let before = teacher.tokens(&input, Kind::Float);
+        let before = teacher.tokens(&input, Kind::Float).all;
         teacher.freeze(format(Kind::Float, Kind::Float), side as usize / 8);
         for _ in 0..2 {
-            assert_eq!(teacher.tokens(&input, Kind::Float), before);
+            assert_eq!(teacher.tokens(&input, Kind::Float).all, before);
         }
     }
 }
@@ -70,9 +70,9 @@ fn freezing_changes_nothing_in_float32() {
 fn casting_once_is_casting_each_time() {
     let input = images(32);
     let mut teacher = teacher(48, 3, Kind::BFloat16);
-    let before = teacher.tokens(&input, Kind::BFloat16);
+    let before = teacher.tokens(&input, Kind::BFloat16).all;
     teacher.freeze(format(Kind::BFloat16, Kind::Float), 4);
-    assert_eq!(teacher.tokens(&input, Kind::BFloat16), before);
+    assert_eq!(teacher.tokens(&input, Kind::BFloat16).all, before);
 }
 
 /// Photographs as an encoder sees them, `[B, 3, 64, 64]`.
@@ -90,13 +90,13 @@ fn photographs(names: &[&str]) -> Tensor {
 /// An encoder that has learned something: thirty steps of distillation on photographs and their
 /// mirror images. Weights as they are drawn have branches that point anywhere, and rounding is seen
 /// more than it is once they have been trained.
-fn trained_weights(size: EncoderSize) -> Vec<(String, Tensor)> {
+fn trained_weights(size: EncoderSpec) -> Vec<(String, Tensor)> {
     let photographs =
         photographs(&["baseline420", "progressive", "large", "upscaled", "exif_rotated"]);
     let images = Tensor::cat(&[photographs.shallow_clone(), photographs.flip([3])], 0);
-    let mut config = DistillConfig::minimal("run", EncoderSize { depth: 3, ..size });
+    let mut config = DistillConfig::minimal("run", EncoderSpec { depth: 3, ..size });
     config.train.data.input_size = 64;
-    config.students.push(EncoderConfig::minimal("student", size));
+    config.students.push(TraineeConfig::minimal("student", size));
     let guide = Teacher::drawn(Device::Cpu, Kind::Float, 1);
     let guide = Teacher::new(guide, config.teacher.model, 8);
     let objective = Distillation::new(&config, guide, Device::Cpu, Kind::Float);
@@ -120,9 +120,9 @@ fn trained_weights(size: EncoderSize) -> Vec<(String, Tensor)> {
 #[test]
 fn fp8_gives_nearly_the_same_tokens() {
     let device = device();
-    let size = EncoderSize { patch_size: 8, ..EncoderSize::new(96, 8, 3) };
+    let size = EncoderSpec { patch_size: 8, ..EncoderSpec::new(96, 8, 3) };
     let weights = trained_weights(size);
-    let patches = patchify(&photographs(&["baseline444"]), 8);
+    let photograph = photographs(&["baseline444"]);
     let tokens = |device, fp8, residual, is_trained| {
         let mut teacher = Teacher::new(Teacher::drawn(device, Kind::BFloat16, 5), size, 8);
         for (name, tensor) in teacher.parameters.named().iter().filter(|_| is_trained) {
@@ -131,8 +131,8 @@ fn fp8_gives_nearly_the_same_tokens() {
         }
         teacher.freeze(FrozenFormat { compute: Kind::BFloat16, residual, fp8 }, 8);
         assert_eq!(teacher.parameters.count(), 0, "its list would keep the wide weights");
-        let input = VitInput::whole(patches.to_device(device), 8, 8);
-        teacher.tokens(&input, Kind::BFloat16).to_device(Device::Cpu)
+        let input = Input::whole(photograph.to_device(device));
+        teacher.tokens(&input, Kind::BFloat16).all.to_device(Device::Cpu)
     };
     for (is_trained, least) in [(true, 0.999), (false, 0.995)] {
         let wide = tokens(device, false, Kind::Float, is_trained);

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::support::golden::golden;
 use crate::support::python::{python, run};
-use distill::weights::{WeightFile, beside_encoder};
+use distill::encoders::EncoderWeights;
 use tch::{Device, Kind, Tensor};
 
 /// Tensors by name.
@@ -20,7 +20,7 @@ type Tensors = BTreeMap<String, Tensor>;
 
 /// All tensors of a file, read by the loader under test.
 fn read_all(path: &Path) -> Tensors {
-    let file = WeightFile::open(path).unwrap();
+    let file = EncoderWeights::open(path).unwrap().file;
     file.shapes().keys().map(|&name| (name.into(), file.read(name).unwrap())).collect()
 }
 
@@ -37,11 +37,11 @@ fn targets_like(tensors: &Tensors, kind: Kind) -> Vec<(String, Tensor)> {
 
 /// The error that loading `path` into tensors like `model` gives.
 fn load_error(path: &Path, model: &Tensors) -> String {
-    let file = match WeightFile::open(path) {
-        Ok(file) => file,
+    let weights = match EncoderWeights::open(path) {
+        Ok(weights) => weights,
         Err(error) => return format!("{error:#}"),
     };
-    let error = file.load_into(&targets_like(model, Kind::Float), beside_encoder);
+    let error = weights.load_into(&targets_like(model, Kind::Float));
     format!("{:#}", error.expect_err("these weights should not load"))
 }
 

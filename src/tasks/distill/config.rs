@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::losses::LossConfig;
-use crate::config::{
-    Check, EncoderConfig, EncoderSize, KeyError, Precision, TrainConfig, read_tables, require,
-};
+use crate::config::{Check, KeyError, Precision, TrainConfig, read_tables, require};
+use crate::encoders::EncoderSpec;
+use crate::tasks::trainee::{TraineeConfig, check_encoder};
 
 /// A run of distillation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -16,7 +16,7 @@ pub struct DistillConfig {
     #[serde(flatten)]
     pub train: TrainConfig,
     pub teacher: TeacherConfig,
-    pub students: Vec<EncoderConfig>,
+    pub students: Vec<TraineeConfig>,
     pub loss: LossConfig,
 }
 
@@ -25,7 +25,7 @@ pub struct DistillConfig {
 #[serde(deny_unknown_fields)]
 struct Tables {
     teacher: TeacherConfig,
-    students: Vec<EncoderConfig>,
+    students: Vec<TraineeConfig>,
     #[serde(default)]
     loss: LossConfig,
 }
@@ -33,12 +33,12 @@ struct Tables {
 impl DistillConfig {
     /// A configuration with a teacher of random weights, no students and every default; tests and
     /// benchmarks fill in the rest.
-    pub fn minimal(dir: impl Into<PathBuf>, teacher: EncoderSize) -> Self {
+    pub fn minimal(dir: impl Into<PathBuf>, teacher: EncoderSpec) -> Self {
         Self {
             train: TrainConfig::minimal(dir),
             teacher: TeacherConfig {
                 model: teacher,
-                weights: EncoderConfig::RANDOM.into(),
+                weights: TraineeConfig::RANDOM.into(),
                 residual: Precision::Fp32,
                 precision: TeacherPrecision::Same,
                 fused_kernels: false,
@@ -54,7 +54,7 @@ impl DistillConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherConfig {
-    pub model: EncoderSize,
+    pub model: EncoderSpec,
     /// `random`, a Hugging Face folder, a `.safetensors` file, or a `.pth`/`.pt` state dict.
     pub weights: String,
     /// Number format of the tokens between blocks.
@@ -101,7 +101,7 @@ impl DistillConfig {
 
     fn check_teacher(&self) -> Check {
         let TeacherConfig { model, residual, precision, .. } = &self.teacher;
-        self.train.check_encoder("teacher.model", model)?;
+        check_encoder("teacher.model", model, &self.train.data)?;
         let is_bf16 = self.train.run.precision == Precision::Bf16;
         require(is_bf16 || *residual == Precision::Fp32, "teacher.residual", || {
             "found \"bf16\", expected \"fp32\" unless run.precision is \"bf16\"".into()
@@ -122,7 +122,7 @@ impl DistillConfig {
         })?;
         for (index, student) in self.students.iter().enumerate() {
             let key = format!("students.{index}");
-            self.train.check_trained(&key, student)?;
+            student.check(&key, &self.train.data)?;
             let name = &student.name;
             require(
                 self.students[..index].iter().all(|other| other.name != *name),
@@ -135,7 +135,7 @@ impl DistillConfig {
     }
 
     /// Students have the tokens that the teacher has.
-    fn check_tokens(&self, key: &str, student: &EncoderConfig) -> Check {
+    fn check_tokens(&self, key: &str, student: &TraineeConfig) -> Check {
         let teacher = &self.teacher.model;
         for (name, own, teachers) in [
             ("patch_size", student.model.patch_size, teacher.patch_size),

@@ -5,13 +5,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::config::{DistillConfig, TeacherConfig, TeacherPrecision};
 use super::losses::{LossConfig, TokenPair};
-use crate::config::{EncoderConfig, EncoderSize};
+use crate::encoders::{Encoder, EncoderSpec, FrozenPass, Input, Tokens};
 use crate::native::guard;
-use crate::nn::{
-    FrozenFormat, FrozenPass, Mask, Parameters, Projector, Storage, Vit, VitInput, encoder_flops,
-    kind_of, patchify, projector_flops,
-};
+use crate::nn::{FrozenFormat, Parameters, Projector, Storage, projector_flops};
 use crate::tasks::masked_encoder::{EncoderPass, MaskedEncoder, PassDraws};
+use crate::tasks::trainee::TraineeConfig;
 use crate::train::objective::{Losses, MicroBatch, Objective, StepHooks, Trainee};
 
 /// Random stream of the teacher's random weights; students have their place in the config.
@@ -19,22 +17,27 @@ const TEACHER_STREAM: u64 = u32::MAX as u64;
 
 /// The frozen encoder that gives the targets.
 pub struct Teacher {
-    pub vit: Vit,
+    encoder: Box<dyn Encoder>,
     pub parameters: Parameters,
     pass: FrozenPass,
 }
 
 impl Teacher {
     /// A teacher whose positions fit a `grid_size` × `grid_size` patch grid.
-    pub fn new(storage: Storage, size: EncoderSize, grid_size: usize) -> Self {
+    pub fn new(storage: Storage, spec: EncoderSpec, grid_size: usize) -> Self {
         let mut parameters = Parameters::new(storage);
-        let vit = Vit::new(&mut parameters, size, grid_size);
-        Self::loaded(vit, parameters)
+        let encoder = spec.build(&mut parameters, grid_size);
+        Self::loaded(encoder, parameters)
     }
 
     /// A teacher of loaded weights, with the parameters that it was built from.
-    pub fn loaded(vit: Vit, parameters: Parameters) -> Self {
-        Self { vit, parameters, pass: FrozenPass::default() }
+    pub fn loaded(encoder: Box<dyn Encoder>, parameters: Parameters) -> Self {
+        Self { encoder, parameters, pass: FrozenPass::default() }
+    }
+
+    /// The encoder alone.
+    pub fn encoder(&self) -> &dyn Encoder {
+        &*self.encoder
     }
 
     /// Storage of a randomly drawn teacher.
@@ -43,10 +46,10 @@ impl Teacher {
     }
 
     /// Prepares the weights, once they are loaded, for images of `grid_size` × `grid_size` patches; see
-    /// [`Vit::freeze`]. The list of parameters, whose originals may take memory, is given up.
+    /// [`Encoder::freeze`]. The list of parameters, whose originals may take memory, is given up.
     pub fn freeze(&mut self, format: FrozenFormat, grid_size: usize) {
         self.parameters = Parameters::new(Storage::Shapes);
-        self.vit.freeze(format, grid_size as i64);
+        self.encoder.freeze(format, grid_size as i64);
     }
 
     /// Has the forward pass run as `pass` says from now on.
@@ -54,14 +57,14 @@ impl Teacher {
         self.pass = pass;
     }
 
-    /// All tokens of whole images after the last block, without the final LayerNorm:
-    /// `[B, C+N, D]` in the kind of the residual stream, no gradient. See [`FrozenPass::tokens`].
+    /// All tokens of whole images after the last block, without the final norm, in the kind of the
+    /// residual stream, no gradient. See [`FrozenPass::tokens`].
     ///
     /// # Panics
     /// Where libtorch or a kernel fails.
-    pub fn tokens(&self, input: &VitInput, compute: Kind) -> Tensor {
+    pub fn tokens(&self, input: &Input, compute: Kind) -> Tokens {
         self.pass
-            .tokens(&self.vit, input, compute)
+            .tokens(self.encoder(), input, compute)
             .unwrap_or_else(|error| panic!("libtorch: {error:#}"))
     }
 }
@@ -92,7 +95,7 @@ impl Student {
     /// Builds the student and its parameters (encoder first, then projector).
     pub fn new(
         storage: Storage,
-        config: &EncoderConfig,
+        config: &TraineeConfig,
         teacher_dim: usize,
         grid_size: usize,
         rng_stream: u64,
@@ -105,15 +108,15 @@ impl Student {
     }
 
     /// Its encoder alone.
-    pub fn vit(&self) -> &Vit {
-        &self.encoder.vit
+    pub fn encoder(&self) -> &dyn Encoder {
+        self.encoder.encoder()
     }
 
-    /// A forward pass that gradients will come back through, and its tokens in the teacher's width,
-    /// class tokens first: `[B, C+K, D]`.
-    pub fn forward<'a>(&'a self, input: &'a VitInput, compute: Kind) -> (EncoderPass<'a>, Tensor) {
+    /// A forward pass that gradients will come back through, and all its tokens in the teacher's
+    /// width: `[B, P+K, D]`.
+    pub fn forward<'a>(&'a self, input: &'a Input, compute: Kind) -> (EncoderPass<'a>, Tensor) {
         let pass = self.encoder.forward(input, compute);
-        let tokens = self.projector.forward(&pass.tokens);
+        let tokens = self.projector.forward(&pass.tokens.all);
         (pass, tokens)
     }
 }
@@ -125,13 +128,12 @@ pub fn flops_per_image(config: &DistillConfig) -> f64 {
     let teacher = &config.teacher.model;
     let grid_size = config.train.data.input_size / teacher.patch_size;
     let students = config.students.iter().map(|student| {
-        let patches =
-            Mask::of(student, grid_size).map_or(grid_size * grid_size, |mask| mask.kept());
+        let patches = student.mask(grid_size).map_or(grid_size * grid_size, |mask| mask.kept());
         let tokens = patches + student.model.class_tokens;
         let projector = projector_flops(student.model.dim, teacher.dim, tokens);
-        3.0 * (encoder_flops(&student.model, patches) + projector)
+        3.0 * (student.model.flops(patches) + projector)
     });
-    encoder_flops(teacher, grid_size * grid_size) + students.sum::<f64>()
+    teacher.flops(grid_size * grid_size) + students.sum::<f64>()
 }
 
 /// One teacher, its students, and how they are compared.
@@ -155,7 +157,7 @@ impl Distillation {
     ) -> Self {
         let TeacherConfig { model, residual, precision, .. } = &config.teacher;
         let fp8 = *precision == TeacherPrecision::Fp8;
-        let format = FrozenFormat { compute, residual: kind_of(*residual), fp8 };
+        let format = FrozenFormat { compute, residual: residual.kind(), fp8 };
         teacher.freeze(format, config.train.data.input_size / model.patch_size);
         teacher.run_as(frozen_pass(&config.teacher, device, compute));
         let storage = |rng_stream| Storage::Drawn {
@@ -199,10 +201,10 @@ impl Distillation {
         &self.students
     }
 
-    /// Losses of one student for given teacher tokens `[B, C+N, D]`.
-    pub fn compare(&self, student: &Tensor, teacher: &Tensor, keep: Option<&Tensor>) -> Losses {
-        let class_tokens = self.teacher.vit.size().class_tokens as i64;
-        self.loss.compare(&TokenPair::new(student, teacher, class_tokens, keep))
+    /// Losses of one student, given all its tokens in the teacher's width, `[B, P+K, D]`, the
+    /// teacher's tokens, and the patches `keep` `[B, K]` that the student sees, or all.
+    pub fn compare(&self, student: &Tensor, teacher: &Tokens, keep: Option<&Tensor>) -> Losses {
+        self.loss.compare(&TokenPair::new(student, &teacher.all, teacher.prefix_tokens, keep))
     }
 }
 
@@ -239,20 +241,15 @@ impl Distillation {
         scale: f64,
         hooks: &mut dyn StepHooks,
     ) -> Result<Vec<Losses>> {
-        let patch = self.teacher.vit.size().patch_size as i64;
-        let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
-        let (rows, columns) = (height / patch, width / patch);
         // In the kind that all models use.
-        let patches = patchify(&images.to_kind(self.compute), patch);
-        let whole = VitInput::whole(patches.shallow_clone(), rows, columns);
+        let images = images.to_kind(self.compute);
         hooks.before_targets()?;
-        let targets = self.teacher.tokens(&whole, self.compute);
+        let targets = self.teacher.tokens(&Input::whole(images.shallow_clone()), self.compute);
         let students = self.students.iter().zip(draws).enumerate();
         let mut losses = Vec::new();
         for (index, (student, PassDraws { keep, drop_path })) in students {
             hooks.before_forward(index)?;
-            let patches = patches.shallow_clone();
-            let input = VitInput { patches, rows, columns, keep, drop_path };
+            let input = Input { keep, drop_path, ..Input::whole(images.shallow_clone()) };
             let (pass, tokens) = student.forward(&input, self.compute);
             let student_losses = self.compare(&tokens, &targets, input.keep.as_ref());
             drop(tokens);

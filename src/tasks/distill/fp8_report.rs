@@ -9,15 +9,16 @@ use super::config::{DistillConfig, TeacherPrecision};
 use super::distillation::{Teacher, mean_cosine};
 use crate::data::{Dataset, Scratch};
 use crate::dist::ProcessGroup;
+use crate::encoders::Input;
 use crate::native::{guard, upload};
-use crate::nn::{Normalisation, VitInput, patchify};
+use crate::nn::Normalisation;
 
 /// Images to compare on.
 const IMAGES: u64 = 8;
 
 /// What a teacher gives in bf16.
 pub struct Fp8Report {
-    images: VitInput,
+    images: Input,
     tokens: Tensor,
 }
 
@@ -38,10 +39,8 @@ impl Fp8Report {
         }
         let images = first_images(config, dataset, group.device())?;
         guard(|| {
-            let patch = config.teacher.model.patch_size as i64;
-            let grid_size = config.train.data.input_size as i64 / patch;
-            let images = VitInput::whole(patchify(&images, patch), grid_size, grid_size);
-            let tokens = teacher.tokens(&images, Kind::BFloat16);
+            let images = Input::whole(images);
+            let tokens = teacher.tokens(&images, Kind::BFloat16).all;
             Ok(Some(Self { images, tokens }))
         })
     }
@@ -52,7 +51,7 @@ impl Fp8Report {
     /// libtorch's message.
     pub fn finish(self, teacher: &Teacher) -> Result<f64> {
         // Not as a recorded pass, which would keep its memory for this one comparison.
-        let forward = || teacher.vit.forward(&self.images, Kind::BFloat16);
+        let forward = || teacher.encoder().forward(&self.images, Kind::BFloat16).all;
         let cosine = guard(|| Ok(mean_cosine(&self.tokens, &tch::no_grad(forward))))?;
         info!(
             "the teacher's tokens in FP8 have a mean cosine of {cosine:.5} with those in bf16, on \
@@ -84,7 +83,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{EncoderConfig, EncoderSize};
+    use crate::encoders::EncoderSpec;
+    use crate::tasks::TraineeConfig;
     use crate::tasks::distill::Distillation;
 
     /// Looked at on the CPU, where users cannot come.
@@ -98,11 +98,11 @@ mod tests {
         }
         let path = folder.path().join("0.tar");
         std::fs::write(&path, shard.into_inner().unwrap()).unwrap();
-        let size = EncoderSize { patch_size: 8, ..EncoderSize::new(48, 2, 4) };
+        let size = EncoderSpec { patch_size: 8, ..EncoderSpec::new(48, 2, 4) };
         let mut config = DistillConfig::minimal(folder.path(), size);
         config.train.data.shards = vec![path.display().to_string()];
         config.train.data.input_size = 32;
-        config.students = vec![EncoderConfig::minimal("student", size)];
+        config.students = vec![TraineeConfig::minimal("student", size)];
         let dataset = Dataset::open(&config.train.data, 0, &|_, _| ()).unwrap();
         let group = ProcessGroup::alone(Device::Cpu, || false);
         let teacher = || Teacher::new(Teacher::drawn(Device::Cpu, Kind::BFloat16, 0), size, 4);

@@ -6,17 +6,17 @@ use tracing::{info, warn};
 
 use super::config::DistillConfig;
 use super::distillation::{Distillation, Teacher};
-use crate::config::{EncoderConfig, EncoderSize};
 use crate::dist::ProcessGroup;
-use crate::nn::{Storage, kind_of};
+use crate::encoders::{EncoderSpec, EncoderWeights};
+use crate::nn::Storage;
 use crate::tasks::initial_weights::{StoredWeights, start_from};
+use crate::tasks::trainee::TraineeConfig;
 use crate::train::objective::Objective;
-use crate::weights::beside_encoder;
 
-/// Key, place and expected size of all weights that a config names.
+/// Key, place and expected encoder of all weights that a config names.
 pub(super) fn weights_of(
     config: &DistillConfig,
-) -> impl Iterator<Item = (String, &str, EncoderSize)> {
+) -> impl Iterator<Item = (String, &str, EncoderSpec)> {
     let teacher = &config.teacher;
     let students = config.students.iter().enumerate().map(|(index, student)| {
         (format!("students.{index}.weights"), student.weights.as_str(), student.model)
@@ -32,8 +32,8 @@ pub(super) fn load_teacher(
     device: Device,
 ) -> Result<Teacher> {
     let size = config.teacher.model;
-    let matrices = kind_of(config.train.run.precision);
-    if config.teacher.weights == EncoderConfig::RANDOM {
+    let matrices = config.train.run.precision.kind();
+    if config.teacher.weights == TraineeConfig::RANDOM {
         if group.is_first() {
             warn!(
                 "the teacher has random weights: its students learn to imitate it, but nothing about \
@@ -48,14 +48,12 @@ pub(super) fn load_teacher(
         ));
     }
     let stored = StoredWeights::open("teacher.weights", &config.teacher.weights, size)?;
-    let (vit, parameters) = stored
-        .build(Storage::Empty { device, matrices }, |file, encoder| {
-            file.load_into(encoder, beside_encoder)
-        })?;
-    let teacher = Teacher::loaded(vit, parameters);
+    let storage = Storage::Empty { device, matrices };
+    let (encoder, parameters) = stored.build(storage, EncoderWeights::load_into)?;
+    let teacher = Teacher::loaded(encoder, parameters);
     info!(
         parameters = teacher.parameters.count(),
-        layout = %stored.file.layout(),
+        layout = stored.weights.file.layout(),
         "teacher loaded from {}",
         config.teacher.weights
     );
@@ -69,12 +67,12 @@ pub(super) fn students(
     device: Device,
     starts_anew: bool,
 ) -> Result<Distillation> {
-    let objective = Distillation::new(config, teacher, device, kind_of(config.train.run.precision));
+    let objective = Distillation::new(config, teacher, device, config.train.run.precision.kind());
     let named = weights_of(config).skip(1);
     for ((key, weights, size), trainee) in named.zip(objective.trainees()) {
         let parameters = trainee.parameters.count();
         info!(parameters, "student `{}`: {size}", trainee.name);
-        if starts_anew && weights != EncoderConfig::RANDOM {
+        if starts_anew && weights != TraineeConfig::RANDOM {
             let grid_size = config.train.data.input_size / size.patch_size;
             start_from(&StoredWeights::open(&key, weights, size)?, grid_size, &trainee.parameters)?;
         }

@@ -8,11 +8,13 @@ use super::config::{DistillConfig, TeacherPrecision, read};
 use super::distillation::{Distillation, Student, flops_per_image};
 use super::fp8_report::Fp8Report;
 use super::models::{load_teacher, students, weights_of};
-use crate::config::{Check, ConfigError, EncoderConfig, KeyError, TrainConfig};
+use crate::config::{Check, ConfigError, KeyError, TrainConfig};
+use crate::encoders::Encoder;
 use crate::native::guard;
-use crate::nn::{Vit, require_fp8};
+use crate::nn::require_fp8;
 use crate::tasks::initial_weights::check;
 use crate::tasks::task::{Models, Network, Setting, Task, TaskConfig};
+use crate::tasks::trainee::TraineeConfig;
 use crate::train::objective::Objective;
 
 /// Distillation.
@@ -59,14 +61,14 @@ impl TaskConfig for DistillConfig {
         &mut self.train
     }
 
-    fn encoders(&self) -> &[EncoderConfig] {
+    fn encoders(&self) -> &[TraineeConfig] {
         &self.students
     }
 
     fn draw_weights(&mut self) {
-        self.teacher.weights = EncoderConfig::RANDOM.into();
+        self.teacher.weights = TraineeConfig::RANDOM.into();
         for student in &mut self.students {
-            student.weights = EncoderConfig::RANDOM.into();
+            student.weights = TraineeConfig::RANDOM.into();
         }
     }
 
@@ -114,7 +116,7 @@ impl TaskConfig for DistillConfig {
         let mut advice = "  your own images: distill data pack FOLDER --out data/mine, then\n    \
              --set 'data.shards=[\"data/mine/*.tar\"]' --set run.dir=runs/mine\n"
             .to_string();
-        if self.teacher.weights == EncoderConfig::RANDOM {
+        if self.teacher.weights == TraineeConfig::RANDOM {
             advice += "  a real teacher: this one had random weights, so the students learned to\n    \
                  imitate it and nothing else; configs/reference.toml shows how to name yours\n";
         }
@@ -139,11 +141,11 @@ fn require_abilities(config: &DistillConfig, device: Device) -> Result<(), Confi
 }
 
 impl Models for Distillation {
-    fn encoders(&self) -> Vec<&Vit> {
-        self.students().iter().map(Student::vit).collect()
+    fn encoders(&self) -> Vec<&dyn Encoder> {
+        self.students().iter().map(Student::encoder).collect()
     }
 
-    fn teacher(&self) -> Option<&Vit> {
-        Some(&self.teacher.vit)
+    fn teacher(&self) -> Option<&dyn Encoder> {
+        Some(self.teacher.encoder())
     }
 }

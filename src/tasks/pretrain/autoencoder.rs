@@ -1,14 +1,15 @@
-//! Masked-autoencoder pre-training (He et al., 2022, as Pixio has it): an encoder sees some cells of an
+//! Masked-autoencoder pre-training (He et al., 2022): an encoder sees some cells of an
 //! image, and a deep narrow decoder predicts the pixels of the others.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::config::PretrainConfig;
+use crate::encoders::{Encoder, Input};
 use crate::native::guard;
 use crate::nn::{
-    Decoder, Mask, NormalisedPixels, Parameters, Storage, Vit, VitInput, decoder_flops,
-    encoder_flops, masked_patches, patchify, unpatchify,
+    Decoder, NormalisedPixels, Parameters, Storage, decoder_flops, masked_patches, patchify,
+    unpatchify,
 };
 use crate::tasks::masked_encoder::{MaskedEncoder, PassDraws};
 use crate::train::objective::{Losses, MicroBatch, Objective, StepHooks, Trainee};
@@ -60,15 +61,15 @@ impl Autoencoder {
         let grid_size = train.data.input_size / encoder.model.patch_size;
         let mut parameters = Parameters::new(storage);
         let built = MaskedEncoder::new(&mut parameters, encoder, grid_size, 0);
-        let size = decoder.size(&encoder.model);
-        let decoder = Decoder::new(&mut parameters, encoder.model.dim, size, grid_size);
+        let shape = decoder.shape(&encoder.model);
+        let decoder = Decoder::new(&mut parameters, encoder.model.dim, shape, grid_size);
         let trainees = [Trainee { name: encoder.name.clone(), parameters }];
         Self { encoder: built, decoder, trainees, compute: Kind::Float, seed: train.seed }
     }
 
     /// The encoder alone.
-    pub fn vit(&self) -> &Vit {
-        &self.encoder.vit
+    pub fn encoder(&self) -> &dyn Encoder {
+        self.encoder.encoder()
     }
 
     /// [`Objective::accumulate`] with given draws.
@@ -86,13 +87,13 @@ impl Autoencoder {
         hooks: &mut dyn StepHooks,
     ) -> Result<Losses> {
         hooks.before_targets()?;
-        let patches = self.patches(images);
-        let targets = NormalisedPixels::of(&patches);
+        let targets = NormalisedPixels::from_patches(&self.patches(images));
         hooks.before_forward(0)?;
-        let input = self.input(images, patches, draws);
+        let PassDraws { keep, drop_path } = draws;
+        let input = Input { keep, drop_path, ..Input::whole(images.shallow_clone()) };
         let keep = input.keep.as_ref().expect("an autoencoder has a mask");
         let pass = self.encoder.forward(&input, self.compute);
-        let predicted = self.decoder.forward(&pass.tokens, keep, self.compute);
+        let predicted = self.decoder.forward(&pass.tokens.all, keep, self.compute);
         // Every image has as many masked patches, so the mean of means is the mean over all.
         let masked = masked_patches(keep, targets.pixels.size()[1]);
         let total = image_losses(&predicted, &targets.pixels, &masked).mean(Kind::Float);
@@ -110,14 +111,14 @@ impl Autoencoder {
     pub fn reconstruct(&self, images: &Tensor, keep: &Tensor) -> Reconstruction {
         tch::no_grad(|| {
             let patches = self.patches(images);
-            let targets = NormalisedPixels::of(&patches);
-            let seen = self.input(images, patches.shallow_clone(), PassDraws::keeping(keep));
-            let predicted = self.predict(&seen, keep);
+            let targets = NormalisedPixels::from_patches(&patches);
+            let predicted = self.predict(images, keep);
             let masked = masked_patches(keep, targets.pixels.size()[1]);
             let choose = masked.unsqueeze(-1).to_kind(Kind::Bool);
             let patches = targets.undo(&predicted).where_self(&choose, &patches);
-            let patch = self.vit().size().patch_size as i64;
-            let images = unpatchify(&patches, patch, seen.rows, seen.columns);
+            let shape = self.encoder().shape();
+            let [rows, columns] = shape.grid(images);
+            let images = unpatchify(&patches, shape.patch_size, rows, columns);
             Reconstruction { masked, predicted, images }
         })
     }
@@ -129,30 +130,24 @@ impl Autoencoder {
     /// Where libtorch fails.
     pub fn losses(&self, images: &Tensor, keep: &Tensor) -> Tensor {
         tch::no_grad(|| {
-            let patches = self.patches(images);
-            let targets = NormalisedPixels::of(&patches).pixels;
-            let seen = self.input(images, patches, PassDraws::keeping(keep));
+            let targets = NormalisedPixels::from_patches(&self.patches(images)).pixels;
             let masked = masked_patches(keep, targets.size()[1]);
-            image_losses(&self.predict(&seen, keep), &targets, &masked)
+            image_losses(&self.predict(images, keep), &targets, &masked)
         })
     }
 
     /// See [`Decoder::forward`]; keeps nothing for a backward pass.
-    fn predict(&self, input: &VitInput, keep: &Tensor) -> Tensor {
-        let tokens = self.vit().normalise(&self.vit().forward(input, self.compute));
-        self.decoder.forward(&tokens, keep, self.compute)
+    fn predict(&self, images: &Tensor, keep: &Tensor) -> Tensor {
+        let keep_ids = Some(keep.shallow_clone());
+        let input = Input { keep: keep_ids, ..Input::whole(images.shallow_clone()) };
+        let encoder = self.encoder();
+        let tokens = encoder.normalise(encoder.forward(&input, self.compute));
+        self.decoder.forward(&tokens.all, keep, self.compute)
     }
 
     /// Patches `[B, N, 3·p·p]` float32, whose pixels are the targets.
     fn patches(&self, images: &Tensor) -> Tensor {
-        patchify(images, self.vit().size().patch_size as i64)
-    }
-
-    fn input(&self, images: &Tensor, patches: Tensor, draws: PassDraws) -> VitInput {
-        let patch = self.vit().size().patch_size as i64;
-        let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
-        let PassDraws { keep, drop_path } = draws;
-        VitInput { patches, rows: height / patch, columns: width / patch, keep, drop_path }
+        patchify(images, self.encoder().shape().patch_size)
     }
 }
 
@@ -188,12 +183,9 @@ fn image_losses(predicted: &Tensor, targets: &Tensor, masked: &Tensor) -> Tensor
 pub fn flops_per_image(config: &PretrainConfig) -> f64 {
     let PretrainConfig { train, encoder, decoder, .. } = config;
     let grid_size = train.data.input_size / encoder.model.patch_size;
-    let seen = Mask::of(encoder, grid_size).map_or(grid_size * grid_size, |mask| mask.kept());
-    let decoder = decoder_flops(
-        &decoder.size(&encoder.model),
-        encoder.model.dim,
-        seen,
-        grid_size * grid_size,
-    );
-    3.0 * (encoder_flops(&encoder.model, seen) + decoder)
+    let patches = grid_size * grid_size;
+    let seen = encoder.mask(grid_size).map_or(patches, |mask| mask.kept());
+    let shape = decoder.shape(&encoder.model);
+    let decoder = decoder_flops(&shape, encoder.model.dim, seen, patches);
+    3.0 * (encoder.model.flops(seen) + decoder)
 }

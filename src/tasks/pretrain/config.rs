@@ -5,16 +5,17 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::config::{
-    Check, EncoderConfig, EncoderSize, KeyError, TrainConfig, read_tables, require,
-};
+use crate::config::{Check, KeyError, TrainConfig, read_tables, require};
+use crate::encoders::EncoderSpec;
+use crate::nn::DecoderShape;
+use crate::tasks::trainee::TraineeConfig;
 
 /// A run of pre-training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PretrainConfig {
     #[serde(flatten)]
     pub train: TrainConfig,
-    pub encoder: EncoderConfig,
+    pub encoder: TraineeConfig,
     pub decoder: DecoderConfig,
     pub reconstructions: ReconstructionConfig,
 }
@@ -23,7 +24,7 @@ pub struct PretrainConfig {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tables {
-    encoder: EncoderConfig,
+    encoder: TraineeConfig,
     #[serde(default)]
     decoder: DecoderConfig,
     #[serde(default)]
@@ -52,10 +53,11 @@ impl Default for DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// The numbers of its transformer, for an encoder of this size.
-    pub fn size(&self, encoder: &EncoderSize) -> EncoderSize {
+    /// The decoder's numbers beside this encoder.
+    pub fn shape(&self, encoder: &EncoderSpec) -> DecoderShape {
         let Self { dim, depth, heads, mlp_ratio } = *self;
-        EncoderSize { dim, depth, heads, mlp_ratio, ..*encoder }
+        let EncoderSpec { patch_size, class_tokens: prefix_tokens, .. } = *encoder;
+        DecoderShape { dim, depth, heads, mlp_ratio, patch_size, prefix_tokens }
     }
 }
 
@@ -77,9 +79,9 @@ impl Default for ReconstructionConfig {
 
 impl PretrainConfig {
     /// A configuration of random weights with every default; tests and benchmarks fill in the rest.
-    pub fn minimal(dir: impl Into<PathBuf>, encoder: EncoderSize) -> Self {
+    pub fn minimal(dir: impl Into<PathBuf>, encoder: EncoderSpec) -> Self {
         let encoder =
-            EncoderConfig { mask_ratio: MASK_RATIO, ..EncoderConfig::minimal(NAME, encoder) };
+            TraineeConfig { mask_ratio: MASK_RATIO, ..TraineeConfig::minimal(NAME, encoder) };
         Self {
             train: TrainConfig::minimal(dir),
             encoder,
@@ -113,7 +115,7 @@ impl PretrainConfig {
     /// The first contradiction in the tables of pre-training.
     pub(super) fn check(&self) -> Check {
         let Self { train, encoder, decoder, reconstructions } = self;
-        train.check_trained("encoder", encoder)?;
+        encoder.check("encoder", &train.data)?;
         require(encoder.mask_ratio > 0.0, "encoder.mask_ratio", || {
             "found 0, expected a share above it: masked patches are what is learned from".into()
         })?;

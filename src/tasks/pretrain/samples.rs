@@ -8,7 +8,7 @@ use super::config::PretrainConfig;
 use crate::config::DataConfig;
 use crate::data::Loader;
 use crate::native::{guard, upload};
-use crate::nn::{Mask, Normalisation};
+use crate::nn::Normalisation;
 use crate::tasks::task::{Column, Images};
 
 /// The samples that are drawn again and again.
@@ -37,7 +37,7 @@ impl Samples {
         let batch = loader.next_batch()?.context("the stream of samples is empty")?;
         let shape = [count as i64, image_size as i64, image_size as i64, 3];
         let bytes = upload(batch.images(), &shape, device)?;
-        let mask = Mask::of(encoder, patches).context("the encoder has no mask")?;
+        let mask = encoder.mask(patches).context("the encoder has no mask")?;
         let keep: Vec<i64> = (0..count).flat_map(|p| mask.draw_at(train.seed, 0, p)).collect();
         let keep = upload(&keep, &[count as i64, mask.kept() as i64], device)?;
         let (mean, std) = (train.data.mean, train.data.std);

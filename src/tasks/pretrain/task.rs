@@ -11,13 +11,13 @@ use super::autoencoder::{Autoencoder, flops_per_image};
 use super::config::{PretrainConfig, read};
 use super::samples::Samples;
 use crate::artifacts::paths;
-use crate::config::{Check, EncoderConfig, KeyError, TrainConfig};
+use crate::config::{Check, KeyError, TrainConfig};
+use crate::encoders::Encoder;
 use crate::native::guard;
-use crate::nn::{Vit, kind_of};
 use crate::tasks::initial_weights::{StoredWeights, check, start_from};
 use crate::tasks::task::{Drawing, Models, Network, Setting, Task, TaskConfig};
+use crate::tasks::trainee::TraineeConfig;
 use crate::train::objective::{Losses, MicroBatch, Objective, StepHooks, Trainee};
-use crate::weights::beside_encoder;
 
 /// Pre-training of a masked autoencoder.
 pub static TASK: Task = Task {
@@ -66,12 +66,12 @@ impl TaskConfig for PretrainConfig {
         &mut self.train
     }
 
-    fn encoders(&self) -> &[EncoderConfig] {
+    fn encoders(&self) -> &[TraineeConfig] {
         std::slice::from_ref(&self.encoder)
     }
 
     fn draw_weights(&mut self) {
-        self.encoder.weights = EncoderConfig::RANDOM.into();
+        self.encoder.weights = TraineeConfig::RANDOM.into();
     }
 
     fn flops_per_image(&self) -> f64 {
@@ -80,16 +80,16 @@ impl TaskConfig for PretrainConfig {
 
     fn networks(&self) -> Vec<Network> {
         let models = Autoencoder::shapes_only(self);
-        let of_encoder = |(name, _): &&(String, Tensor)| !beside_encoder(name);
+        let spec = &self.encoder.model;
+        let of_encoder = |(name, _): &&(String, Tensor)| !spec.family.is_beside(name);
         let (encoder, decoder): (Vec<_>, Vec<_>) =
             models.trainees()[0].parameters.named().iter().partition(of_encoder);
         let count = |named: Vec<&(String, Tensor)>| {
             named.iter().map(|(_, tensor)| tensor.numel() as u64).sum::<u64>()
         };
-        let size = &self.encoder.model;
         [
-            ("encoder", size.to_string(), encoder),
-            ("decoder", self.decoder.size(size).to_string(), decoder),
+            ("encoder", spec.to_string(), encoder),
+            ("decoder", self.decoder.shape(spec).to_string(), decoder),
         ]
         .map(|(role, size, named)| Network { role: role.into(), size, parameters: count(named) })
         .into()
@@ -125,11 +125,11 @@ fn autoencoder(
     starts_anew: bool,
 ) -> Result<Autoencoder> {
     let PretrainConfig { train, encoder, .. } = config;
-    let objective = Autoencoder::new(config, setting.device, kind_of(train.run.precision));
+    let objective = Autoencoder::new(config, setting.device, train.run.precision.kind());
     let trainee = &objective.trainees()[0];
     let parameters = trainee.parameters.count();
     info!(parameters, "encoder `{}` with its decoder: {}", trainee.name, encoder.model);
-    if starts_anew && encoder.weights != EncoderConfig::RANDOM {
+    if starts_anew && encoder.weights != TraineeConfig::RANDOM {
         let grid_size = train.data.input_size / encoder.model.patch_size;
         let stored = StoredWeights::open(WEIGHTS_KEY, &encoder.weights, encoder.model)?;
         start_from(&stored, grid_size, &trainee.parameters)?;
@@ -159,8 +159,8 @@ impl Objective for Pretraining {
 }
 
 impl Models for Pretraining {
-    fn encoders(&self) -> Vec<&Vit> {
-        vec![self.autoencoder.vit()]
+    fn encoders(&self) -> Vec<&dyn Encoder> {
+        vec![self.autoencoder.encoder()]
     }
 
     fn drawing<'a>(&'a self, setting: &'a Setting<'a>) -> Option<Drawing<'a>> {

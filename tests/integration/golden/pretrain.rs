@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use distill::config::{EncoderSize, OptimizerConfig, Precision};
-use distill::nn::{DropPath, kind_of};
+use distill::config::{OptimizerConfig, Precision};
+use distill::encoders::EncoderSpec;
+use distill::nn::DropPath;
 use distill::tasks::PassDraws;
 use distill::tasks::pretrain::Autoencoder;
 use distill::tasks::pretrain::{DecoderConfig, PretrainConfig};
@@ -33,10 +34,10 @@ struct Case {
 impl Case {
     fn config(&self) -> PretrainConfig {
         let [dim, depth, heads] = self.encoder;
-        let encoder = EncoderSize {
+        let encoder = EncoderSpec {
             patch_size: self.patch_size,
             class_tokens: self.n_cls_tokens,
-            ..EncoderSize::new(dim, depth, heads)
+            ..EncoderSpec::new(dim, depth, heads)
         };
         let mut config = PretrainConfig::minimal("runs/golden", encoder);
         config.train.data.input_size = self.input_size;
@@ -58,7 +59,7 @@ fn replay(folder: &Path, precision: Precision, tolerance: f64) -> Autoencoder {
     let text = std::fs::read_to_string(folder.join("case.json")).unwrap();
     let case: Case = serde_json::from_str(&text).unwrap();
     let config = case.config();
-    let autoencoder = Autoencoder::new(&config, device(), kind_of(precision));
+    let autoencoder = Autoencoder::new(&config, device(), precision.kind());
     let parameters = &autoencoder.trainees()[0].parameters;
     fill(parameters, &read(folder.join("init.safetensors")));
     let mut optimizer = AdamW::new(parameters, &config.train.optimizer, None);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use distill::weights::{WeightFile, beside_encoder};
+use distill::encoders::EncoderWeights;
 use tch::{Device, Kind, Tensor};
 
 use super::{Tensors, golden, load_error, read_independently, save, targets_like};
@@ -98,8 +98,8 @@ fn nothing_is_copied_when_something_is_wrong() {
     let mut model = model();
     model.insert("blocks.9.norm1.weight".into(), zeros(&[64]));
     let targets = targets_like(&model, Kind::Float);
-    let file = WeightFile::open(&golden("infer_native")).unwrap();
-    file.load_into(&targets, beside_encoder).unwrap_err();
+    let weights = EncoderWeights::open(&golden("infer_native")).unwrap();
+    weights.load_into(&targets).unwrap_err();
     assert!(
         targets.iter().all(|(_, target)| target.abs().sum(Kind::Float).double_value(&[]) == 0.0)
     );
@@ -110,7 +110,7 @@ fn open_error(name: &str, contents: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     fs::write(&path, contents).unwrap();
-    let error = WeightFile::open(&path).err().expect("this should not open");
+    let error = EncoderWeights::open(&path).err().expect("this should not open");
     let error = format!("{error:#}");
     assert!(error.contains(&path.display().to_string()), "no path in: {error}");
     error
@@ -159,7 +159,7 @@ fn foreign_weights_are_refused() {
     let header = r#"{"conv1.weight":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
     let error = open_error("resnet.safetensors", &with_header(header, 16));
     assert_says(&error, &["not the weights of a Pixio encoder", "conv1.weight"]);
-    let missing = WeightFile::open(Path::new("/nonexistent/weights")).err().unwrap();
+    let missing = EncoderWeights::open(Path::new("/nonexistent/weights")).err().unwrap();
     assert_says(&format!("{missing:#}"), &["/nonexistent/weights does not exist"]);
 }
 
@@ -167,7 +167,7 @@ fn foreign_weights_are_refused() {
 #[test]
 fn broken_folders_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let error = || format!("{:#}", WeightFile::open(folder.path()).err().unwrap());
+    let error = || format!("{:#}", EncoderWeights::open(folder.path()).err().unwrap());
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     assert_says(&error(), &["holds no weights", "model.safetensors.index.json"]);
     let index = "model.safetensors.index.json";
@@ -197,7 +197,7 @@ fn broken_folders_are_refused() {
         assert_says(&error(), &["config.json", says]);
     }
     write("config.json", &config.replace(r#""hidden_size": 64"#, r#""hidden_size": 128"#));
-    let error = WeightFile::open(folder.path()).unwrap().encoder(None).unwrap_err();
+    let error = EncoderWeights::open(folder.path()).unwrap().measure(None).unwrap_err();
     assert_says(&format!("{error:#}"), &["another encoder", "128"]);
 }
 
@@ -211,10 +211,10 @@ fn flipped_header_bytes_never_panic() {
         let mut bytes = whole.clone();
         bytes[position] ^= 1 << (position % 8);
         fs::write(&path, bytes).unwrap();
-        if let Ok(file) = WeightFile::open(&path) {
-            let _ = file.encoder(Some(4));
-            for name in file.shapes().keys() {
-                assert!(file.read(name).is_ok(), "{name}");
+        if let Ok(weights) = EncoderWeights::open(&path) {
+            let _ = weights.measure(Some(4));
+            for name in weights.file.shapes().keys() {
+                assert!(weights.file.read(name).is_ok(), "{name}");
             }
         }
     }

@@ -6,15 +6,16 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use distill::artifacts::Stream;
-use distill::config::{EncoderSize, ExportFormat, ShuffleConfig};
+use distill::config::{ExportFormat, ShuffleConfig};
 use distill::dist::LocalStore;
+use distill::encoders::{EncoderSpec, EncoderWeights, export};
 use distill::tasks;
 use distill::tasks::distill::DistillConfig;
 use distill::tasks::distill::{Distillation, Teacher};
 use distill::train::checkpoint::{Saver, Snapshot};
 use distill::train::objective::Objective;
 use distill::train::optimizer::AdamW;
-use distill::weights::{Preprocessing, WeightFile, export};
+use distill::weights::Preprocessing;
 use tch::{Device, Kind};
 use tempfile::TempDir;
 
@@ -32,8 +33,8 @@ fn text(path: &Path) -> &str {
 
 /// Exports the golden encoder from its original names to the Hugging Face layout.
 fn exported(out: &Path) {
-    let file = WeightFile::open(&golden("infer_native/pixio.safetensors")).unwrap();
-    let encoder = file.encoder(Some(4)).unwrap();
+    let file = EncoderWeights::open(&golden("infer_native/pixio.safetensors")).unwrap();
+    let encoder = file.measure(Some(4)).unwrap();
     let written =
         export(&file, &encoder, Preprocessing::IMAGENET, &[ExportFormat::Hf], false, out).unwrap();
     let names = ["config.json", "model.safetensors", "preprocessor_config.json"];
@@ -105,12 +106,12 @@ fn pixio_export_keeps_names_and_notes_the_heads() {
             .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
             .collect();
         assert_same(&read_independently(&out.join("pixio.safetensors")), &expected);
-        let size = EncoderSize { patch_size: 8, ..EncoderSize::new(48, 2, 4) };
-        assert_eq!(WeightFile::open(&out).unwrap().declared_size(), Some(size));
+        let size = EncoderSpec { patch_size: 8, ..EncoderSpec::new(48, 2, 4) };
+        assert_eq!(EncoderWeights::open(&out).unwrap().declared(), Some(size));
         let again = folder.path().join(format!("again_{projector}"));
         let output = distill_export(&["--weights", text(&out), "--out", text(&again)]);
         assert!(output.status.success(), "{output:?}");
-        assert_eq!(WeightFile::open(&again).unwrap().encoder(None).unwrap().size, size);
+        assert_eq!(EncoderWeights::open(&again).unwrap().measure(None).unwrap().spec, size);
     }
 }
 
@@ -119,8 +120,8 @@ fn pixio_export_keeps_names_and_notes_the_heads() {
 fn an_export_replaces_an_export_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let file = WeightFile::open(&golden("infer_native")).unwrap();
-    let encoder = file.encoder(None).unwrap();
+    let file = EncoderWeights::open(&golden("infer_native")).unwrap();
+    let encoder = file.measure(None).unwrap();
     let write = |formats: &[ExportFormat]| {
         export(&file, &encoder, Preprocessing::IMAGENET, formats, false, &out)
     };
@@ -181,7 +182,7 @@ fn run_directory() -> (TempDir, PathBuf) {
     };
     for (step, weights) in [(2, "init"), (10, "final")] {
         let weights = golden(&format!("distill_mask/student0.{weights}.safetensors"));
-        let stored = WeightFile::open(&weights).unwrap();
+        let stored = EncoderWeights::open(&weights).unwrap().file;
         stored.load_into(trainees[0].parameters.named(), |_| false).unwrap();
         let trainees_state = vec![optimizer.state_of(&trainees[0])];
         let snapshot =
@@ -207,7 +208,7 @@ fn a_student_of_a_run_is_exported() {
         let mut expected = read_independently(&expected);
         expected.retain(|name, _| !name.starts_with("last_proj."));
         assert_same(&read_all(&out), &expected);
-        let config = WeightFile::open(&out).unwrap().declared_size().unwrap();
+        let config = EncoderWeights::open(&out).unwrap().declared().unwrap();
         assert_eq!((config.heads, config.patch_size), (4, 8));
         let processor = Preprocessing::read(&out.join("preprocessor_config.json")).unwrap();
         assert_eq!(processor.mean, [0.5, 0.4, 0.3]);

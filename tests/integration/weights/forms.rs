@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use distill::config::EncoderSize;
-use distill::weights::{Layout, WeightFile, beside_encoder, write_safetensors};
+use distill::encoders::{EncoderSpec, EncoderWeights, FAMILIES};
+use distill::weights::write_safetensors;
 use tch::{Kind, Tensor};
 
 use super::{Tensors, assert_same, golden, read_all, read_independently, save, targets_like};
@@ -15,11 +15,11 @@ fn both_layouts_give_the_same_tensors() {
     for case in ["infer_native", "infer_interp"] {
         let expected = read_independently(&golden(case).join("pixio.safetensors"));
         for (path, layout) in [
-            (golden(case), Layout::HuggingFace),
-            (golden(case).join("model.safetensors"), Layout::HuggingFace),
-            (golden(case).join("pixio.safetensors"), Layout::Pixio),
+            (golden(case), "Hugging Face layout"),
+            (golden(case).join("model.safetensors"), "Hugging Face layout"),
+            (golden(case).join("pixio.safetensors"), "original Pixio layout"),
         ] {
-            assert_eq!(WeightFile::open(&path).unwrap().layout(), layout);
+            assert_eq!(EncoderWeights::open(&path).unwrap().file.layout(), layout);
             assert_same(&read_all(&path), &expected);
         }
     }
@@ -28,8 +28,8 @@ fn both_layouts_give_the_same_tensors() {
 /// `shapes` shows query, key and value as the one tensor that the model has.
 #[test]
 fn shapes_show_the_fused_tensor() {
-    let file = WeightFile::open(&golden("infer_native")).unwrap();
-    let shapes = file.shapes();
+    let weights = EncoderWeights::open(&golden("infer_native")).unwrap();
+    let shapes = weights.file.shapes();
     assert_eq!(shapes["blocks.2.attn.qkv.weight"], [192, 64]);
     assert_eq!(shapes["blocks.2.attn.qkv.bias"], [192]);
     assert_eq!(shapes["pos_embed"], [1, 72, 64]);
@@ -39,17 +39,17 @@ fn shapes_show_the_fused_tensor() {
 /// The encoder's numbers come from config.json where it is there, else from shapes and `heads`.
 #[test]
 fn encoder_numbers_are_found() {
-    let size = EncoderSize { patch_size: 8, ..EncoderSize::new(64, 3, 4) };
-    let folder = WeightFile::open(&golden("infer_native")).unwrap();
-    assert_eq!(folder.declared_size(), Some(size));
-    let stored = folder.encoder(None).unwrap();
-    assert_eq!((stored.size, stored.image_size), (size, 64));
-    let file = WeightFile::open(&golden("infer_native/pixio.safetensors")).unwrap();
-    assert_eq!(file.declared_size(), None);
-    assert_eq!(file.encoder(Some(4)).unwrap(), stored);
-    let error = format!("{:#}", file.encoder(None).unwrap_err());
+    let size = EncoderSpec { patch_size: 8, ..EncoderSpec::new(64, 3, 4) };
+    let folder = EncoderWeights::open(&golden("infer_native")).unwrap();
+    assert_eq!(folder.declared(), Some(size));
+    let stored = folder.measure(None).unwrap();
+    assert_eq!((stored.spec, stored.image_size), (size, 64));
+    let file = EncoderWeights::open(&golden("infer_native/pixio.safetensors")).unwrap();
+    assert_eq!(file.declared(), None);
+    assert_eq!(file.measure(Some(4)).unwrap(), stored);
+    let error = format!("{:#}", file.measure(None).unwrap_err());
     assert!(error.contains("--heads") && error.contains("width 64"), "{error}");
-    assert!(file.encoder(Some(5)).is_err(), "5 heads do not divide a width of 64");
+    assert!(file.measure(Some(5)).is_err(), "5 heads do not divide a width of 64");
 }
 
 /// A model that is split into shards loads through its index.
@@ -115,7 +115,7 @@ fn number_formats_are_converted() {
             let convert =
                 |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.to_kind(stored));
             save(&path, &original.iter().map(convert).collect());
-            let file = WeightFile::open(&path).unwrap();
+            let file = EncoderWeights::open(&path).unwrap().file;
             for wanted in [Kind::Float, Kind::BFloat16, Kind::Double] {
                 let mut targets = targets_like(&expected, wanted);
                 for (_, target) in &mut targets {
@@ -140,16 +140,16 @@ fn tensors_beside_the_encoder_are_optional() {
         ("pretrain/init.safetensors", "decoder_"),
     ] {
         let all = read_independently(&golden(case));
-        let file = WeightFile::open(&golden(case)).unwrap();
+        let weights = EncoderWeights::open(&golden(case)).unwrap();
         let encoder: Tensors = all
             .iter()
-            .filter(|(name, _)| !beside_encoder(name))
+            .filter(|(name, _)| !FAMILIES[0].is_beside(name))
             .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
             .collect();
         assert!(encoder.len() < all.len() && all.keys().any(|name| name.starts_with(beside)));
-        file.load_into(&targets_like(&encoder, Kind::Float), beside_encoder).unwrap();
+        weights.load_into(&targets_like(&encoder, Kind::Float)).unwrap();
         let targets = targets_like(&all, Kind::Float);
-        file.load_into(&targets, |_| false).unwrap();
+        weights.file.load_into(&targets, |_| false).unwrap();
         assert_same(&targets.into_iter().collect(), &all);
     }
 }

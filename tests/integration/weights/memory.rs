@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use distill::config::{EncoderSize, ExportFormat};
+use distill::config::ExportFormat;
+use distill::encoders::{EncoderSpec, EncoderWeights, export};
 use distill::native::peak_memory;
-use distill::weights::{Preprocessing, WeightFile, export};
+use distill::weights::Preprocessing;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -17,8 +18,8 @@ const WEIGHTS: &str = "weights.safetensors";
 const IMAGE_SIZE: usize = 256;
 
 /// Parameters of an encoder of this size, by original names.
-fn parameters(size: &EncoderSize) -> Vec<(String, Vec<usize>)> {
-    let EncoderSize { dim, depth, patch_size, class_tokens, mlp_ratio, .. } = *size;
+fn parameters(size: &EncoderSpec) -> Vec<(String, Vec<usize>)> {
+    let EncoderSpec { dim, depth, patch_size, class_tokens, mlp_ratio, .. } = *size;
     let tokens = class_tokens + (IMAGE_SIZE / patch_size).pow(2);
     let mut shapes = vec![
         ("cls_token".to_string(), vec![1, class_tokens, dim]),
@@ -42,7 +43,7 @@ fn parameters(size: &EncoderSize) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Writes a file of zeros that takes no room on the disk; returns the size of the tensors.
-fn write_sparse(path: &Path, size: &EncoderSize, dtype: &str, width: usize) -> u64 {
+fn write_sparse(path: &Path, size: &EncoderSpec, dtype: &str, width: usize) -> u64 {
     let mut header = Map::new();
     let mut offset = 0;
     for (name, shape) in parameters(size) {
@@ -63,7 +64,7 @@ fn write_sparse(path: &Path, size: &EncoderSize, dtype: &str, width: usize) -> u
 #[test]
 fn loading_a_1b_encoder_stays_under_1_3_times_its_size() {
     let folder = tempfile::tempdir().unwrap();
-    let size = EncoderSize::named("pixio_vit1b16").unwrap();
+    let size = EncoderSpec::named("pixio_vit1b16").unwrap();
     let bytes = write_sparse(&folder.path().join(WEIGHTS), &size, "BF16", 2);
     assert!((2_700_000_000..2_750_000_000).contains(&bytes), "{bytes} bytes are no 1B encoder");
     let peak = peak_of("weights::memory::child_loads", folder.path());
@@ -76,7 +77,7 @@ fn loading_a_1b_encoder_stays_under_1_3_times_its_size() {
 #[test]
 fn exporting_streams() {
     let folder = tempfile::tempdir().unwrap();
-    let size = EncoderSize::named("pixio_vitl16").unwrap();
+    let size = EncoderSpec::named("pixio_vitl16").unwrap();
     let bytes = write_sparse(&folder.path().join(WEIGHTS), &size, "F32", 4);
     let peak = peak_of("weights::memory::child_exports", folder.path());
     println!("{bytes} bytes of weights exported with a peak of {peak}");
@@ -87,7 +88,7 @@ fn exporting_streams() {
 #[ignore = "a child process of loading_a_1b_encoder_stays_under_1_3_times_its_size"]
 fn child_loads() {
     let path = Path::new(&std::env::var(FOLDER).unwrap()).join(WEIGHTS);
-    let file = WeightFile::open(&path).unwrap();
+    let file = EncoderWeights::open(&path).unwrap().file;
     let targets: Vec<_> = file
         .shapes()
         .into_iter()
@@ -104,8 +105,8 @@ fn child_loads() {
 #[ignore = "a child process of exporting_streams"]
 fn child_exports() {
     let folder = std::path::PathBuf::from(std::env::var(FOLDER).unwrap());
-    let file = WeightFile::open(&folder.join(WEIGHTS)).unwrap();
-    let encoder = file.encoder(None).unwrap();
+    let file = EncoderWeights::open(&folder.join(WEIGHTS)).unwrap();
+    let encoder = file.measure(None).unwrap();
     let formats = [ExportFormat::Hf];
     let out = folder.join("out");
     export(&file, &encoder, Preprocessing::IMAGENET, &formats, false, &out).unwrap();

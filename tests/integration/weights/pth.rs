@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use distill::weights::WeightFile;
+use distill::encoders::EncoderWeights;
 use tch::Kind;
 use tempfile::TempDir;
 
@@ -109,7 +109,7 @@ fn cut_archives_are_refused() {
 /// Opens a damaged file and reads all that it claims to hold. Errors are welcome; a panic or a
 /// crash fails the test.
 fn poke(path: &Path) {
-    let Ok(file) = WeightFile::open(path) else { return };
+    let Ok(EncoderWeights { file, .. }) = EncoderWeights::open(path) else { return };
     for (name, shape) in file.shapes() {
         // A damaged stride can make a small storage look like a huge tensor, as a view.
         assert!(file.read(name).is_ok_and(|tensor| tensor.size() == shape), "{name}");

@@ -1,27 +1,73 @@
-//! The two families of tensor names, and the way from one to the other.
+//! The two layouts of Pixio's tensor names, and the way from one to the other.
 //!
-//! Inside the program every parameter goes by its original Pixio name. The Hugging Face names are
-//! those of the published `model.safetensors` files; the names that `transformers` 5.23 gives the
-//! same parameters in memory are understood too.
+//! Inside the program every parameter goes by its original name. The Hugging Face names are those of
+//! the published `model.safetensors` files; the names that `transformers` 5.23 gives the same
+//! parameters in memory are understood too.
 
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A family of tensor names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// `encoder.layer.0.attention.attention.query.weight`, ...: query, key and value apart.
-    HuggingFace,
-    /// `blocks.0.attn.qkv.weight`, ...: query, key and value in one tensor.
-    Pixio,
+use crate::weights::{NameMap, Place};
+
+/// `encoder.layer.0.attention.attention.query.weight`, ...: query, key and value apart.
+pub(super) struct HuggingFaceNames;
+
+/// `blocks.0.attn.qkv.weight`, ...: query, key and value in one tensor.
+pub(super) struct OriginalNames;
+
+/// What models that hold an encoder put before its names.
+const WRAPPERS: &[&str] = &["pixio."];
+
+impl NameMap for HuggingFaceNames {
+    fn layout(&self) -> &'static str {
+        "Hugging Face layout"
+    }
+
+    fn wrappers(&self) -> &'static [&'static str] {
+        WRAPPERS
+    }
+
+    fn place(&self, name: &str) -> Option<Place> {
+        from_hugging_face(name)
+    }
+
+    fn stored_names(&self, name: &str) -> Vec<String> {
+        to_hugging_face(name)
+    }
+
+    fn numbers(&self, shapes: &BTreeMap<&str, Vec<i64>>) -> Vec<(String, i64)> {
+        numbers(shapes)
+    }
 }
 
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::HuggingFace => "Hugging Face layout",
-            Self::Pixio => "original Pixio layout",
-        })
+impl NameMap for OriginalNames {
+    fn layout(&self) -> &'static str {
+        "original Pixio layout"
     }
+
+    fn wrappers(&self) -> &'static [&'static str] {
+        WRAPPERS
+    }
+
+    fn place(&self, name: &str) -> Option<Place> {
+        let is_known = !to_hugging_face(name).is_empty();
+        is_known.then(|| Place { name: name.to_string(), part: None })
+    }
+
+    fn stored_names(&self, name: &str) -> Vec<String> {
+        self.place(name).map(|place| place.name).into_iter().collect()
+    }
+
+    fn numbers(&self, shapes: &BTreeMap<&str, Vec<i64>>) -> Vec<(String, i64)> {
+        numbers(shapes)
+    }
+}
+
+/// Width and depth.
+fn numbers(shapes: &BTreeMap<&str, Vec<i64>>) -> Vec<(String, i64)> {
+    let block = |name: &&str| Some(name.strip_prefix("blocks.")?.split('.').next()?.to_string());
+    let depth = shapes.keys().filter_map(block).collect::<BTreeSet<_>>().len() as i64;
+    let width = shapes.get("cls_token").and_then(|shape| shape.last().copied()).unwrap_or(0);
+    vec![(format!("width {width}"), width), (format!("{depth} blocks"), depth)]
 }
 
 /// Names outside the blocks: original, Hugging Face.
@@ -50,19 +96,10 @@ const QKV: [(&str, &str); 3] = [
     ("attention.attention.value", "attention.v_proj"),
 ];
 
-/// Where a Hugging Face tensor belongs.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Original Pixio name.
-    pub name: String,
-    /// Which third of a fused tensor it is: 0 query, 1 key, 2 value.
-    pub third: Option<usize>,
-}
-
 /// The place of the tensor that a Hugging Face file calls `name`.
-pub(super) fn from_hugging_face(name: &str) -> Option<Place> {
+fn from_hugging_face(name: &str) -> Option<Place> {
     if let Some((pixio, _)) = OUTSIDE_BLOCKS.iter().find(|(_, theirs)| *theirs == name) {
-        return Some(Place { name: (*pixio).into(), third: None });
+        return Some(Place { name: (*pixio).into(), part: None });
     }
     let in_layers = name.strip_prefix("encoder.").unwrap_or(name);
     let numbered =
@@ -71,15 +108,15 @@ pub(super) fn from_hugging_face(name: &str) -> Option<Place> {
     let block: usize = block.parse().ok()?;
     let (module, kind) = parameter.rsplit_once('.')?;
     if let Some(third) = QKV.iter().position(|known| [known.0, known.1].contains(&module)) {
-        return Some(Place { name: format!("blocks.{block}.attn.qkv.{kind}"), third: Some(third) });
+        return Some(Place { name: format!("blocks.{block}.attn.qkv.{kind}"), part: Some(third) });
     }
     let known = IN_BLOCK.iter().find(|known| [known.1, known.2].contains(&module))?;
-    Some(Place { name: format!("blocks.{block}.{}.{kind}", known.0), third: None })
+    Some(Place { name: format!("blocks.{block}.{}.{kind}", known.0), part: None })
 }
 
 /// The published Hugging Face names of an original tensor: three for a fused one, none for a
 /// tensor that is no part of the encoder.
-pub(super) fn to_hugging_face(name: &str) -> Vec<String> {
+fn to_hugging_face(name: &str) -> Vec<String> {
     if let Some((_, theirs)) = OUTSIDE_BLOCKS.iter().find(|(pixio, _)| *pixio == name) {
         return vec![(*theirs).into()];
     }
@@ -97,7 +134,7 @@ pub(super) fn to_hugging_face(name: &str) -> Vec<String> {
 }
 
 /// The original names of all parameters of an encoder with `depth` blocks.
-pub(super) fn encoder_parameters(depth: usize) -> Vec<String> {
+pub(super) fn parameters(depth: usize) -> Vec<String> {
     let outside = OUTSIDE_BLOCKS.iter().map(|(pixio, _)| pixio.to_string());
     let modules = || IN_BLOCK.iter().map(|known| known.0).chain(["attn.qkv"]);
     let in_blocks = (0..depth).flat_map(|block| {
@@ -110,18 +147,10 @@ pub(super) fn encoder_parameters(depth: usize) -> Vec<String> {
 
 /// Whether a tensor of this name stands beside the encoder in checkpoints: a student's projector,
 /// the decoder and mask token of masked autoencoding, a classifier.
-pub fn beside_encoder(name: &str) -> bool {
+pub(super) fn is_beside(name: &str) -> bool {
     ["last_proj.", "decoder_", "mask_token", "embeddings.mask_token", "head.", "classifier."]
         .iter()
         .any(|prefix| name.starts_with(prefix))
-}
-
-/// The layout that a file's names belong to.
-pub(super) fn recognise<'a>(mut names: impl Iterator<Item = &'a str> + Clone) -> Option<Layout> {
-    if names.clone().any(|name| from_hugging_face(name).is_some()) {
-        return Some(Layout::HuggingFace);
-    }
-    names.any(|name| !to_hugging_face(name).is_empty()).then_some(Layout::Pixio)
 }
 
 #[cfg(test)]
@@ -131,12 +160,12 @@ mod tests {
     /// Every Hugging Face name that is written is read back as the same parameter.
     #[test]
     fn names_round_trip() {
-        for name in encoder_parameters(12) {
+        for name in parameters(12) {
             let theirs = to_hugging_face(&name);
             assert_eq!(theirs.len(), if name.contains("qkv") { 3 } else { 1 }, "{name}");
             for (third, written) in theirs.iter().enumerate() {
                 let third = name.contains("qkv").then_some(third);
-                let place = Place { name: name.clone(), third };
+                let place = Place { name: name.clone(), part: third };
                 assert_eq!(from_hugging_face(written), Some(place), "{written}");
             }
         }
@@ -151,7 +180,7 @@ mod tests {
             ("layers.0.layernorm_after.weight", "blocks.0.norm2.weight", None),
             ("encoder.layer.0.mlp.fc2.bias", "blocks.0.mlp.fc2.bias", None),
         ] {
-            assert_eq!(from_hugging_face(theirs), Some(Place { name: name.into(), third }));
+            assert_eq!(from_hugging_face(theirs), Some(Place { name: name.into(), part: third }));
         }
     }
 
@@ -161,6 +190,8 @@ mod tests {
         for name in ["blocks.x", "decoder_blocks.0.norm1.weight", "layers.q.norm1.weight", ""] {
             assert_eq!(from_hugging_face(name), None, "{name}");
         }
-        assert_eq!(recognise(["conv1.weight", "decoder_pred.bias"].into_iter()), None);
+        for name in ["conv1.weight", "decoder_pred.bias"] {
+            assert_eq!(OriginalNames.place(name), None, "{name}");
+        }
     }
 }

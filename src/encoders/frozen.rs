@@ -1,0 +1,108 @@
+//! The forward pass of an encoder that stays as it is: the mathematics of [`Encoder::forward`] in fewer
+//! launches of kernels.
+
+use std::cell::RefCell;
+
+use anyhow::Result;
+use tch::{Device, Kind, Tensor};
+
+use super::encoder::{Encoder, Input};
+use super::tokens::Tokens;
+use crate::native::CudaGraph;
+use crate::nn::{AddNorm, DropPath};
+
+/// How a frozen encoder's forward pass is run.
+#[derive(Default)]
+pub struct FrozenPass {
+    add_norm: AddNorm,
+    graphs: Option<RefCell<Vec<RecordedPass>>>,
+}
+
+/// A forward pass over one shape of input, recorded.
+struct RecordedPass {
+    /// What it reads, `[B, 3, H, W]`, and which blocks' tokens it gives.
+    input: Input,
+    /// What it writes.
+    tokens: Tokens,
+    graph: CudaGraph,
+}
+
+impl FrozenPass {
+    /// Adds a residual branch and normalises the sum in one kernel, for an encoder of width `dim` on
+    /// `device` that computes in `compute`. Where that cannot be, a warning says why, and nothing
+    /// changes.
+    #[must_use]
+    pub fn with_kernels(self, dim: usize, device: Device, compute: Kind) -> Self {
+        match AddNorm::with_kernels(dim, device, compute) {
+            Ok(add_norm) => Self { add_norm, ..self },
+            Err(why) => {
+                tracing::warn!("teacher.fused_kernels is not used: {why:#}");
+                self
+            }
+        }
+    }
+
+    /// Records the pass as a CUDA graph, once for each shape of input.
+    #[must_use]
+    pub fn with_graph(self) -> Self {
+        Self { graphs: Some(RefCell::default()), ..self }
+    }
+
+    /// All tokens of whole images after `encoder`'s last block: in the kind of the residual stream,
+    /// no gradient. `encoder` must be the same in all calls.
+    ///
+    /// With a graph the next call overwrites the tokens. It does so after all that was told before it
+    /// in the same stream, so a step may read them until its end without a copy.
+    ///
+    /// # Errors
+    /// libtorch's message, or the kernels'.
+    ///
+    /// # Panics
+    /// Where libtorch fails in an operator; for an input with a mask or drop path.
+    pub fn tokens(&self, encoder: &dyn Encoder, input: &Input, compute: Kind) -> Result<Tokens> {
+        assert!(input.keep.is_none() && matches!(input.drop_path, DropPath::None));
+        tch::no_grad(|| match &self.graphs {
+            None => encoder.forward_frozen(input, compute, &self.add_norm),
+            Some(graphs) => {
+                let mut graphs = graphs.borrow_mut();
+                let index = match graphs.iter().position(|recorded| recorded.fits(input)) {
+                    Some(index) => index,
+                    None => {
+                        let recorded = self.record(encoder, input, compute, graphs.first())?;
+                        graphs.push(recorded);
+                        graphs.len() - 1
+                    }
+                };
+                graphs[index].replay(&input.images)
+            }
+        })
+    }
+
+    fn record(
+        &self,
+        encoder: &dyn Encoder,
+        input: &Input,
+        compute: Kind,
+        sharing: Option<&RecordedPass>,
+    ) -> Result<RecordedPass> {
+        let taps = input.taps.clone();
+        let input = Input { taps, ..Input::whole(input.images.copy()) };
+        let sharing = sharing.map(|recorded| &recorded.graph);
+        let pass = || encoder.forward_frozen(&input, compute, &self.add_norm);
+        let (graph, tokens) = CudaGraph::record(input.images.device(), sharing, pass)?;
+        Ok(RecordedPass { input, tokens, graph })
+    }
+}
+
+impl RecordedPass {
+    fn fits(&self, input: &Input) -> bool {
+        let form = |images: &Tensor| (images.size(), images.kind(), images.device());
+        self.input.taps == input.taps && form(&self.input.images) == form(&input.images)
+    }
+
+    fn replay(&mut self, images: &Tensor) -> Result<Tokens> {
+        self.input.images.copy_(images);
+        self.graph.replay()?;
+        Ok(self.tokens.shallow_clone())
+    }
+}

@@ -1,0 +1,10 @@
+//! Pixio: vision transformers with several class tokens, pre-trained as masked autoencoders.
+
+mod family;
+mod hugging_face;
+mod measure;
+mod names;
+mod spec;
+mod vit;
+
+pub use spec::Pixio;

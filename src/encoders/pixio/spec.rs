@@ -1,0 +1,42 @@
+//! The published Pixio encoders in numbers.
+
+use crate::encoders::family::EncoderSpec;
+
+/// Encoders of masked autoencoders with several class tokens: see [`super`].
+pub struct Pixio;
+
+/// In configurations, `config.json` and names of files.
+pub(super) const NAME: &str = "pixio";
+
+/// Side of a patch, in pixels.
+pub(super) const PATCH_SIZE: usize = 16;
+pub(super) const CLASS_TOKENS: usize = 8;
+pub(super) const MLP_RATIO: usize = 4;
+
+/// Name, width, depth, heads.
+const PUBLISHED: [(&str, usize, usize, usize); 5] = [
+    ("pixio_vitb16", 768, 12, 12),
+    ("pixio_vitl16", 1024, 24, 16),
+    ("pixio_vith16", 1280, 32, 16),
+    ("pixio_vit1b16", 1536, 48, 24),
+    ("pixio_vit5b16", 3072, 48, 32),
+];
+
+/// All published encoders by their names.
+pub(super) fn published() -> Vec<(&'static str, EncoderSpec)> {
+    let of_row = |(name, dim, depth, heads)| (name, spec(dim, depth, heads));
+    PUBLISHED.into_iter().map(of_row).collect()
+}
+
+/// An encoder with the patches, class tokens and MLP of the published ones.
+pub(super) fn spec(dim: usize, depth: usize, heads: usize) -> EncoderSpec {
+    EncoderSpec {
+        family: &Pixio,
+        dim,
+        depth,
+        heads,
+        patch_size: PATCH_SIZE,
+        class_tokens: CLASS_TOKENS,
+        mlp_ratio: MLP_RATIO,
+    }
+}

@@ -1,0 +1,148 @@
+//! The Pixio encoder: a pre-norm vision transformer (Dosovitskiy et al., 2021) with several class
+//! tokens.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
+use crate::encoders::family::EncoderSpec;
+use crate::encoders::tokens::Tokens;
+use crate::nn::{
+    AddNorm, BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters, gather_tokens,
+    patchify, resize_positions,
+};
+
+/// Epsilon of every LayerNorm.
+pub(super) const LAYER_NORM_EPS: f64 = 1e-6;
+
+/// An encoder of any size. Fields are named as the published checkpoints' tensors.
+pub(super) struct Vit {
+    cls_token: Tensor,
+    pos_embed: Tensor,
+    patch_embed: Linear,
+    blocks: Blocks,
+    norm: LayerNorm,
+    shape: EncoderShape,
+}
+
+impl Vit {
+    /// An encoder whose position embeddings fit a `grid_size` × `grid_size` patch grid.
+    pub(super) fn new(parameters: &mut Parameters, spec: &EncoderSpec, grid_size: usize) -> Self {
+        let (dim, class) = (spec.dim as i64, spec.class_tokens as i64);
+        let tokens = class + (grid_size * grid_size) as i64;
+        let patch = spec.patch_size as i64;
+        let (hidden, eps) = (spec.dim * spec.mlp_ratio, LAYER_NORM_EPS);
+        let block = BlockShape { dim: spec.dim, heads: spec.heads, hidden, eps };
+        Self {
+            cls_token: parameters.tensor("cls_token", &[1, class, dim], Init::Normal(0.02)),
+            pos_embed: parameters.tensor(
+                "pos_embed",
+                &[1, tokens, dim],
+                Init::TruncatedNormal(0.02),
+            ),
+            patch_embed: Linear::shaped(parameters, "patch_embed.proj", &[dim, 3, patch, patch]),
+            blocks: Blocks::new(parameters, "blocks", &block, spec.depth),
+            norm: LayerNorm::new(parameters, "norm", dim, LAYER_NORM_EPS),
+            shape: EncoderShape { dim, depth: spec.depth, prefix_tokens: class, patch_size: patch },
+        }
+    }
+
+    /// Class tokens and (kept) patch tokens with their positions: `[B, C+K, D]`, float32 unless
+    /// frozen otherwise.
+    fn embed(&self, input: &Input, compute: Kind) -> Tensor {
+        let EncoderShape { dim, prefix_tokens: class_tokens, patch_size, .. } = self.shape;
+        let [rows, columns] = self.shape.grid(&input.images);
+        let patches = patchify(&input.images, patch_size);
+        let batch = patches.size()[0];
+        let positions = resize_positions(&self.pos_embed, class_tokens, rows, columns);
+        let patch_positions = positions.narrow(1, class_tokens, rows * columns);
+        let (patches, patch_positions) = match &input.keep {
+            Some(keep) => (
+                gather_tokens(&patches, keep),
+                patch_positions.squeeze_dim(0).index_select(0, &keep.flatten(0, 1)).view([
+                    batch,
+                    keep.size()[1],
+                    dim,
+                ]),
+            ),
+            None => (patches, patch_positions),
+        };
+        let patches = self.patch_embed.forward(&patches.to_kind(compute)) + patch_positions;
+        let class = &self.cls_token + positions.narrow(1, 0, class_tokens);
+        Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1)
+    }
+
+    fn tokens(&self, all: Tensor, input: &Input, taps: Vec<Tensor>) -> Tokens {
+        let grid = self.shape.grid(&input.images);
+        Tokens { all, prefix_tokens: self.shape.prefix_tokens, grid, taps }
+    }
+}
+
+/// Copies the tokens after those blocks that `input` asks for; the next block may overwrite them.
+fn tap<'a>(input: &'a Input, taps: &'a mut Vec<Tensor>) -> impl FnMut(usize, &Tensor) + 'a {
+    |block, tokens| {
+        if input.taps.contains(&block) {
+            taps.push(tokens.copy());
+        }
+    }
+}
+
+impl Encoder for Vit {
+    fn shape(&self) -> EncoderShape {
+        self.shape
+    }
+
+    fn forward(&self, input: &Input, compute: Kind) -> Tokens {
+        let embedded = self.embed(input, compute);
+        let mut taps = Vec::new();
+        let tap = tap(input, &mut taps);
+        let all = self.blocks.forward(embedded, &input.drop_path, compute, tap);
+        self.tokens(all, input, taps)
+    }
+
+    fn forward_recomputed<'a>(
+        &'a self,
+        input: &'a Input,
+        compute: Kind,
+        blocks: usize,
+    ) -> (Tokens, RestOfBackward<'a>) {
+        assert!(input.taps.iter().all(|&tap| tap >= blocks), "a recomputed block has no tap");
+        let embedded = self.embed(input, compute);
+        let mut taps = Vec::new();
+        let tap = tap(input, &mut taps);
+        let drop_path = &input.drop_path;
+        let (all, kept) =
+            self.blocks.forward_keeping_inputs(embedded, drop_path, compute, blocks, tap);
+        let rest = move || self.blocks.backward(kept, drop_path, compute);
+        (self.tokens(all, input, taps), Box::new(rest))
+    }
+
+    fn forward_frozen(&self, input: &Input, compute: Kind, add_norm: &AddNorm) -> Result<Tokens> {
+        let embedded = self.embed(input, compute);
+        let mut taps = Vec::new();
+        let tap = tap(input, &mut taps);
+        let all = self.blocks.forward_frozen(embedded, add_norm, compute, tap)?;
+        Ok(self.tokens(all, input, taps))
+    }
+
+    fn normalise(&self, tokens: Tokens) -> Tokens {
+        tokens.map(|all| self.norm.forward(&all))
+    }
+
+    /// The mean of the class tokens.
+    fn pooled(&self, tokens: &Tokens) -> Tensor {
+        let class = tokens.prefix().to_kind(Kind::Float);
+        class.mean_dim([1i64].as_slice(), false, Kind::Float)
+    }
+
+    fn freeze(&mut self, format: FrozenFormat, grid_size: i64) {
+        let FrozenFormat { compute, residual, .. } = format;
+        let class_tokens = self.shape.prefix_tokens;
+        let positions = resize_positions(&self.pos_embed, class_tokens, grid_size, grid_size);
+        self.pos_embed = positions.to_kind(residual);
+        self.cls_token = self.cls_token.to_kind(residual);
+        self.patch_embed.freeze(compute);
+        self.blocks.freeze(format);
+        self.norm.freeze(residual);
+    }
+}

@@ -1,0 +1,133 @@
+//! How an encoder is written in a configuration: a published name, or an inline table of numbers.
+
+use std::fmt;
+
+use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::families::{FAMILIES, default_family};
+use super::family::{EncoderSpec, Family};
+
+/// An encoder by numbers: `{ dim = 192, depth = 6, heads = 3 }`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Numbers {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    family: Option<String>,
+    dim: usize,
+    depth: usize,
+    heads: usize,
+    patch_size: Option<usize>,
+    class_tokens: Option<usize>,
+    mlp_ratio: Option<usize>,
+}
+
+impl Numbers {
+    fn from_spec(spec: &EncoderSpec) -> Self {
+        let EncoderSpec { family, dim, depth, heads, patch_size, class_tokens, mlp_ratio } = *spec;
+        Self {
+            family: (family != default_family()).then(|| family.name().to_string()),
+            dim,
+            depth,
+            heads,
+            patch_size: Some(patch_size),
+            class_tokens: Some(class_tokens),
+            mlp_ratio: Some(mlp_ratio),
+        }
+    }
+
+    fn into_spec(self) -> Result<EncoderSpec, String> {
+        let family = self.family.as_deref().map_or(Ok(default_family()), family_named)?;
+        let defaults = family.defaults();
+        Ok(EncoderSpec {
+            family,
+            dim: self.dim,
+            depth: self.depth,
+            heads: self.heads,
+            patch_size: self.patch_size.unwrap_or(defaults.patch_size),
+            class_tokens: self.class_tokens.unwrap_or(defaults.class_tokens),
+            mlp_ratio: self.mlp_ratio.unwrap_or(defaults.mlp_ratio),
+        })
+    }
+}
+
+fn family_named(name: &str) -> Result<&'static dyn Family, String> {
+    let known = FAMILIES.iter().find(|family| family.name() == name).copied();
+    known.ok_or_else(|| {
+        let known = FAMILIES.iter().map(|family| family.name());
+        format!("unknown family `{name}`, expected one of {}", quoted(known))
+    })
+}
+
+fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+impl EncoderSpec {
+    /// As it is written in a configuration: a name, or an inline table of numbers.
+    pub fn to_toml(&self) -> String {
+        if let Some(name) = self.name() {
+            return format!("\"{name}\"");
+        }
+        let Self { family, dim, depth, heads, patch_size, class_tokens, mlp_ratio } = *self;
+        let family = match family == default_family() {
+            true => String::new(),
+            false => format!("family = \"{}\", ", family.name()),
+        };
+        format!(
+            "{{ {family}dim = {dim}, depth = {depth}, heads = {heads}, patch_size = {patch_size}, \
+             class_tokens = {class_tokens}, mlp_ratio = {mlp_ratio} }}"
+        )
+    }
+}
+
+impl fmt::Display for EncoderSpec {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { family, dim, depth, heads, patch_size, .. } = self;
+        if let Some(name) = self.name() {
+            return f.write_str(name);
+        }
+        if *family != default_family() {
+            write!(f, "{}, ", family.title())?;
+        }
+        write!(f, "width {dim}, depth {depth}, heads {heads}, patch {patch_size}")
+    }
+}
+
+impl Serialize for EncoderSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.name() {
+            Some(name) => serializer.serialize_str(name),
+            None => Numbers::from_spec(self).serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for EncoderSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NameOrNumbers)
+    }
+}
+
+struct NameOrNumbers;
+
+impl<'de> Visitor<'de> for NameOrNumbers {
+    type Value = EncoderSpec;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("the name of an encoder or a table { dim, depth, heads, ... }")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<EncoderSpec, E> {
+        EncoderSpec::named(name).ok_or_else(|| {
+            let published = FAMILIES.iter().flat_map(|family| family.published());
+            let known = quoted(published.map(|(name, _)| name));
+            E::custom(format!("unknown encoder `{name}`, expected one of {known}"))
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EncoderSpec, A::Error> {
+        let numbers = Numbers::deserialize(MapAccessDeserializer::new(map))?;
+        numbers.into_spec().map_err(de::Error::custom)
+    }
+}

@@ -1,0 +1,164 @@
+//! [`EncoderWeights`]: an encoder's stored weights, under the names of its family.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+use tch::Tensor;
+
+use super::families::FAMILIES;
+use super::family::{EncoderSpec, Family, StoredEncoder};
+use crate::weights::{CONFIG, NameMap, WeightFile};
+
+/// Key of a safetensors header under which this program notes the encoder's numbers.
+pub(super) const ENCODER_KEY: &str = "encoder";
+
+/// Opened weights of an encoder, and perhaps of what is trained beside it.
+pub struct EncoderWeights {
+    /// The tensors, under the names of the family's parameters.
+    pub file: WeightFile,
+    family: &'static dyn Family,
+    /// The encoder that is noted beside the tensors; the only place that tells the number of heads.
+    declared: Option<EncoderSpec>,
+}
+
+impl EncoderWeights {
+    /// Opens weights of any form, told by what is there: a Hugging Face folder (`config.json` and
+    /// `model.safetensors`, or shards and `model.safetensors.index.json`), the folder of an
+    /// export, a safetensors file of any layout of a family, or a state dict of `torch.save`.
+    ///
+    /// # Errors
+    /// A file is missing, damaged, or of another form; the names are of no family.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file_names: Vec<_> = FAMILIES.iter().map(|family| family.file_name()).collect();
+        let file = WeightFile::open(path, &file_names)?;
+        let declared = match file.metadata(ENCODER_KEY) {
+            Some(text) => Some(
+                serde_json::from_str(text)
+                    .with_context(|| format!("{}: header entry `encoder`", path.display()))?,
+            ),
+            None if path.is_dir() && path.join(CONFIG).is_file() => {
+                Some(read_config(&path.join(CONFIG))?)
+            }
+            None => None,
+        };
+        let (family, layout) = recognise(&file, declared.as_ref())?;
+        Ok(Self { file: file.renamed(layout)?, family, declared })
+    }
+
+    /// The weights that a trainee with an encoder of this `family` has in a checkpoint of this
+    /// program.
+    ///
+    /// # Errors
+    /// Two tensors have one name.
+    pub fn of_trainee(file: WeightFile, family: &'static dyn Family) -> Result<Self> {
+        Ok(Self { file: file.renamed(family.own_names())?, family, declared: None })
+    }
+
+    /// The encoder where `config.json` or the file's header notes it, heads included.
+    pub fn declared(&self) -> Option<EncoderSpec> {
+        self.declared
+    }
+
+    /// The encoder's numbers: all but the heads from the shapes of the tensors, the heads from
+    /// `heads`, else from where they are noted, else from the published encoder of these numbers.
+    ///
+    /// # Errors
+    /// A tensor is missing, what is noted beside the tensors contradicts them, or nothing tells
+    /// the number of heads.
+    pub fn measure(&self, heads: Option<usize>) -> Result<StoredEncoder> {
+        let path = self.file.path().display();
+        let measured = self.family.measure(&self.file).with_context(|| path.to_string())?;
+        let spec = measured.spec;
+        let with_heads = |heads| EncoderSpec { heads, ..spec };
+        if let Some(declared) = self.declared {
+            ensure!(
+                with_heads(declared.heads) == declared,
+                "{path}: the tensors are of another encoder ({spec:?}) than the one noted beside \
+                 them ({declared:?})"
+            );
+        }
+        let mut published = self.family.published().into_iter().map(|(_, published)| published);
+        let published = published.find(|published| with_heads(published.heads) == *published);
+        let heads = heads
+            .or(self.declared.map(|declared| declared.heads))
+            .or(published.map(|published| published.heads))
+            .with_context(|| {
+                format!(
+                    "{path}: nothing tells the number of attention heads of this encoder (width \
+                     {}, depth {}); give it with --heads",
+                    spec.dim, spec.depth
+                )
+            })?;
+        ensure!(
+            heads > 0 && spec.dim.is_multiple_of(heads),
+            "{path}: {heads} attention heads do not divide the width {}",
+            spec.dim
+        );
+        Ok(StoredEncoder { spec: with_heads(heads), ..measured })
+    }
+
+    /// Checks that the file has exactly the encoder's parameters `targets`, beside what the family's
+    /// checkpoints have else.
+    ///
+    /// # Errors
+    /// All differences, in one message.
+    pub fn check_fit(&self, targets: &[(String, Tensor)]) -> Result<()> {
+        self.file.check_fit(targets, |name| self.family.is_beside(name))
+    }
+
+    /// Fills the encoder's parameters; see [`WeightFile::load_into`].
+    ///
+    /// # Errors
+    /// As of [`Self::check_fit`]; or a tensor could not be read or copied.
+    pub fn load_into(&self, targets: &[(String, Tensor)]) -> Result<()> {
+        self.file.load_into(targets, |name| self.family.is_beside(name))
+    }
+}
+
+/// The encoder that a `config.json` describes.
+fn read_config(path: &Path) -> Result<EncoderSpec> {
+    let context = || path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(context)?;
+    let config: Value = serde_json::from_str(&text).with_context(context)?;
+    let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("nothing");
+    let family = FAMILIES.iter().find(|family| family.model_type() == model_type);
+    let family = family.with_context(|| {
+        let known = FAMILIES.iter().map(|family| format!("`{}`", family.model_type()));
+        let known = known.collect::<Vec<_>>().join(" or ");
+        format!("{}: model_type is `{model_type}`, expected {known}", path.display())
+    })?;
+    family.read_config(config).with_context(context)
+}
+
+/// The family and layout that the file's names belong to.
+fn recognise(
+    file: &WeightFile,
+    declared: Option<&EncoderSpec>,
+) -> Result<(&'static dyn Family, &'static dyn NameMap)> {
+    let families = match declared {
+        Some(declared) => vec![declared.family],
+        None => FAMILIES.to_vec(),
+    };
+    for family in &families {
+        let layouts = [family.hugging_face_names(), family.own_names()];
+        if let Some(layout) = layouts.into_iter().find(|layout| file.is_named_by(*layout)) {
+            return Ok((*family, layout));
+        }
+    }
+    let titles: Vec<_> = families.iter().map(|family| family.title()).collect();
+    let layouts = |family: &&dyn Family| {
+        [family.hugging_face_names(), family.own_names()].map(NameMap::layout)
+    };
+    let layouts: Vec<_> = families.iter().flat_map(layouts).collect();
+    let names: Vec<_> = file.shapes().into_keys().collect();
+    Err(anyhow!(
+        "{}: these are not the weights of a {} encoder: none of its {} tensors has a name of the {} \
+         (first: {})",
+        file.path().display(),
+        titles.join(" or "),
+        names.len(),
+        layouts.join(" or the "),
+        names[..names.len().min(5)].join(", ")
+    ))
+}

@@ -1,0 +1,143 @@
+//! An encoder that is trained: its numbers, what it starts from, how much it sees.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Check, DataConfig, require};
+use crate::encoders::EncoderSpec;
+use crate::nn::{DropPathMode, Mask, StochasticDepth};
+
+/// One encoder to be trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraineeConfig {
+    /// Its name in metrics, checkpoints and exports.
+    pub name: String,
+    pub model: EncoderSpec,
+    /// `random`, or weights to start from (same forms as the teacher's).
+    #[serde(default = "random_weights")]
+    pub weights: String,
+    /// Share of mask cells that this encoder does not see, in `[0, 1)`.
+    #[serde(default)]
+    pub mask_ratio: f64,
+    /// Side of a mask cell, in patches.
+    #[serde(default = "four")]
+    pub mask_grid: usize,
+    /// Drop path probability of the last block; it rises linearly from 0 at the first.
+    #[serde(default)]
+    pub drop_path: f64,
+    #[serde(default)]
+    pub drop_path_mode: DropPathMode,
+    /// How many of the first blocks keep only their inputs, and are computed again in the backward
+    /// pass.
+    #[serde(default)]
+    pub recompute_blocks: usize,
+}
+
+impl TraineeConfig {
+    /// Weights that are drawn instead of loaded.
+    pub const RANDOM: &str = "random";
+
+    /// An encoder of random weights that sees every patch.
+    pub fn minimal(name: &str, model: EncoderSpec) -> Self {
+        Self {
+            name: name.to_string(),
+            model,
+            weights: random_weights(),
+            mask_ratio: 0.0,
+            mask_grid: four(),
+            drop_path: 0.0,
+            drop_path_mode: DropPathMode::Scale,
+            recompute_blocks: 0,
+        }
+    }
+}
+
+impl TraineeConfig {
+    /// The mask on images of `grid_size` × `grid_size` patches, unless it sees all of them.
+    pub fn mask(&self, grid_size: usize) -> Option<Mask> {
+        let (ratio, cell_patches) = (self.mask_ratio, self.mask_grid);
+        (ratio > 0.0).then_some(Mask { grid_size, cell_patches, ratio })
+    }
+
+    /// How its paths are dropped.
+    pub fn stochastic_depth(&self) -> StochasticDepth {
+        let (rate, mode) = (self.drop_path, self.drop_path_mode);
+        StochasticDepth { rate, depth: self.model.depth, mode }
+    }
+
+    /// The first contradiction in this table, which stands at `key`, for images of `data`.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn check(&self, key: &str, data: &DataConfig) -> Check {
+        let at = |name: &str| format!("{key}.{name}");
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let name = &self.name;
+        require(
+            !name.is_empty() && !name.starts_with('.') && name.chars().all(plain),
+            at("name"),
+            || format!("found `{name}`, expected letters, digits, `-`, `_`, `.`"),
+        )?;
+        require(!name.ends_with(".optimizer"), at("name"), || {
+            format!("found `{name}`, expected another ending: checkpoints have files of that name")
+        })?;
+        check_encoder(&at("model"), &self.model, data)?;
+        require((0.0..1.0).contains(&self.mask_ratio), at("mask_ratio"), || {
+            format!("found {}, expected a share in [0, 1)", self.mask_ratio)
+        })?;
+        require((0.0..1.0).contains(&self.drop_path), at("drop_path"), || {
+            format!("found {}, expected a probability in [0, 1)", self.drop_path)
+        })?;
+        let depth = self.model.depth;
+        require(self.recompute_blocks <= depth, at("recompute_blocks"), || {
+            format!("found {}, expected at most its {depth} blocks", self.recompute_blocks)
+        })?;
+        self.check_mask(key, data)
+    }
+
+    fn check_mask(&self, key: &str, data: &DataConfig) -> Check {
+        if self.mask_ratio == 0.0 {
+            return Ok(());
+        }
+        let (model, cell_patches) = (&self.model, self.mask_grid);
+        require(model.family.takes_masks(), format!("{key}.mask_ratio"), || {
+            let title = model.family.title();
+            format!("found {}, expected 0: {title} encoders see whole images", self.mask_ratio)
+        })?;
+        let grid_size = model.grid_size(data.input_size);
+        require(
+            cell_patches > 0 && grid_size.is_multiple_of(cell_patches),
+            format!("{key}.mask_grid"),
+            || {
+                format!(
+                    "found {cell_patches}, expected a divisor of the {grid_size}×{grid_size} patch grid"
+                )
+            },
+        )?;
+        let cells = (grid_size / cell_patches).pow(2);
+        require(
+            (cells as f64 * (1.0 - self.mask_ratio)).floor() >= 1.0,
+            format!("{key}.mask_ratio"),
+            || format!("found {}, which keeps none of {cells} cells", self.mask_ratio),
+        )
+    }
+}
+
+/// The first contradiction in an encoder's numbers, which stand at `key`, for images of `data`.
+///
+/// # Errors
+/// There is one.
+pub fn check_encoder(key: &str, spec: &EncoderSpec, data: &DataConfig) -> Check {
+    spec.family.check(spec).map_err(|(name, message)| (format!("{key}.{name}"), message))?;
+    let (image_size, patch_size) = (data.input_size, spec.patch_size);
+    require(image_size > 0 && image_size.is_multiple_of(patch_size), "data.input_size", || {
+        format!("found {image_size}, expected a multiple of {key}'s patch size {patch_size}")
+    })
+}
+
+fn random_weights() -> String {
+    TraineeConfig::RANDOM.into()
+}
+fn four() -> usize {
+    4
+}

@@ -1,0 +1,69 @@
+//! `preprocessor_config.json` of a Hugging Face folder: how images become an encoder's input.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// What `AutoImageProcessor` reads.
+pub const PREPROCESSOR: &str = "preprocessor_config.json";
+/// Pillow's number for bicubic resampling.
+const BICUBIC: u8 = 3;
+
+/// How images become the encoder's input.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct Preprocessing {
+    /// Per channel mean of pixels in `[0, 1]`, subtracted.
+    #[serde(rename = "image_mean")]
+    pub mean: [f64; 3],
+    /// Per channel standard deviation of pixels in `[0, 1]`, divided by.
+    #[serde(rename = "image_std")]
+    pub std: [f64; 3],
+}
+
+impl Preprocessing {
+    /// Mean and deviation of ImageNet, which the published encoders use.
+    pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
+    /// Reads `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// The file is damaged or does not normalise.
+    pub fn read(path: &Path) -> Result<Self> {
+        let context = || path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(context)?;
+        serde_json::from_str(&text).with_context(context)
+    }
+
+    /// What `preprocessor_config.json` beside the weights at `path` (a folder or a file) says; where
+    /// there is none, ImageNet's.
+    ///
+    /// # Errors
+    /// [`Self::read`]'s.
+    pub fn beside(path: &Path) -> Result<Self> {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let file = folder.join(PREPROCESSOR);
+        if file.is_file() { Self::read(&file) } else { Ok(Self::IMAGENET) }
+    }
+
+    /// What `AutoImageProcessor` reads: the short side is resized bicubically to `image_size`,
+    /// the middle cut out, and the pixels normalised. `processor` is the class of `transformers` that
+    /// does so.
+    pub fn to_json(self, image_size: usize, processor: &str) -> Value {
+        json!({
+            "crop_size": { "height": image_size, "width": image_size },
+            "do_center_crop": true,
+            "do_convert_rgb": true,
+            "do_normalize": true,
+            "do_rescale": true,
+            "do_resize": true,
+            "image_mean": self.mean,
+            "image_processor_type": processor,
+            "image_std": self.std,
+            "resample": BICUBIC,
+            "rescale_factor": 1.0 / 255.0,
+            "size": { "shortest_edge": image_size },
+        })
+    }
+}
