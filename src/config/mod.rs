@@ -6,7 +6,6 @@
 //! `configs/reference.toml` and `configs/reference_pretrain.toml` comment every key.
 
 mod encoder;
-mod evaluation;
 mod load;
 mod model;
 mod train;
@@ -15,7 +14,6 @@ mod validate;
 pub use distill_base::ConfigError;
 pub use distill_data::config::{CurationConfig, DataConfig, ShuffleConfig};
 pub use encoder::{DropPathMode, EncoderConfig};
-pub use evaluation::{EvaluationConfig, KnnConfig};
 pub use load::{KeyError, explain, read_table, read_tables};
 pub use model::{EncoderSize, SIZES};
 pub use train::{

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
-use super::{DataConfig, EvaluationConfig};
+use super::DataConfig;
 
 /// The tables that every task's configuration has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,8 +27,10 @@ pub struct TrainConfig {
     pub log: LogConfig,
     #[serde(default)]
     pub export: ExportConfig,
+    /// Tables of evaluations, which `eval` reads; with every default once a task's configuration is
+    /// loaded.
     #[serde(default)]
-    pub evaluation: EvaluationConfig,
+    pub evaluation: Table,
 }
 
 impl TrainConfig {
@@ -62,7 +65,7 @@ impl TrainConfig {
             distributed: DistributedConfig::default(),
             log: LogConfig::default(),
             export: ExportConfig::default(),
-            evaluation: EvaluationConfig::default(),
+            evaluation: Table::new(),
         }
     }
 }
@@ -94,7 +97,7 @@ pub enum DeviceChoice {
 }
 
 /// The number format of matrix products. Master weights, losses and AdamW are always float32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     #[default]

@@ -2,7 +2,7 @@
 //! `cuda`, as `scripts/gpu_check` does.
 
 use distill::config::{DropPathMode, EncoderConfig, EncoderSize, OptimizerConfig, Precision};
-use distill::eval::knn::accuracies;
+use distill::eval::kinds::knn::accuracies;
 use distill::eval::{Features, LeftOut};
 use distill::native::{DeviceEvent, Download, Gpu, PeakMemory, upload};
 use distill::nn::{Init, Parameters, Storage, kind_of};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use distill::data::{Dataset, EvaluationPass};
 use distill::draws::{Draws, Purpose};
-use distill::eval::{Encoder, Features, ImageSource, LeftOut, features, knn};
+use distill::eval::kinds::knn;
+use distill::eval::{Encoder, Features, ImageSource, LeftOut, features};
 use distill::nn::{Parameters, Storage, Vit};
 use distill::weights::{WeightFile, beside_encoder};
 use tch::{Device, Kind, Tensor};
@@ -18,10 +19,10 @@ use crate::support::shards::config;
 use crate::support::workshop::{Finished, Workshop};
 
 /// Side of the images that the golden encoder is for.
-const SIDE: u32 = 64;
+pub const SIDE: u32 = 64;
 
 /// A workshop with the golden encoder exported to `export`.
-fn with_export() -> Workshop {
+pub fn with_export() -> Workshop {
     let workshop = Workshop::new();
     let weights = golden("infer_native");
     let arguments = ["export", "--weights", weights.to_str().unwrap(), "--out", "export"];
@@ -29,7 +30,18 @@ fn with_export() -> Workshop {
     workshop
 }
 
-fn png(side: u32, mut pixel: impl FnMut(u32, u32) -> [u8; 3]) -> Vec<u8> {
+/// The encoder of [`with_export`].
+pub fn exported(workshop: &Workshop) -> Vit {
+    let file = WeightFile::open(&workshop.path("export")).unwrap();
+    let stored = file.encoder(None).unwrap();
+    let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
+    let mut parameters = Parameters::new(storage);
+    let vit = Vit::new(&mut parameters, stored.size, stored.image_size / stored.size.patch_size);
+    file.load_into(parameters.named(), beside_encoder).unwrap();
+    vit
+}
+
+pub fn png(side: u32, mut pixel: impl FnMut(u32, u32) -> [u8; 3]) -> Vec<u8> {
     let image = image::RgbImage::from_fn(side, side, |x, y| image::Rgb(pixel(x, y)));
     let mut bytes = std::io::Cursor::new(Vec::new());
     image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
@@ -73,12 +85,7 @@ fn features_are_those_of_transformers() {
     let theirs = &read(workshop.path("theirs"))["class_mean"];
     let expected = theirs / theirs.norm_scalaropt_dim(2, [1], true);
 
-    let file = WeightFile::open(&workshop.path("export")).unwrap();
-    let stored = file.encoder(None).unwrap();
-    let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
-    let mut parameters = Parameters::new(storage);
-    let vit = Vit::new(&mut parameters, stored.size, stored.image_size / stored.size.patch_size);
-    file.load_into(parameters.named(), beside_encoder).unwrap();
+    let vit = exported(&workshop);
     let mut config = config(&[&workshop.path("labelled.tar")]);
     (config.batch_size, config.input_size) = (4, SIDE as usize);
     let dataset =
@@ -86,7 +93,8 @@ fn features_are_those_of_transformers() {
     let worker_program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));
     let source = ImageSource { dataset: Arc::new(dataset), config: &config, worker_program };
     let encoder = Encoder { vit: &vit, compute: Kind::Float };
-    let found = features(&[encoder, encoder], &source, Device::Cpu, &|_, _| Ok(())).unwrap();
+    let encoders = [encoder, encoder];
+    let found = features(&encoders, &source, Device::Cpu, &|_, _| Ok(()), None).unwrap();
     assert_eq!(found.len(), 2, "one for each encoder");
     for features in found {
         assert_eq!(features.labels, [100, 99, 98, 97, 95, 93, 92]);
@@ -197,7 +205,7 @@ fn a_class_that_shows_is_found() {
     };
     let report = json(&[]);
     let counts = serde_json::json!({
-        "images": 60, "classes": 3, "without_label": 1, "undecodable": 1
+        "pictures": 60, "classes": 3, "without_label": 1, "undecodable": 1
     });
     assert_eq!(report["reference"], counts);
     assert_eq!(report["held_out"]["pictures"], 31);
@@ -216,7 +224,8 @@ fn a_class_that_shows_is_found() {
     assert_eq!(part["held_out"]["pictures"], 6);
     assert!(part["accuracies"][0]["top1"].as_f64().unwrap() >= 0.8, "{part}");
     let table = knn(&workshop, &[&all[..], &["--neighbours", "7"]].concat()).succeeds().stdout;
-    for words in ["60 images of 3 classes, 1 without a label, 1 not decodable", "neighbours", " 7 "]
+    for words in
+        ["60 images of 3 classes, 1 without a label, 1 not decodable", "top-1 accuracy", "k = 7"]
     {
         assert!(table.contains(words), "`{words}` is not in: {table}");
     }
@@ -230,8 +239,9 @@ fn mistakes_are_explained() {
     let all = ["--reference", "known.tar", "--held-out", "known.tar"];
     let with = |more: &[&str]| knn(&workshop, &[&all[..], more].concat());
     with(&[]).fails(1, &["--neighbours", "20 neighbours", "12 reference images", "fewer"]);
-    with(&["--neighbours", "3,0"]).fails(1, &["0 neighbours"]);
-    with(&["--neighbours", "3", "--temperature", "0"]).fails(1, &["temperature of 0"]);
+    with(&["--neighbours", "3,0"]).fails(1, &["--neighbours", "0 neighbours"]);
+    with(&["--neighbours", "3", "--temperature", "0"])
+        .fails(1, &["--temperature", "temperature of 0"]);
     with(&["--neighbours", "3", "--input-size", "36"])
         .fails(2, &["--input-size", "36", "multiple", "8"]);
     let shards = ["--reference", "known.tar", "--neighbours", "3", "--held-out"];

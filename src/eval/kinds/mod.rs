@@ -1,0 +1,8 @@
+//! The kinds of evaluation: one file each, and the list of them.
+
+pub mod knn;
+
+use super::evaluation::Kind;
+
+/// Every kind, by the name of its table under `[evaluation]`.
+pub const KINDS: [Kind; 1] = [Kind::new::<knn::Knn>()];
