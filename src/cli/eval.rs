@@ -12,6 +12,7 @@ use super::patterns::PATTERN_HELP;
 use crate::artifacts::Role;
 use crate::config::{ConfigError, DataConfig, DeviceChoice, Precision};
 use crate::data::{Dataset, ShardProgress};
+use crate::eval::kinds::centroid::Centroid;
 use crate::eval::kinds::knn::Knn;
 use crate::eval::{
     self, Encoder, Features, Given, ImageSet, LeftOut, Measured, NamedEvaluation, Observer,
@@ -43,6 +44,13 @@ enum EvalCommand {
     /// deviation of pixels are those of preprocessor_config.json beside the weights, else ImageNet's.
     #[command(after_help = PATTERN_HELP)]
     Knn(MeasureArgs<Knn>),
+    /// Classify images by the nearest class centroid, without training
+    ///
+    /// Features are those of `distill eval knn`. The centroid of a class is the mean feature of its
+    /// reference images; each held-out image gets the class whose centroid has the highest cosine with
+    /// its feature (a linear kernel); what is printed is how often that is its own: top-1 accuracy.
+    #[command(after_help = PATTERN_HELP)]
+    Centroid(MeasureArgs<Centroid>),
 }
 
 /// An encoder, and what to measure of it.
@@ -96,6 +104,7 @@ struct ComputeArgs {
 pub fn run(args: EvalArgs) -> Result<()> {
     match args.command {
         EvalCommand::Knn(args) => measure(args),
+        EvalCommand::Centroid(args) => measure(args),
     }
 }
 

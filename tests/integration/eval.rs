@@ -1,12 +1,12 @@
 //! `distill eval knn`: features of the real transformers, votes of an independent count, and the
 //! command from shards to accuracies.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distill::data::{Dataset, EvaluationPass};
 use distill::draws::{Draws, Purpose};
-use distill::eval::kinds::knn;
+use distill::eval::kinds::{centroid, knn};
 use distill::eval::{Encoder, Features, ImageSource, LeftOut, features};
 use distill::nn::{Parameters, Storage, Vit};
 use distill::weights::{WeightFile, beside_encoder};
@@ -118,6 +118,22 @@ fn labelled(vectors: &Tensor, classes: u64, draws: &mut Draws) -> Features {
     Features { vectors: vectors.shallow_clone(), labels, left_out: LeftOut::default() }
 }
 
+/// Both in a file that the Python references read.
+fn written(folder: &Path, reference: &Features, held_out: &Features) -> PathBuf {
+    let labels = |features: &Features| {
+        Tensor::from_slice(&features.labels.iter().map(|&l| i64::from(l)).collect::<Vec<_>>())
+    };
+    let path = folder.join("case.safetensors");
+    let tensors = [
+        ("reference", &reference.vectors),
+        ("held_out", &held_out.vectors),
+        ("reference_labels", &labels(reference)),
+        ("held_out_labels", &labels(held_out)),
+    ];
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+    path
+}
+
 /// Votes are those of an independent count in float64: for features in general, and for ones whose
 /// similarities are often equal; with more neighbours than classes, and more classes than neighbours;
 /// and with more images than are looked at at a time.
@@ -141,21 +157,7 @@ fn accuracies_are_those_of_an_independent_count() {
         let (near, far) = (vectors(references), vectors(held_out));
         let reference = labelled(&near, classes, &mut draws);
         let held_out = labelled(&far, classes, &mut draws);
-        let labels = |features: &Features| {
-            Tensor::from_slice(&features.labels.iter().map(|&l| i64::from(l)).collect::<Vec<_>>())
-        };
-        let path = folder.path().join("case.safetensors");
-        let (near_labels, far_labels) = (labels(&reference), labels(&held_out));
-        Tensor::write_safetensors(
-            &[
-                ("reference", &near),
-                ("held_out", &far),
-                ("reference_labels", &near_labels),
-                ("held_out_labels", &far_labels),
-            ],
-            &path,
-        )
-        .unwrap();
+        let path = written(folder.path(), &reference, &held_out);
         let neighbours = [1, 10, 20, 100, 200];
         let mut command = python("knn_reference.py");
         command.arg(&path).arg(temperature.to_string()).args(neighbours.map(|k| k.to_string()));
@@ -164,6 +166,27 @@ fn accuracies_are_those_of_an_independent_count() {
         assert_eq!(found, expected, "{references} references of {classes} classes");
         println!("{references} references of {classes} classes: {expected:?}");
         assert!(expected.iter().any(|&share| share > 1.0 / classes as f64 && share < 1.0));
+    }
+}
+
+/// The nearest centroid is numpy's in float64, for few classes and many, and for more images than are
+/// looked at at a time.
+#[test]
+fn nearest_centroids_are_those_of_numpy() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut draws = Draws::new(12, Purpose::Crop, 0, 0);
+    for (references, images, classes) in [(600, 200, 5), (900, 400, 300), (20_000, 9000, 7)] {
+        let mut features = |rows| {
+            let vectors = random(&[rows, 6], &mut draws, |draws| (draws.uniform() - 0.4) as f32);
+            labelled(&(&vectors / vectors.norm_scalaropt_dim(2, [1], true)), classes, &mut draws)
+        };
+        let (reference, held_out) = (features(references), features(images));
+        let path = written(folder.path(), &reference, &held_out);
+        let expected: f64 = run(python("centroid_reference.py").arg(&path)).trim().parse().unwrap();
+        let found = centroid::accuracy(&reference, &held_out, Device::Cpu).unwrap();
+        assert_eq!(found, expected, "{references} references of {classes} classes");
+        println!("{references} references of {classes} classes: {expected}");
+        assert!(expected > 1.0 / classes as f64 && expected < 1.0, "{expected}");
     }
 }
 
@@ -229,6 +252,16 @@ fn a_class_that_shows_is_found() {
     {
         assert!(table.contains(words), "`{words}` is not in: {table}");
     }
+    let centroid = |more: &[&str]| {
+        let common = ["eval", "centroid", "--weights", "export", "--device", "cpu"];
+        let arguments = [&common[..], &all[..], more].concat();
+        Finished::of(workshop.command(&arguments).output().unwrap()).succeeds().stdout
+    };
+    let report: serde_json::Value = serde_json::from_str(&centroid(&["--json"])).unwrap();
+    assert_eq!(report["reference"], counts);
+    assert!(report["top1"].as_f64().unwrap() >= 0.9, "{report}");
+    let table = centroid(&[]);
+    assert!(table.contains("Nearest-centroid top-1 accuracy"), "{table}");
 }
 
 /// What a user may get wrong is one line that says what and what to do.

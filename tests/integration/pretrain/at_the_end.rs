@@ -124,6 +124,60 @@ fn a_run_ends_with_the_figures_of_its_encoders() {
     assert_eq!(images(&evaluation(&workshop, "run")), [12, 4]);
 }
 
+/// Another evaluation of the same images takes no other pass, and adds its figures to those that are
+/// there.
+#[test]
+fn evaluations_of_the_same_images_share_their_features() {
+    let (workshop, [knn, data]) = labelled();
+    let centroid =
+        knn.replace("evaluation.knn", "evaluation.centroid").replace(", neighbours = [1, 3]", "");
+    let done = workshop.pretrain(&[&knn, &centroid, &data]).succeeds();
+    let passes = |stderr: &str, set: &str| {
+        let line = format!("features of {set} images");
+        stderr.lines().filter(|told| told.ends_with(&line)).count()
+    };
+    assert_eq!(
+        ["reference", "held-out"].map(|set| passes(&done.stderr, set)),
+        [1, 1],
+        "{}",
+        done.stderr
+    );
+    for title in ["k-NN top-1 accuracy (12 ", "Nearest-centroid top-1 accuracy (12 "] {
+        assert!(done.stdout.contains(title), "`{title}` is not in {}", done.stdout);
+    }
+    let both = evaluation(&workshop, "pre");
+    let results = both["results"].as_array().unwrap();
+    let names: Vec<_> = results.iter().map(|result| &result["name"]).collect();
+    assert_eq!(names, ["knn", "centroid"]);
+    let measurement = &results[1]["measurements"][1];
+    assert_eq!((&measurement["role"], &measurement["metric"]), (&json!("trained"), &json!("top1")));
+    let arguments = [
+        "eval",
+        "centroid",
+        "--weights=pre/exports/encoder",
+        "--reference=shards/many.tar",
+        "--held-out=shards/few.tar",
+        "--input-size=32",
+        "--json",
+        "--heads=2",
+    ];
+    let alone = Finished::of(workshop.command(&arguments).output().unwrap()).succeeds();
+    let alone: Value = serde_json::from_str(&alone.stdout).unwrap();
+    assert_eq!(measurement["value"], alone["top1"]);
+
+    // Of two, one is there.
+    let file = workshop.path("pre/evaluation.json");
+    fs::write(&file, first_version(&both).to_string()).unwrap();
+    let again = workshop.pretrain(&[&centroid, &knn, &data]).succeeds();
+    assert_eq!(passes(&again.stderr, "reference"), 1, "{}", again.stderr);
+    let found = evaluation(&workshop, "pre");
+    let results_again = found["results"].as_array().unwrap();
+    assert_eq!(
+        (&results_again[0], &results_again[1]["measurements"]),
+        (&results[1], &results[0]["measurements"])
+    );
+}
+
 /// The result as a run wrote it before the file had a version.
 fn first_version(evaluation: &Value) -> Value {
     let knn = knn_of(evaluation);
