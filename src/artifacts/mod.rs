@@ -1,9 +1,13 @@
 //! What a run directory holds: types, paths and versions of its files, for writers and readers.
 
+mod evaluation;
 mod loss_terms;
 mod manifest;
 mod metrics;
 pub mod paths;
 
+pub use evaluation::{
+    EvaluationFile, EvaluationResult, ImageCount, Measurement, Metric, Provenance, Role,
+};
 pub use manifest::{FORMAT, FileEntry, Holds, Manifest, Stream, file_name, stem};
 pub use metrics::{MetricsLine, MetricsLines, StepMetrics, TraineeMetrics};

@@ -41,8 +41,8 @@ pub fn finished(config: &dyn TaskConfig, summary: &Summary) -> String {
         text += format!("  {name:<16} {change:<28} {folder}").trim_end();
         text += "\n";
     }
-    if let Some(evaluation) = &summary.evaluation {
-        text += &format!("\n{}", evaluation.table());
+    for result in &summary.evaluations {
+        text += &format!("\n{}", result.table());
     }
     text + &next(config, summary) + &config.advice()
 }

@@ -6,14 +6,12 @@
 //! result. Every error names the file, the key, what was found and what was expected.
 //! `configs/reference.toml` and `configs/reference_pretrain.toml` comment every key.
 
-mod evaluation;
 mod load;
 mod train;
 mod validate;
 
 pub use distill_base::ConfigError;
 pub use distill_data::config::{CurationConfig, DataConfig, ShuffleConfig};
-pub use evaluation::{EvaluationConfig, KnnConfig};
 pub use load::{KeyError, explain, read_table, read_tables};
 pub use train::{
     CheckpointConfig, DeviceChoice, DistributedConfig, ExportConfig, ExportFormat, LogConfig,

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tch::Kind;
+use toml::Table;
 
-use super::{DataConfig, EvaluationConfig};
+use super::DataConfig;
 
 /// The tables that every task's configuration has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,8 +28,10 @@ pub struct TrainConfig {
     pub log: LogConfig,
     #[serde(default)]
     pub export: ExportConfig,
+    /// Tables of evaluations, which `eval` reads; with every default once a task's configuration is
+    /// loaded.
     #[serde(default)]
-    pub evaluation: EvaluationConfig,
+    pub evaluation: Table,
 }
 
 impl TrainConfig {
@@ -63,7 +66,7 @@ impl TrainConfig {
             distributed: DistributedConfig::default(),
             log: LogConfig::default(),
             export: ExportConfig::default(),
-            evaluation: EvaluationConfig::default(),
+            evaluation: Table::new(),
         }
     }
 }
@@ -95,7 +98,7 @@ pub enum DeviceChoice {
 }
 
 /// The number format of matrix products. Master weights, losses and AdamW are always float32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     #[default]

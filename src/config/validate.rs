@@ -1,7 +1,7 @@
 //! Checks between values, before any file or device is touched.
 
+use super::TrainConfig;
 use super::load::KeyError;
-use super::{KnnConfig, TrainConfig};
 
 /// Nothing, or the first contradiction.
 pub type Check = Result<(), KeyError>;
@@ -29,8 +29,7 @@ impl TrainConfig {
             "found 0, expected at least one rank".into()
         })?;
         self.check_distributed()?;
-        require(self.log.every > 0, "log.every", || "found 0, expected at least one step".into())?;
-        self.evaluation.knn.as_ref().map_or(Ok(()), check_knn)
+        require(self.log.every > 0, "log.every", || "found 0, expected at least one step".into())
     }
 
     fn check_distributed(&self) -> Check {
@@ -142,37 +141,4 @@ impl TrainConfig {
             "found 0, expected at least one step".into()
         })
     }
-}
-
-fn check_knn(knn: &KnnConfig) -> Check {
-    let key = |name: &str| format!("evaluation.knn.{name}");
-    for (name, shards) in [("reference", &knn.reference), ("held_out", &knn.held_out)] {
-        require(!shards.is_empty(), key(name), || {
-            "found an empty list, expected at least one path or pattern".into()
-        })?;
-    }
-    let neighbours = &knn.neighbours;
-    require(!neighbours.is_empty() && !neighbours.contains(&0), key("neighbours"), || {
-        format!("found {neighbours:?}, expected numbers above 0")
-    })?;
-    let most = neighbours.iter().copied().max().unwrap_or(0) as u64;
-    require(
-        knn.most_reference.is_none_or(|references| most <= references),
-        key("most_reference"),
-        || {
-            format!(
-                "found {:?}, but {most} neighbours are to vote",
-                knn.most_reference.unwrap_or(0)
-            )
-        },
-    )?;
-    require(knn.temperature > 0.0 && knn.temperature.is_finite(), key("temperature"), || {
-        format!("found {}, expected a number above 0", knn.temperature)
-    })?;
-    for (name, most) in
-        [("most_reference", knn.most_reference), ("most_held_out", knn.most_held_out)]
-    {
-        require(most != Some(0), key(name), || "found 0, expected at least one image".into())?;
-    }
-    Ok(())
 }

@@ -1,9 +1,19 @@
-//! How good an encoder's features are, told without training anything on them.
+//! How good an encoder's frozen features are.
 //!
-//! [`features`] goes over images once for any number of encoders; [`knn`] classifies held-out
-//! images by the reference images whose features are nearest.
+//! An [`Evaluation`] names sets of images and makes figures of their features; [`measure()`] runs
+//! several of them on several encoders, going over each set of images once. [`read`] makes them of
+//! the `[evaluation]` table of a configuration, by the list of [`KINDS`].
 
-pub mod features;
-pub mod knn;
+mod evaluation;
+mod extract;
+pub mod kinds;
+mod measure;
+mod tables;
 
-pub use features::{Encoder, Features, ImageSource, LeftOut, features};
+pub use evaluation::{Evaluation, FeatureConsumer, FromPooled, ImageSet, Kind, Settings, Subject};
+pub use extract::{
+    DenseBatch, DenseTaker, Encoder, Features, ImageSource, LeftOut, Progress, features,
+};
+pub use kinds::KINDS;
+pub use measure::{Given, Measured, Observer, SetFacts, Source, check, measure};
+pub use tables::{NamedEvaluation, read, resolve};

@@ -35,7 +35,7 @@ pub fn page(run: &Run) -> Result<String> {
                 (header(run))
                 main {
                     (models(run))
-                    (results::evaluation(run))
+                    (results::evaluations(run))
                     (training::section(run)?)
                     (results::reconstructions(run))
                     (results::exports(run))

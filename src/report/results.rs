@@ -5,71 +5,67 @@ use base64::prelude::BASE64_STANDARD;
 use indicatif::{HumanBytes, HumanCount};
 use maud::{Markup, html};
 
-use super::run::{Export, Judged, Knn, Reconstruction, Run};
-use crate::artifacts::paths;
+use super::run::{Export, Reconstruction, Run};
+use crate::artifacts::{EvaluationResult, Role, paths};
 use crate::encoders::FAMILIES;
 
 /// Width and height that small reconstructions are enlarged to, in pixels of the page.
 const NEWEST: (u32, u32) = (640, 1100);
 
-/// The section about `evaluation.json`, where there is one.
-pub fn evaluation(run: &Run) -> Markup {
+/// A section for each evaluation.
+pub fn evaluations(run: &Run) -> Markup {
     html! {
-        @if let Some(knn) = &run.evaluation.knn {
+        @for result in &run.evaluations {
             section {
-                h2 { "k-NN accuracy" }
-                (accuracies(knn))
+                h2 { (result.title) }
+                (table(result))
                 p.note {
-                    "Top-1 accuracy on " (HumanCount(knn.held_out_pictures))
-                    " held-out images by the votes of the k nearest of "
-                    (HumanCount(knn.reference_pictures))
-                    " reference images, by the cosine of frozen features, weighted with temperature "
-                    (knn.temperature) ". Bars reach from 0 to 100 %."
-                    @if let Some(step) = run.evaluation.step { " ImageStats after step " (HumanCount(step)) "." }
+                    (result.description) ". Bars reach from 0 to 100 %."
+                    @if let Some(step) = result.step { " Measured after step " (HumanCount(step)) "." }
                 }
             }
         }
     }
 }
 
-fn accuracies(knn: &Knn) -> Markup {
+fn table(result: &EvaluationResult) -> Markup {
     html! {
-        table.knn {
+        table.figures {
             thead {
                 tr {
                     th { "Encoder" }
                     th { "Weights" }
-                    @for neighbours in &knn.neighbours { th { "k = " (neighbours) } }
+                    @for metric in &result.metrics { th { (metric.label) } }
                 }
             }
-            tbody { @for judged in &knn.encoders { (row(judged, knn.neighbours.len())) } }
+            tbody {
+                @for (encoder, role, shares) in result.rows() {
+                    tr {
+                        td { (encoder) }
+                        td { (role.name()) }
+                        @for share in shares { td { (bar(role, share)) } }
+                    }
+                }
+            }
         }
     }
 }
 
-/// One encoder, with `columns` accuracies.
-fn row(judged: &Judged, columns: usize) -> Markup {
-    let class = match judged.role.as_str() {
-        "random" | "initial" => "bar random",
-        "teacher" => "bar teacher",
-        _ => "bar",
+/// A share in `[0, 1]` as a number and a bar.
+fn bar(role: Role, share: Option<f64>) -> Markup {
+    let class = match role {
+        Role::Random | Role::Initial => "bar random",
+        Role::Teacher => "bar teacher",
+        Role::Trained => "bar",
     };
     html! {
-        tr {
-            td { (judged.name) }
-            td { (judged.role) }
-            @for column in 0..columns {
-                td {
-                    @if let Some(accuracy) = judged.accuracies.get(column) {
-                        @let percent = 100.0 * accuracy;
-                        // The exact number is there for programs.
-                        data value=(accuracy) { (format!("{percent:.2} %")) }
-                        div.track { div class=(class) style=(format!("width:{percent:.2}%")) {} }
-                    } @else {
-                        "–"
-                    }
-                }
-            }
+        @if let Some(share) = share {
+            @let percent = 100.0 * share;
+            // The exact number is there for programs.
+            data value=(share) { (format!("{percent:.2} %")) }
+            div.track { div class=(class) style=(format!("width:{percent:.2}%")) {} }
+        } @else {
+            "–"
         }
     }
 }

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use image::ImageFormat;
-use serde::Deserialize;
 
 use super::plan::Plan;
-use crate::artifacts::{MetricsLine, MetricsLines, StepMetrics, paths};
+use crate::artifacts::{
+    EvaluationFile, EvaluationResult, MetricsLine, MetricsLines, StepMetrics, paths,
+};
 
 /// Images of reconstructions besides the newest that a page shows.
 const EARLIER_RECONSTRUCTIONS: usize = 8;
@@ -29,7 +30,8 @@ pub struct Run {
     pub(super) records: Vec<MetricsLine>,
     /// Step of the newest checkpoint.
     pub(super) checkpoint: Option<u64>,
-    pub(super) evaluation: Evaluation,
+    /// What was measured of encoders.
+    pub(super) evaluations: Vec<EvaluationResult>,
     /// The newest, and earlier ones evenly spread, in the order of steps.
     pub(super) reconstructions: Vec<Reconstruction>,
     /// How many there are in all.
@@ -37,35 +39,6 @@ pub struct Run {
     pub(super) exports: Vec<Export>,
     /// What could not be read, a sentence each.
     notes: Vec<String>,
-}
-
-/// `evaluation.json`.
-#[derive(Debug, Default, Deserialize)]
-pub struct Evaluation {
-    /// After which step.
-    pub step: Option<u64>,
-    pub knn: Option<Knn>,
-}
-
-/// k-nearest-neighbour classification with frozen features.
-#[derive(Debug, Deserialize)]
-pub struct Knn {
-    pub reference_pictures: u64,
-    pub held_out_pictures: u64,
-    pub temperature: f64,
-    /// Numbers of neighbours that vote.
-    pub neighbours: Vec<u64>,
-    pub encoders: Vec<Judged>,
-}
-
-/// One encoder's part of [`Knn`].
-#[derive(Debug, Deserialize)]
-pub struct Judged {
-    pub name: String,
-    /// `random`, `initial`, `trained` or `teacher`.
-    pub role: String,
-    /// For each number of neighbours, in `[0, 1]`.
-    pub accuracies: Vec<f64>,
 }
 
 /// A sheet of reconstructed images.
@@ -119,7 +92,7 @@ impl Run {
             plan,
             records: records(path, &mut notes)?,
             checkpoint: newest_checkpoint(&paths::checkpoints(path))?,
-            evaluation: evaluation(&paths::evaluation(path), &mut notes)?,
+            evaluations: evaluations(&paths::evaluation(path), &mut notes),
             reconstruction_count: images.len(),
             reconstructions: reconstructions(images, &mut notes)?,
             exports: exports(&paths::exports(path))?,
@@ -201,12 +174,14 @@ fn newest_checkpoint(folder: &Path) -> Result<Option<u64>> {
     Ok(names_in(folder)?.iter().filter_map(|name| paths::step_of_checkpoint(name)).max())
 }
 
-fn evaluation(path: &Path, notes: &mut Vec<String>) -> Result<Evaluation> {
-    let Some(bytes) = read_if_there(path)? else { return Ok(Evaluation::default()) };
-    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        notes.push(format!("{} cannot be read: {error}", path.display()));
-        Evaluation::default()
-    }))
+fn evaluations(path: &Path, notes: &mut Vec<String>) -> Vec<EvaluationResult> {
+    match EvaluationFile::read(path) {
+        Ok(file) => file.unwrap_or_default().results,
+        Err(error) => {
+            notes.push(format!("{} cannot be read: {error:#}", path.display()));
+            Vec::new()
+        }
+    }
 }
 
 /// Steps and files of all reconstructions, by step.

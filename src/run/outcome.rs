@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::evaluation::Evaluation;
-use crate::artifacts::{MetricsLines, paths};
+use crate::artifacts::{EvaluationResult, MetricsLines, paths};
 use crate::tasks::TaskConfig;
 use crate::train::signals::Signal;
 
@@ -41,7 +40,7 @@ pub struct Summary {
     /// In the order of the configuration.
     pub encoders: Vec<Finished>,
     /// What the configuration asked to measure.
-    pub evaluation: Option<Evaluation>,
+    pub evaluations: Vec<EvaluationResult>,
 }
 
 /// One of the encoders that were trained.
@@ -60,7 +59,7 @@ impl Summary {
     pub(super) fn read(
         config: &dyn TaskConfig,
         steps: u64,
-        evaluation: Option<Evaluation>,
+        evaluations: Vec<EvaluationResult>,
     ) -> Result<Self> {
         let run = config.train().run.dir.as_path();
         let is_exported = !config.train().export.formats.is_empty();
@@ -70,7 +69,7 @@ impl Summary {
             losses: losses.iter().find(|found| found.0 == encoder.name).map(|found| found.1),
             export: is_exported.then(|| paths::export(run, &encoder.name)),
         });
-        Ok(Self { steps, encoders: encoders.collect(), evaluation })
+        Ok(Self { steps, encoders: encoders.collect(), evaluations })
     }
 }
 

@@ -203,8 +203,8 @@ fn conclude(
 ) -> Result<Outcome> {
     let (train, group) = (config.train(), setting.group);
     let _exporting = group.enter(Activity::Exporting);
-    let mut evaluation = Ok(None);
-    if !train.export.formats.is_empty() || train.evaluation.knn.is_some() {
+    let mut evaluations = Ok(Vec::new());
+    if !train.export.formats.is_empty() || !train.evaluation.is_empty() {
         // Opened once: that reads and checks all of it.
         let checkpoint =
             debug_span!("open_checkpoint").in_scope(|| checkpoint::newest(&train.run.dir))?;
@@ -213,11 +213,11 @@ fn conclude(
         let _evaluating = group.enter(Activity::Evaluating);
         let _span = debug_span!("evaluate").entered();
         let trained = Trained { encoders: models.encoders(), teacher: models.teacher() };
-        evaluation = evaluation::measure(config, setting, &checkpoint, &trained);
+        evaluations = evaluation::measure(config, setting, &checkpoint, &trained);
     }
-    match evaluation {
-        Ok(evaluation) => {
-            Ok(Outcome::Finished(Some(Box::new(Summary::read(config, step, evaluation)?))))
+    match evaluations {
+        Ok(evaluations) => {
+            Ok(Outcome::Finished(Some(Box::new(Summary::read(config, step, evaluations)?))))
         }
         Err(error) => match error.downcast_ref::<Interrupted>() {
             Some(&Interrupted(signal)) => {

@@ -7,6 +7,7 @@ use toml::Table;
 use super::task::{Task, TaskConfig};
 use super::{distill, pretrain};
 use crate::config::{ConfigError, KeyError, TrainConfig, explain, read_table, read_tables};
+use crate::eval;
 
 /// Every task. A file that is clearly for none of them is taken for the first one's.
 pub static TASKS: [&Task; 2] = [&distill::TASK, &pretrain::TASK];
@@ -22,7 +23,7 @@ pub fn load(file: &Path, overrides: &[String]) -> Result<Box<dyn TaskConfig>, Co
     let task = task_of(&table).unwrap_or(TASKS[0]);
     in_file(file, || {
         let (own, common) = split(table, task)?;
-        let config = (task.read)(own, read_tables(common)?)?;
+        let config = (task.read)(own, read_common(common)?)?;
         validate(&*config)?;
         Ok(config)
     })
@@ -36,7 +37,7 @@ pub fn load_as<C: TaskConfig>(file: &Path, overrides: &[String]) -> Result<C, Co
     let table = read_table(file, overrides)?;
     in_file(file, || {
         let (own, common) = split(table, C::description())?;
-        let config = C::from_tables(own, read_tables(common)?)?;
+        let config = C::from_tables(own, read_common(common)?)?;
         validate(&config)?;
         Ok(config)
     })
@@ -44,6 +45,13 @@ pub fn load_as<C: TaskConfig>(file: &Path, overrides: &[String]) -> Result<C, Co
 
 fn in_file<T>(file: &Path, read: impl FnOnce() -> Result<T, KeyError>) -> Result<T, ConfigError> {
     read().map_err(|(key, message)| ConfigError { file: file.to_path_buf(), key, message })
+}
+
+/// What every training has, each evaluation's table with its defaults.
+fn read_common(table: Table) -> Result<TrainConfig, KeyError> {
+    let mut train: TrainConfig = read_tables(table)?;
+    train.evaluation = eval::resolve(&train.evaluation)?;
+    Ok(train)
 }
 
 fn validate(config: &dyn TaskConfig) -> Result<(), KeyError> {

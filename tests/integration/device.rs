@@ -3,7 +3,7 @@
 
 use distill::config::{OptimizerConfig, Precision};
 use distill::encoders::EncoderSpec;
-use distill::eval::knn::accuracies;
+use distill::eval::kinds::knn::accuracies;
 use distill::eval::{Features, LeftOut};
 use distill::native::{DeviceEvent, Download, Gpu, PeakMemory, upload};
 use distill::nn::{DropPathMode, Init, Parameters, Storage};

@@ -1,40 +1,20 @@
 //! `distill eval knn`: features of the real transformers, votes of an independent count, and the
 //! command from shards to accuracies.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distill::data::{Dataset, EvaluationPass};
 use distill::draws::{Draws, Purpose};
-use distill::encoders::EncoderWeights;
-use distill::eval::{Encoder, Features, ImageSource, LeftOut, features, knn};
-use distill::nn::{Parameters, Storage};
+use distill::eval::kinds::{centroid, knn};
+use distill::eval::{Encoder, Features, ImageSource, LeftOut, features};
 use tch::{Device, Kind, Tensor};
 
-use crate::support::golden::golden;
+use crate::support::exported::{SIDE, exported, png, with_export};
 use crate::support::golden::{assert_close, read};
 use crate::support::python::{python, run};
 use crate::support::shards::config;
 use crate::support::workshop::{Finished, Workshop};
-
-/// Side of the images that the golden encoder is for.
-const SIDE: u32 = 64;
-
-/// A workshop with the golden encoder exported to `export`.
-fn with_export() -> Workshop {
-    let workshop = Workshop::new();
-    let weights = golden("infer_native");
-    let arguments = ["export", "--weights", weights.to_str().unwrap(), "--out", "export"];
-    Finished::of(workshop.command(&arguments).output().unwrap()).succeeds();
-    workshop
-}
-
-fn png(side: u32, mut pixel: impl FnMut(u32, u32) -> [u8; 3]) -> Vec<u8> {
-    let image = image::RgbImage::from_fn(side, side, |x, y| image::Rgb(pixel(x, y)));
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    bytes.into_inner()
-}
 
 /// Features are what the real transformers computes from the export: mean of the class tokens before
 /// the last LayerNorm, of length 1; images without a label and bad ones are left out.
@@ -73,12 +53,7 @@ fn features_are_those_of_transformers() {
     let theirs = &read(workshop.path("theirs"))["class_mean"];
     let expected = theirs / theirs.norm_scalaropt_dim(2, [1], true);
 
-    let weights = EncoderWeights::open(&workshop.path("export")).unwrap();
-    let stored = weights.measure(None).unwrap();
-    let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
-    let mut parameters = Parameters::new(storage);
-    let model = stored.spec.build(&mut parameters, stored.spec.grid_size(stored.image_size));
-    weights.load_into(parameters.named()).unwrap();
+    let model = exported(&workshop);
     let mut config = config(&[&workshop.path("labelled.tar")]);
     (config.batch_size, config.input_size) = (4, SIDE as usize);
     let dataset =
@@ -86,7 +61,8 @@ fn features_are_those_of_transformers() {
     let worker_program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));
     let source = ImageSource { dataset: Arc::new(dataset), config: &config, worker_program };
     let encoder = Encoder { model: &*model, compute: Kind::Float };
-    let found = features(&[encoder, encoder], &source, Device::Cpu, &|_, _| Ok(())).unwrap();
+    let encoders = [encoder, encoder];
+    let found = features(&encoders, &source, Device::Cpu, &|_, _| Ok(()), None).unwrap();
     assert_eq!(found.len(), 2, "one for each encoder");
     for features in found {
         assert_eq!(features.labels, [100, 99, 98, 97, 95, 93, 92]);
@@ -108,6 +84,22 @@ fn labelled(vectors: &Tensor, classes: u64, draws: &mut Draws) -> Features {
     let label = |place: f32| (place as u64 + draws.below(5) / 4) as u32 % classes as u32 * 3;
     let labels = places.into_iter().map(label).collect();
     Features { vectors: vectors.shallow_clone(), labels, left_out: LeftOut::default() }
+}
+
+/// Both in a file that the Python references read.
+fn written(folder: &Path, reference: &Features, held_out: &Features) -> PathBuf {
+    let labels = |features: &Features| {
+        Tensor::from_slice(&features.labels.iter().map(|&l| i64::from(l)).collect::<Vec<_>>())
+    };
+    let path = folder.join("case.safetensors");
+    let tensors = [
+        ("reference", &reference.vectors),
+        ("held_out", &held_out.vectors),
+        ("reference_labels", &labels(reference)),
+        ("held_out_labels", &labels(held_out)),
+    ];
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+    path
 }
 
 /// Votes are those of an independent count in float64: for features in general, and for ones whose
@@ -133,21 +125,7 @@ fn accuracies_are_those_of_an_independent_count() {
         let (near, far) = (vectors(references), vectors(held_out));
         let reference = labelled(&near, classes, &mut draws);
         let held_out = labelled(&far, classes, &mut draws);
-        let labels = |features: &Features| {
-            Tensor::from_slice(&features.labels.iter().map(|&l| i64::from(l)).collect::<Vec<_>>())
-        };
-        let path = folder.path().join("case.safetensors");
-        let (near_labels, far_labels) = (labels(&reference), labels(&held_out));
-        Tensor::write_safetensors(
-            &[
-                ("reference", &near),
-                ("held_out", &far),
-                ("reference_labels", &near_labels),
-                ("held_out_labels", &far_labels),
-            ],
-            &path,
-        )
-        .unwrap();
+        let path = written(folder.path(), &reference, &held_out);
         let neighbours = [1, 10, 20, 100, 200];
         let mut command = python("knn_reference.py");
         command.arg(&path).arg(temperature.to_string()).args(neighbours.map(|k| k.to_string()));
@@ -156,6 +134,27 @@ fn accuracies_are_those_of_an_independent_count() {
         assert_eq!(found, expected, "{references} references of {classes} classes");
         println!("{references} references of {classes} classes: {expected:?}");
         assert!(expected.iter().any(|&share| share > 1.0 / classes as f64 && share < 1.0));
+    }
+}
+
+/// The nearest centroid is numpy's in float64, for few classes and many, and for more images than are
+/// looked at at a time.
+#[test]
+fn nearest_centroids_are_those_of_numpy() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut draws = Draws::new(12, Purpose::Crop, 0, 0);
+    for (references, images, classes) in [(600, 200, 5), (900, 400, 300), (20_000, 9000, 7)] {
+        let mut features = |rows| {
+            let vectors = random(&[rows, 6], &mut draws, |draws| (draws.uniform() - 0.4) as f32);
+            labelled(&(&vectors / vectors.norm_scalaropt_dim(2, [1], true)), classes, &mut draws)
+        };
+        let (reference, held_out) = (features(references), features(images));
+        let path = written(folder.path(), &reference, &held_out);
+        let expected: f64 = run(python("centroid_reference.py").arg(&path)).trim().parse().unwrap();
+        let found = centroid::accuracy(&reference, &held_out, Device::Cpu).unwrap();
+        assert_eq!(found, expected, "{references} references of {classes} classes");
+        println!("{references} references of {classes} classes: {expected}");
+        assert!(expected > 1.0 / classes as f64 && expected < 1.0, "{expected}");
     }
 }
 
@@ -197,7 +196,7 @@ fn a_class_that_shows_is_found() {
     };
     let report = json(&[]);
     let counts = serde_json::json!({
-        "images": 60, "classes": 3, "without_label": 1, "undecodable": 1
+        "pictures": 60, "classes": 3, "without_label": 1, "undecodable": 1
     });
     assert_eq!(report["reference"], counts);
     assert_eq!(report["held_out"]["pictures"], 31);
@@ -216,10 +215,21 @@ fn a_class_that_shows_is_found() {
     assert_eq!(part["held_out"]["pictures"], 6);
     assert!(part["accuracies"][0]["top1"].as_f64().unwrap() >= 0.8, "{part}");
     let table = knn(&workshop, &[&all[..], &["--neighbours", "7"]].concat()).succeeds().stdout;
-    for words in ["60 images of 3 classes, 1 without a label, 1 not decodable", "neighbours", " 7 "]
+    for words in
+        ["60 images of 3 classes, 1 without a label, 1 not decodable", "top-1 accuracy", "k = 7"]
     {
         assert!(table.contains(words), "`{words}` is not in: {table}");
     }
+    let centroid = |more: &[&str]| {
+        let common = ["eval", "centroid", "--weights", "export", "--device", "cpu"];
+        let arguments = [&common[..], &all[..], more].concat();
+        Finished::of(workshop.command(&arguments).output().unwrap()).succeeds().stdout
+    };
+    let report: serde_json::Value = serde_json::from_str(&centroid(&["--json"])).unwrap();
+    assert_eq!(report["reference"], counts);
+    assert!(report["top1"].as_f64().unwrap() >= 0.9, "{report}");
+    let table = centroid(&[]);
+    assert!(table.contains("Nearest-centroid top-1 accuracy"), "{table}");
 }
 
 /// What a user may get wrong is one line that says what and what to do.
@@ -230,8 +240,9 @@ fn mistakes_are_explained() {
     let all = ["--reference", "known.tar", "--held-out", "known.tar"];
     let with = |more: &[&str]| knn(&workshop, &[&all[..], more].concat());
     with(&[]).fails(1, &["--neighbours", "20 neighbours", "12 reference images", "fewer"]);
-    with(&["--neighbours", "3,0"]).fails(1, &["0 neighbours"]);
-    with(&["--neighbours", "3", "--temperature", "0"]).fails(1, &["temperature of 0"]);
+    with(&["--neighbours", "3,0"]).fails(1, &["--neighbours", "0 neighbours"]);
+    with(&["--neighbours", "3", "--temperature", "0"])
+        .fails(1, &["--temperature", "temperature of 0"]);
     with(&["--neighbours", "3", "--input-size", "36"])
         .fails(2, &["--input-size", "36", "multiple", "8"]);
     let shards = ["--reference", "known.tar", "--neighbours", "3", "--held-out"];

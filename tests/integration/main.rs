@@ -11,6 +11,7 @@ mod dist;
 mod drop_path;
 mod eval;
 mod evaluation;
+mod evaluations;
 mod family;
 mod golden;
 mod hostile;

@@ -215,6 +215,44 @@ fn every_figure_of_an_evaluation_is_on_the_page() {
     assert_eq!(page.0["numbers"], json!([]));
 }
 
+/// Protects several evaluations on one page: each has a section of its own, with its own words, and an
+/// encoder that lacks a figure has a dash there.
+#[test]
+fn each_evaluation_has_a_section() {
+    let run = HandMade::new();
+    run.records(1..=3);
+    let of = |encoder: &str, role: &str, metric: &str, value: f64| json!({"encoder": encoder, "role": role, "metric": metric, "value": value});
+    let result = |title: &str, labels: &[&str], measurements: Vec<Value>| {
+        let metrics: Vec<Value> =
+            labels.iter().map(|label| json!({"name": label, "label": label})).collect();
+        json!({
+            "name": "x", "kind": "of-later", "step": 1234, "title": title,
+            "description": format!("How {title} came about"),
+            "images": [{"set": "held-out", "count": 5}],
+            "metrics": metrics, "measurements": measurements,
+        })
+    };
+    let first = vec![
+        of("one", "initial", "A", 0.25),
+        of("one", "trained", "B", 0.5),
+        of("one", "trained", "A", 0.75),
+    ];
+    let results = [
+        result("<First>", &["A", "B"], first),
+        result("Second", &["C"], vec![of("two", "teacher", "C", 1.0)]),
+    ];
+    let file = json!({"version": 2, "results": results});
+    fs::write(run.path().join("evaluation.json"), file.to_string()).unwrap();
+    let page = run.page();
+    page.says("<First> Encoder Weights A B one initial 25.00 % – one trained 75.00 % 50.00 %");
+    page.says("How <First> came about. Bars reach from 0 to 100 %. Measured after step 1,234.");
+    page.says("Second Encoder Weights C two teacher 100.00 % How Second came about.");
+    assert_eq!(page.0["numbers"], json!([0.25, 0.75, 0.5, 1.0]));
+
+    fs::write(run.path().join("evaluation.json"), "{\"version\": 3}").unwrap();
+    run.page().says("evaluation.json cannot be read: it is of version 3");
+}
+
 /// Protects reconstructions: the page holds the very pixels, the newest apart from up to eight evenly
 /// spread earlier ones, and a damaged one takes no other with it.
 #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::processes::send;
 use crate::support::ranks::Ranks;
@@ -16,17 +16,30 @@ fn evaluation(workshop: &Workshop, run: &str) -> Value {
     serde_json::from_slice(&text).unwrap()
 }
 
-/// Names, roles and accuracies, in their order.
+/// The k-NN result of a run.
+fn knn_of(evaluation: &Value) -> &Value {
+    let results = evaluation["results"].as_array().unwrap();
+    results.iter().find(|result| result["name"] == "knn").unwrap()
+}
+
+/// Names, roles and accuracies of k-NN, in their order.
 fn encoders(evaluation: &Value) -> Vec<(String, String, Vec<f64>)> {
     let text = |value: &Value| value.as_str().unwrap().to_string();
-    let numbers = |value: &Value| {
-        value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
-    };
-    let encoders = evaluation["knn"]["encoders"].as_array().unwrap();
+    let mut encoders: Vec<(String, String, Vec<f64>)> = Vec::new();
+    for one in knn_of(evaluation)["measurements"].as_array().unwrap() {
+        let (name, role) = (text(&one["encoder"]), text(&one["role"]));
+        let value = one["value"].as_f64().unwrap();
+        match encoders.last_mut().filter(|last| (&last.0, &last.1) == (&name, &role)) {
+            Some((.., values)) => values.push(value),
+            None => encoders.push((name, role, vec![value])),
+        }
+    }
     encoders
-        .iter()
-        .map(|one| (text(&one["name"]), text(&one["role"]), numbers(&one["accuracies"])))
-        .collect()
+}
+
+/// How many reference and held-out images there were.
+fn images(evaluation: &Value) -> [u64; 2] {
+    [0, 1].map(|set| knn_of(evaluation)["images"][set]["count"].as_u64().unwrap())
 }
 
 /// `distill eval knn` on exported weights.
@@ -57,9 +70,14 @@ fn eval(workshop: &Workshop, weights: &str) -> Vec<f64> {
 fn a_run_ends_with_the_figures_of_its_encoders() {
     let (workshop, [knn, data]) = labelled();
     let done = workshop.pretrain(&[&knn, &data]).succeeds();
-    assert!(done.stdout.contains("k-NN on 6 held-out images, 12 vote"), "{}", done.stdout);
+    for words in
+        ["k-NN top-1 accuracy (12 reference images, 6 held-out images)", "    k = 1    k = 3\n"]
+    {
+        assert!(done.stdout.contains(words), "`{words}` is not in {}", done.stdout);
+    }
     let found = evaluation(&workshop, "pre");
-    assert_eq!(found["step"], 8);
+    assert_eq!(found["version"], 2);
+    assert_eq!(knn_of(&found)["step"], 8);
     let measured = encoders(&found);
     let names: Vec<_> = measured.iter().map(|(name, role, _)| (&**name, &**role)).collect();
     assert_eq!(names, [("encoder", "random"), ("encoder", "trained")]);
@@ -99,11 +117,112 @@ fn a_run_ends_with_the_figures_of_its_encoders() {
     let file = workshop.path("run/evaluation.json");
     let before = fs::metadata(&file).unwrap().modified().unwrap();
     let again = workshop.train(&[&knn, &data, model, weights, begun, student]).succeeds();
-    assert!(again.stdout.contains("k-NN on 6 held-out images"), "{}", again.stdout);
+    assert!(again.stdout.contains("12 reference images, 6 held-out images"), "{}", again.stdout);
     assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), before);
     let fewer = "evaluation.knn.most_held_out=4";
     workshop.train(&[&knn, &data, model, weights, begun, student, fewer]).succeeds();
-    assert_eq!(evaluation(&workshop, "run")["knn"]["held_out_pictures"], 4);
+    assert_eq!(images(&evaluation(&workshop, "run")), [12, 4]);
+}
+
+/// Another evaluation of the same images takes no other pass, and adds its figures to those that are
+/// there.
+#[test]
+fn evaluations_of_the_same_images_share_their_features() {
+    let (workshop, [knn, data]) = labelled();
+    let centroid =
+        knn.replace("evaluation.knn", "evaluation.centroid").replace(", neighbours = [1, 3]", "");
+    let done = workshop.pretrain(&[&knn, &centroid, &data]).succeeds();
+    let passes = |stderr: &str, set: &str| {
+        let line = format!("features of {set} images");
+        stderr.lines().filter(|told| told.ends_with(&line)).count()
+    };
+    assert_eq!(
+        ["reference", "held-out"].map(|set| passes(&done.stderr, set)),
+        [1, 1],
+        "{}",
+        done.stderr
+    );
+    for title in ["k-NN top-1 accuracy (12 ", "Nearest-centroid top-1 accuracy (12 "] {
+        assert!(done.stdout.contains(title), "`{title}` is not in {}", done.stdout);
+    }
+    let both = evaluation(&workshop, "pre");
+    let results = both["results"].as_array().unwrap();
+    let names: Vec<_> = results.iter().map(|result| &result["name"]).collect();
+    assert_eq!(names, ["knn", "centroid"]);
+    let measurement = &results[1]["measurements"][1];
+    assert_eq!((&measurement["role"], &measurement["metric"]), (&json!("trained"), &json!("top1")));
+    let arguments = [
+        "eval",
+        "centroid",
+        "--weights=pre/exports/encoder",
+        "--reference=shards/many.tar",
+        "--held-out=shards/few.tar",
+        "--input-size=32",
+        "--json",
+        "--heads=2",
+    ];
+    let alone = Finished::of(workshop.command(&arguments).output().unwrap()).succeeds();
+    let alone: Value = serde_json::from_str(&alone.stdout).unwrap();
+    assert_eq!(measurement["value"], alone["top1"]);
+
+    // Of two, one is there.
+    let file = workshop.path("pre/evaluation.json");
+    fs::write(&file, first_version(&both).to_string()).unwrap();
+    let again = workshop.pretrain(&[&centroid, &knn, &data]).succeeds();
+    assert_eq!(passes(&again.stderr, "reference"), 1, "{}", again.stderr);
+    let found = evaluation(&workshop, "pre");
+    let results_again = found["results"].as_array().unwrap();
+    assert_eq!(
+        (&results_again[0], &results_again[1]["measurements"]),
+        (&results[1], &results[0]["measurements"])
+    );
+}
+
+/// The result as a run wrote it before the file had a version.
+fn first_version(evaluation: &Value) -> Value {
+    let knn = knn_of(evaluation);
+    let of = &knn["of"];
+    let [reference, held_out] = images(evaluation);
+    let encoders: Vec<Value> = encoders(evaluation)
+        .into_iter()
+        .map(|(name, role, accuracies)| json!({"name": name, "role": role, "accuracies": accuracies}))
+        .collect();
+    json!({
+        "step": knn["step"],
+        "of": {
+            "weights": of["weights"], "config": {"knn": of["settings"]},
+            "input_size": of["input_size"], "mean": of["mean"], "std": of["std"],
+            "precision": of["precision"],
+        },
+        "knn": {
+            "reference_pictures": reference, "held_out_pictures": held_out,
+            "temperature": of["settings"]["temperature"],
+            "neighbours": of["settings"]["neighbours"], "encoders": encoders,
+        },
+    })
+}
+
+/// A file of the first version counts: nothing is measured again, and the figures are shown. What
+/// cannot be read is measured.
+#[test]
+fn figures_of_an_earlier_version_are_not_measured_again() {
+    let (workshop, [knn, data]) = labelled();
+    workshop.pretrain(&[&knn, &data]).succeeds();
+    let file = workshop.path("pre/evaluation.json");
+    let mut first = first_version(&evaluation(&workshop, "pre"));
+    // No measuring would give it.
+    first["knn"]["encoders"][1]["accuracies"][0] = json!(0.123);
+    fs::write(&file, first.to_string()).unwrap();
+    let again = workshop.pretrain(&[&knn, &data]).succeeds();
+    assert!(again.stdout.contains("trained    12.3 %"), "{}", again.stdout);
+    assert_eq!(fs::read_to_string(&file).unwrap(), first.to_string(), "it is left as it was");
+
+    fs::write(&file, "{\"version\": 3}").unwrap();
+    let again = workshop.pretrain(&[&knn, &data]).succeeds();
+    assert!(again.stderr.contains("version 3"), "{}", again.stderr);
+    let found = evaluation(&workshop, "pre");
+    assert_eq!(found["version"], 2);
+    assert_eq!(encoders(&found)[1].2, eval(&workshop, "pre/exports/encoder"));
 }
 
 /// Figures are of the weights that are there: going back and training otherwise has them measured
@@ -112,7 +231,7 @@ fn a_run_ends_with_the_figures_of_its_encoders() {
 fn figures_are_of_the_weights_that_are_there() {
     let (workshop, [knn, data]) = labelled();
     workshop.pretrain(&[&knn, &data]).succeeds();
-    let weights = |run: &str| evaluation(&workshop, run)["of"]["weights"].clone();
+    let weights = |run: &str| knn_of(&evaluation(&workshop, run))["of"]["weights"].clone();
     let before = weights("pre");
     let mut command = workshop.pretraining_command(&[&knn, &data, "optimizer.learning_rate=0.1"]);
     command.args(["--resume", "pre/checkpoints/step-6"]);
@@ -184,5 +303,5 @@ fn a_signal_while_measuring_leaves_it_for_later() {
     assert!(workshop.path("pre/exports/encoder/model.safetensors").exists());
     assert!(!workshop.path("pre/evaluation.json").exists());
     workshop.pretrain(&set).succeeds();
-    assert_eq!(evaluation(&workshop, "pre")["knn"]["reference_pictures"], 1500);
+    assert_eq!(images(&evaluation(&workshop, "pre")), [1500, 6]);
 }

@@ -1,6 +1,7 @@
 //! What several areas of tests use.
 
 pub mod device;
+pub mod exported;
 pub mod golden;
 pub mod pixels;
 pub mod processes;

@@ -1,12 +1,145 @@
 //! k-nearest-neighbour classification: how often the classes of an image's nearest reference
 //! images tell its own.
 
-use anyhow::{Result, ensure};
-use tch::{Kind, Tensor};
+use anyhow::{Result, anyhow, ensure};
+use clap::Args;
+use indicatif::HumanCount;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
 
-use super::features::Features;
+use crate::artifacts::{Measurement, Metric};
+use crate::config::{Check, KeyError, require};
+use crate::eval::evaluation::{
+    Evaluation, FeatureConsumer, FromPooled, ImageSet, Settings, Subject,
+};
+use crate::eval::extract::Features;
 use crate::native::guard;
 use crate::status;
+
+/// k-NN classification of labelled images by their pooled features.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct Knn {
+    /// Labelled shards of the images that vote
+    #[arg(long, required = true, num_args = 1.., value_name = "PATTERN")]
+    pub reference: Vec<String>,
+    /// Labelled shards of the images that are classified
+    #[arg(long, required = true, num_args = 1.., value_name = "PATTERN")]
+    pub held_out: Vec<String>,
+    /// Numbers of neighbours that vote; each gives an accuracy
+    #[arg(long, value_name = "K,...", value_delimiter = ',', default_values_t = NEIGHBOURS)]
+    #[serde(default = "neighbours")]
+    pub neighbours: Vec<usize>,
+    /// A neighbour's vote weighs exp(cosine similarity / temperature)
+    #[arg(long, value_name = "T", default_value_t = TEMPERATURE)]
+    #[serde(default = "temperature")]
+    pub temperature: f64,
+    /// Take so many reference images at most, spread evenly over all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_reference: Option<u64>,
+    /// Take so many held-out images at most, spread evenly over all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_held_out: Option<u64>,
+}
+
+/// Numbers of neighbours of the published figures.
+const NEIGHBOURS: [usize; 4] = [10, 20, 100, 200];
+
+/// Temperature of the published figures.
+const TEMPERATURE: f64 = 0.07;
+
+fn neighbours() -> Vec<usize> {
+    NEIGHBOURS.to_vec()
+}
+fn temperature() -> f64 {
+    TEMPERATURE
+}
+
+impl Settings for Knn {
+    const KIND: &str = "knn";
+
+    fn validate(&self) -> Check {
+        for set in self.image_sets() {
+            set.validate()?;
+        }
+        let Self { neighbours, most_reference, temperature, .. } = self;
+        require(!neighbours.is_empty() && !neighbours.contains(&0), "neighbours", || {
+            format!("found {neighbours:?}, expected numbers above 0")
+        })?;
+        let most = neighbours.iter().copied().max().unwrap_or(0) as u64;
+        let references = most_reference.unwrap_or(u64::MAX);
+        require(most <= references, "most_reference", || {
+            format!("found {references}, but {most} neighbours are to vote")
+        })?;
+        require(*temperature > 0.0 && temperature.is_finite(), "temperature", || {
+            format!("found {temperature}, expected a number above 0")
+        })
+    }
+}
+
+impl Evaluation for Knn {
+    fn title(&self) -> String {
+        "k-NN top-1 accuracy".into()
+    }
+
+    fn description(&self, counts: &[u64]) -> String {
+        let [reference, held_out] = [0, 1].map(|set| HumanCount(counts[set]));
+        format!(
+            "Top-1 accuracy on {held_out} held-out images by the votes of the k nearest of \
+             {reference} reference images, by the cosine of frozen features, weighted with \
+             temperature {}",
+            self.temperature
+        )
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        self.neighbours.iter().map(|&k| metric(k)).collect()
+    }
+
+    fn image_sets(&self) -> Vec<ImageSet> {
+        let Self { reference, held_out, most_reference, most_held_out, .. } = self;
+        ImageSet::reference_and_held_out([reference, held_out], [*most_reference, *most_held_out])
+    }
+
+    fn check(&self, counts: &[u64]) -> Result<(), KeyError> {
+        check(&self.neighbours, self.temperature, counts[0])
+    }
+
+    fn begin<'a>(
+        &'a self,
+        subjects: &'a [Subject<'a>],
+        device: Device,
+    ) -> Result<Box<dyn FeatureConsumer + 'a>> {
+        Ok(Box::new(FromPooled(move |sets: &[&[Features]]| {
+            let mut measurements = Vec::new();
+            for (number, subject) in subjects.iter().enumerate() {
+                // One encoder's at a time, where they are compared.
+                let [reference, held_out] = [0, 1].map(|set| sets[set][number].to_device(device));
+                let shares = accuracies(&reference, &held_out, &self.neighbours, self.temperature)?;
+                let pairs = self.neighbours.iter().zip(shares);
+                measurements
+                    .extend(pairs.map(|(&k, share)| subject.measurement(&metric(k).name, share)));
+            }
+            Ok(measurements)
+        })))
+    }
+
+    /// `{"temperature": T, "accuracies": [{"neighbours": K, "top1": SHARE}, …]}`.
+    fn to_json(&self, measurements: &[Measurement]) -> Map<String, Value> {
+        let pairs = self.neighbours.iter().zip(measurements);
+        let accuracies: Vec<Value> =
+            pairs.map(|(k, one)| json!({ "neighbours": k, "top1": one.value })).collect();
+        let own = [("temperature", self.temperature.into()), ("accuracies", accuracies.into())];
+        own.map(|(key, value): (&str, Value)| (key.to_string(), value)).into_iter().collect()
+    }
+}
+
+fn metric(k: usize) -> Metric {
+    Metric { name: format!("top1_k{k}"), label: format!("k = {k}") }
+}
 
 /// Held-out and reference images whose similarities are computed at a time: on their way to
 /// neighbours these take some 40 bytes each, two thirds of a gigabyte together.
@@ -23,20 +156,19 @@ struct Neighbour {
 }
 
 /// Checks what may vote: so many `neighbours` of so many `references`, at this temperature.
-///
-/// # Errors
-/// A number of neighbours is 0 or larger than the references, there is none, or the temperature is
-/// not above 0.
-pub fn check(neighbours: &[usize], temperature: f64, references: u64) -> Result<()> {
-    ensure!(temperature > 0.0, "a temperature of {temperature}, expected more than 0");
-    ensure!(!neighbours.is_empty(), "no number of neighbours is given");
+fn check(neighbours: &[usize], temperature: f64, references: u64) -> Result<(), KeyError> {
+    require(temperature > 0.0, "temperature", || {
+        format!("a temperature of {temperature}, expected more than 0")
+    })?;
+    require(!neighbours.is_empty(), "neighbours", || "no number of neighbours is given".into())?;
     for &count in neighbours {
-        ensure!(count > 0, "0 neighbours cannot vote");
-        ensure!(
-            count as u64 <= references,
-            "{count} neighbours are more than the {references} reference images; give fewer \
-             neighbours or more references"
-        );
+        require(count > 0, "neighbours", || "0 neighbours cannot vote".into())?;
+        require(count as u64 <= references, "neighbours", || {
+            format!(
+                "{count} neighbours are more than the {references} reference images; give fewer \
+                 neighbours or more references"
+            )
+        })?;
     }
     Ok(())
 }
@@ -48,14 +180,16 @@ pub fn check(neighbours: &[usize], temperature: f64, references: u64) -> Result<
 /// near references those that came first are nearer; of classes with the same votes the lowest wins.
 ///
 /// # Errors
-/// [`check`]'s, the features are of different widths, or the device has no memory left.
+/// There are no `neighbours`, one of them is 0 or larger than the references, the temperature is not
+/// above 0, the features are of different widths, or the device has no memory left.
 pub fn accuracies(
     reference: &Features,
     held_out: &Features,
     neighbours: &[usize],
     temperature: f64,
 ) -> Result<Vec<f64>> {
-    check(neighbours, temperature, reference.count() as u64)?;
+    check(neighbours, temperature, reference.count() as u64)
+        .map_err(|(_, message)| anyhow!(message))?;
     let widths = [reference, held_out].map(|features| features.vectors.size()[1]);
     ensure!(widths[0] == widths[1], "features of the widths {} and {}", widths[0], widths[1]);
     let most = neighbours.iter().copied().max().unwrap_or(0);

@@ -1,4 +1,5 @@
-//! One vector an image: what encoders make of an evaluation pass.
+//! Features of frozen encoders: one pass over images gives those of any number of encoders, pooled
+//! and, where asked for, dense.
 
 use std::ops::Range;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::native::{guard, upload};
 use crate::nn::Normalisation;
 use crate::status;
 
-/// An encoder, and the number format that its matrix products run in.
+/// A frozen encoder, and the number format that its matrix products run in.
 #[derive(Clone, Copy)]
 pub struct Encoder<'a> {
     pub model: &'a dyn encoders::Encoder,
@@ -22,7 +23,7 @@ pub struct Encoder<'a> {
     pub compute: Kind,
 }
 
-/// Where images come from.
+/// Images and the processes that decode them.
 pub struct ImageSource<'a> {
     /// An evaluation pass.
     pub dataset: Arc<Dataset>,
@@ -32,7 +33,7 @@ pub struct ImageSource<'a> {
     pub worker_program: &'a Path,
 }
 
-/// What an encoder makes of the labelled images of a pass.
+/// Pooled features of the labelled images of a pass, by one encoder.
 pub struct Features {
     /// The encoder's own vector for an image ([`encoders::Encoder::pooled`]), divided by its length:
     /// `[N, D]`, float32, on the host, which has room for more of them.
@@ -42,7 +43,26 @@ pub struct Features {
     pub left_out: LeftOut,
 }
 
-/// Images of a pass that have no vector.
+/// Dense features of some labelled images, by one encoder.
+pub struct DenseBatch<'a> {
+    /// Number of the encoder.
+    pub encoder: usize,
+    /// Row of the first image in [`Features`].
+    pub first: usize,
+    /// Class of each image.
+    pub labels: &'a [u32],
+    /// Patch tokens after the final LayerNorm `[B, rows, columns, D]`, float32, on the encoder's
+    /// device. They are not kept: memory is bounded by a batch.
+    pub patches: Tensor,
+}
+
+/// Takes dense features.
+pub type DenseTaker<'a> = dyn FnMut(&DenseBatch<'_>) -> Result<()> + 'a;
+
+/// Told how many images of how many are seen; an error ends the pass.
+pub type Progress<'a> = &'a dyn Fn(u64, u64) -> Result<()>;
+
+/// Images of a pass that have no features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftOut {
     pub undecodable: u64,
@@ -50,7 +70,7 @@ pub struct LeftOut {
 }
 
 impl Features {
-    /// The same on `device`, where neighbours are looked for.
+    /// The same on `device`, where they are compared.
     pub fn to_device(&self, device: Device) -> Self {
         let Self { vectors, labels, left_out } = self;
         Self { vectors: vectors.to_device(device), labels: labels.clone(), left_out: *left_out }
@@ -63,16 +83,17 @@ impl Features {
 }
 
 /// Goes over the images of `source` once, and gives for each of `encoders`, which lie on `device`,
-/// its features. `progress` is told how many images of how many are seen, and may end it.
+/// its pooled features; `dense` takes those of patches on the way.
 ///
 /// # Errors
 /// The shards cannot be read, no image has a label, an encoder's features are not finite, the
-/// device has no memory left, or the error of `progress`.
+/// device has no memory left, or the error of `progress` or `dense`.
 pub fn features(
     encoders: &[Encoder<'_>],
     source: &ImageSource<'_>,
     device: Device,
-    progress: &dyn Fn(u64, u64) -> Result<()>,
+    progress: Progress<'_>,
+    mut dense: Option<&mut DenseTaker<'_>>,
 ) -> Result<Vec<Features>> {
     let ImageSource { dataset, config, worker_program } = source;
     let samples = dataset.sample_count();
@@ -82,7 +103,7 @@ pub fn features(
     let _status = status::register("loader", move || monitor.status().to_string());
     let mut gathering = guard(|| Ok(Gathering::new(encoders, samples, config, device)))?;
     while let Some(batch) = loader.next_batch()? {
-        guard(|| gathering.add(encoders, &batch))?;
+        guard(|| gathering.add(encoders, &batch, dense.as_deref_mut()))?;
         status::beat();
         progress(batch.positions.end, samples)?;
     }
@@ -125,8 +146,13 @@ impl Gathering {
         }
     }
 
-    fn add(&mut self, encoders: &[Encoder<'_>], batch: &Batch) -> Result<()> {
-        let before = self.labels.len();
+    fn add(
+        &mut self,
+        encoders: &[Encoder<'_>],
+        batch: &Batch,
+        mut dense: Option<&mut DenseTaker<'_>>,
+    ) -> Result<()> {
+        let first = self.labels.len();
         let mut rows = Vec::new();
         for (row, (label, image)) in (0i64..).zip(batch.labels.iter().zip(&batch.images)) {
             match (label, image) {
@@ -145,9 +171,17 @@ impl Gathering {
         let bytes = upload(batch.images(), &shape, self.device)?;
         let rows = upload(&rows, &[rows.len() as i64], self.device)?;
         let images = self.normalisation.apply(&bytes.index_select(0, &rows));
-        for (encoder, vectors) in encoders.iter().zip(&self.vectors) {
-            let found = tch::no_grad(|| pooled(encoder, &images));
-            vectors.narrow(0, before as i64, rows.size()[0]).copy_(&found);
+        for (number, (encoder, vectors)) in encoders.iter().zip(&self.vectors).enumerate() {
+            let (pooled, patches) = tch::no_grad(|| pool(encoder, &images, dense.is_some()));
+            vectors.narrow(0, first as i64, rows.size()[0]).copy_(&pooled);
+            if let (Some(take), Some(patches)) = (&mut dense, patches) {
+                take(&DenseBatch {
+                    encoder: number,
+                    first,
+                    labels: &self.labels[first..],
+                    patches,
+                })?;
+            }
         }
         Ok(())
     }
@@ -156,9 +190,9 @@ impl Gathering {
         let Self { vectors, labels, left_out, .. } = self;
         ensure!(
             !labels.is_empty(),
-            "none of {} images has a label: k-NN needs shards whose samples have a `.cls` member \
-             with a class number ({} images do not decode); `distill data pack` makes labels of \
-             class folders",
+            "none of {} images has a label: this evaluation needs shards whose samples have a `.cls` \
+             member with a class number ({} images do not decode); `distill data pack` makes labels \
+             of class folders",
             left_out.without_label + left_out.undecodable,
             left_out.undecodable
         );
@@ -176,10 +210,19 @@ impl Gathering {
     }
 }
 
-/// The vectors of normalised images `[B, 3, H, W]`, each divided by its length: `[B, D]`, float32.
-fn pooled(encoder: &Encoder<'_>, images: &Tensor) -> Tensor {
+/// What one pass of `encoder` over normalised images `[B, 3, H, W]` gives: the vectors of
+/// [`encoders::Encoder::pooled`], each divided by its length, `[B, D]`, and, if it `is_dense`, the patch
+/// tokens after the final norm, `[B, rows, columns, D]`; float32.
+fn pool(encoder: &Encoder<'_>, images: &Tensor, is_dense: bool) -> (Tensor, Option<Tensor>) {
     let Encoder { model, compute } = *encoder;
-    let vectors = model.pooled(&model.forward(&Input::whole(images.shallow_clone()), compute));
+    let tokens = model.forward(&Input::whole(images.shallow_clone()), compute);
+    let vectors = model.pooled(&tokens);
     let length = vectors.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float).sqrt();
-    vectors / length.clamp_min(1e-12)
+    let patches = is_dense.then(|| {
+        let [rows, columns] = tokens.grid;
+        let patches = model.normalise(tokens).patches().to_kind(Kind::Float);
+        let (batch, _, dim) = patches.size3().expect("tokens are [B, N, D]");
+        patches.reshape([batch, rows, columns, dim])
+    });
+    (vectors / length.clamp_min(1e-12), patches)
 }

@@ -1,0 +1,319 @@
+//! Several evaluations of several encoders at once: each set of images is gone over once.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use tch::Device;
+
+use super::evaluation::{FeatureConsumer, ImageSet, Subject};
+use super::extract::{
+    DenseBatch, DenseTaker, Encoder, Features, ImageSource, LeftOut, Progress, features,
+};
+use super::tables::NamedEvaluation;
+use crate::artifacts::Measurement;
+use crate::config::DataConfig;
+use crate::data::{Dataset, EvaluationPass, ShardProgress};
+use crate::native::guard;
+
+/// How images are seen, whatever their shards.
+pub struct Source<'a> {
+    /// Input size, normalisation, batch size and workers; its shards and curation are not used.
+    pub data: &'a DataConfig,
+    /// Where the settings were given, for errors.
+    pub given: Given,
+    pub observer: &'a dyn Observer,
+}
+
+/// Where a user gave an evaluation's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    InConfig,
+    OnCommandLine,
+}
+
+impl Given {
+    /// What the user calls the setting `field` of the evaluation `name`.
+    pub fn key(self, name: &str, field: &str) -> String {
+        match self {
+            Self::InConfig => format!("evaluation.{name}.{field}"),
+            Self::OnCommandLine => format!("--{}", field.replace('_', "-")),
+        }
+    }
+
+    /// What the user calls the evaluation `name`.
+    fn table(self, name: &str) -> String {
+        match self {
+            Self::InConfig => format!("evaluation.{name}"),
+            Self::OnCommandLine => format!("eval {name}"),
+        }
+    }
+}
+
+/// Shows what is being done, and may end it.
+pub trait Observer {
+    /// Calls `open`, which opens the shards of `set`, and shows how it gets on.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    fn open(
+        &self,
+        set: &ImageSet,
+        open: &dyn Fn(ShardProgress<'_>) -> Result<Dataset>,
+    ) -> Result<Dataset>;
+
+    /// Calls `extract`, which goes over the images of `set`, and shows how it gets on.
+    ///
+    /// # Errors
+    /// Those of `extract`, or that it has to end.
+    fn extract(
+        &self,
+        set: &ImageSet,
+        extract: &mut dyn FnMut(Progress<'_>) -> Result<Vec<Features>>,
+    ) -> Result<Vec<Features>>;
+}
+
+/// What one evaluation found.
+pub struct Measured {
+    /// The images, in the order of [`super::Evaluation::image_sets`].
+    pub sets: Vec<SetFacts>,
+    pub measurements: Vec<Measurement>,
+}
+
+/// What became of a set of images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetFacts {
+    pub title: &'static str,
+    /// Images that have features.
+    pub images: usize,
+    /// Their classes.
+    pub classes: usize,
+    pub left_out: LeftOut,
+}
+
+impl SetFacts {
+    /// Those of a pass, whose features by each encoder are `features`.
+    fn new(title: &'static str, features: &[Features]) -> Self {
+        let mut classes = features.first().map_or(Vec::new(), |first| first.labels.clone());
+        let images = classes.len();
+        classes.sort_unstable();
+        classes.dedup();
+        let left_out = features.first().map_or(LeftOut::default(), |first| first.left_out);
+        Self { title, images, classes: classes.len(), left_out }
+    }
+}
+
+/// Finds out what could not be measured: meant for before training.
+///
+/// # Errors
+/// Shards cannot be read, have no labels, or have too few images.
+pub fn check(evaluations: &[NamedEvaluation], source: &Source<'_>) -> Result<()> {
+    let passes = plan(evaluations, source.given);
+    let mut counts = Vec::new();
+    for pass in &passes {
+        let dataset = pass.open(source)?;
+        let ends = [0, dataset.sample_count().saturating_sub(1)];
+        let labels = ends.into_iter().map(|position| dataset.label(position));
+        ensure!(
+            labels.collect::<Result<Vec<_>>>()?.iter().any(Option::is_some),
+            "{}: neither the first nor the last image of {:?} has a label: a `.cls` member with its \
+             class; `distill data pack` makes labels of class folders",
+            pass.key,
+            pass.set.shards
+        );
+        counts.push(dataset.sample_count());
+    }
+    check_counts(evaluations, &passes, &counts, source.given)
+}
+
+/// What each of `evaluations` finds of `subjects`, which lie on `device`; `worker_program` decodes.
+///
+/// # Errors
+/// Shards cannot be read, have no labels or have too few images, the device has no memory left, or
+/// the observer ends it.
+pub fn measure(
+    evaluations: &[NamedEvaluation],
+    subjects: &[Subject<'_>],
+    source: &Source<'_>,
+    worker_program: &Path,
+    device: Device,
+) -> Result<Vec<Measured>> {
+    let passes = plan(evaluations, source.given);
+    let mut datasets = Vec::new();
+    for pass in &passes {
+        datasets.push(Arc::new(pass.open(source)?));
+    }
+    let counts: Vec<u64> = datasets.iter().map(|dataset| dataset.sample_count()).collect();
+    check_counts(evaluations, &passes, &counts, source.given)?;
+    let mut consumers = Vec::new();
+    for one in evaluations {
+        consumers.push(guard(|| one.evaluation.begin(subjects, device))?);
+    }
+    let encoders: Vec<Encoder<'_>> = subjects.iter().map(|subject| subject.encoder).collect();
+    let mut found = Vec::new();
+    for (pass, dataset) in passes.iter().zip(datasets) {
+        let config = pass.config(source);
+        let images = ImageSource { dataset, config: &config, worker_program };
+        let features = pass.extract(&encoders, &images, source.observer, device, &mut consumers);
+        found.push(features.with_context(|| pass.key.clone())?);
+    }
+    let mut measured = Vec::new();
+    for (number, (one, consumer)) in evaluations.iter().zip(consumers).enumerate() {
+        let own = passes_of(&passes, number)
+            .into_iter()
+            .map(|(pass, interest)| (SetFacts::new(interest.title, &found[pass]), &*found[pass]));
+        let (sets, pooled): (Vec<_>, Vec<&[Features]>) = own.unzip();
+        let measurements = guard(|| consumer.finish(&pooled));
+        let measurements = measurements.with_context(|| source.given.table(&one.name))?;
+        measured.push(Measured { sets, measurements });
+    }
+    Ok(measured)
+}
+
+/// One time over a set of images, for all evaluations that look at it.
+struct Pass {
+    /// As the first of them describes it.
+    set: ImageSet,
+    /// What the user calls its shards.
+    key: String,
+    uses: Vec<Use>,
+}
+
+/// An evaluation's interest in a pass.
+struct Use {
+    /// Number of the evaluation.
+    evaluation: usize,
+    /// Number of the set in the evaluation's own order.
+    set: usize,
+    title: &'static str,
+    is_dense: bool,
+}
+
+/// Passes that show each evaluation its sets, in its order where it takes dense features; pooled ones
+/// it has when all is seen.
+fn plan(evaluations: &[NamedEvaluation], given: Given) -> Vec<Pass> {
+    let mut passes: Vec<Pass> = Vec::new();
+    for (number, one) in evaluations.iter().enumerate() {
+        let sets = one.evaluation.image_sets();
+        let in_order = sets.iter().any(|set| set.is_dense);
+        let mut next = 0;
+        for (index, set) in sets.into_iter().enumerate() {
+            let interest =
+                Use { evaluation: number, set: index, title: set.title, is_dense: set.is_dense };
+            let same = |pass: &Pass| (&pass.set.shards, pass.set.most) == (&set.shards, set.most);
+            let place = (next..passes.len()).find(|&place| same(&passes[place]));
+            let place = place.unwrap_or(passes.len());
+            if place == passes.len() {
+                let key = given.key(&one.name, set.field);
+                passes.push(Pass { set, key, uses: Vec::new() });
+            }
+            passes[place].uses.push(interest);
+            next = if in_order { place + 1 } else { 0 };
+        }
+    }
+    passes
+}
+
+/// Passes that show evaluation number `evaluation` its sets, in its order, with what it takes there.
+fn passes_of(passes: &[Pass], evaluation: usize) -> Vec<(usize, &Use)> {
+    let uses = passes
+        .iter()
+        .enumerate()
+        .flat_map(|(number, pass)| pass.uses.iter().map(move |interest| (number, interest)));
+    let mut own: Vec<_> = uses.filter(|(_, of)| of.evaluation == evaluation).collect();
+    own.sort_by_key(|(_, of)| of.set);
+    own
+}
+
+/// Asks each evaluation whether `counts`, the images of each pass, suffice.
+fn check_counts(
+    evaluations: &[NamedEvaluation],
+    passes: &[Pass],
+    counts: &[u64],
+    given: Given,
+) -> Result<()> {
+    for (number, one) in evaluations.iter().enumerate() {
+        let own = passes_of(passes, number).into_iter().map(|(pass, _)| counts[pass]);
+        let check = one.evaluation.check(&own.collect::<Vec<_>>());
+        check.map_err(|(field, message)| anyhow!("{}: {message}", given.key(&one.name, &field)))?;
+    }
+    Ok(())
+}
+
+impl Pass {
+    /// How its images are read.
+    fn config(&self, source: &Source<'_>) -> DataConfig {
+        DataConfig { shards: self.set.shards.clone(), curation: None, ..source.data.clone() }
+    }
+
+    fn open(&self, source: &Source<'_>) -> Result<Dataset> {
+        let config = self.config(source);
+        let most_samples = self.set.most.unwrap_or(u64::MAX);
+        let pass = EvaluationPass { most_samples, ..EvaluationPass::WHOLE };
+        source.observer.open(&self.set, &|progress| {
+            Dataset::for_evaluation(&config, &self.key, pass, progress)
+        })
+    }
+
+    /// Pooled features of each of `encoders`; dense ones go to those of `consumers` that asked.
+    fn extract(
+        &self,
+        encoders: &[Encoder<'_>],
+        images: &ImageSource<'_>,
+        observer: &dyn Observer,
+        device: Device,
+        consumers: &mut [Box<dyn FeatureConsumer + '_>],
+    ) -> Result<Vec<Features>> {
+        let mut hand_out = |batch: &DenseBatch<'_>| {
+            for interest in self.uses.iter().filter(|interest| interest.is_dense) {
+                consumers[interest.evaluation].take(interest.set, batch)?;
+            }
+            Ok(())
+        };
+        let is_dense = self.uses.iter().any(|interest| interest.is_dense);
+        observer.extract(&self.set, &mut |progress| {
+            let dense: Option<&mut DenseTaker<'_>> =
+                if is_dense { Some(&mut hand_out) } else { None };
+            guard(|| features(encoders, images, device, progress, dense))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::Table;
+
+    use super::*;
+    use crate::eval::tables;
+
+    /// Shards of each pass, and which evaluation takes it as which of its sets.
+    fn planned(text: &str) -> Vec<(String, Vec<(usize, usize)>)> {
+        let evaluations = tables::read(&text.parse::<Table>().unwrap()).unwrap();
+        let passes = plan(&evaluations, Given::InConfig);
+        let uses = |pass: &Pass| pass.uses.iter().map(|of| (of.evaluation, of.set)).collect();
+        passes.iter().map(|pass| (pass.set.shards.join(" "), uses(pass))).collect()
+    }
+
+    fn knn(name: &str, reference: &str, held_out: &str, more: &str) -> String {
+        format!(
+            "[{name}]\nkind = \"knn\"\nreference = [\"{reference}\"]\nheld_out = [\"{held_out}\"]\n\
+             {more}\n"
+        )
+    }
+
+    /// Evaluations share passes over the same images, whatever their order, but not of other numbers.
+    #[test]
+    fn the_same_images_are_gone_over_once() {
+        let alike = knn("one", "a", "b", "") + &knn("two", "a", "b", "neighbours = [3]");
+        let both = [("a".to_string(), vec![(0, 0), (1, 0)]), ("b".into(), vec![(0, 1), (1, 1)])];
+        assert_eq!(planned(&alike), both);
+        let turned = knn("one", "a", "b", "") + &knn("two", "b", "a", "");
+        let turned = planned(&turned);
+        let both = [("a".to_string(), vec![(0, 0), (1, 1)]), ("b".into(), vec![(0, 1), (1, 0)])];
+        assert_eq!(turned, both);
+        let fewer = knn("one", "a", "b", "") + &knn("two", "a", "b", "most_reference = 500");
+        let shards: Vec<_> = planned(&fewer).into_iter().map(|(shards, _)| shards).collect();
+        assert_eq!(shards, ["a", "b", "a"]);
+        assert_eq!(planned(&knn("one", "a", "a", "")), [("a".to_string(), vec![(0, 0), (0, 1)])]);
+    }
+}
