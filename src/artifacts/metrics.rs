@@ -48,7 +48,7 @@ impl MetricsLines {
     }
 }
 
-/// What is known after an optimizer step.
+/// The metrics of one optimizer step: a line of `metrics.jsonl`.
 ///
 /// In JSON a number that is not finite (NaN, ±infinity) is `null`, which is read as NaN; a loss term
 /// that the configuration turns off and a measurement that the device does not offer are left out.
@@ -77,10 +77,10 @@ pub struct StepMetrics {
     /// Mean wall time of a step, waiting included, since the previous record, in seconds.
     #[serde(default = "unknown", deserialize_with = "number")]
     pub step_seconds: f64,
-    /// In the configuration's order. The key on disk is of the time when only students were trained.
+    /// In the configuration's order. The key on disk is `students`, from before pre-training existed.
     #[serde(rename = "students")]
     pub trainees: Vec<TraineeMetrics>,
-    /// Most memory of the training device held so far, in bytes; the process's own on a CPU.
+    /// Peak memory of the training device so far, in bytes; that of the process on a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
     /// Images that did not decode since the run began.

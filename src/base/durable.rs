@@ -1,4 +1,4 @@
-//! Small files that are replaced whole, and where files go that can be made again.
+//! Atomic replacement of small files, and the user's cache folder.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -30,7 +30,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The folder for what may be made again, of whoever runs this.
+/// The user's cache folder, for files that can be made again.
 pub fn user_cache() -> Option<PathBuf> {
     let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))

@@ -112,9 +112,6 @@ struct CheckArgs {
 }
 
 /// Runs the command.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn run(args: DataArgs) -> Result<()> {
     match args.command {
         DataCommand::Pack(args) => run_pack(args),

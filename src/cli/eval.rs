@@ -73,7 +73,7 @@ struct EncoderArgs {
     /// The encoder: a Hugging Face folder, a .safetensors file, or a .pth state dict
     #[arg(long, value_name = "PATH")]
     weights: PathBuf,
-    /// Attention heads of the weights, where nothing beside them tells
+    /// Attention heads of the encoder, where no file beside its weights says so
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
     /// Side of the images, in pixels [default: that of the weights]
@@ -99,9 +99,6 @@ struct ComputeArgs {
 }
 
 /// Runs the command.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn run(args: EvalArgs) -> Result<()> {
     match args.command {
         EvalCommand::Knn(args) => measure(args),

@@ -27,7 +27,7 @@ pub struct ExportArgs {
     /// Convert these weights: a Hugging Face folder, a .safetensors file, or a .pth state dict
     #[arg(long, value_name = "PATH")]
     weights: Option<PathBuf>,
-    /// Attention heads of the weights, where nothing beside them tells
+    /// Attention heads of the encoder, where no file beside its weights says so
     #[arg(long, value_name = "N", requires = "weights")]
     heads: Option<usize>,
     /// Folder to write; an earlier export there is replaced

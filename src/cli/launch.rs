@@ -54,10 +54,10 @@ pub struct LaunchArgs {
     /// Port of node 0 where rank 0 listens [default: a free one for one node]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     master_port: Option<u16>,
-    /// How often all processes start anew, from the newest checkpoint, after one has failed
+    /// How often all processes are restarted from the newest checkpoint after one has failed
     #[arg(long, value_name = "K", default_value_t = 0)]
     max_restarts: u32,
-    /// Seconds that the others have to end, before they are killed, when one has failed
+    /// Seconds between asking the other processes to end, after one has failed, and killing them
     #[arg(long, value_name = "S", default_value_t = 10)]
     grace_seconds: u32,
     /// Arguments of every process, as in `distill --config FILE`
@@ -131,7 +131,7 @@ fn describe(args: LaunchArgs) -> Result<Launch> {
     })
 }
 
-/// For each process the GPU that it alone sees: of those that this launcher sees, in order.
+/// The GPU that each process alone sees: those that this launcher sees, in order.
 fn devices(
     visible: Option<&str>,
     gpus: usize,

@@ -82,8 +82,8 @@ pub fn start(args: &LogArgs) -> Result<()> {
     .map_err(|error| anyhow!("cannot start logging: {error}"))
 }
 
-/// Whether this is one of many processes and not the first of them, which speaks for all. What is
-/// wrong with a process's place is told by who needs it.
+/// Whether this is a rank after rank 0, which logs for all. What is wrong with a process's rank is
+/// reported where the rank is needed.
 fn follows_another() -> bool {
     matches!(environment::of_this_process(), Ok(Some(place)) if place.rank > 0)
 }

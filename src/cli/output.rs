@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 
-/// Writes to standard output; a reader that has gone, as `head` does, is no error.
+/// Writes to standard output; a closed pipe, as of `head`, is no error.
 pub fn print(text: &str) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -41,9 +41,6 @@ pub struct PretrainArgs {
 }
 
 /// Trains, exports, and says what came out.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn run(args: &PretrainArgs) -> Result<u8> {
     let Some(json_root) = &args.out else { return run_task::<PretrainConfig>(&args.train) };
     score::run(&load(&args.train)?, &args.score, json_root).map(|()| DONE)

@@ -42,9 +42,6 @@ pub(super) struct PreviewArgs {
 }
 
 /// Runs the command.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub(super) fn run(args: &PreviewArgs) -> Result<()> {
     let config = tasks::load(&args.config, &args.set)?;
     let train = config.train();

@@ -26,9 +26,6 @@ pub(super) struct ReportArgs {
 }
 
 /// Runs the command.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| paths::report(&args.run));
     ensure!(!out.is_dir(), "--out {}: that is a folder; name a file in it", out.display());

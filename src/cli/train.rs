@@ -1,4 +1,4 @@
-//! `distill --config FILE` and what it has in common with other trainings: their arguments.
+//! `distill --config FILE`, and the arguments that every training command takes.
 
 use std::path::PathBuf;
 
@@ -33,9 +33,6 @@ pub struct TrainArgs {
 }
 
 /// The config that the arguments name.
-///
-/// # Errors
-/// They name none, or it cannot be used.
 pub fn load<C: TaskConfig>(args: &TrainArgs) -> Result<C, ConfigError> {
     let file = args.config.as_deref().ok_or_else(|| ConfigError {
         file: PathBuf::new(),
@@ -46,17 +43,11 @@ pub fn load<C: TaskConfig>(args: &TrainArgs) -> Result<C, ConfigError> {
 }
 
 /// Trains students, exports them, and says what came out.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn run(args: &TrainArgs) -> Result<u8> {
     run_task::<DistillConfig>(args)
 }
 
 /// Runs the task whose configuration `C` is as the arguments say.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn run_task<C: TaskConfig>(args: &TrainArgs) -> Result<u8> {
     let config: C = load(args)?;
     if args.dry_run {
@@ -81,7 +72,7 @@ pub fn run_task<C: TaskConfig>(args: &TrainArgs) -> Result<u8> {
 fn warn_of_stop(at: Stop, signal: Option<Signal>) {
     let why = signal.map_or_else(|| "a signal to another rank".into(), |s| s.to_string());
     match at {
-        Stop::Start => warn!("stopped before all ranks had come; the same command continues"),
+        Stop::Start => warn!("stopped before all ranks had joined; the same command continues"),
         Stop::Training { step } => {
             warn!(step, "stopped by {why}; the same command continues from here");
         }

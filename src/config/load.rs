@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::ConfigError;
 
-/// Key and message of what is wrong.
+/// A key, and what is wrong with its value.
 pub type KeyError = (String, String);
 
 /// The table in `file` with `overrides` of the form `data.batch_size=32` applied.
@@ -31,10 +31,7 @@ pub fn read_table(file: &Path, overrides: &[String]) -> Result<Table, ConfigErro
     Ok(table)
 }
 
-/// The tables of `table` as a `T`.
-///
-/// # Errors
-/// The key at fault, and what is wrong with it.
+/// `table`, deserialised as a `T`.
 pub fn read_tables<T: DeserializeOwned>(table: Table) -> Result<T, KeyError> {
     serde_path_to_error::deserialize(Value::Table(table))
         .map_err(|error| (key_of(error.path()), explain(&error.inner().to_string())))

@@ -1,4 +1,4 @@
-//! What every training has, whatever is learned.
+//! The configuration tables that every task has.
 
 use std::path::PathBuf;
 
@@ -71,7 +71,7 @@ impl TrainConfig {
     }
 }
 
-/// Where a run lives and on what it computes.
+/// The directory of a run, and the device that it computes on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
@@ -179,7 +179,7 @@ pub struct CheckpointConfig {
     /// How many of the newest checkpoints stay.
     #[serde(default = "checkpoint_keep")]
     pub keep: usize,
-    /// How many ranks at most write what all ranks hold alike.
+    /// The most ranks that write the state that all ranks hold alike.
     #[serde(default = "checkpoint_writers")]
     pub writers: usize,
 }
@@ -219,7 +219,7 @@ impl Default for DistributedConfig {
     }
 }
 
-/// What is written down while training.
+/// What is recorded while training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {

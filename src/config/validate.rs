@@ -3,11 +3,10 @@
 use super::TrainConfig;
 use super::load::KeyError;
 
-/// Nothing, or the first contradiction.
+/// The outcome of a check: the first key at fault, and what is wrong with it.
 pub type Check = Result<(), KeyError>;
 
-/// # Errors
-/// `holds` is false: key and message.
+/// Fails with `key` and `message` unless `holds`.
 pub fn require(holds: bool, key: impl Into<String>, message: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err((key.into(), message())) }
 }

@@ -61,7 +61,7 @@ pub struct DataConfig {
     /// The processes of a machine share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<PathBuf>,
-    /// Most that is kept there, in 10⁹ bytes; what was used longest ago makes room.
+    /// Bound of that cache, in 10⁹ bytes; the least recently used pieces are evicted.
     #[serde(default = "cache_gigabytes")]
     pub cache_gigabytes: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,9 +160,6 @@ impl Default for ShuffleConfig {
 
 impl ShuffleConfig {
     /// Whether the numbers fit together.
-    ///
-    /// # Errors
-    /// The key at fault and what was expected of it.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let Self { chunk_samples, window_chunks, lanes, lane_run } = *self;
         for (key, number) in [

@@ -158,9 +158,6 @@ impl Drop for Slot {
 
 impl SlotWriter {
     /// Maps the memory that the trainer's `file` stands for.
-    ///
-    /// # Errors
-    /// It cannot be mapped.
     pub fn map(file: OwnedFd) -> Result<Self> {
         SharedMemory::map(file).map(Self)
     }

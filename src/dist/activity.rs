@@ -46,7 +46,7 @@ impl Activity {
             Self::Drawing => "drawing reconstructions",
             Self::Exporting => "exporting encoders",
             Self::Evaluating => "evaluating encoders",
-            Self::Left => "at its end",
+            Self::Left => "finished",
         }
     }
 

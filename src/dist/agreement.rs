@@ -46,7 +46,7 @@ pub fn require_equal_weights(
     };
     bail!(
         "the weights of {whose} after step {step}: `{}` is the first tensor that differs. Continue from the last checkpoint; if it happens again on the same \
-         node, its memory or GPU is not sound",
+         node, its memory or GPU is faulty",
         tensors[first].0
     )
 }

@@ -6,7 +6,7 @@
 #[error("the step was given up, because a rank was asked to stop")]
 pub struct Abandoned;
 
-/// This process was asked to stop before all had come.
+/// This process was asked to stop before all had joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("asked to stop before all ranks had come")]
+#[error("asked to stop before all ranks had joined")]
 pub struct StoppedEarly;

@@ -1,4 +1,4 @@
-//! How the gradients of one model become the sum over all processes.
+//! The exchange of one model's gradients, which become sums over all processes.
 //!
 //! The sum, not the mean: a process scales its loss by its share of the global batch, so that shares
 //! may differ by an image and the result does not depend on how many processes there are.
@@ -29,27 +29,26 @@ pub struct Share {
 struct FlatWeights {
     /// 1-D, all parameters of the bucket one after the other.
     weights: Tensor,
-    /// Numbers of each process; what is left over after all of them is everybody's.
+    /// Numbers of each process; what is left over after all of them is held by all.
     share: i64,
 }
 
 /// Exchanges the gradients of one model with the other processes during its backward pass.
 ///
-/// With `shard`, a process gets only its share of the sums, updates these weights, and hands them
-/// round (ZeRO stage 1, Rajbhandari et al., 2020): optimizer state is then divided by the number of
+/// With `scatter`, a process gets only its share of the sums, updates these weights, and all gather
+/// them (ZeRO stage 1, Rajbhandari et al., 2020): optimizer state is then divided by the number of
 /// processes, and over NCCL as many bytes travel as in an all-reduce. (Gloo's sums go to all.)
 #[derive(Default)]
 pub struct GradientExchange {
     reducer: Option<Reducer>,
     flat: Vec<FlatWeights>,
     gathering: Vec<Work>,
-    /// Where the device has them, in what it was told.
+    /// The event after which the device has the gathered weights.
     arrived: Option<DeviceEvent>,
 }
 
 impl GradientExchange {
-    /// # Errors
-    /// A process failed, or libtorch's message.
+    /// An exchange of the gradients of `parameters`; all processes must make it at the same time.
     pub fn new(
         group: &ProcessGroup,
         parameters: &[Tensor],
@@ -64,18 +63,12 @@ impl GradientExchange {
         Ok(Self { reducer: Some(reducer), ..Self::default() })
     }
 
-    /// Says that the next backward pass is the step's last: its gradients travel as they come.
-    ///
-    /// # Errors
-    /// libtorch's message.
+    /// Announces the step's last backward pass, whose gradients are exchanged as they come.
     pub fn expect(&self) -> Result<()> {
         self.reducer.as_ref().map_or(Ok(()), Reducer::expect)
     }
 
-    /// Waits for the gradients, and says for how long.
-    ///
-    /// # Errors
-    /// A process failed.
+    /// Waits for the gradients, and returns for how long.
     pub fn finish(&self, group: &ProcessGroup) -> Result<Duration> {
         let Some(reducer) = &self.reducer else { return Ok(Duration::ZERO) };
         let begun = Instant::now();
@@ -83,7 +76,7 @@ impl GradientExchange {
         Ok(begun.elapsed())
     }
 
-    /// What was sent since the beginning; nothing alone.
+    /// What was sent since the beginning; zeros in a process that trains alone.
     pub fn statistics(&self) -> ExchangeStatistics {
         self.reducer.as_ref().map_or_else(ExchangeStatistics::default, Reducer::statistics)
     }
@@ -91,9 +84,6 @@ impl GradientExchange {
     /// Divides `parameters`, those given to [`Self::new`], among the processes, and gives this
     /// one's shares. The parameters keep their values, and from here on lie bucket by bucket in
     /// memory.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn divide(
         &mut self,
         group: &ProcessGroup,
@@ -127,10 +117,7 @@ impl GradientExchange {
         Ok(Some(shares))
     }
 
-    /// Begins to hand the updated shares round.
-    ///
-    /// # Errors
-    /// libtorch's message.
+    /// Begins the all-gather of the updated shares.
     pub fn begin_gathering(&mut self, group: &ProcessGroup) -> Result<()> {
         let Some(collectives) = group.collectives() else { return Ok(()) };
         for FlatWeights { weights, share } in self.flat.iter().filter(|flat| flat.share > 0) {
@@ -146,9 +133,6 @@ impl GradientExchange {
     }
 
     /// Waits until all shares of the others have arrived.
-    ///
-    /// # Errors
-    /// A process failed.
     pub fn finish_gathering(&mut self, group: &ProcessGroup) -> Result<()> {
         if self.gathering.is_empty() {
             return Ok(());
@@ -162,11 +146,8 @@ impl GradientExchange {
         Ok(())
     }
 
-    /// Waits until the device holds the weights that were last handed round. They may be on their
-    /// way when a later collective is given up.
-    ///
-    /// # Errors
-    /// A process failed.
+    /// Waits until the device holds the weights of the last all-gather. It may be under way when a later
+    /// collective is given up.
     pub fn settle_weights(&mut self, group: &ProcessGroup) -> Result<()> {
         self.finish_gathering(group)?;
         self.arrived.take().map_or(Ok(()), |event| group.wait_event(&event))

@@ -1,13 +1,13 @@
-//! Notes that all processes of a run can read.
+//! The key-value store that the processes of a run share.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 
 use anyhow::Result;
 
-/// Where the processes of a run leave each other small notes, each under a key.
+/// A key-value store of small notes that the processes of a run share.
 ///
-/// Nothing here waits for another process; who needs a note looks again.
+/// Nothing here waits for another process: whoever needs a note polls for it.
 pub trait KvStore: Send + Sync {
     /// This process, in `0..world_size`.
     fn rank(&self) -> usize;
@@ -15,26 +15,17 @@ pub trait KvStore: Send + Sync {
     /// Number of processes.
     fn world_size(&self) -> usize;
 
-    /// Puts up a note, in place of an earlier one of this key.
-    ///
-    /// # Errors
-    /// The process that keeps the notes cannot be reached.
+    /// Writes a note, in place of an earlier one of this key.
     fn set(&self, key: &str, note: &[u8]) -> Result<()>;
 
-    /// The note of this key, if there is one by now.
-    ///
-    /// # Errors
-    /// The process that keeps the notes cannot be reached.
+    /// The note of this key, if there is one.
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>>;
 
-    /// Takes the note of this key down, if there is one.
-    ///
-    /// # Errors
-    /// The process that keeps the notes cannot be reached.
+    /// Removes the note of this key, if there is one.
     fn remove(&self, key: &str) -> Result<()>;
 }
 
-/// The board of a process that has no others: its own memory.
+/// The store of a process that trains alone: its own memory.
 #[derive(Debug, Default)]
 pub struct LocalStore {
     notes: Mutex<HashMap<String, Vec<u8>>>,

@@ -1,5 +1,5 @@
-//! Many processes that train one set of trainees: who this process is, what all of them know, and
-//! how their gradients become one.
+//! Training with many processes: ranks, key-value store, heartbeats, collectives, exchange of
+//! gradients, launcher.
 
 mod activity;
 mod agreement;

@@ -1,4 +1,4 @@
-//! All processes of a run, as one of them sees them.
+//! The process group: all processes of a run, as one of them sees them.
 
 use std::borrow::Cow;
 use std::mem::ManuallyDrop;
@@ -26,7 +26,7 @@ const COLLECTIVE_POLL: Duration = Duration::from_millis(100);
 /// Pause between looks at whether the device has come to an event.
 const DEVICE_POLL: Duration = Duration::from_micros(50);
 
-/// The processes that train together. Of a process that trains alone everything here returns at
+/// The processes that train together. In a process that trains alone everything here returns at
 /// once.
 pub struct ProcessGroup {
     rank_info: RankInfo,
@@ -65,11 +65,11 @@ impl ProcessGroup {
         Self { rank_info, device, stop, thread, others, _status: status }
     }
 
-    /// Meets the other processes of the run called `name`, which must come within `meeting`.
-    /// Whoever is then silent for `timeout` is held for dead.
+    /// Joins the other processes of the run `name`, all of which must join within `meeting`.
+    /// A process that is then silent for `timeout` counts as dead.
     ///
     /// # Errors
-    /// Not all come; the message says who is missing.
+    /// Not all join; the message says which ranks are missing.
     pub fn join(
         rank_info: RankInfo,
         device: Device,
@@ -104,7 +104,7 @@ impl ProcessGroup {
         self.rank_info.world_size
     }
 
-    /// Whether no launcher started this process. A collectives of one that a launcher started does all
+    /// Whether no launcher started this process. A group of one that a launcher started does all
     /// that larger ones do.
     pub fn is_alone(&self) -> bool {
         self.others.is_none()
@@ -115,12 +115,12 @@ impl ProcessGroup {
         &self.rank_info
     }
 
-    /// The first process writes what all write once.
+    /// Whether this is rank 0, which writes what is written once.
     pub fn is_first(&self) -> bool {
         self.rank() == 0
     }
 
-    /// The store of notes.
+    /// The key-value store of the run.
     pub fn store(&self) -> Arc<dyn KvStore> {
         match &self.others {
             None => Arc::new(LocalStore::default()),
@@ -133,10 +133,7 @@ impl ProcessGroup {
         self.device
     }
 
-    /// Puts up `note`, for all processes to [`Self::wait_for`].
-    ///
-    /// # Errors
-    /// The store is gone.
+    /// Publishes `note` under `key`, for all processes to [`Self::wait_for`].
     pub fn publish(&self, key: &str, note: &[u8]) -> Result<()> {
         match &self.others {
             None => Ok(()),
@@ -148,11 +145,8 @@ impl ProcessGroup {
 
     /// Waits for the note `key` of some other process.
     ///
-    /// # Errors
-    /// A process failed.
-    ///
     /// # Panics
-    /// Alone: nobody would write.
+    /// In a process that trains alone: there is no other to write it.
     pub fn wait_for(&self, key: &str) -> Result<Vec<u8>> {
         let others = self.others.as_ref().expect("there are others");
         let (mut note, mut pause) = (None, Pause::default());
@@ -167,25 +161,16 @@ impl ProcessGroup {
     }
 
     /// Replaces `tensor` by the sum over all processes.
-    ///
-    /// # Errors
-    /// A process failed.
     pub fn sum(&self, tensor: &Tensor) -> Result<()> {
         self.collective("a sum", |collectives| collectives.sum(tensor))
     }
 
     /// Replaces each number of `tensor` by the largest of all processes.
-    ///
-    /// # Errors
-    /// A process failed.
     pub fn max(&self, tensor: &Tensor) -> Result<()> {
         self.collective("a maximum", |collectives| collectives.max(tensor))
     }
 
     /// The 1-D `part`s of all processes one after the other, on the host.
-    ///
-    /// # Errors
-    /// A process failed.
     pub fn gather(&self, part: &Tensor) -> Result<Tensor> {
         let whole = guard(|| {
             let length = part.size1()? * self.world_size() as i64;
@@ -218,7 +203,7 @@ impl ProcessGroup {
         self.until(name, || is_done_within(COLLECTIVE_POLL))
     }
 
-    /// Waits until `done` says so; it returns after a short turn if it is not. `what` says in a dump
+    /// Calls `done` until it returns true; each call waits for a short turn at most. `what` says in a dump
     /// what is waited for.
     ///
     /// # Errors
@@ -233,19 +218,13 @@ impl ProcessGroup {
         }
     }
 
-    /// Waits until the device has done all that it was told: what waits for another process on a GPU
-    /// must not be waited for blindly.
-    ///
-    /// # Errors
-    /// A process failed, or something that the device was told.
+    /// Waits until the device has done all queued work, and looks at the heartbeats meanwhile: queued
+    /// collectives may wait for a dead process.
     pub fn synchronize(&self) -> Result<()> {
         self.wait_event(&DeviceEvent::record(self.device)?)
     }
 
     /// Waits until the device has reached `event`.
-    ///
-    /// # Errors
-    /// A process failed, or something that the device was told.
     pub fn wait_event(&self, event: &DeviceEvent) -> Result<()> {
         self.until("the device, which may wait for a collective", || {
             let passed = event.is_complete()?;
@@ -258,9 +237,6 @@ impl ProcessGroup {
 
     /// After a step was given up: ends the collectives of that step, for which a GPU would wait for
     /// ever. No other collective can follow.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn end_collectives(&self) -> Result<()> {
         let Some(others) = &self.others else { return Ok(()) };
         skip_destructors();
@@ -270,12 +246,12 @@ impl ProcessGroup {
         }
     }
 
-    /// Collectives for exchanges; `None` alone.
+    /// The collectives; `None` in a process that trains alone.
     pub(super) fn collectives(&self) -> Option<&Collectives> {
         self.others.as_ref().map(|others| &*others.collectives)
     }
 
-    /// Who is to blame for an exchange that failed with `error`.
+    /// The failure behind a collective that failed with `error`.
     pub(super) fn blame(&self, error: anyhow::Error) -> anyhow::Error {
         match &self.others {
             Some(others) => others.heartbeat.blame(error),
@@ -302,11 +278,8 @@ impl ProcessGroup {
         }
     }
 
-    /// Says that this process will not take part in `step`. All others that have begun it find out
-    /// where they wait, and none can have finished it.
-    ///
-    /// # Errors
-    /// The store is gone.
+    /// Announces that this process gives `step` up. All others that have begun it find that out where
+    /// they wait, and none can have finished it.
     pub fn abandon(&self, step: u64) -> Result<()> {
         match &self.others {
             None => Ok(()),
@@ -316,14 +289,12 @@ impl ProcessGroup {
         }
     }
 
-    /// # Errors
-    /// A process failed, or gave up the step that this one works on.
+    /// Fails if a process failed, or gave up the step that this one works on.
     pub fn check(&self) -> Result<()> {
         self.others.as_ref().map_or(Ok(()), |others| others.heartbeat.check_step())
     }
 
-    /// # Errors
-    /// A process failed.
+    /// Fails if a process failed.
     pub fn check_failure(&self) -> Result<()> {
         self.others.as_ref().map_or(Ok(()), |others| others.heartbeat.check())
     }
@@ -336,10 +307,7 @@ impl ProcessGroup {
         }
     }
 
-    /// The end of a run that went well.
-    ///
-    /// # Errors
-    /// A process failed at the last moment.
+    /// Leaves the group at the end of a successful run.
     pub fn leave(mut self) -> Result<()> {
         let Some(others) = self.others.take() else { return Ok(()) };
         // Rank 0 keeps the store (`_store`) until the others have left.
@@ -374,8 +342,8 @@ fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// Connects this process to the others. The signs of life find a dead one before `patience` is
-/// over, and can tell which one it is.
+/// Connects this process to the others. The heartbeats find a dead one before `patience` is over,
+/// and say which one it is.
 fn connect(
     rank_info: &RankInfo,
     device: Device,

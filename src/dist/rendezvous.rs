@@ -1,4 +1,4 @@
-//! How the processes of a run meet in its store, and in no other one.
+//! The rendezvous: how the processes of a run join its store, and no other.
 
 use std::sync::Arc;
 use std::thread;
@@ -12,23 +12,23 @@ use super::heartbeat::report_former_self;
 use super::kv_store::KvStore;
 use super::tcp_store::{Pause, TcpKvStore};
 
-/// The run that a store belongs to, as rank 0 says.
+/// Key of the run that the store belongs to, written by rank 0.
 const RUN: &str = "run";
-/// Rank 0's word that all are there, or who is missing.
+/// Key under which rank 0 says that all have joined, or which ranks are missing.
 const ALL: &str = "all";
-/// Time that those who wait need to read a last word.
+/// Time for waiting ranks to read rank 0's last note.
 const LONGEST_READING_OF_A_LAST_WORD: Duration = Duration::from_millis(1500);
 /// Pause before a store that is not this attempt's is tried again.
 const PAUSE_BEFORE_JOINING_AGAIN: Duration = Duration::from_millis(500);
 
 /// Connects to the store of the run (`name` tells it from others) and waits until every rank has
-/// come.
+/// joined.
 ///
-/// The store found may be that of the attempt before, whose rank 0 has not noticed yet that this
-/// process's former self is gone; then it is told, and left alone.
+/// The store found may be that of the attempt before, whose rank 0 has not noticed yet that the former
+/// process of this rank is gone; then it is told so, and left.
 ///
 /// # Errors
-/// Not all come within `meeting`; the message says who is missing, or what was found instead.
+/// Not all join within `meeting`; the message says which ranks are missing, or what was found instead.
 pub fn meet(
     rank_info: &RankInfo,
     name: &str,
@@ -63,7 +63,7 @@ pub fn meet(
     }
 }
 
-/// Enters the run's store; or says why this one is not to be entered.
+/// Joins the run's store, or says why the store found is another one.
 fn enter(
     store: &TcpKvStore,
     rank_info: &RankInfo,
@@ -75,18 +75,18 @@ fn enter(
         store.set(RUN, name.as_bytes())?;
     }
     let Some(run) = store.wait_for(RUN, meeting, stop)? else {
-        return Ok(Some("rank 0 has not come".into()));
+        return Ok(Some("rank 0 has not joined".into()));
     };
     if run != name.as_bytes() {
         let other = String::from_utf8_lossy(&run);
-        return Ok(Some(format!("another run is there ({other}): choose another port")));
+        return Ok(Some(format!("another run uses this port ({other}): choose another one")));
     }
     if store.tcp().count(&here(rank_info.rank))? > 1 {
         // A second start of the same run, by mistake, must not end the first.
         if rank_info.rendezvous.attempt > 0 {
             report_former_self(store)?;
         }
-        return Ok(Some("this rank of the run is there already".into()));
+        return Ok(Some("this rank of the run has joined already".into()));
     }
     if rank_info.rank == 0 {
         count_all(store, rank_info.world_size, meeting, stop)?;
@@ -95,7 +95,7 @@ fn enter(
     match store.wait_for(ALL, meeting + LONGEST_READING_OF_A_LAST_WORD, stop)? {
         Some(word) if word.is_empty() => Ok(None),
         Some(word) => bail!("{}", String::from_utf8_lossy(&word)),
-        None => Ok(Some("rank 0 does not say that all are there".into())),
+        None => Ok(Some("rank 0 does not confirm that all ranks have joined".into())),
     }
 }
 

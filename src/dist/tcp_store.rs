@@ -65,7 +65,7 @@ impl TcpKvStore {
         &self.tcp
     }
 
-    /// Waits for a note; none if it does not come within `timeout`.
+    /// Waits for a note; `None` if there is none within `timeout`.
     ///
     /// # Errors
     /// The store is gone, or `stop` says that this process was asked to end.
@@ -92,7 +92,7 @@ impl TcpKvStore {
 const FIRST_NOTE_POLL: Duration = Duration::from_millis(5);
 const LONGEST_NOTE_POLL: Duration = Duration::from_millis(500);
 
-/// Pauses between looks that grow, because a thousand ranks may look for the same note.
+/// A pause between polls, which grows, because a thousand ranks may poll for the same note.
 pub struct Pause(Duration);
 
 impl Default for Pause {

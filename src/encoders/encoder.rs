@@ -44,7 +44,7 @@ pub trait Encoder {
     /// One vector an image, of tokens after the last block before the final norm: `[B, D]` float32.
     fn pooled(&self, tokens: &Tokens) -> Tensor;
 
-    /// Prepares an encoder that stays as it is for many passes over `grid_size` × `grid_size`
+    /// Freezes the encoder, for many passes over `grid_size` × `grid_size`
     /// patches: every parameter is kept in the format that it is used in, and positions fit that
     /// grid.
     fn freeze(&mut self, format: FrozenFormat, grid_size: i64);

@@ -11,7 +11,7 @@ use super::tokens::Tokens;
 use crate::native::CudaGraph;
 use crate::nn::{AddNorm, DropPath};
 
-/// How a frozen encoder's forward pass is run.
+/// How the forward pass of a frozen encoder runs.
 #[derive(Default)]
 pub struct FrozenPass {
     add_norm: AddNorm,
@@ -51,11 +51,8 @@ impl FrozenPass {
     /// All tokens of whole images after `encoder`'s last block: in the kind of the residual stream,
     /// no gradient. `encoder` must be the same in all calls.
     ///
-    /// With a graph the next call overwrites the tokens. It does so after all that was told before it
-    /// in the same stream, so a step may read them until its end without a copy.
-    ///
-    /// # Errors
-    /// libtorch's message, or the kernels'.
+    /// With a graph the next call overwrites the tokens. It does so after all work that was queued before
+    /// it in the same stream, so a step may read them until its end without a copy.
     ///
     /// # Panics
     /// Where libtorch fails in an operator; for an input with a mask or drop path.

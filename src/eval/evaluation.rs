@@ -37,9 +37,6 @@ pub trait Evaluation {
     fn check(&self, counts: &[u64]) -> Result<(), KeyError>;
 
     /// Begins to measure `subjects`, which lie on `device`.
-    ///
-    /// # Errors
-    /// The device has no memory left.
     fn begin<'a>(
         &'a self,
         subjects: &'a [Subject<'a>],
@@ -73,9 +70,6 @@ pub trait Settings: Evaluation + Serialize + DeserializeOwned + 'static {
 pub trait FeatureConsumer {
     /// Takes dense features of images of set number `set`, which asked for them. Sets come in their
     /// order, a set's images in theirs, with each encoder in turn.
-    ///
-    /// # Errors
-    /// The device has no memory left.
     fn take(&mut self, _set: usize, _batch: &DenseBatch<'_>) -> Result<()> {
         Ok(())
     }

@@ -201,7 +201,7 @@ impl Gathering {
             let vectors = vectors.narrow(0, 0, labels.len() as i64);
             ensure!(
                 vectors.isfinite().all().int64_value(&[]) == 1,
-                "encoder {} of {encoders} gives numbers that are not finite: are its weights whole?",
+                "encoder {} of {encoders} gives numbers that are not finite: are its weights damaged?",
                 number + 1
             );
             Ok(Features { vectors, labels: labels.clone(), left_out })

@@ -53,9 +53,6 @@ impl Given {
 /// Shows what is being done, and may end it.
 pub trait Observer {
     /// Calls `open`, which opens the shards of `set`, and shows how it gets on.
-    ///
-    /// # Errors
-    /// Those of `open`.
     fn open(
         &self,
         set: &ImageSet,

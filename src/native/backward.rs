@@ -13,9 +13,6 @@ unsafe extern "C" {
 
 /// Adds to every parameter that `output` depends on its gradient, given that of `output`, of the
 /// same shape. Frees what the pass had saved.
-///
-/// # Errors
-/// libtorch's message, for example when shapes differ.
 pub fn backward_from(output: &Tensor, gradient: &Tensor) -> Result<()> {
     // SAFETY: live tensors, borrowed during the call.
     check(unsafe { distill_backward_from(handle(output), handle(gradient)) })

@@ -129,9 +129,6 @@ impl Store {
     }
 
     /// Puts `bytes` under `key`.
-    ///
-    /// # Errors
-    /// The connection is lost.
     pub fn set(&self, key: &str, bytes: &[u8]) -> Result<()> {
         let key = text(key)?;
         // SAFETY: key and bytes live through the call.
@@ -139,9 +136,6 @@ impl Store {
     }
 
     /// What is under `key`, if anything is.
-    ///
-    /// # Errors
-    /// The connection is lost.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let key = text(key)?;
         let mut there = false;
@@ -161,9 +155,6 @@ impl Store {
     }
 
     /// Counts the calls for `key`, this one included.
-    ///
-    /// # Errors
-    /// The connection is lost.
     pub fn count(&self, key: &str) -> Result<i64> {
         let (key, mut sum) = (text(key)?, 0);
         // SAFETY: `key` lives through the call; the sum is written on success.
@@ -172,9 +163,6 @@ impl Store {
     }
 
     /// Removes `key`, if it is there.
-    ///
-    /// # Errors
-    /// The connection is lost.
     pub fn delete(&self, key: &str) -> Result<()> {
         let key = text(key)?;
         // SAFETY: `key` lives through the call.
@@ -201,7 +189,7 @@ impl Collectives {
     /// `address`.
     ///
     /// # Errors
-    /// Not all come within `timeout`, or the device has no backend in this build.
+    /// Not all join within `timeout`, or the device has no backend in this build.
     pub fn join(
         store: &Store,
         (rank, size): (usize, usize),
@@ -222,17 +210,11 @@ impl Collectives {
     }
 
     /// Begins to replace `tensor` on all processes by the sum of all.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn sum(&self, tensor: &Tensor) -> Result<Work> {
         self.all_reduce(tensor, false)
     }
 
     /// Begins to replace each number of `tensor` on all processes by the largest of all.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn max(&self, tensor: &Tensor) -> Result<Work> {
         self.all_reduce(tensor, true)
     }
@@ -245,9 +227,6 @@ impl Collectives {
     }
 
     /// Begins to fill `whole` with the `part`s of all processes, one after the other.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn all_gather(&self, whole: &Tensor, part: &Tensor) -> Result<Work> {
         let mut work = std::ptr::null_mut();
         // SAFETY: live tensors; the work keeps their memory alive.
@@ -258,9 +237,6 @@ impl Collectives {
 
 impl Collectives {
     /// Ends all collectives under way, wherever they are. The group is of no use afterwards.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn abort(&self) -> Result<()> {
         // SAFETY: a live group.
         check(unsafe { distill_group_abort(self.0) })
@@ -282,7 +258,7 @@ impl Work {
     /// collective is done before what the current stream does next.
     ///
     /// # Errors
-    /// The collective failed: above all another process was lost.
+    /// The collective failed, most often because another process was lost.
     pub fn is_done_within(&self, patience: Duration) -> Result<bool> {
         let mut done = false;
         // SAFETY: a live work.
@@ -336,7 +312,7 @@ pub struct Reducer {
 
 impl Reducer {
     /// # Errors
-    /// libtorch's message; parameters must be leaves of one device and number format.
+    /// The parameters are not leaves of one device and number format.
     pub fn new(
         group: &Collectives,
         parameters: &[Tensor],
@@ -359,9 +335,6 @@ impl Reducer {
     }
 
     /// Where each parameter's gradient lies.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn layout(&self) -> Result<Vec<Place>> {
         let (mut buckets, mut positions) = (vec![0; self.parameters], vec![0; self.parameters]);
         // SAFETY: two arrays with one number for each parameter.
@@ -372,10 +345,7 @@ impl Reducer {
         Ok(pairs.map(|(bucket, position)| Place { bucket, position }).collect())
     }
 
-    /// Says that the next backward pass is to exchange its gradients.
-    ///
-    /// # Errors
-    /// libtorch's message.
+    /// Has the next backward pass exchange its gradients.
     pub fn expect(&self) -> Result<()> {
         // SAFETY: a live reducer.
         check(unsafe { distill_reducer_expect(self.handle) })
@@ -385,7 +355,7 @@ impl Reducer {
     /// `patience`; on a GPU the current stream waits instead.
     ///
     /// # Errors
-    /// An exchange failed: above all another process was lost.
+    /// An exchange failed, most often because another process was lost.
     pub fn is_done_within(&self, patience: Duration) -> Result<bool> {
         let mut done = false;
         // SAFETY: a live reducer.

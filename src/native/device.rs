@@ -1,7 +1,7 @@
-//! What a device is, holds and has done so far; numbers on their way to it and back.
+//! Devices: their memory and progress, and copies to and from them.
 //!
-//! A GPU works through what it was told while the host goes on. Nothing here waits for it: a
-//! [`DeviceEvent`] says how far it has come.
+//! A GPU works through its queue while the host goes on. Nothing here waits for it: a
+//! [`DeviceEvent`] says how far it is.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::time::Instant;
@@ -68,9 +68,6 @@ pub struct GpuEvent(Handle);
 
 impl DeviceEvent {
     /// An event after all work that was queued on `device` so far.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn record(device: Device) -> Result<Self> {
         let cuda = cuda_index(device)?;
         if cuda < 0 {
@@ -85,7 +82,7 @@ impl DeviceEvent {
     /// Whether the device has reached it.
     ///
     /// # Errors
-    /// Something that the device was told before it failed.
+    /// Work that was queued before it failed.
     pub fn is_complete(&self) -> Result<bool> {
         let Self::Gpu(event) = self else { return Ok(true) };
         let mut passed = false;
@@ -139,17 +136,14 @@ pub fn upload<T: Element>(values: &[T], shape: &[i64], device: Device) -> Result
     }
 }
 
-/// Numbers on their way from a device.
+/// A copy of numbers from a device to the host, under way.
 pub struct Download {
     host: Tensor,
     arrived: DeviceEvent,
 }
 
 impl Download {
-    /// Has `tensor` copied to the host as it is once the device has done all that it was told so far.
-    ///
-    /// # Errors
-    /// libtorch's message.
+    /// Queues a copy of `tensor` to the host, after all work that was queued so far.
     pub fn begin(tensor: &Tensor) -> Result<Self> {
         let mut host: Handle = std::ptr::null_mut();
         // SAFETY: a live tensor; `host` is a new one of ours on success. libtorch's allocator keeps
@@ -166,7 +160,7 @@ impl Download {
         &self.arrived
     }
 
-    /// [`Self::arrived`] for longer than the numbers.
+    /// [`Self::arrived`], consuming the download.
     pub fn into_arrived(self) -> DeviceEvent {
         self.arrived
     }
@@ -181,7 +175,7 @@ impl Download {
     }
 }
 
-/// Most memory of a device that this process had so far, in bytes.
+/// Peak memory of a device in this process so far, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeakMemory {
     /// Taken by tensors.
@@ -191,7 +185,7 @@ pub struct PeakMemory {
 }
 
 impl PeakMemory {
-    /// That of `device`; none where it cannot be told.
+    /// The peak of `device`; `None` where it is not known.
     pub fn of(device: Device) -> Option<Self> {
         let cuda = cuda_index(device).ok()?;
         if cuda < 0 {
@@ -213,7 +207,7 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// What `device` is.
+    /// The GPU behind `device`.
     ///
     /// # Errors
     /// It is no GPU, or this build has no CUDA headers to ask with.

@@ -1,4 +1,4 @@
-//! The end of a process that cannot wait for its own libraries.
+//! Ending a process without the destructors of its libraries.
 
 use std::ffi::c_int;
 use std::io::Write;
@@ -11,7 +11,7 @@ unsafe extern "C" {
 /// Whether destructors of libtorch could wait for other processes for ever.
 static SKIP_DESTRUCTORS: AtomicBool = AtomicBool::new(false);
 
-/// Says that this process must end by [`exit_now`]: a collective with processes that are gone, or
+/// Marks that this process must end by [`exit_now`]: a collective with processes that are gone, or
 /// that have given up, is still under way in it.
 pub fn skip_destructors() {
     SKIP_DESTRUCTORS.store(true, Ordering::Relaxed);

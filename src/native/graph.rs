@@ -1,4 +1,4 @@
-//! CUDA graphs: what a GPU is told, recorded once and told again as a whole.
+//! CUDA graphs: work of a GPU that is recorded once and replayed as a whole.
 
 use std::ffi::c_char;
 
@@ -24,16 +24,16 @@ unsafe extern "C" {
 pub struct CudaGraph(Handle);
 
 impl CudaGraph {
-    /// Records what `compute` tells the GPU `device`, after having run it once for all that libraries
-    /// make at first use. Gives what `compute` returns of the recording: tensors without numbers
-    /// until the graph has been replayed.
+    /// Records the work that `compute` queues on the GPU `device`, after one run for what libraries set
+    /// up at first use. Returns what `compute` returns of the recording: tensors without numbers until
+    /// the graph has been replayed.
     ///
     /// `compute` must not wait for the GPU, nor draw random numbers. Its memory is shared with the graph
     /// `sharing`: replaying one overwrites what the other computes with, but not the tensors that
     /// its recording returned, while they live.
     ///
     /// # Errors
-    /// libtorch's message: no GPU, no memory left, or something that cannot be recorded.
+    /// There is no GPU, no memory left, or `compute` does something that cannot be recorded.
     pub fn record<T>(
         device: Device,
         sharing: Option<&Self>,
@@ -60,10 +60,7 @@ impl CudaGraph {
         Ok((graph, recorded))
     }
 
-    /// Has the GPU do it again, after what its current stream was told so far.
-    ///
-    /// # Errors
-    /// libtorch's message.
+    /// Queues the recorded work in the GPU's current stream.
     pub fn replay(&self) -> Result<()> {
         // SAFETY: a live graph that was recorded.
         check(unsafe { distill_graph_replay(self.0) })

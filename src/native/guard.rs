@@ -33,9 +33,6 @@ pub fn install_panic_hook() {
 ///
 /// The model's code uses `tch`'s plain operators, which panic: that keeps the mathematics
 /// readable. Everything that computes is therefore called through here.
-///
-/// # Errors
-/// The error of `body`, or its panic's message.
 pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     GUARDS.set(GUARDS.get() + 1);
     let result = catch_unwind(AssertUnwindSafe(body));

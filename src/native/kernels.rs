@@ -41,7 +41,7 @@ pub fn threads_of_row(dim: usize) -> usize {
 /// Compiles [`KERNEL_SOURCE`] for GPUs of a compute capability, as in (9, 0), to PTX.
 ///
 /// # Errors
-/// NVRTC cannot be found, or does not know the capability, or its message on the source.
+/// NVRTC cannot be found, does not know the capability, or rejects the source.
 pub fn compile_kernels((major, minor): (i32, i32)) -> Result<Ptx> {
     open_compiler()?;
     let options = CompileOptions {
@@ -102,7 +102,8 @@ impl TeacherKernels {
         ensure!(device.is_cuda(), "they need a GPU");
         let gpu = Gpu::of(device)?;
         let image = compile_kernels(gpu.capability)?;
-        let image = CString::new(image.to_src()).context("the compiled kernels hold a zero")?;
+        let image =
+            CString::new(image.to_src()).context("the compiled kernels contain a zero byte")?;
         // SAFETY: opening the library runs its initialisers; libtorch has done so before.
         ensure!(unsafe { sys::is_culib_present() }, "NVIDIA's driver libcuda.so is missing");
         driver::init()?;
@@ -128,8 +129,8 @@ impl TeacherKernels {
     /// begun when this returns, as with libtorch's own operators.
     ///
     /// # Errors
-    /// Tensors of other shapes, kinds or devices, or that have gaps or a gradient to compute; the
-    /// driver's message.
+    /// Tensors of other shapes, kinds or devices, or that are not contiguous or need a gradient; or the
+    /// driver fails.
     pub fn add_layer_norm(
         &self,
         residual: &mut Tensor,
@@ -144,7 +145,7 @@ impl TeacherKernels {
             Kind::BFloat16 => self.bf16,
             other => bail!("a residual stream in {other:?}"),
         };
-        ensure!(!residual.requires_grad(), "a residual stream that needs its old numbers");
+        ensure!(!residual.requires_grad(), "a residual stream that needs a gradient");
         self.require(residual, &shape, residual.kind())?;
         self.require(norm.weight, &[dim], residual.kind())?;
         self.require(norm.bias, &[dim], residual.kind())?;
@@ -169,9 +170,12 @@ impl TeacherKernels {
             "found a tensor of {found:?}, expected {:?}",
             (shape, kind, self.device)
         );
-        ensure!(tensor.is_contiguous(), "a tensor with gaps");
+        ensure!(tensor.is_contiguous(), "a tensor that is not contiguous");
         // Loads take 16 bytes.
-        ensure!((tensor.data_ptr() as usize).is_multiple_of(16), "a tensor at an odd address");
+        ensure!(
+            (tensor.data_ptr() as usize).is_multiple_of(16),
+            "a tensor that is not aligned to 16 bytes"
+        );
         Ok(())
     }
 

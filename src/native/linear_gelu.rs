@@ -20,7 +20,7 @@ unsafe extern "C" {
 /// `bias` `[to]`: `[..., to]`, without history. float32 or bf16, on the CPU, by oneDNN.
 ///
 /// # Errors
-/// libtorch's message, for example where shapes do not fit or there is no oneDNN.
+/// Shapes do not fit, or libtorch has no oneDNN.
 pub fn linear_gelu(input: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let mut output: Handle = std::ptr::null_mut();
     // SAFETY: live tensors, borrowed during the call; on success `output` is a new one of ours.

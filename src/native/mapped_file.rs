@@ -48,9 +48,6 @@ impl MappedFile {
     }
 
     /// Shows the bytes of `range` to `look`, then gives their pages back to the system.
-    ///
-    /// # Errors
-    /// The range reaches beyond the file.
     pub fn visit<R>(&self, range: Range<usize>, look: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let bytes = self.map.get(range.clone()).with_context(|| {
             format!(

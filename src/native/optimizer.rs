@@ -49,9 +49,6 @@ pub struct AdamWStep {
 ///
 /// `step` is a float32 scalar on the same device holding the number of this update, from 1. Where
 /// `skip`, another one, is 1, nothing changes: the device decides, and the host need not ask it.
-///
-/// # Errors
-/// libtorch's message, for example when shapes or devices differ.
 pub fn fused_adamw(
     parameters: &[Tensor],
     gradients: &[Tensor],
@@ -84,9 +81,6 @@ pub fn fused_adamw(
 }
 
 /// The Euclidean norm of all gradients taken together, a scalar on their device.
-///
-/// # Errors
-/// libtorch's message, for example when devices differ.
 pub fn gradient_norm(gradients: &[Tensor]) -> Result<Tensor> {
     let mut norm: Handle = std::ptr::null_mut();
     // SAFETY: a list of live tensors, borrowed during the call; `norm` is written on success.
@@ -98,9 +92,6 @@ pub fn gradient_norm(gradients: &[Tensor]) -> Result<Tensor> {
 }
 
 /// Multiplies every gradient in place by the scalar `factor`.
-///
-/// # Errors
-/// libtorch's message, for example when devices differ.
 pub fn scale_gradients(gradients: &[Tensor], factor: &Tensor) -> Result<()> {
     // SAFETY: live tensors, borrowed during the call.
     check(unsafe {
@@ -109,18 +100,12 @@ pub fn scale_gradients(gradients: &[Tensor], factor: &Tensor) -> Result<()> {
 }
 
 /// Sets the gradients of `parameters` to zero, in the memory that they have.
-///
-/// # Errors
-/// libtorch's message.
 pub fn zero_gradients(parameters: &[Tensor]) -> Result<()> {
     // SAFETY: live tensors, borrowed during the call.
     check(unsafe { distill_zero_gradients(handles(parameters).as_ptr(), parameters.len()) })
 }
 
 /// Forgets the gradients of `parameters`, so that the next backward pass writes, not adds.
-///
-/// # Errors
-/// libtorch's message.
 pub fn clear_gradients(parameters: &[Tensor]) -> Result<()> {
     // SAFETY: live tensors, borrowed during the call.
     check(unsafe { distill_clear_gradients(handles(parameters).as_ptr(), parameters.len()) })

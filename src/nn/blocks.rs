@@ -108,9 +108,6 @@ impl Blocks {
     }
 
     /// The backward pass through the blocks that kept only their inputs, and what embedded them.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn backward(&self, kept: KeptInputs, drop_path: &DropPath, compute: Kind) -> Result<()> {
         let KeptInputs { embedded, mut inputs, rest } = kept;
         let mut gradient = rest.grad();

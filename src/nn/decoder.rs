@@ -72,7 +72,7 @@ impl Decoder {
         }
     }
 
-    /// What the pixels of each patch are taken for: `[B, N, p·p·3]` float32, row by row and each
+    /// The predicted pixels of each patch: `[B, N, p·p·3]` float32, row by row and each
     /// pixel's three channels together, in the units of [`super::NormalisedPixels`]. `tokens` are the
     /// encoder's after its final LayerNorm, `[B, P+K, D]`; `keep` `[B, K]` says which patches those
     /// are. Matrix products run in `compute`.

@@ -34,9 +34,6 @@ pub struct StochasticDepth {
 impl StochasticDepth {
     /// The draw for the images at these positions of the stream of samples, for the model whose
     /// draws are in `rng_stream`.
-    ///
-    /// # Errors
-    /// The device has no memory left.
     pub fn draw(
         &self,
         seed: u64,
@@ -85,9 +82,6 @@ pub struct KeptBranches {
 impl DropPath {
     /// Computes each branch for these images of a batch of `batch` only: one list for each of
     /// `depth × 2` branches, as [`kept_images`] gives them.
-    ///
-    /// # Errors
-    /// The device has no memory left.
     pub fn skip(kept: &[Vec<i64>], batch: i64, device: Device) -> Result<Self> {
         let (mut listed, mut factors, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
         for images in kept {

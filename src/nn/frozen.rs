@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::layers::LayerNorm;
 use crate::native::{RowNorm, TeacherKernels, kernels_fit};
 
-/// The number formats of an encoder that is not trained.
+/// The number formats of a frozen encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrozenFormat {
     /// Matrix products run in this kind, float32 or bf16, and their weights are kept in it.

@@ -1,4 +1,4 @@
-//! From a student's width to the teacher's.
+//! The projector from a student's width to the teacher's.
 
 use tch::Tensor;
 

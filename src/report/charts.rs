@@ -54,9 +54,6 @@ pub fn smoothed_over(curves: &[Vec<Point>]) -> usize {
 }
 
 /// The chart as an SVG element; `None` where there is nothing to draw.
-///
-/// # Errors
-/// The plotting library fails.
 pub fn draw(chart: &Chart) -> Result<Option<String>> {
     if chart.curves.iter().all(Vec::is_empty) {
         return Ok(None);

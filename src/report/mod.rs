@@ -1,4 +1,4 @@
-//! A run as one HTML page, and images in sheets.
+//! A run as one HTML page.
 
 mod charts;
 mod curve;

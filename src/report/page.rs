@@ -17,9 +17,6 @@ const STYLE: &str = include_str!("style.css");
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 /// One HTML document about `run` that needs nothing but itself.
-///
-/// # Errors
-/// A chart cannot be drawn.
 pub fn page(run: &Run) -> Result<String> {
     let page = html! {
         (DOCTYPE)

@@ -40,9 +40,6 @@ pub struct Model {
 
 impl Plan {
     /// Reads the text of a `config.toml`.
-    ///
-    /// # Errors
-    /// It is not TOML.
     pub fn read(text: &str) -> Result<Self, toml::de::Error> {
         let config: Table = text.parse()?;
         let value = |table: &str, key: &str| config.get(table)?.get(key).cloned();

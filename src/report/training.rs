@@ -94,7 +94,7 @@ fn term_title(term: &str) -> String {
     format!("Loss term: {term}")
 }
 
-/// Which colour is whose.
+/// The legend: which colour stands for which name.
 fn legend(names: &[&str]) -> Markup {
     html! {
         p.legend {

@@ -1,4 +1,4 @@
-//! Where this process computes.
+//! The device that this process computes on.
 
 use std::path::PathBuf;
 
@@ -9,9 +9,6 @@ use crate::dist::RankInfo;
 
 /// The device of this process: on a node with several GPUs that of its local rank, unless its
 /// launcher lets it see one only. Sets the number of CPU threads, too.
-///
-/// # Errors
-/// There is no such device.
 pub fn choose(config: &RunConfig, rank_info: &RankInfo) -> Result<Device, ConfigError> {
     let threads = match config.threads {
         // What a launcher says of threads stands; alone, libtorch takes all cores.
@@ -31,9 +28,6 @@ pub fn choose(config: &RunConfig, rank_info: &RankInfo) -> Result<Device, Config
 }
 
 /// The device that `key` chooses, for the process of this rank on its node.
-///
-/// # Errors
-/// There is no such device.
 pub fn find(key: &str, choice: DeviceChoice, local_rank: usize) -> Result<Device, ConfigError> {
     let wrong = |message: String| ConfigError { file: PathBuf::new(), key: key.into(), message };
     let gpus = if Cuda::is_available() { Cuda::device_count().max(0) as usize } else { 0 };

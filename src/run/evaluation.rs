@@ -131,7 +131,9 @@ fn subjects<'a>(
         let role = if is_drawn { Role::Random } else { Role::Initial };
         match before {
             Ok(before) => subjects.push(subject(&*encoder.name, role, &**before)),
-            Err(error) => warn!("what `{}` began with is not measured: {error:#}", encoder.name),
+            Err(error) => {
+                warn!("the initial weights of `{}` are not measured: {error:#}", encoder.name)
+            }
         }
         subjects.push(subject(&*encoder.name, Role::Trained, *after));
     }

@@ -1,5 +1,4 @@
-//! A run from a configuration to what it leaves behind: set-up, models, training, export,
-//! evaluation.
+//! One run from its configuration to its artefacts: setup, models, training, export, evaluation.
 //!
 //! A student is trained on two shards of drawn images:
 //!

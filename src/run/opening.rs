@@ -16,10 +16,7 @@ pub fn open_dataset(config: &TrainConfig) -> Result<Dataset> {
     opening("opening shards", |progress| Dataset::open(&config.data, config.seed, progress))
 }
 
-/// Shows how `open` gets on, under this label.
-///
-/// # Errors
-/// Those of `open`.
+/// Runs `open` and shows its progress under this label.
 pub fn opening(
     label: &str,
     open: impl FnOnce(ShardProgress) -> Result<Dataset>,

@@ -77,7 +77,7 @@ pub fn run(config: &PretrainConfig, patterns: &[String], json_root: &Path) -> Re
     scored.map_err(|error| explain_memory(error, &config.train))
 }
 
-/// Two shards whose scores would go to one file would overwrite each other's.
+/// Refuses two shards whose scores would go to one file.
 fn require_files_of_their_own(shards: &[ShardAddress], json_root: &Path) -> Result<()> {
     let mut owners: HashMap<PathBuf, &ShardAddress> = HashMap::new();
     for shard in shards {
@@ -92,7 +92,7 @@ fn require_files_of_their_own(shards: &[ShardAddress], json_root: &Path) -> Resu
     Ok(())
 }
 
-/// What scores depend on beside the image.
+/// All that scores depend on, beside the image.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Origin {
     /// See [`Checkpoint::digest`].
@@ -219,7 +219,7 @@ impl Scorer {
             // One that does not decode has no scores, and is not kept.
             let Some(image) = image else { continue };
             let name = &member.name;
-            ensure!(loss.is_finite(), "the loss of {name} is {loss}: are the weights sound?");
+            ensure!(loss.is_finite(), "the loss of {name} is {loss}: are the weights damaged?");
             let one = Scores {
                 histogram_score: image.histogram_entropy,
                 height: Some(image.height.into()),

@@ -1,5 +1,5 @@
-//! How the processes of a run come together, and what they settle before the first step: that they
-//! mean the same run, where it starts from, and that they see the same data.
+//! Setup of a run: its processes join, and agree on the configuration, the checkpoint to start from
+//! and the data set.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use crate::ui::screen;
 /// attempt before to notice.
 const EXTRA_TIME_TO_MEET: Duration = Duration::from_secs(60);
 
-/// What rank 0 tells the others of the run.
+/// What rank 0 publishes about the run.
 #[derive(Serialize, Deserialize)]
 struct Start {
     /// The checkpoint that training goes on from.
@@ -39,8 +39,8 @@ struct Start {
 /// `config` says how many images a step has.
 ///
 /// # Errors
-/// The directory is not to be had, or another process has another configuration or does not see
-/// what rank 0 wrote.
+/// The directory is in use or cannot be written, or another process has another configuration or does
+/// not see what rank 0 wrote.
 pub fn open_run(
     config: &mut dyn TaskConfig,
     resume: &Resume,
@@ -61,7 +61,7 @@ pub fn open_run(
         return Ok((Some(run), checkpoint));
     }
     let start: Start = serde_json::from_slice(&group.wait_for("start")?)
-        .context("rank 0 is not of this version of distill")?;
+        .context("rank 0 runs another version of distill")?;
     let written = paths::config(&config.train().run.dir);
     ensure!(
         std::fs::read_to_string(&written).is_ok_and(|text| text == start.config),
@@ -160,10 +160,10 @@ pub fn answer_quit(rank_info: Option<&RankInfo>) -> Result<()> {
     status::dump_on_quit(who, |text| drop(screen::AboveBars.write_all(text.as_bytes())))
 }
 
-/// This process's group: those that its launcher started with it, or nobody.
+/// The process group: all processes that the launcher started, or this one alone.
 ///
 /// # Errors
-/// Not all processes come, or a signal asks to stop.
+/// Not all processes join, or a signal asks to stop.
 pub fn join(
     rank_info: Option<RankInfo>,
     config: &TrainConfig,

@@ -44,9 +44,6 @@ pub struct Options {
 ///
 /// Under a launcher all its processes call this. SIGINT and SIGTERM no longer end the process from
 /// then on, but the run: see [`Outcome::Stopped`].
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn train(config: &dyn TaskConfig, options: &Options) -> Result<Outcome> {
     let rank_info = environment::of_this_process()?;
     setup::answer_quit(rank_info.as_ref())?;

@@ -16,7 +16,7 @@ pub struct MaskedEncoder {
     mask: Option<Mask>,
     stochastic_depth: StochasticDepth,
     recompute_blocks: usize,
-    /// Tells this encoder's draws from those of others.
+    /// The random stream of this encoder's draws.
     rng_stream: u64,
 }
 
@@ -50,9 +50,6 @@ impl MaskedEncoder {
     }
 
     /// Mask and dropped paths of the images of a batch.
-    ///
-    /// # Errors
-    /// The device has no memory left.
     pub fn draw(&self, seed: u64, batch: &MicroBatch) -> Result<PassDraws> {
         let device = batch.images.device();
         let positions = || batch.positions.clone();
@@ -67,7 +64,7 @@ impl MaskedEncoder {
         Ok(PassDraws { keep, drop_path })
     }
 
-    /// A forward pass that gradients will come back through.
+    /// A forward pass for training.
     pub fn forward<'a>(&'a self, input: &'a Input, compute: Kind) -> EncoderPass<'a> {
         let (tokens, rest) = match self.recompute_blocks {
             0 => (self.encoder.forward(input, compute), None),
@@ -90,9 +87,6 @@ pub struct EncoderPass<'a> {
 
 impl EncoderPass<'_> {
     /// The backward pass of a `loss` that was made of the tokens.
-    ///
-    /// # Errors
-    /// libtorch's message.
     ///
     /// # Panics
     /// Where libtorch fails.

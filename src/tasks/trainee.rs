@@ -6,7 +6,7 @@ use crate::config::{Check, DataConfig, require};
 use crate::encoders::EncoderSpec;
 use crate::nn::{DropPathMode, Mask, StochasticDepth};
 
-/// One encoder to be trained.
+/// The configuration of one encoder that is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraineeConfig {

@@ -6,14 +6,14 @@ use tracing::{Span, debug_span};
 
 use crate::native::DeviceEvent;
 
-/// What a device does in a step, one after the other.
+/// A phase of a step on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// It has nothing to do until images are there; then they are normalised.
     Data,
-    /// What the trainees are to learn: the teacher's tokens.
+    /// The targets are computed: the teacher's tokens.
     Targets,
-    /// The forward pass of the trainee of this place, its loss included.
+    /// The forward pass of the trainee of this index, its loss included.
     Forward(usize),
     /// Its backward pass.
     Backward(usize),
@@ -37,7 +37,7 @@ impl Phase {
     }
 }
 
-/// Marks between the phases of one step.
+/// Events between the phases of one step.
 pub struct StepClock {
     device: Device,
     marks: Vec<(Phase, DeviceEvent)>,
@@ -48,10 +48,7 @@ impl StepClock {
         Self { device, marks: Vec::new() }
     }
 
-    /// What the device is told from here on belongs to `phase`.
-    ///
-    /// # Errors
-    /// libtorch's message.
+    /// Work that is queued from here on belongs to `phase`.
     pub fn begin(&mut self, phase: Phase) -> Result<()> {
         self.marks.push((phase, DeviceEvent::record(self.device)?));
         Ok(())
@@ -62,11 +59,8 @@ impl StepClock {
         self.marks.first().map(|(_, mark)| mark)
     }
 
-    /// Seconds of each phase, in their order, until the step's `end`; the device must have come past
-    /// it. A phase that comes with every batch is there as often.
-    ///
-    /// # Errors
-    /// It has not.
+    /// Seconds of each phase, in order, until the step's `end`, which the device must have reached. A
+    /// phase of every batch is there once for each batch.
     pub fn seconds(&self, end: &DeviceEvent) -> Result<Vec<(Phase, f64)>> {
         let ends = self.marks.iter().skip(1).map(|(_, mark)| mark).chain([end]);
         let spans = self.marks.iter().zip(ends);

@@ -1,5 +1,5 @@
-//! What is learned. An [`Objective`] turns images into losses and gradients; the training loop
-//! in `train` knows nothing else about it.
+//! The [`Objective`] trait: it turns images into losses and gradients, and is all that the training
+//! loop knows of a task.
 
 use std::ops::Range;
 
@@ -51,18 +51,18 @@ impl Losses {
     }
 }
 
-/// Something that several models can be trained for at once.
+/// An objective that one or several models are trained for at once.
 pub trait Objective {
     /// The models, in a fixed order.
     fn trainees(&self) -> &[Trainee];
 
-    /// Adds `scale` times each trainee's gradient on `batch` to its parameters' gradients, telling
-    /// `hooks` of each pass before it begins.
+    /// Adds `scale` times each trainee's gradient on `batch` to its parameters' gradients, and calls
+    /// `hooks` before each pass.
     ///
     /// Returns each trainee's losses (not scaled), still on the device.
     ///
     /// # Errors
-    /// What libtorch reports, out of memory above all; and the errors of `hooks`.
+    /// libtorch fails, most often for lack of memory; or a hook fails.
     fn accumulate(
         &self,
         batch: &MicroBatch,
@@ -71,24 +71,15 @@ pub trait Objective {
     ) -> Result<Vec<Losses>>;
 }
 
-/// Who must know when a trainee's weights are used and when its gradients come.
+/// Hooks that run before a trainee's weights are used and before its gradients come.
 pub trait StepHooks {
-    /// What the trainees are to learn is about to be computed.
-    ///
-    /// # Errors
-    /// That cannot be noted.
+    /// Runs before the targets are computed.
     fn before_targets(&mut self) -> Result<()>;
 
-    /// The trainee of this place is about to run forward.
-    ///
-    /// # Errors
-    /// Its weights are not to be had.
+    /// Runs before the forward pass of the trainee of this index.
     fn before_forward(&mut self, trainee: usize) -> Result<()>;
 
-    /// Its backward pass is about to begin.
-    ///
-    /// # Errors
-    /// Its gradients cannot be taken.
+    /// Runs before its backward pass.
     fn before_backward(&mut self, trainee: usize) -> Result<()>;
 }
 

@@ -49,8 +49,8 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimizer that has done no update yet. With `shares` it updates these only, and whoever
-    /// holds the others must hand theirs round.
+    /// An optimizer that has done no update yet. With `shares` it updates these only, and the other
+    /// processes' shares must be gathered.
     pub fn new(
         parameters: &Parameters,
         config: &OptimizerConfig,
@@ -99,9 +99,6 @@ impl AdamW {
 
     /// The norm of the gradients of what this optimizer updates, before clipping, a scalar on the
     /// device. Of numbers that several processes update, only `counts_common` counts them.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn gradient_norm(&self, counts_common: bool) -> Result<Tensor> {
         let members = self.groups.iter().flat_map(|group| &group.members);
         let counted = members.filter(|member| counts_common || !member.common);
@@ -114,9 +111,6 @@ impl AdamW {
 
     /// Clips to the configured norm (`norm` is that of the whole gradient), updates unless `skip`
     /// is 1 on the device, and forgets the gradients, or sets them to zero.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn update(&mut self, learning_rate: f64, norm: &Tensor, skip: &Tensor) -> Result<()> {
         self.updates += 1;
         // Filled on the device: a copy from the host would wait for it.

@@ -18,7 +18,7 @@ use crate::train::objective::MicroBatch;
 /// Batches that are on the device, or on their way there, before they are asked for.
 const AHEAD: usize = 2;
 
-/// Where batches come from.
+/// A source of batches on the host.
 pub trait BatchSource {
     /// Whether [`Self::next`] would return at once.
     fn is_ready(&mut self) -> bool;
@@ -109,8 +109,7 @@ struct Uploaded {
 }
 
 impl DevicePrefetcher {
-    /// # Errors
-    /// The device has no memory left.
+    /// A prefetcher of the batches of `source`, normalised as `config` says.
     pub fn new(source: Box<dyn BatchSource>, config: &DataConfig, device: Device) -> Result<Self> {
         let normalisation = guard(|| Ok(Normalisation::new(config.mean, config.std, device)))?;
         let glance = Arc::new(Glance::default());
@@ -181,7 +180,7 @@ impl DevicePrefetcher {
         std::mem::take(&mut self.waited)
     }
 
-    /// Most memory that the training device gave this process so far, in bytes.
+    /// Peak memory of this process on the training device so far, in bytes.
     pub fn peak_memory(&self) -> Option<u64> {
         PeakMemory::of(self.device).map(|peak| peak.held)
     }

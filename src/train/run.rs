@@ -13,7 +13,7 @@ use crate::artifacts::Stream;
 use crate::config::TrainConfig;
 use crate::dist::{Activity, ProcessGroup};
 
-/// What a run of training stands on.
+/// What the training loop works with.
 pub struct Run<'a> {
     pub config: &'a TrainConfig,
     /// The run's directory.
@@ -47,9 +47,6 @@ pub struct State {
 
 impl State {
     /// The state before the first step.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn new(
         group: &ProcessGroup,
         objective: &dyn Objective,

@@ -83,9 +83,6 @@ impl RunDirectory {
     }
 
     /// Writes down the resolved configuration, as TOML.
-    ///
-    /// # Errors
-    /// The folder cannot be written.
     pub fn write_config(&self, toml: &str) -> Result<()> {
         durable::write(&paths::config(&self.path), toml.as_bytes())
     }

@@ -27,9 +27,6 @@ pub struct RunLog {
 
 impl RunLog {
     /// Opens the run's files for what comes after `step`.
-    ///
-    /// # Errors
-    /// They cannot be written.
     pub fn open(run: &Run, step: u64) -> Result<Self> {
         let config = run.config;
         take_back(&paths::reconstructions(run.path), step)?;
@@ -49,10 +46,7 @@ impl RunLog {
         })
     }
 
-    /// Takes down a step that took this many `seconds`.
-    ///
-    /// # Errors
-    /// The files cannot be written.
+    /// Records a step that took this many `seconds`.
     pub fn add(&mut self, mut metrics: StepMetrics, seconds: f64, is_last: bool) -> Result<()> {
         self.steps += 1;
         self.seconds += seconds;
@@ -75,9 +69,6 @@ impl RunLog {
     }
 
     /// Keeps an encoded PNG of what the models do after `step`.
-    ///
-    /// # Errors
-    /// It cannot be written.
     pub fn image(&mut self, step: u64, png: &[u8]) -> Result<()> {
         let images = paths::reconstructions(&self.path);
         std::fs::create_dir_all(&images)

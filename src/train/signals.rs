@@ -1,4 +1,4 @@
-//! Being asked to stop: by Ctrl-C, or by the cluster's scheduler.
+//! Signals that ask to stop: from Ctrl-C, or from the cluster's scheduler.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,11 +32,8 @@ impl fmt::Display for Signal {
 /// Number of the last signal caught, 0 for none.
 static CAUGHT: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
-/// From here on SIGINT and SIGTERM no longer end the process but are told by [`stop_requested`].
+/// From here on SIGINT and SIGTERM no longer end the process; [`stop_requested`] reports them.
 /// Only a second SIGINT ends it at once, with exit code 130. Calling this again changes nothing.
-///
-/// # Errors
-/// The operating system refuses the signal handlers.
 pub fn install() -> Result<()> {
     let caught = Arc::new(AtomicUsize::new(0));
     if CAUGHT.set(caught.clone()).is_err() {

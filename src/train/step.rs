@@ -1,7 +1,7 @@
-//! One optimizer step: the device is told all of it, and its numbers are read a step later.
+//! One optimizer step: all of it is queued on the device, and its numbers are read a step later.
 //!
 //! The host does not wait for the device within a step, so the device always has something to do. On
-//! a CPU, which does at once what it is told, the same happens in the same order.
+//! a CPU, which does queued work at once, the same happens in the same order.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ use crate::train::objective::MicroBatch;
 /// How long signals and the other processes' failures may go unnoticed while data are waited for.
 const STOP_POLL: Duration = Duration::from_millis(200);
 
-/// A step that the device has been told, and whose numbers the host has not yet read.
+/// A step that is queued on the device, and whose numbers the host has not yet read.
 pub struct PendingStep {
-    /// All that the host knows already.
+    /// The metrics that the host knows already.
     metrics: StepMetrics,
     numbers: PendingNumbers,
     /// After the update.
@@ -41,7 +41,7 @@ pub struct Done {
     pub is_to_stop: bool,
 }
 
-/// Tells the device one optimizer step, and counts it as done.
+/// Queues one optimizer step on the device, and counts it as done.
 ///
 /// # Errors
 /// Among others [`Abandoned`]: then nothing has changed.
@@ -78,8 +78,8 @@ pub fn begin(
     let own = [waited / group.world_size() as f64, prefetcher.failed() as f64, stop];
     let (verdict, numbers) = sum_over_ranks(group, &losses, &state.optimizers, own)?;
     if !group.is_alone() {
-        // That all processes took part must be sure before weights change: one may give the step up.
-        // AdamW then gives the device enough to do while it is told the next step.
+        // Weights change only when all processes took part: one may give the step up.
+        // AdamW then keeps the device busy while the next step is queued.
         group.wait_event(numbers.arrived())?;
     }
     for (trainee_optimizer, norm) in state.optimizers.iter_mut().zip(&verdict.norms) {
@@ -136,12 +136,12 @@ impl PendingStep {
         Ok(Done { metrics, is_to_stop: stop > 0.0 })
     }
 
-    /// A mark that the device passed when it had the numbers.
+    /// The event after which the host can read the numbers.
     pub fn read_at(&self) -> &DeviceEvent {
         self.numbers.arrived()
     }
 
-    /// [`Self::read_at`] for longer than the rest.
+    /// [`Self::read_at`], consuming the step.
     pub fn into_read_at(self) -> DeviceEvent {
         self.numbers.into_arrived()
     }

@@ -27,20 +27,17 @@ pub struct PendingNumbers {
 /// A step's numbers on the host.
 pub struct StepNumbers {
     pub trainees: Vec<TraineeMetrics>,
-    /// The sums of what each process gave of its own.
+    /// The sums of the processes' own numbers.
     pub sums: [f64; OWN],
-    /// All are finite, as the device requires for an update.
+    /// Whether all are finite, as an update requires.
     pub are_finite: bool,
 }
 
-/// How many numbers of its own each process adds.
+/// How many numbers each process adds, beside those of the trainees.
 const OWN: usize = 3;
 
 /// Averages losses over this process's batches, each with its share of the global batch, and sums
 /// them over the processes, together with some numbers of their `own`, in one collective.
-///
-/// # Errors
-/// A process failed.
 pub fn sum_over_ranks(
     group: &ProcessGroup,
     losses: &[(f64, Vec<Losses>)],
@@ -70,20 +67,17 @@ pub fn sum_over_ranks(
 
 impl PendingNumbers {
     /// Waits for the numbers.
-    ///
-    /// # Errors
-    /// A process failed.
     pub fn read(&self, group: &ProcessGroup, names: &[&str]) -> Result<StepNumbers> {
         group.wait_event(self.download.arrived())?;
         Ok(self.layout.unpack(names, &guard(|| self.download.numbers())?))
     }
 
-    /// When the device had them.
+    /// The event after which the host can read them.
     pub fn arrived(&self) -> &DeviceEvent {
         self.download.arrived()
     }
 
-    /// [`Self::arrived`] for longer than the rest.
+    /// [`Self::arrived`], consuming the report.
     pub fn into_arrived(self) -> DeviceEvent {
         self.download.into_arrived()
     }
@@ -166,11 +160,10 @@ impl Layout {
     }
 }
 
-/// A loss or gradient that is no number would spoil the weights: the device has skipped that update,
-/// and this ends the run.
+/// Ends the run after a loss or gradient that is not finite; the device has skipped that update.
 ///
 /// # Errors
-/// There is one; the message says whose, and what helps.
+/// A number is not finite; the message says whose, and what helps.
 pub fn require_finite(step: u64, numbers: &StepNumbers) -> Result<()> {
     for trainee in &numbers.trainees {
         for (what, value) in [("loss", trainee.loss), ("gradient norm", trainee.grad_norm)] {

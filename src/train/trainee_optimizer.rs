@@ -1,5 +1,4 @@
-//! What turns a trainee's gradients into new weights: their exchange with the other processes, and
-//! an optimizer.
+//! One trainee's optimizer, with the exchange of its gradients between processes.
 
 use std::time::Duration;
 
@@ -25,10 +24,7 @@ pub struct TraineeOptimizer {
 }
 
 impl TraineeOptimizer {
-    /// A trainee_optimizer before the first step.
-    ///
-    /// # Errors
-    /// libtorch's message.
+    /// The optimizer before the first step.
     pub fn new(group: &ProcessGroup, trainee: &Trainee, config: &TrainConfig) -> Result<Self> {
         let named = trainee.parameters.named();
         let tensors: Vec<Tensor> = named.iter().map(|(_, t)| t.shallow_clone()).collect();
@@ -66,27 +62,18 @@ impl TraineeOptimizer {
         self.sharded
     }
 
-    /// Waits for the gradients of the last backward pass, and says for how long.
-    ///
-    /// # Errors
-    /// A process failed.
+    /// Waits for the gradients of the last backward pass, and returns for how long.
     pub fn receive_gradients(&self, group: &ProcessGroup) -> Result<Duration> {
         self.exchange.finish(group)
     }
 
     /// The square of the gradient's norm, or this process's part of it: a scalar on the device.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn squared_norm(&self, group: &ProcessGroup) -> Result<Tensor> {
         let norm = self.optimizer.gradient_norm(group.is_first())?;
         guard(|| Ok(norm.square()))
     }
 
     /// Updates the weights, given the norm of the whole gradient, unless `skip` is 1 on the device.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn update(
         &mut self,
         group: &ProcessGroup,
@@ -99,17 +86,11 @@ impl TraineeOptimizer {
     }
 
     /// Waits until the device holds the weights that other processes updated.
-    ///
-    /// # Errors
-    /// A process failed.
     pub fn settle_weights(&mut self, group: &ProcessGroup) -> Result<()> {
         self.exchange.settle_weights(group)
     }
 
-    /// Sees to it that the weights that other processes updated are here before what comes next.
-    ///
-    /// # Errors
-    /// A process failed.
+    /// Makes what is queued next wait for the weights that other processes updated.
     pub fn receive_weights(&mut self, group: &ProcessGroup) -> Result<()> {
         self.exchange.finish_gathering(group)
     }
@@ -119,7 +100,7 @@ impl TraineeOptimizer {
 pub struct TraineeHooks<'a> {
     pub group: &'a ProcessGroup,
     pub optimizers: &'a mut [TraineeOptimizer],
-    /// This batch is the step's last: its backward passes exchange gradients.
+    /// Whether this batch is the step's last, whose backward passes exchange gradients.
     pub is_last: bool,
     pub clock: Option<&'a mut StepClock>,
     /// The phase that the host tells the device of.

@@ -19,7 +19,7 @@ use crate::native::DeviceEvent;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Finished,
-    /// A signal to this process (none: to another one) asked for an end; the state is saved.
+    /// A signal to this process, or (`None`) to another one, asked to stop; the state is saved.
     Stopped(Option<Signal>),
 }
 
@@ -78,12 +78,12 @@ fn take_steps(
     Ok(outcome)
 }
 
-/// Where a run of training is.
+/// The progress of the training loop.
 struct Progressing {
     log: Option<RunLog>,
     /// When the last step that was read was done.
     since: DeviceEvent,
-    /// Steps that the device was told and that were not read, at most two.
+    /// Steps that are queued and not read, at most two.
     unread: VecDeque<PendingStep>,
     /// Step of the last checkpoint.
     saved: u64,
@@ -141,7 +141,7 @@ impl Progressing {
         Ok(())
     }
 
-    /// Reads what the device has been told, but for the last `left` steps.
+    /// Reads the numbers of queued steps, but for the last `left`.
     fn read(&mut self, run: &Run, prefetcher: &DevicePrefetcher, left: usize) -> Result<()> {
         while self.unread.len() > left {
             let Some(pending) = self.unread.front() else { break };
@@ -159,7 +159,7 @@ impl Progressing {
         Ok(())
     }
 
-    /// Goes back to the state before a step that some process will not take part in.
+    /// Goes back to the state before a step that some process gave up.
     fn give_up(
         &mut self,
         run: &Run,
@@ -193,7 +193,7 @@ fn require_equal(run: &Run, state: &mut State) -> Result<()> {
     require_equal_weights(run.group, state.step, &tensors.collect::<Vec<_>>())
 }
 
-/// Says what to lower where `error` is that the device has no memory left.
+/// Adds what to lower, where `error` is that the device has no memory left.
 pub fn explain_memory(error: anyhow::Error, config: &TrainConfig) -> anyhow::Error {
     let text = format!("{error:#}");
     if !text.contains("out of memory") && !text.contains("can't allocate memory") {

@@ -1,4 +1,4 @@
-//! Training as it is seen while it runs: a display on a terminal, plain lines elsewhere.
+//! The progress of a training: a display on a terminal, plain lines elsewhere.
 
 use std::iter;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Progress {
         Self { bar, trainees, rates, recent, total_steps, log_every, logged_step: None }
     }
 
-    /// Takes in what a step showed.
+    /// Takes in the metrics of a step.
     pub fn update(&mut self, metrics: &StepMetrics) {
         let recent = self.recent.take_in(metrics);
         self.bar.set_position(recent.step);

@@ -1,4 +1,4 @@
-//! What a file or folder of weights holds, before anyone asks what the names mean.
+//! The tensors of a file or folder of weights, under the names that they have there.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

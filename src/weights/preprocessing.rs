@@ -38,9 +38,6 @@ impl Preprocessing {
 
     /// What `preprocessor_config.json` beside the weights at `path` (a folder or a file) says; where
     /// there is none, ImageNet's.
-    ///
-    /// # Errors
-    /// [`Self::read`]'s.
     pub fn beside(path: &Path) -> Result<Self> {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let file = folder.join(PREPROCESSOR);

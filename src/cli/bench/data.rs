@@ -13,7 +13,7 @@ use crate::data::Dataset;
 use crate::run::benchmark;
 use crate::ui::with_bar;
 
-/// Measure the data plane: from shards to batches in the trainer's hands
+/// Measure the data plane: from shards to batches in the trainer
 ///
 /// Takes batches as a training run does, through worker processes and shared memory, and throws
 /// them away. The order is that of seed 0; data sets that are shorter than the measurement are
@@ -48,9 +48,6 @@ pub struct DataArgs {
 }
 
 /// Runs the command.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn run(args: &DataArgs) -> Result<()> {
     ensure!(args.seconds > 0.0 && args.seconds < 1e6, "--seconds: expected more than 0");
     let config = DataConfig {

@@ -20,9 +20,6 @@ enum BenchCommand {
 }
 
 /// Runs the command.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn run(args: &BenchArgs) -> Result<()> {
     match &args.command {
         BenchCommand::Data(args) => data::run(args),

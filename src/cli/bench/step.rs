@@ -35,8 +35,8 @@ pub struct StepArgs {
     /// Steps before them that are not measured
     #[arg(long, value_name = "N", default_value_t = 3)]
     warmup: u32,
-    /// What the device could do at most, for the model FLOPs utilisation (MFU): the maker's figure for
-    /// dense bf16; left out, by the GPU's name
+    /// Peak of the device for the model FLOPs utilisation (MFU): the maker's figure for dense bf16
+    /// [default: by the GPU's name]
     #[arg(long, value_parser = PEAKS.map(|peak| peak.name))]
     peak: Option<String>,
     /// Print one JSON object
@@ -45,9 +45,6 @@ pub struct StepArgs {
 }
 
 /// Runs the command.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn run(args: &StepArgs) -> Result<()> {
     let mut config = tasks::load(&args.config, &args.set)?;
     if let Some(device) = args.device {

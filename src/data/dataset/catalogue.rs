@@ -1,4 +1,4 @@
-//! Which sample lies where, for any number of shards in bounded memory.
+//! The catalogue: shard and row of every sample, for any number of shards in bounded memory.
 //!
 //! Of every shard only its name and the number of its kept images stay in memory. Their places
 //! in the shard are read when they are needed, and the most recently used are kept.
@@ -130,9 +130,6 @@ impl Catalogue {
     }
 
     /// Where a sample is, with the rows of its shard, read where they are not in memory.
-    ///
-    /// # Errors
-    /// They cannot be read.
     pub fn entry(&self, sample: u64) -> Result<Entry> {
         let (shard, row) = self.place(sample);
         let rows = self.rows.get_or_insert_with(&shard, || (self.read)(shard).map(Arc::new))?;

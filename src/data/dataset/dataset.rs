@@ -49,7 +49,7 @@ pub struct Scratch {
     pub(super) decoder: SampleDecoder,
 }
 
-/// The images that one position tries until one decodes.
+/// The images that are tried at one position, until one decodes.
 pub struct Attempts {
     position: u64,
     candidates: Candidates,
@@ -107,9 +107,6 @@ impl Dataset {
     /// shuffle, no sampling by hardness; curation's thresholds hold. Positions are `0..sample_count`,
     /// and an image that does not decode leaves its position empty. Errors about the patterns of
     /// `config.shards` name `key`, where the user gave them.
-    ///
-    /// # Errors
-    /// [`Dataset::open`]'s.
     pub fn for_evaluation(
         config: &DataConfig,
         key: &str,
@@ -287,9 +284,6 @@ impl Dataset {
 
     /// The local files that hold the bytes of each field, the image first. Waits until they are
     /// here.
-    ///
-    /// # Errors
-    /// They cannot be brought here.
     pub fn locate(&self, location: &SampleLocation) -> Result<Vec<Vec<Segment>>> {
         let ShardEntry { shard, stamp, .. } = &self.shards[location.shard];
         let locate = |range: &Range<u64>| self.sources.locate(shard, *stamp, range.clone());
@@ -386,7 +380,7 @@ impl Dataset {
         self.order.turn()
     }
 
-    /// Has the bytes of `samples`, which are neighbours, brought nearer.
+    /// Reads ahead the bytes of `samples`, which are neighbours.
     ///
     /// # Errors
     /// A shard's index cannot be read any more.

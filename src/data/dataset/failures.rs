@@ -30,12 +30,12 @@ pub(super) struct Failures {
     tried: AtomicU64,
     failed: AtomicU64,
     named: Mutex<HashSet<u64>>,
-    /// What becomes of the place of a bad image, for the warning.
+    /// What happens at the position of a bad image, for the warning.
     consequence: &'static str,
 }
 
 impl Failures {
-    /// None yet; `consequence` is what warnings say of the place of a bad image.
+    /// No failures yet; `consequence` is what warnings say about the position of a bad image.
     pub(super) fn new(consequence: &'static str) -> Self {
         let named = Mutex::default();
         Self { tried: AtomicU64::new(0), failed: AtomicU64::new(0), named, consequence }

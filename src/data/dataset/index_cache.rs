@@ -32,7 +32,7 @@ const CHECKSUM: usize = 32;
 /// Magic word, four numbers, the body's checksum, the checksum of all these.
 const HEAD: usize = 8 + 4 * 8 + 2 * CHECKSUM;
 
-/// Told how many shards of how many are done; called from several threads.
+/// A callback with the number of shards done and of all; called from several threads.
 pub type ShardProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
 /// Where the indexes of shards are kept.
@@ -41,11 +41,11 @@ pub struct IndexCache {
     folder: Option<PathBuf>,
     /// Fields beside image and label that are indexed too: extensions of their members.
     fields: Vec<String>,
-    /// Indexes that no folder takes.
+    /// Indexes that no folder can keep.
     kept_nowhere: Mutex<HashMap<ShardAddress, (Head, Arc<ShardIndex>)>>,
 }
 
-/// What is known of a shard without reading its index.
+/// The head of an index: what is known of a shard without reading its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// The state of the shard that this is about.

@@ -263,9 +263,6 @@ impl Candidates {
 
     /// The next candidate that is accepted, each with its probability `acceptance`; without
     /// probabilities, the next candidate. `None` after `tries` rejections.
-    ///
-    /// # Errors
-    /// `acceptance`'s.
     pub fn next_accepted<E>(
         &mut self,
         tries: usize,

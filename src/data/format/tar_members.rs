@@ -120,17 +120,11 @@ impl<R: Read + Seek> TarMembers<R> {
     }
 
     /// The first bytes of a member, at most `most`.
-    ///
-    /// # Errors
-    /// The file cannot be read.
     pub(super) fn beginning(&mut self, member: &Member, most: u64) -> Result<Vec<u8>> {
         self.read(member.start, member.size.min(most) as usize)
     }
 
     /// What follows the last member; to be asked after it.
-    ///
-    /// # Errors
-    /// The file cannot be read.
     pub(super) fn ending(&mut self) -> Result<Ending> {
         if self.next == self.length {
             return Ok(Ending::Unmarked);

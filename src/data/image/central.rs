@@ -69,9 +69,6 @@ fn shrunk_size((width, height): (usize, usize), shorter_side: usize) -> [usize; 
 }
 
 /// `image` resized so that its shorter side is `shorter_side`; the longer is rounded down.
-///
-/// # Errors
-/// The result is too large to address.
 pub fn shrink(image: &Image, shorter_side: usize) -> Result<Image> {
     let (width, height) = (image.width, image.height);
     let [new_height, new_width] = shrunk_size((width, height), shorter_side);

@@ -56,7 +56,7 @@ impl Span {
         (center, start..end)
     }
 
-    /// The pixels that count for any of `places`, which are not none.
+    /// The pixels that count for any of `places`, of which there is at least one.
     pub fn touched(self, to: usize, places: Range<usize>) -> Range<usize> {
         let (first, last) = (self.reach(to, places.start).1, self.reach(to, places.end - 1).1);
         self.first() + first.start..self.first() + last.end

@@ -29,7 +29,7 @@ pub struct Strips {
 }
 
 impl Strips {
-    /// Makes room for `lines` of `length` samples; what they are is not said.
+    /// Resizes to `lines` of `length` samples, whose values are then arbitrary.
     pub fn set_size(&mut self, lines: usize, length: usize) {
         (self.lines, self.length) = (lines, length);
         self.samples.resize(lines.div_ceil(LINES) * length, [0; LINES]);

@@ -1,4 +1,4 @@
-//! What is made of an image: a random crop for training, the central square for evaluation.
+//! The transform of an image: a random crop for training, the central square for evaluation.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::crop_decoder::{CropDecoder, CropOptions};
 use super::decode::Image;
 use super::geometry::Geometry;
 
-/// What is made of every image of a data set.
+/// The transform of every image of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Transform {
     /// A crop that is drawn by seed and position.
@@ -19,7 +19,7 @@ pub enum Transform {
     Central { measure: bool },
 }
 
-/// What was found out about an image while it was decoded.
+/// The size of an image, and what was measured while it was decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ImageStats {
     /// In pixels.
@@ -34,9 +34,6 @@ pub struct ImageStats {
 impl Transform {
     /// Fills `out` `[image_size, image_size, 3]` with what is made of the image in `encoded`, which stands at
     /// `position` of the stream of samples.
-    ///
-    /// # Errors
-    /// [`CropDecoder::decode`]'s.
     pub fn make(
         &self,
         decoder: &mut CropDecoder,

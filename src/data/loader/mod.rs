@@ -35,7 +35,7 @@ pub use status::{LoaderMonitor, LoaderStatus, WorkerActivity, WorkerStatus};
 use task::{Done, Made, Task};
 use worker_thread::{WorkerContext, WorkerHandle};
 
-/// How long threads may take over what they have in their hands when the loader is dropped.
+/// How long threads may take to end when the loader is dropped.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(5);
 
 /// How often it is asked, while a batch is waited for, whether a worker's thread has ended.
@@ -101,7 +101,7 @@ pub struct Loader {
     done: Receiver<Done>,
     workers: Vec<WorkerHandle>,
     read_ahead: Option<ReadAhead>,
-    /// What went wrong while nobody asked for a batch.
+    /// An error from between two calls of [`Loader::next_batch`].
     error: Option<Error>,
     failed: bool,
 }
@@ -127,7 +127,7 @@ impl Loader {
     ) -> Result<Self> {
         let (tasks, queue) = unbounded();
         let (results, done) = unbounded();
-        // One more than are under way is in the trainer's hands.
+        // The trainer holds one more than are under way.
         let layout = Arc::new(BatchLayout::new(dataset.plan().field_bytes(), config.batch_size));
         let slots = Slots::new(config.prefetch_batches + 1, layout.bytes())?;
         let context = WorkerContext {
@@ -194,7 +194,7 @@ impl Loader {
         while !self.is_ready() {
             match self.done.recv_deadline(deadline) {
                 Ok(done) => self.accept_or_keep_error(done),
-                // A thread that ended is an error, which the next batch tells.
+                // A thread that ended is an error, which `next_batch` reports.
                 Err(_) => return self.workers.iter().any(WorkerHandle::is_finished),
             }
         }
@@ -288,7 +288,7 @@ impl Loader {
         progress.pending_batches.store(pending.len(), Ordering::Relaxed);
     }
 
-    /// Hands out the samples of further batches until enough are under way.
+    /// Queues the samples of further batches until enough are under way.
     fn top_up(&mut self) -> Result<()> {
         let Some(tasks) = &self.tasks else { return Ok(()) };
         while self.pending.len() < self.prefetch_batches {
@@ -330,7 +330,7 @@ impl Drop for Loader {
     }
 }
 
-/// Waits for threads that were told to end. Those that hang, on a slow network or a worker that
+/// Waits for threads that were asked to end. Those that hang, on a slow network or a worker that
 /// somebody stopped, are left alone after a while: they and their workers end with this process.
 fn end_threads(threads: Vec<JoinHandle<()>>) {
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Has the chunks of the current window and the next one brought nearer before they are needed.
+//! Reads the chunks of the current and the next window ahead of their use.
 //!
 //! Samples of a window are read in a random order, but its chunks are long runs of neighbours:
 //! read ahead as a whole, they come from disks, networks and object stores in long sequential
@@ -20,8 +20,8 @@ use super::status::Progress;
 /// Windows that are remembered, so that none is asked for twice.
 const WINDOWS: usize = 64;
 
-/// The thread that looks ahead. It is told which positions are reached, and ends when nobody can
-/// tell it more.
+/// The thread that reads ahead. It receives the positions that are reached, and ends when their
+/// sender is gone.
 pub struct ReadAhead {
     reached: Sender<u64>,
     pub thread: JoinHandle<()>,
@@ -29,9 +29,6 @@ pub struct ReadAhead {
 
 impl ReadAhead {
     /// Starts the thread.
-    ///
-    /// # Errors
-    /// It cannot be started.
     pub fn start(dataset: Arc<Dataset>, progress: Arc<Progress>) -> Result<Self> {
         let (reached, positions) = unbounded::<u64>();
         let thread = std::thread::Builder::new()
@@ -53,7 +50,7 @@ impl ReadAhead {
         Ok(Self { reached, thread })
     }
 
-    /// Says that the samples from `position` on are asked for now.
+    /// Reports that the samples from `position` on are asked for now.
     pub fn reach(&self, position: u64) {
         // Without a listener nothing is read ahead, and workers read by themselves.
         let _ = self.reached.send(position);

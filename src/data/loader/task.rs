@@ -15,7 +15,7 @@ pub struct Task {
     pub slot: usize,
 }
 
-/// A sample that is made, or will never be.
+/// The outcome of a task: a sample, or the error that ends the loader.
 pub struct Done {
     pub task: Task,
     pub outcome: Result<Option<Made>>,

@@ -34,7 +34,7 @@ enum Next {
     End(Option<Made>),
 }
 
-/// The thread of a worker. Both end when the queue is closed, after the images in hand.
+/// A handle of a worker and its thread. Both end when the queue is closed and their images are done.
 pub struct WorkerHandle {
     pub thread: JoinHandle<()>,
     state: Arc<WorkerState>,
@@ -42,9 +42,6 @@ pub struct WorkerHandle {
 
 impl WorkerHandle {
     /// Starts worker `number`, which takes tasks from the queue until that is closed.
-    ///
-    /// # Errors
-    /// Process or thread cannot be started.
     pub fn start(
         number: usize,
         shared: WorkerContext,
@@ -95,7 +92,7 @@ pub struct WorkerContext {
     pub results: Sender<Done>,
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct WorkerThread {
     shared: WorkerContext,
     worker: WorkerProcess,
@@ -144,7 +141,7 @@ impl WorkerThread {
         Ok(true)
     }
 
-    /// Hands on how a task ended. False after an error, or if nobody listens.
+    /// Sends the outcome of a task. False after an error, or if the receiver is gone.
     fn end(&self, task: Task, outcome: Result<Option<Made>>) -> bool {
         let good = outcome.is_ok();
         self.shared.results.send(Done { task, outcome }).is_ok() && good
@@ -163,7 +160,7 @@ impl WorkerThread {
         Ok(())
     }
 
-    /// Waits for the end of the worker's oldest job. False after an error, which is handed on.
+    /// Waits for the end of the worker's oldest job. False after an error, which is sent on.
     fn end_one(&mut self) -> bool {
         let oldest = self.in_flight.front().map(|oldest| oldest.task.position);
         self.state.set(WorkerActivity::Decodes, oldest, self.in_flight.len());

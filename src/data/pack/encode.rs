@@ -25,9 +25,6 @@ pub struct Encoding {
 
 impl Encoding {
     /// What `bytes` becomes: (encoded bytes, extension) of each tile, or of the whole image.
-    ///
-    /// # Errors
-    /// The image does not decode.
     pub(super) fn apply(&self, bytes: Vec<u8>) -> Result<Vec<(Vec<u8>, &'static str)>> {
         let mut image = Image::default();
         decode::decode(&bytes, self.max_pixels, &mut image)?;

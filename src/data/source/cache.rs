@@ -73,9 +73,6 @@ struct Kept {
 
 impl Cache {
     /// The cache in `folder`, or in the user's cache folder, bounded to `gigabytes`.
-    ///
-    /// # Errors
-    /// The folder cannot be made.
     pub(super) fn open(folder: Option<&Path>, gigabytes: f64, piece_bytes: u64) -> Result<Self> {
         let bound = (gigabytes * 1e9) as u64;
         let folder = match folder {

@@ -1,4 +1,4 @@
-//! What can go wrong between here and an object, and whether waiting helps.
+//! Failures of requests, and whether a retry may help.
 
 use anyhow::{Error, anyhow};
 

@@ -1,4 +1,4 @@
-//! Where shards lie, and how their bytes come here.
+//! Where shards lie, and how their bytes are fetched.
 //!
 //! A shard is a file or an object behind a URL: [`address`] names it, [`pattern`] finds many.
 //! Objects are fetched by [`store`], which speaks [`s3`] or [`http`] and tries again where that

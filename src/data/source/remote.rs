@@ -17,7 +17,7 @@ use super::segment::Segment;
 use super::stamp::Stamp;
 use super::store::{Store, Transfer};
 
-/// All that a process has for objects behind URLs.
+/// The fetcher of objects behind URLs, and its queue for fetching ahead.
 pub(super) struct Remote {
     fetcher: Arc<Fetcher>,
     queue: Sender<Piece>,

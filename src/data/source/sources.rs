@@ -47,9 +47,6 @@ impl Sources {
     }
 
     /// As [`Sources::new`], with other sizes and waits.
-    ///
-    /// # Errors
-    /// As for [`Sources::new`].
     pub fn with_transfer(config: &DataConfig, transfer: Transfer) -> Result<Self> {
         let least = (LEAST_PIECES * transfer.piece_bytes) as f64 / 1e9;
         ensure!(

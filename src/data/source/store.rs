@@ -1,4 +1,4 @@
-//! Requests to whatever kind of server an object lies on, tried until they succeed.
+//! Requests to HTTP and S3 servers, retried where that may help.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,7 +93,7 @@ impl Store {
     /// Size and version of an object.
     ///
     /// # Errors
-    /// There is no such object, access is denied, or the server stays away.
+    /// There is no such object, access is denied, or the server does not answer.
     pub(super) fn stamp(&self, url: &str) -> Result<Stamp> {
         self.retried(url, || {
             self.runtime.block_on(async {
@@ -108,9 +108,6 @@ impl Store {
     }
 
     /// Keys in a folder of a bucket; also in the folders below it if `deep`.
-    ///
-    /// # Errors
-    /// As for [`Store::stamp`].
     pub(super) fn list(&self, bucket: &str, folder: &str, deep: bool) -> Result<Vec<String>> {
         let url = format!("s3://{bucket}/{folder}");
         let list = || self.runtime.block_on(self.s3.list(bucket, folder, deep));
@@ -172,7 +169,7 @@ impl Store {
         take: &mut Take<'_>,
     ) -> (u64, Result<(), Failure>) {
         let mut take_unless_closing = |place, bytes: &[u8]| match self.is_closing() {
-            true => Err(Failure::lasting("nobody waits for it any more")),
+            true => Err(Failure::lasting("the download was cancelled")),
             false => take(place, bytes),
         };
         answer.deliver(stamp, range, &mut take_unless_closing).await

@@ -17,7 +17,7 @@ use crate::shared_memory::SharedMemory;
 
 use super::protocol::{Job, Reply, add, flush, receive, send_file};
 
-/// A worker that says nothing for so long over one image is taken for hung.
+/// A worker that is silent for this long over one image counts as hung.
 const LONGEST_IMAGE: Duration = Duration::from_secs(120);
 
 /// How often one image may crash or hang a worker before it counts as bad.
@@ -33,14 +33,14 @@ const FROM_OUTSIDE: [i32; 3] =
 /// The worker program's exit code after an error that it printed.
 const GAVE_UP: i32 = 1;
 
-/// A worker process and the jobs in its hands, answered in the order of giving.
+/// A worker process and its unanswered jobs, which it answers in order.
 pub struct WorkerProcess {
     program: PathBuf,
     plan: SamplePlan,
     memory: Arc<SharedMemory>,
     running: Running,
     in_flight: VecDeque<Job>,
-    /// Jobs in hand that are not sent yet.
+    /// Jobs that are not sent yet.
     outgoing: Vec<u8>,
     /// Deaths since the last answer: from within, and from outside.
     crashes: usize,
@@ -54,9 +54,6 @@ struct Running {
 
 impl WorkerProcess {
     /// Starts `program`.
-    ///
-    /// # Errors
-    /// It cannot be started.
     pub fn start(program: &Path, plan: SamplePlan, memory: Arc<SharedMemory>) -> Result<Self> {
         let running = Running::start(program, &plan, &memory)?;
         let program = program.to_path_buf();
@@ -70,9 +67,6 @@ impl WorkerProcess {
     }
 
     /// Gives it another job, which is sent by [`Self::send`] or with the next wait.
-    ///
-    /// # Errors
-    /// The job cannot be put into words.
     pub fn give(&mut self, job: Job) -> Result<()> {
         add(&mut self.outgoing, &job)?;
         self.in_flight.push_back(job);
@@ -107,7 +101,9 @@ impl WorkerProcess {
                 Err(death) => death,
             };
             let how = match death {
-                Death::GaveUp => bail!("a decoding worker gave up; above it says why"),
+                Death::GaveUp => {
+                    bail!("a decoding worker ended after an error, which it printed above")
+                }
                 Death::Killed => {
                     self.kills += 1;
                     String::new()
@@ -168,7 +164,7 @@ impl WorkerProcess {
         Ok(())
     }
 
-    /// Sends all jobs in hand to a worker that has none of them.
+    /// Sends all unanswered jobs to a new worker.
     fn send_again(&mut self) -> Result<()> {
         for job in &self.in_flight {
             add(&mut self.outgoing, job)?;

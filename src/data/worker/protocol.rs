@@ -1,4 +1,4 @@
-//! What trainer and worker say to each other over a Unix socket: frames of a length and a
+//! The protocol of trainer and worker over a Unix socket: frames of a length and a
 //! postcard-encoded message. First, with the shared memory, what is made of every sample
 //! ([`SamplePlan`](crate::image::SamplePlan)); then jobs one way and replies the other.
 
@@ -62,9 +62,6 @@ pub enum Reply {
 }
 
 /// Adds one message to what is going to be written to the socket at once.
-///
-/// # Errors
-/// It cannot be encoded.
 pub fn add(outgoing: &mut Vec<u8>, message: &impl Serialize) -> Result<()> {
     let start = outgoing.len();
     outgoing.extend([0; 4]);
@@ -76,16 +73,13 @@ pub fn add(outgoing: &mut Vec<u8>, message: &impl Serialize) -> Result<()> {
 }
 
 /// Writes what was added, and forgets it.
-///
-/// # Errors
-/// The other side is gone.
 pub fn flush(mut socket: &UnixStream, outgoing: &mut Vec<u8>) -> Result<()> {
     let written = socket.write_all(outgoing);
     outgoing.clear();
     Ok(written?)
 }
 
-/// Receives one message; none when the other side is gone.
+/// Receives one message, or `None` when the other side is gone.
 ///
 /// # Errors
 /// What comes is no message.
@@ -110,9 +104,6 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> Result<Option<T>> {
 }
 
 /// Sends an open file.
-///
-/// # Errors
-/// The other side is gone.
 pub fn send_file(socket: &UnixStream, file: BorrowedFd<'_>) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -49,10 +49,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Works for the trainer at the other end of `socket` until it closes that, or dies.
+/// Does the jobs of the trainer at the other end of `socket`, until it closes the socket or dies.
 ///
 /// # Errors
-/// The trainer says what this version does not understand, or the shared memory cannot be mapped.
+/// A message is of another version, or the shared memory cannot be mapped.
 fn serve(socket: UnixStream) -> Result<()> {
     // A worker that waits sees the closed socket. One inside a decoder that never ends does not.
     set_parent_process_death_signal(Some(Signal::KILL))?;

@@ -7,15 +7,12 @@ use super::variables::Variables;
 use super::{open_mpi, slurm, torchrun};
 use crate::config::ConfigError;
 
-/// The place that a launcher gave to this process; none if no launcher started it.
-///
-/// # Errors
-/// As [`rank_info`].
+/// The rank that a launcher gave to this process; `None` if no launcher started it.
 pub fn of_this_process() -> Result<Option<RankInfo>, ConfigError> {
     rank_info(|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
 }
 
-/// The place that environment variables tell; none if they are not those of a launcher.
+/// The rank that environment variables give; `None` if no launcher set them.
 ///
 /// An empty variable counts as a missing one.
 ///

@@ -4,11 +4,11 @@ use super::rank_info::{RankInfo, Rendezvous};
 use super::variables::{MASTER_ADDR, MASTER_PORT, Variables, error};
 use crate::config::ConfigError;
 
-/// A launcher, and the variables in which it tells a process's place.
+/// A launcher, and the variables in which it gives rank and world size.
 pub(super) struct Launcher {
     /// The program that users know.
     pub(super) name: &'static str,
-    /// Any of these says that the launcher is there.
+    /// Any of these variables shows that the launcher is there.
     pub(super) signs: &'static [&'static str],
     pub(super) rank: &'static str,
     pub(super) world_size: &'static str,
@@ -45,7 +45,7 @@ impl Launcher {
         )
     }
 
-    /// That what this launcher's variables say of rank and world size is what `outer`'s say.
+    /// Checks that this launcher's variables agree with `outer`'s on rank and world size.
     pub(super) fn agrees_with(
         &self,
         outer: &Launcher,
@@ -71,7 +71,7 @@ impl Launcher {
         Ok(())
     }
 
-    /// A place of these numbers, which are this launcher's, if they fit together.
+    /// A [`RankInfo`] of these numbers, which are this launcher's, if they fit together.
     pub(super) fn checked(
         &self,
         (rank, world_size): (usize, usize),

@@ -1,6 +1,6 @@
 //! Who a process is among those of its run.
 
-/// A process's place among all processes of a run.
+/// The rank of a process and the number of processes, in the run and on its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RankInfo {
     /// This process, in `0..world_size`.
@@ -27,7 +27,7 @@ pub struct Rendezvous {
 }
 
 impl RankInfo {
-    /// The place of a process that no launcher started.
+    /// The rank of a process that no launcher started: 0 of 1.
     pub fn alone() -> Self {
         Self {
             rank: 0,

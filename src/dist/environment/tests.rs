@@ -1,4 +1,4 @@
-//! What each launcher's variables mean, and what is said of those that do not fit.
+//! What each launcher's variables mean, and the errors about those that do not fit.
 
 use std::collections::BTreeMap;
 

@@ -24,7 +24,7 @@ const LONGEST_BEAT: Duration = Duration::from_secs(1);
 /// How often the verdict is looked for after an exchange has failed.
 const VERDICT_POLL: Duration = Duration::from_millis(20);
 
-/// This process's signs of life, and its watch over the others'.
+/// The heartbeat of this process, and its check of the others'.
 pub struct Heartbeat {
     shared: Arc<Shared>,
     store: Arc<dyn KvStore>,
@@ -62,8 +62,7 @@ impl Heartbeat {
         Ok(Self { shared, store, interval, threads, host: host_and_process(), _status: status })
     }
 
-    /// # Errors
-    /// The [`Failure`] of some process that ends the run.
+    /// Fails with the [`Failure`] that ends the run, if there is one.
     pub fn check(&self) -> Result<()> {
         match self.shared.failure() {
             None => Ok(()),
@@ -71,7 +70,7 @@ impl Heartbeat {
         }
     }
 
-    /// Says that this process will not take part in `step`, and so none can finish it.
+    /// Announces that this process gives `step` up, so that none can finish it.
     pub fn abandon(&self, step: u64) -> Result<()> {
         self.shared.abandoned.store(step, Ordering::Relaxed);
         self.store.set(ABANDONED, step.to_string().as_bytes())
@@ -121,7 +120,7 @@ impl Heartbeat {
         }
     }
 
-    /// Who is to blame for an exchange that failed with `error`: waits until that is known.
+    /// The failure behind a collective that failed with `error`; waits until it is known.
     pub fn blame(&self, error: anyhow::Error) -> anyhow::Error {
         self.shared.suspicious.store(true, Ordering::Relaxed);
         let _ = self.store.set(SUSPICION, b"");
@@ -136,11 +135,8 @@ impl Heartbeat {
         error.context(format!("the exchange with the other ranks failed at step {step}"))
     }
 
-    /// Says that this process has come to its end; rank 0 waits until all others have said so,
-    /// because it may keep the store.
-    ///
-    /// # Errors
-    /// A process failed instead.
+    /// Announces that this process has finished; rank 0 waits until all others have, because it may
+    /// keep the store.
     pub fn leave(&self) -> Result<()> {
         self.shared.thread.stay(Activity::Left);
         while !self.shared.left.load(Ordering::Acquire) {

@@ -1,4 +1,4 @@
-//! The thread that talks to the store: gives signs of life, and judges those of others.
+//! The monitor: the thread that sends heartbeats, and judges those of others.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,7 +23,7 @@ const TIMEOUTS_OF_WORK_DONE_ALONE: u32 = 3;
 /// every beat: rank 0 may have a thousand to read.
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
-/// Gives signs of life and reads those of others: rank 0 of all, the others of rank 0.
+/// Sends heartbeats and reads those of others: rank 0 of all ranks, the others of rank 0.
 pub(super) struct Monitor {
     shared: Arc<Shared>,
     store: Arc<dyn KvStore>,
@@ -47,12 +47,12 @@ impl Monitor {
         Self { shared, store, timeout, interval, host, keeper, stop, is_suspicious: false }
     }
 
-    /// Until the heartbeat ends or the store is lost.
+    /// Runs until the heartbeat ends or the store is lost.
     pub fn run(mut self) {
         while !self.shared.ended.load(Ordering::Relaxed) {
             match self.beat() {
                 Ok(()) => *locked(&self.shared.last_contact) = Instant::now(),
-                // Who has left does not mind that rank 0, and the store with it, does so too.
+                // A process that has finished ignores that rank 0, and the store with it, has too.
                 Err(_) if self.shared.left.load(Ordering::Relaxed) => return,
                 Err(_) if self.shared.ended.load(Ordering::Relaxed) => return,
                 Err(error) => {
@@ -106,7 +106,7 @@ impl Monitor {
             *locked(&shared.looked) = Some(Instant::now());
         }
         if suspicious && !std::mem::replace(&mut self.is_suspicious, true) {
-            // What was read long ago tells nothing of the last seconds.
+            // What was read long ago says nothing about the last seconds.
             let now = Instant::now();
             locked(&shared.seen).iter_mut().for_each(|seen| seen.alive = now);
         }
@@ -135,7 +135,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Who is to blame, if anybody is.
+    /// The failure to publish, if there is one.
     fn verdict(&self) -> Option<Failure> {
         let patience = if self.is_suspicious {
             self.timeout.min(SUSPICIOUS_SILENCE.max(3 * self.interval))

@@ -22,7 +22,7 @@ pub struct Failure {
     /// The step that it was working on, from 1.
     pub step: u64,
     pub what: String,
-    /// It is the configuration's fault.
+    /// Whether the configuration is at fault.
     pub usage: bool,
 }
 
@@ -30,7 +30,7 @@ pub struct Failure {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sign {
     pub beat: u64,
-    /// Grows whenever the training thread gets on.
+    /// A count that grows whenever the training thread makes progress.
     pub progress: u64,
     pub step: u64,
     pub activity: Activity,
@@ -59,8 +59,8 @@ pub(super) fn post(store: &dyn KvStore, failure: &Failure) -> Result<()> {
     Ok(())
 }
 
-/// In a process that a launcher started anew, and that finds the store of the attempt before still
-/// there: tells the others of that attempt that its former self is gone, so that they end too.
+/// For a restarted process that finds the store of the attempt before: tells the others of that
+/// attempt that the former process is gone, so that they end too.
 pub fn report_former_self(store: &dyn KvStore) -> Result<()> {
     let rank = store.rank();
     let sign = sign_of(store, rank)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::notes::{Failure, Sign};
 use crate::dist::activity::TrainingThread;
 
-/// After an exchange has failed, who is silent this long is the one that is gone.
+/// After a collective has failed, a process that is silent for this long counts as gone.
 pub(super) const SUSPICIOUS_SILENCE: Duration = Duration::from_secs(3);
 
 /// Of how many ranks a dump tells, those that have made no progress for longest.
@@ -22,9 +22,9 @@ pub(super) struct Shared {
     pub suspicious: AtomicBool,
     /// The step that some process will not take part in; 0 for none.
     pub abandoned: AtomicU64,
-    /// Some process was asked to stop.
+    /// Whether some process was asked to stop.
     pub asked_to_stop: AtomicBool,
-    /// Others can see that this process has come to its end.
+    /// Whether others can see that this process has finished.
     pub left: AtomicBool,
     pub ended: AtomicBool,
     pub failure: Mutex<Option<(Failure, Instant)>>,

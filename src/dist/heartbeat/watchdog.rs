@@ -21,7 +21,7 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Until the heartbeat ends.
+    /// Runs until the heartbeat ends.
     pub fn run(self) {
         while !self.shared.ended.load(Ordering::Relaxed) {
             let silence = locked(&self.shared.last_contact).elapsed();

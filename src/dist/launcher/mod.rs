@@ -1,4 +1,4 @@
-//! Starting the processes of one node, and seeing them through to their end.
+//! Starts the processes of one node, and waits for their end.
 //!
 //! Whatever the processes do, the launcher ends, and none of them is left behind: they are killed
 //! after a time of grace, and die with the launcher even if that is killed itself.

@@ -17,8 +17,8 @@ use super::plan::Launch;
 /// thread that calls this, so it must be the main one.
 ///
 /// # Errors
-/// A process cannot be started, or one cannot be ended. What goes wrong in the processes
-/// themselves is told by the [`Ending`].
+/// A process cannot be started, or one cannot be ended. Failures of the processes themselves are in
+/// the [`Ending`].
 pub fn launch(launch: &Launch) -> Result<Ending> {
     let signals = listen()?;
     for attempt in 0.. {

@@ -64,7 +64,7 @@ fn take(loader: &mut Loader, seconds: f64, peak: &mut Peak) -> Result<(u64, f64)
     Ok((images, start.elapsed().as_secs_f64()))
 }
 
-/// The most memory seen, looked at now and then.
+/// The peak of memory, sampled now and then.
 #[derive(Default)]
 struct Peak {
     bytes: u64,

@@ -21,7 +21,7 @@ use crate::train::schedule::Schedule;
 use crate::train::step::{self, PendingStep};
 use crate::train::{Run, State, explain_memory};
 
-/// Most that a GPU does by its maker's data sheet, in dense bf16 products.
+/// The peak of a GPU by its maker's data sheet, in dense bf16 products.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Peak {
     pub name: &'static str,
@@ -91,9 +91,6 @@ pub struct StepOptions<'a> {
 
 /// Takes the steps that a run of `config` takes, with random weights and images. Under a launcher all
 /// its processes call this, and the first one is given what was measured.
-///
-/// # Errors
-/// What the user has to know, in a line.
 pub fn steps(mut config: Box<dyn TaskConfig>, options: &StepOptions) -> Result<Option<StepReport>> {
     let rank_info = environment::of_this_process()?;
     let choice = &config.train().run;
@@ -112,13 +109,13 @@ pub fn steps(mut config: Box<dyn TaskConfig>, options: &StepOptions) -> Result<O
     Ok(is_first.then_some(report))
 }
 
-/// The steps that were taken, and the losses of the last one.
+/// Measured steps, and the losses of the last one.
 struct Taken {
     steps: Vec<PendingStep>,
     students: Vec<TraineeMetrics>,
 }
 
-/// Takes so many steps, as a training run does, and waits for the last one's end.
+/// Takes this many steps, as a training run does, and waits for the end of the last one.
 fn take(
     count: u64,
     config: &TrainConfig,

@@ -52,7 +52,7 @@ impl Teacher {
         self.encoder.freeze(format, grid_size as i64);
     }
 
-    /// Has the forward pass run as `pass` says from now on.
+    /// Sets how the forward pass runs from now on.
     pub fn run_as(&mut self, pass: FrozenPass) {
         self.pass = pass;
     }
@@ -136,7 +136,7 @@ pub fn flops_per_image(config: &DistillConfig) -> f64 {
     teacher.flops(grid_size * grid_size) + students.sum::<f64>()
 }
 
-/// One teacher, its students, and how they are compared.
+/// The objective of distillation: a teacher, its students, and the loss between them.
 pub struct Distillation {
     pub teacher: Teacher,
     students: Vec<Student>,
@@ -228,9 +228,6 @@ impl Objective for Distillation {
 
 impl Distillation {
     /// [`Objective::accumulate`] with given masks and dropped paths.
-    ///
-    /// # Errors
-    /// Those of `hooks`.
     ///
     /// # Panics
     /// Where libtorch fails.

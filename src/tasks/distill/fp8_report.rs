@@ -46,9 +46,6 @@ impl Fp8Report {
     }
 
     /// Compares with the frozen teacher, and logs the mean cosine of their tokens.
-    ///
-    /// # Errors
-    /// libtorch's message.
     pub fn finish(self, teacher: &Teacher) -> Result<f64> {
         // Not as a recorded pass, which would keep its memory for this one comparison.
         let forward = || teacher.encoder().forward(&self.images, Kind::BFloat16).all;

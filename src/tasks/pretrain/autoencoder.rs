@@ -23,7 +23,7 @@ pub struct Autoencoder {
     seed: u64,
 }
 
-/// What an autoencoder makes of images of which it sees a part.
+/// Images whose masked patches an autoencoder predicted.
 pub struct Reconstruction {
     /// 1 for patches that were masked, else 0: `[B, N]`.
     pub masked: Tensor,
@@ -74,9 +74,6 @@ impl Autoencoder {
 
     /// [`Objective::accumulate`] with given draws.
     ///
-    /// # Errors
-    /// Those of `hooks`.
-    ///
     /// # Panics
     /// Where libtorch fails.
     pub fn accumulate_masked(
@@ -103,8 +100,8 @@ impl Autoencoder {
         Ok(Losses { total: total.detach(), terms: Vec::new() })
     }
 
-    /// What the autoencoder makes of `images` `[B, 3, H, W]` with the patches `keep` `[B, K]` in
-    /// sight, without gradients.
+    /// The reconstruction of `images` `[B, 3, H, W]`, of which the patches `keep` `[B, K]` are seen,
+    /// without gradients.
     ///
     /// # Panics
     /// Where libtorch fails.

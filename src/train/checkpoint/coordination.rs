@@ -1,5 +1,5 @@
-//! What the ranks tell each other while they save together: who has written what, and how it
-//! ended. One set of coordination for each step that is saved.
+//! Coordination of a save between ranks: which files each has written, and how the save ended. Each
+//! saved step has notes of its own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,20 +36,17 @@ enum Outcome {
 pub(super) struct SaveCoordination<'a> {
     pub store: &'a dyn KvStore,
     pub step: u64,
-    /// Nobody needs the save any more.
+    /// Whether the save was cancelled.
     pub cancelled: &'a AtomicBool,
 }
 
 impl SaveCoordination<'_> {
-    /// Says what this rank has written.
+    /// Publishes what this rank has written.
     pub fn put_written(&self, files: &[WrittenFile]) -> Result<()> {
         self.set(&self.written(self.store.rank()), &files)
     }
 
-    /// Waits for what every rank has written, and takes those coordination down.
-    ///
-    /// # Errors
-    /// A rank has failed.
+    /// Waits for what every rank has written, and removes those notes.
     pub fn take_written(&self) -> Result<Vec<Vec<WrittenFile>>> {
         let ranks = 0..self.store.world_size();
         let all: Result<Vec<_>> =
@@ -60,15 +57,12 @@ impl SaveCoordination<'_> {
         all
     }
 
-    /// Says that the checkpoint, of so many bytes, has its final name.
+    /// Publishes that the checkpoint, of this many bytes, has its final name.
     pub fn put_published(&self, bytes: u64) -> Result<()> {
         self.set(&self.outcome(), &Outcome::Published { bytes })
     }
 
     /// Waits until the checkpoint has its final name; returns its bytes.
-    ///
-    /// # Errors
-    /// A rank has failed.
     pub fn wait_until_published(&self) -> Result<u64> {
         match self.wait_for(&self.outcome())? {
             Outcome::Published { bytes } => Ok(bytes),
@@ -76,7 +70,7 @@ impl SaveCoordination<'_> {
         }
     }
 
-    /// Says that the save has failed here, and returns the error that all ranks give: the first.
+    /// Publishes that the save has failed here, and returns the error that all ranks report: the first.
     pub fn fail(&self, error: anyhow::Error) -> anyhow::Error {
         if self.store.world_size() == 1 {
             return error;
@@ -90,7 +84,7 @@ impl SaveCoordination<'_> {
         failure(rank, &reason)
     }
 
-    /// Takes down how the save ended, once nobody looks any more.
+    /// Removes the note of how the save ended, once no rank needs it.
     pub fn forget(&self) -> Result<()> {
         self.store.remove(&self.outcome())
     }

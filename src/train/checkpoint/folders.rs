@@ -55,9 +55,6 @@ pub fn newest(run: &Path) -> Result<Option<Checkpoint>> {
 
 /// Renames the checkpoints of `run` that are later than `step`: training that goes on from there
 /// must neither be taken for theirs nor overwrite them.
-///
-/// # Errors
-/// A folder cannot be renamed.
 pub fn set_aside_after(run: &Path, step: u64) -> Result<()> {
     for (_, folder) in list(run)?.into_iter().filter(|(later, _)| *later > step) {
         let aside = free_name(&folder);
@@ -77,9 +74,6 @@ pub fn free_name(path: &Path) -> PathBuf {
 }
 
 /// Removes what an interrupted save left behind.
-///
-/// # Errors
-/// The folder cannot be read or a leftover cannot be removed.
 pub fn remove_partial(run: &Path) -> Result<()> {
     let root = paths::checkpoints(run);
     if !root.exists() {

@@ -19,12 +19,12 @@ use crate::artifacts::{Holds, Stream, stem};
 use crate::dist::KvStore;
 use crate::status::{self, Registration};
 
-/// How often it is asked, while a save is waited for, whether the run has failed.
+/// How often a wait for a save checks whether the run has failed.
 const RUN_CHECK_POLL: Duration = Duration::from_millis(100);
 /// How long the end of a run may be held up by a write that does not come back.
 const LONGEST_ENDED_SAVE: Duration = Duration::from_secs(3);
 
-/// What is saved.
+/// The state that is saved.
 pub struct Snapshot<'a> {
     pub step: u64,
     pub position: u64,
@@ -74,12 +74,12 @@ impl Saver {
     }
 
     /// Copies this rank's share and returns, leaving the writing to a thread; an earlier save is
-    /// waited for. The checkpoint is there when all ranks have saved this step. `alive` is asked
-    /// now and then while waiting, and ends that with its error when the run has failed.
+    /// waited for. The checkpoint is there when all ranks have saved this step. `alive` is called
+    /// now and then while waiting, and its error ends the wait.
     ///
     /// # Errors
-    /// The earlier save failed, here or on another rank, or `alive` says so; the checkpoints
-    /// before stay as they were.
+    /// The earlier save failed, here or on another rank, or `alive` failed; the checkpoints before
+    /// stay as they were.
     pub fn save(&mut self, snapshot: &Snapshot, alive: &dyn Fn() -> Result<()>) -> Result<()> {
         let started = Instant::now();
         self.finish(alive)?;
@@ -108,7 +108,7 @@ impl Saver {
         Ok(())
     }
 
-    /// Tells of a save that has failed since it was last asked, without waiting.
+    /// Fails if a save has failed since the last call; does not wait.
     ///
     /// # Errors
     /// Which checkpoint was not saved, why, and which one stays the newest.

@@ -1,11 +1,11 @@
-//! Who writes what of that which every rank holds whole.
+//! Which rank writes each tensor that every rank holds whole.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// The rank that writes each of the tensors of these sizes: over at most `writers` ranks spread
-/// evenly over all, the largest tensor first, each to whom has least so far. All ranks come to the
-/// same answer.
+/// evenly over all, the largest tensor first, each to the rank with the least so far. All ranks come
+/// to the same answer.
 pub(super) fn owners(bytes: &[u64], writers: usize, world_size: usize) -> Vec<usize> {
     let writers = writers.clamp(1, world_size);
     let mut loads: BinaryHeap<_> = (0..writers).map(|writer| Reverse((0, writer))).collect();

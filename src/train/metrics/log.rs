@@ -24,9 +24,6 @@ impl MetricsLog {
     /// `resume_step` is the step of the checkpoint that training goes on from, 0 for a new run.
     /// What an earlier process wrote about later steps is taken back, so that every step stands
     /// once in both.
-    ///
-    /// # Errors
-    /// The files or folders cannot be read or written.
     pub fn open(run_dir: &Path, tensorboard: bool, resume_step: u64) -> Result<Self> {
         std::fs::create_dir_all(run_dir)
             .with_context(|| format!("cannot create the run folder {}", run_dir.display()))?;

@@ -1,7 +1,7 @@
 //! Bits of entropy-coded data, the most significant first.
 
 /// Reads bits; a zero byte after 0xFF is left out, and any other mark ends the data.
-/// It is passed to rare cases by value: its place in memory known to nobody, it stays in registers.
+/// It is passed to rare cases by value: its address is never taken, so it stays in registers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BitReader<'a> {
     data: &'a [u8],
@@ -65,7 +65,7 @@ impl<'a> BitReader<'a> {
         self.window
     }
 
-    /// Goes on by `length` < 64 bits, of which [`Self::refill`] has made sure.
+    /// Consumes `length` < 64 bits, which [`Self::refill`] has made available.
     #[inline(always)]
     pub fn consume(&mut self, length: u32) {
         self.window <<= length;

@@ -1,4 +1,4 @@
-//! Decodes of a JPEG file what a crop needs, and no more.
+//! A JPEG decoder that decodes only what a crop needs.
 //!
 //! For the usual kind: 8 bits, Huffman codes, one scan. [`headers`] reads what comes before the
 //! pixels and turns everything else down; [`scan`] walks through the entropy-coded data until the
@@ -67,9 +67,6 @@ impl JpegDecoder {
 
     /// The same with rows for lines, strip by strip: each is given to `take` while it is still in
     /// the processor's cache, and then overwritten.
-    ///
-    /// # Errors
-    /// As for [`Self::decode`].
     pub fn decode_strips(
         &mut self,
         frame: &Frame,
