@@ -257,8 +257,11 @@ impl Default for ExportConfig {
 pub enum ExportFormat {
     /// `config.json`, `model.safetensors`, `preprocessor_config.json` for `transformers`.
     Hf,
-    /// One safetensors file under the names of the original Pixio checkpoints.
-    Pixio,
+    /// One safetensors file under the names of the family's original checkpoints. Its key is as old
+    /// as the time when Pixio was the only family.
+    #[serde(rename = "pixio", alias = "original")]
+    #[value(name = "pixio", alias = "original")]
+    Original,
 }
 
 fn yes() -> bool {

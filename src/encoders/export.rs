@@ -45,7 +45,7 @@ pub fn export(
                 ExportFormat::Hf => {
                     write_hugging_face(file, encoder, preprocessing, &names, folder)?;
                 }
-                ExportFormat::Pixio => write_original(file, encoder, &names, projector, folder)?,
+                ExportFormat::Original => write_original(file, encoder, &names, projector, folder)?,
             }
         }
         Ok(())

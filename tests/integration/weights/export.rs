@@ -125,11 +125,11 @@ fn an_export_replaces_an_export_and_nothing_else() {
     let write = |formats: &[ExportFormat]| {
         export(&file, &encoder, Preprocessing::IMAGENET, formats, false, &out)
     };
-    assert_eq!(write(&[ExportFormat::Hf, ExportFormat::Pixio]).unwrap().len(), 4);
+    assert_eq!(write(&[ExportFormat::Hf, ExportFormat::Original]).unwrap().len(), 4);
     assert_eq!(write(&[ExportFormat::Hf]).unwrap().len(), 3);
     assert!(!out.join("pixio.safetensors").exists(), "the earlier export is still there");
     fs::write(out.join("thesis.txt"), "precious").unwrap();
-    let error = format!("{:#}", write(&[ExportFormat::Pixio]).unwrap_err());
+    let error = format!("{:#}", write(&[ExportFormat::Original]).unwrap_err());
     assert!(error.contains("thesis.txt, which is no part of an export"), "{error}");
     assert!(out.join("thesis.txt").exists() && out.join("config.json").exists());
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
