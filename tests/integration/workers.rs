@@ -262,7 +262,7 @@ fn workers_that_cannot_work_end_the_run_with_a_reason() {
     for (script, expected) in [
         ("kill -SEGV $$", "the decoder was ended by signal 11"),
         ("head -c 1 >/dev/null; exit 101", "the decoder ended with code 101"),
-        ("exit 1", "gave up"),
+        ("exit 1", "ended after an error"),
         ("kill -KILL $$", "out of memory"),
     ] {
         let program = folder.path().join("worker");
