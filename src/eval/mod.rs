@@ -4,6 +4,7 @@
 //! several of them on several encoders, going over each set of images once. [`read`] makes them of
 //! the `[evaluation]` table of a configuration, by the list of [`KINDS`].
 
+pub mod dense;
 mod evaluation;
 mod extract;
 pub mod kinds;

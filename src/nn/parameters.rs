@@ -25,6 +25,8 @@ pub enum Init {
     /// Uniform in ±√(6 / (fan in + fan out)) (Glorot & Bengio, 2010), over the tensor seen as a
     /// matrix of its first dimension times the rest.
     XavierUniform,
+    /// Uniform in ± this.
+    Uniform(f64),
     /// Normal with this standard deviation.
     Normal(f64),
     /// Normal with this standard deviation, cut at ±2.
@@ -90,6 +92,14 @@ impl Parameters {
         self.entries.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 
+    /// Takes those out whose names `is_apart` picks, in their order.
+    pub fn split_off(&mut self, is_apart: impl Fn(&str) -> bool) -> Self {
+        let entries = std::mem::take(&mut self.entries);
+        let (apart, rest) = entries.into_iter().partition(|(name, _)| is_apart(name));
+        self.entries = rest;
+        Self { storage: self.storage, prefix: String::new(), entries: apart }
+    }
+
     /// How many numbers there are.
     pub fn count(&self) -> u64 {
         self.entries.iter().map(|(_, tensor)| tensor.numel() as u64).sum()
@@ -127,6 +137,7 @@ fn draw(init: Init, shape: &[i64], seed: u64, rng_stream: u64) -> Tensor {
             let bound = (6.0 / (rows + columns) as f64).sqrt();
             fill(&|draws| (2.0 * draws.uniform() - 1.0) * bound)
         }
+        Init::Uniform(bound) => fill(&|draws| (2.0 * draws.uniform() - 1.0) * bound),
         Init::Normal(deviation) => fill(&|draws| normal(draws) * deviation),
         Init::TruncatedNormal(deviation) => fill(&|draws| {
             loop {

@@ -36,7 +36,8 @@ struct Member {
     common: bool,
 }
 
-/// AdamW (Loshchilov & Hutter, 2019) whose weight decay spares tensors of at most one dimension.
+/// AdamW (Loshchilov & Hutter, 2019). Unless told otherwise its weight decay spares tensors of at most
+/// one dimension.
 pub struct AdamW {
     groups: [Group; 2],
     parameters: Vec<Tensor>,
@@ -55,6 +56,20 @@ impl AdamW {
         parameters: &Parameters,
         config: &OptimizerConfig,
         shares: Option<Vec<Share>>,
+    ) -> Self {
+        Self::with_decay(parameters, config, shares, |parameter| parameter.dim() > 1)
+    }
+
+    /// One whose weight decay spares no tensor.
+    pub fn decaying_all(parameters: &Parameters, config: &OptimizerConfig) -> Self {
+        Self::with_decay(parameters, config, None, |_| true)
+    }
+
+    fn with_decay(
+        parameters: &Parameters,
+        config: &OptimizerConfig,
+        shares: Option<Vec<Share>>,
+        decays: fn(&Tensor) -> bool,
     ) -> Self {
         let named = parameters.named();
         let mut groups = [0.0, config.weight_decay]
@@ -78,8 +93,7 @@ impl AdamW {
         };
         let members = shares.map_or_else(whole, |shares| shares.into_iter().map(part).collect());
         for (member, weights) in members {
-            let decays = member.parameter.dim() > 1;
-            let group = &mut groups[usize::from(decays)];
+            let group = &mut groups[usize::from(decays(&member.parameter))];
             group.first_moments.push(zeros_like(&weights));
             group.second_moments.push(zeros_like(&weights));
             group.weights.push(weights);
@@ -164,8 +178,15 @@ impl AdamW {
     /// # Errors
     /// The trainee is not one of the checkpoint, in name or shapes.
     pub fn restore(&mut self, trainee: &Trainee, checkpoint: &Checkpoint) -> Result<()> {
-        let state = self.state_of(trainee);
-        checkpoint.fill(&state)?;
+        self.restore_state(&self.state_of(trainee), checkpoint)
+    }
+
+    /// As [`Self::restore`], of `state`, which is [`Self::state_of`] with perhaps more weights.
+    ///
+    /// # Errors
+    /// Those of [`Self::restore`].
+    pub fn restore_state(&mut self, state: &TraineeState, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.fill(state)?;
         let updates = state.optimizer.iter().find(|tensor| tensor.name == UPDATES);
         let updates = updates.context("an optimizer counts its updates")?;
         self.updates = updates.tensor.f_double_value(&[])? as u64;

@@ -6,6 +6,7 @@ mod config;
 mod crops;
 mod data;
 mod data_cli;
+mod dense;
 mod device;
 mod dist;
 mod drop_path;
