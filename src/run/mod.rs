@@ -3,8 +3,10 @@
 //! A student is trained on two shards of drawn images:
 //!
 //! ```
-//! use distill::config::{DeviceChoice, EncoderConfig, EncoderSize};
+//! use distill::config::DeviceChoice;
+//! use distill::encoders::EncoderSpec;
 //! use distill::run::{self, Options, Outcome};
+//! use distill::tasks::TraineeConfig;
 //! use distill::tasks::distill::DistillConfig;
 //!
 //! # fn main() -> anyhow::Result<()> {
@@ -27,9 +29,9 @@
 //! #     &|_, _| (),
 //! # )?;
 //! # let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".into());
-//! let size = |dim| EncoderSize { patch_size: 8, ..EncoderSize::new(dim, 2, 2) };
+//! let size = |dim| EncoderSpec { patch_size: 8, ..EncoderSpec::new(dim, 2, 2) };
 //! let mut config = DistillConfig::minimal(folder.path().join("run"), size(32));
-//! config.students.push(EncoderConfig::minimal("small", size(16)));
+//! config.students.push(TraineeConfig::minimal("small", size(16)));
 //! config.train.run.device = DeviceChoice::Cpu;
 //! config.train.data.shards = vec![format!("{}/*.tar", shards.display())];
 //! config.train.data.input_size = 32;
