@@ -12,6 +12,7 @@ pub mod format;
 pub mod image;
 mod loader;
 pub mod pack;
+pub mod pairs;
 mod shared_memory;
 pub mod source;
 pub mod worker;

@@ -21,6 +21,7 @@ mod kernels;
 mod launch;
 mod losses;
 mod many;
+mod pairs;
 mod peer;
 mod pretrain;
 mod preview;

@@ -7,7 +7,8 @@ use anyhow::{Context, Error, Result, ensure};
 
 use crate::config::{DataConfig, ShuffleConfig, TargetConfig};
 use crate::image::{
-    CropOptions, CropRange, ImageStats, SampleDecoder, SamplePlan, TargetPlan, Transform,
+    ClassMap, CropOptions, CropRange, DenseTransform, ImageStats, SampleDecoder, SamplePlan,
+    TargetPlan, Transform,
 };
 use crate::source::{Segment, ShardAddress, Sources};
 
@@ -140,6 +141,32 @@ impl Dataset {
         Ok(dataset)
     }
 
+    /// Pairs of an image and one target, whose files `shard` bundles, cut by `transform`; stored classes
+    /// stand for what `classes` says. Positions are an endless stream shuffled by `seed`, or where all
+    /// of every image is seen `0..sample_count` in order.
+    ///
+    /// # Errors
+    /// The bundle has no samples.
+    pub fn for_pairs(
+        config: &DataConfig,
+        seed: u64,
+        sources: Arc<Sources>,
+        shard: ShardAddress,
+        transform: DenseTransform,
+        classes: Option<ClassMap>,
+    ) -> Result<Self> {
+        let mut dataset = Self::from_shards(config, seed, sources, &[shard], &|_, _| ())?;
+        dataset.plan.transform = Transform::Dense(transform);
+        for target in &mut dataset.plan.targets {
+            target.classes.clone_from(&classes);
+        }
+        if dataset.plan.transform.is_for_evaluation() {
+            dataset.order = Order::in_sequence(dataset.catalogue.samples(), u64::MAX);
+            dataset.failures = Failures::new("nothing takes its place");
+        }
+        Ok(dataset)
+    }
+
     /// The data set of `shards`; otherwise as [`Dataset::open`].
     ///
     /// # Errors
@@ -246,7 +273,7 @@ impl Dataset {
     pub fn next_location(&self, attempts: &mut Attempts) -> Result<Option<SampleLocation>> {
         let position = attempts.position;
         loop {
-            if matches!(self.plan.transform, Transform::Central { .. }) {
+            if self.plan.transform.is_for_evaluation() {
                 ensure!(position < self.sample_count(), "position {position} is behind the pass");
                 if attempts.tried > 0 {
                     return Ok(None);
@@ -425,15 +452,18 @@ impl Dataset {
             .with_context(|| self.unreadable(location))
     }
 
-    /// Whether an image is in a shard that is not a file.
+    /// Whether an image's bytes are fetched from elsewhere.
     pub(crate) fn is_remote(&self, location: &SampleLocation) -> bool {
-        self.shards[location.shard].shard.as_file().is_none()
+        !self.shards[location.shard].shard.is_local()
     }
 
     /// Shard and member of an image, for messages. Names are not kept in memory, but looked up.
     pub fn describe(&self, location: &SampleLocation) -> String {
         let shard = &self.shards[location.shard].shard;
         let offset = location.image.start;
+        if let ShardAddress::Bundle(bundle) = shard {
+            return format!("{shard}: {}", bundle.file_at(offset).display());
+        }
         let index = self.indexes.open(shard).ok().map(|cached| cached.index);
         let member = index
             .and_then(|index| index.row_at(offset).map(|row| index.name(row).to_string()))
@@ -453,6 +483,7 @@ fn training_plan(config: &DataConfig, seed: u64) -> SamplePlan {
     let target = |(name, target): (&String, &TargetConfig)| TargetPlan {
         name: name.clone(),
         pixels: target.pixels,
+        classes: None,
     };
     let targets = config.targets.iter().map(target).collect();
     SamplePlan { transform: Transform::Random { seed, range }, options, targets }

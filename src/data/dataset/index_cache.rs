@@ -13,16 +13,17 @@
 use std::collections::HashMap;
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
-use crate::format::{FieldColumn, ShardIndex, index_shard};
-use crate::source::{INDEX_SUFFIX, ShardAddress, Sources, Stamp};
+use crate::format::{FieldColumn, NO_LABEL, ShardIndex, index_shard};
+use crate::source::{Bundle, INDEX_SUFFIX, ShardAddress, Sources, Stamp};
 use distill_base::durable::user_cache;
 
 /// Of an index of images and labels alone, and of one with fields beside them.
@@ -120,6 +121,12 @@ impl IndexCache {
         if let Some((head, index)) = self.found(shard, stamp) {
             return Ok(CachedIndex { head, index, reused: true });
         }
+        if let ShardAddress::Bundle(bundle) = shard {
+            let index = Arc::new(index_of(bundle, self.fields.len())?);
+            let (head, _) = encode(&index, &self.fields, stamp);
+            self.keep_in_memory(shard, head, index.clone());
+            return Ok(CachedIndex { head, index, reused: false });
+        }
         let mut reader = self.sources.open(shard)?;
         let index = Arc::new(index_shard(&mut reader, stamp.size, &self.fields, shard)?);
         let (head, file) = encode(&index, &self.fields, stamp);
@@ -131,10 +138,14 @@ impl IndexCache {
                  set data.index_dir to a folder that can be written",
                 errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
             );
-            let mut kept = self.kept_nowhere.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.insert(shard.clone(), (head, index.clone()));
+            self.keep_in_memory(shard, head, index.clone());
         }
         Ok(CachedIndex { head, index, reused: false })
+    }
+
+    fn keep_in_memory(&self, shard: &ShardAddress, head: Head, index: Arc<ShardIndex>) {
+        let mut kept = self.kept_nowhere.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.insert(shard.clone(), (head, index));
     }
 
     fn found(&self, shard: &ShardAddress, stamp: Stamp) -> Option<(Head, Arc<ShardIndex>)> {
@@ -167,16 +178,37 @@ impl IndexCache {
                 blake3::hash(path.as_os_str().as_encoded_bytes())
             }
             ShardAddress::Url(url) => blake3::hash(url.as_bytes()),
+            ShardAddress::Bundle(_) => return Vec::new(),
         };
         let suffix = self.suffix();
         let apart = format!("{name}-{}{suffix}", &unique.to_hex()[..16]);
         if let Some(folder) = &self.folder {
             return vec![folder.join(apart)];
         }
-        let beside = shard.with_suffix(&suffix).as_file().map(Path::to_path_buf);
+        let beside = shard.with_suffix(&suffix);
+        let beside = beside.as_ref().and_then(ShardAddress::as_file).map(Path::to_path_buf);
         let apart = user_cache().map(|cache| cache.join("distill/index").join(apart));
         beside.into_iter().chain(apart).collect()
     }
+}
+
+/// The rows of a bundle, whose samples have so many `fields` beside their image.
+fn index_of(bundle: &Bundle, fields: usize) -> Result<ShardIndex> {
+    let mut index =
+        ShardIndex { fields: vec![FieldColumn::default(); fields], ..ShardIndex::default() };
+    let size = |range: &Range<u64>| u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
+    for sample in bundle.samples() {
+        ensure!(sample.targets.len() == fields, "{}: not {fields} targets each", bundle.name());
+        index.offsets.push(sample.image.start);
+        index.sizes.push(size(&sample.image));
+        index.labels.push(sample.label.unwrap_or(NO_LABEL));
+        for (column, range) in index.fields.iter_mut().zip(&sample.targets) {
+            column.push(Some((range.start, size(range))));
+        }
+        index.names.extend(bundle.file_at(sample.image.start).as_os_str().as_encoded_bytes());
+        index.name_ends.push(u32::try_from(index.names.len())?);
+    }
+    Ok(index)
 }
 
 fn write(place: &Path, file: &[u8]) -> Result<()> {

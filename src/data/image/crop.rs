@@ -4,7 +4,7 @@ use distill_base::draws::{Draws, Purpose};
 use serde::{Deserialize, Serialize};
 
 /// A box of whole pixels within an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CropBox {
     pub left: usize,
     pub top: usize,

@@ -6,7 +6,7 @@
 
 use std::io::Cursor;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,34 @@ impl DensePixels {
         }
     }
 }
+
+/// What each stored class stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassMap(Vec<Option<u8>>);
+
+impl ClassMap {
+    /// The map of each stored class from 0 to 255; none of one that there must not be.
+    pub fn new(of_class: impl Fn(u8) -> Option<u8>) -> Self {
+        Self((0..=u8::MAX).map(of_class).collect())
+    }
+
+    /// What a stored class stands for; none where there must be no such class.
+    pub fn get(&self, stored: u8) -> Option<u8> {
+        self.0[usize::from(stored)]
+    }
+
+    fn of(&self, class: u16) -> Result<u8> {
+        let known = u8::try_from(class).ok().and_then(|class| self.get(class));
+        known.with_context(|| {
+            let known = self.0.iter().flatten().filter(|&&class| class != IGNORED_CLASS);
+            let count = known.max().map_or(0, |&most| usize::from(most) + 1);
+            format!("a pixel of class {class}, which is none of the {count} classes")
+        })
+    }
+}
+
+/// The class of pixels that do not count.
+pub const IGNORED_CLASS: u8 = u8::MAX;
 
 /// A decoded dense target. Its memory is reused by the next one.
 #[derive(Debug, Default)]
@@ -145,6 +173,64 @@ impl DenseMap {
             }
         }
         Ok(())
+    }
+
+    /// Fills the beginning of `out` with the pixels that lie in these columns and rows: classes by
+    /// `classes`, [`IGNORED_CLASS`] or depth 0 where there is none.
+    ///
+    /// # Errors
+    /// `out` is too small, or a class is not known.
+    pub fn pick(
+        &self,
+        [columns, rows]: [&[Option<usize>]; 2],
+        pixels: DensePixels,
+        classes: Option<&ClassMap>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let width = columns.len() * pixels.bytes();
+        ensure!(out.len() >= width * rows.len(), "{} bytes do not hold the target", out.len());
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(width.max(1))) {
+            let row = row.map(|row| &self.rows[row * self.stride..][..self.stride]);
+            let value = |column: &Option<usize>| Some(self.value(row?, (*column)?));
+            match pixels {
+                DensePixels::Classes => {
+                    for (to, column) in out.iter_mut().zip(columns) {
+                        *to = match (value(column), classes) {
+                            (None, _) => IGNORED_CLASS,
+                            (Some(class), None) => class as u8,
+                            (Some(class), Some(classes)) => classes.of(class)?,
+                        };
+                    }
+                }
+                DensePixels::Depth => {
+                    for (to, column) in out.as_chunks_mut::<2>().0.iter_mut().zip(columns) {
+                        *to = value(column).unwrap_or(0).to_ne_bytes();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any pixel is one that `is_wanted` takes.
+    pub fn has_value(&self, is_wanted: impl Fn(u16) -> bool) -> bool {
+        self.rows
+            .chunks_exact(self.stride.max(1))
+            .take(self.height)
+            .any(|row| (0..self.width).any(|column| is_wanted(self.value(row, column))))
+    }
+
+    /// The classes that occur, as stored; and of how many bits a pixel is.
+    pub fn census(&self) -> ([bool; 256], usize) {
+        let mut found = [false; 256];
+        for row in self.rows.chunks_exact(self.stride.max(1)).take(self.height) {
+            (0..self.width).for_each(|column| {
+                if let Some(found) = found.get_mut(usize::from(self.value(row, column))) {
+                    *found = true;
+                }
+            });
+        }
+        (found, self.bits)
     }
 
     /// The pixel in `column` of `row`.

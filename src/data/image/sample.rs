@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::crop_decoder::{CropDecoder, CropOptions};
 use super::decode::Image;
-use super::dense::{DenseMap, DensePixels};
+use super::dense::{ClassMap, DenseMap, DensePixels};
 use super::resize::CropResizer;
 use super::transform::{ImageStats, Transform};
 
@@ -26,13 +26,15 @@ pub struct SamplePlan {
 pub struct TargetPlan {
     pub name: String,
     pub pixels: DensePixels,
+    /// What stored classes stand for; none: themselves.
+    pub classes: Option<ClassMap>,
 }
 
 impl SamplePlan {
     /// Bytes of each field of a sample: of the image `[image_size, image_size, 3]`, and of the
     /// targets `[image_size, image_size]`.
     pub fn field_bytes(&self) -> Vec<usize> {
-        let pixels = self.options.image_size * self.options.image_size;
+        let pixels = self.transform.pixels(self.options.image_size);
         let targets = self.targets.iter().map(|target| pixels * target.pixels.bytes());
         std::iter::once(pixels * 3).chain(targets).collect()
     }
@@ -69,6 +71,12 @@ impl SampleDecoder {
         let mut cut = || {
             self.map.decode_for(image.size(), encoded, target.pixels, plan.options.max_pixels)?;
             let image_size = plan.options.image_size;
+            if let Transform::Dense(dense) = &plan.transform {
+                let geometry = dense.geometry(position, image.size(), image_size)?;
+                let sources = [geometry.sources(0), geometry.sources(1)];
+                let sources = [&sources[0][..], &sources[1][..]];
+                return self.map.pick(sources, target.pixels, target.classes.as_ref(), out);
+            }
             let geometry = plan.transform.geometry(position, image.size(), image_size);
             self.map.cut(&geometry, target.pixels, out)
         };

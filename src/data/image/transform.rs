@@ -7,6 +7,7 @@ use super::central::{central_geometry, crop_central};
 use super::crop::{CropBox, CropRange};
 use super::crop_decoder::{CropDecoder, CropOptions};
 use super::decode::Image;
+use super::dense_transform::DenseTransform;
 use super::geometry::Geometry;
 
 /// The transform of every image of a data set.
@@ -17,6 +18,8 @@ pub enum Transform {
     /// The central square after the shorter side was resized to it, as torchvision's `Resize` and
     /// `CenterCrop` make it of a Pillow image; decoded at full size whatever the options say.
     Central { measure: bool },
+    /// What dense evaluations cut of an image and its target.
+    Dense(DenseTransform),
 }
 
 /// The size of an image, and what was measured while it was decoded.
@@ -32,6 +35,23 @@ pub struct ImageStats {
 }
 
 impl Transform {
+    /// Whether every sample is seen once, in its order, and nothing is drawn at random.
+    pub fn is_for_evaluation(&self) -> bool {
+        match self {
+            Self::Random { .. } => false,
+            Self::Central { .. } => true,
+            Self::Dense(dense) => dense.cut.is_none(),
+        }
+    }
+
+    /// Pixels that a sample has room for, given the side of a square one.
+    pub fn pixels(&self, image_size: usize) -> usize {
+        match self {
+            Self::Dense(dense) => dense.pixels(image_size),
+            _ => image_size * image_size,
+        }
+    }
+
     /// Fills `out` `[image_size, image_size, 3]` with what is made of the image in `encoded`, which stands at
     /// `position` of the stream of samples.
     pub fn make(
@@ -59,6 +79,14 @@ impl Transform {
                     ImageStats::new(image.width, image.height, entropy)
                 })
             }
+            Self::Dense(dense) => {
+                decoder.decode_whole(encoded, options.max_pixels, |image, resizer| {
+                    let size = (image.width, image.height);
+                    let geometry = dense.geometry(position, size, options.image_size)?;
+                    geometry.cut_image(image, resizer, out)?;
+                    ImageStats::new(image.width, image.height, None)
+                })
+            }
         }
     }
 
@@ -76,7 +104,9 @@ impl Transform {
                 let crop = range.draw_at(seed, position, width, height);
                 Geometry { crop, size: [image_size; 2], part: whole }
             }
-            Self::Central { .. } => central_geometry((width, height), image_size, image_size),
+            Self::Central { .. } | Self::Dense(_) => {
+                central_geometry((width, height), image_size, image_size)
+            }
         }
     }
 }

@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::bundle::Bundle;
 
 /// Where a shard is: a file, or an object behind a URL.
 ///
@@ -13,6 +16,8 @@ pub enum ShardAddress {
     File(PathBuf),
     /// `s3://bucket/key`, `https://...` or `http://...`.
     Url(String),
+    /// Many files that are read as one shard.
+    Bundle(Arc<Bundle>),
 }
 
 impl ShardAddress {
@@ -35,6 +40,7 @@ impl ShardAddress {
         match self {
             Self::File(path) => path.file_name().unwrap_or_default().to_string_lossy(),
             Self::Url(url) => parts(url).path.rsplit('/').next().unwrap_or_default().into(),
+            Self::Bundle(bundle) => bundle.name().into(),
         }
     }
 
@@ -47,29 +53,37 @@ impl ShardAddress {
                 folder.unwrap_or_default().to_string_lossy()
             }
             Self::Url(url) => parts(url).path.rsplit('/').nth(1).unwrap_or_default().into(),
+            Self::Bundle(_) => "".into(),
         }
     }
 
-    /// The address of what lies beside this under the same name with `suffix` added.
-    pub fn with_suffix(&self, suffix: &str) -> Self {
+    /// The address of what lies beside this under the same name with `suffix` added; none of a bundle,
+    /// which lies in many places.
+    pub fn with_suffix(&self, suffix: &str) -> Option<Self> {
         match self {
             Self::File(path) => {
                 let mut name = path.clone().into_os_string();
                 name.push(suffix);
-                Self::File(name.into())
+                Some(Self::File(name.into()))
             }
             Self::Url(url) => {
                 let Parts { before, path, after, .. } = parts(url);
-                Self::Url(format!("{before}{path}{suffix}{after}"))
+                Some(Self::Url(format!("{before}{path}{suffix}{after}")))
             }
+            Self::Bundle(_) => None,
         }
     }
 
-    /// The file's path, or nothing for a URL.
+    /// Whether its bytes are in files of this machine, as they are.
+    pub fn is_local(&self) -> bool {
+        !matches!(self, Self::Url(_))
+    }
+
+    /// The file's path, or nothing for a URL or a bundle.
     pub fn as_file(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
-            Self::Url(_) => None,
+            Self::Url(_) | Self::Bundle(_) => None,
         }
     }
 }
@@ -79,6 +93,7 @@ impl fmt::Display for ShardAddress {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Url(url) => f.write_str(&without_secrets(url)),
+            Self::Bundle(bundle) => f.write_str(bundle.name()),
         }
     }
 }
@@ -146,7 +161,7 @@ mod tests {
             assert_eq!(address.to_string(), shown, "{text}: shown");
             assert_eq!(address.file_name(), name, "{text}: name");
             assert_eq!(address.folder_name(), folder, "{text}: folder");
-            assert_eq!(address.with_suffix(".x"), ShardAddress::parse(beside).unwrap(), "{text}");
+            assert_eq!(address.with_suffix(".x"), ShardAddress::parse(beside).ok(), "{text}");
         }
     }
 

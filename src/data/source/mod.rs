@@ -4,10 +4,11 @@
 //! Objects are fetched by [`store`], which speaks [`s3`] or [`http`] and tries again where that
 //! may help ([`failure`]). [`remote`] fetches them in pieces into the [`cache`] that all processes
 //! of a machine share, and [`reader`] passes once over a whole object without it. For files there
-//! is none of this: no thread, no folder, no copy.
+//! is none of this: no thread, no folder, no copy. A [`bundle`] makes a shard of many files.
 
 mod address;
 mod answer;
+mod bundle;
 mod cache;
 mod client;
 mod failure;
@@ -22,6 +23,7 @@ mod stamp;
 mod store;
 
 pub use address::ShardAddress;
+pub use bundle::{Bundle, BundledSample, SampleFiles};
 pub use pattern::INDEX_SUFFIX;
 pub use segment::Segment;
 pub use sources::{ReadSeek, Sources};

@@ -44,6 +44,7 @@ pub(super) fn expand(patterns: &[String], key: &str, list: List<'_>) -> Result<V
                     objects(&url, list).with_context(|| format!("{key}: {source}"))?
                 }
                 ShardAddress::Url(url) => page(url),
+                bundle @ ShardAddress::Bundle(_) => Ok(vec![bundle]),
             };
             found.extend(shards.map_err(|problem| fail(format!("{source} {problem}")))?);
         }
@@ -63,7 +64,7 @@ fn identity(shard: &ShardAddress) -> ShardAddress {
             Ok(path) => ShardAddress::File(path),
             Err(_) => shard.clone(),
         },
-        ShardAddress::Url(_) => shard.clone(),
+        ShardAddress::Url(_) | ShardAddress::Bundle(_) => shard.clone(),
     }
 }
 

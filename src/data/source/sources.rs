@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::config::DataConfig;
 
@@ -85,6 +85,7 @@ impl Sources {
         match shard {
             ShardAddress::File(path) => Stamp::from_file(path).with_context(|| shard.to_string()),
             ShardAddress::Url(url) => self.remote()?.store().stamp(url),
+            ShardAddress::Bundle(bundle) => Ok(bundle.stamp()),
         }
     }
 
@@ -92,8 +93,8 @@ impl Sources {
     /// large parts, ahead of their use, and not kept.
     ///
     /// # Errors
-    /// There is no such shard, or it cannot be accessed. Reading fails if it cannot be any more,
-    /// or if an object changes.
+    /// There is no such shard, it cannot be accessed, or it is a bundle, which has no need of an index.
+    /// Reading fails if it cannot be any more, or if an object changes.
     pub fn open(&self, shard: &ShardAddress) -> Result<Box<dyn ReadSeek + Send>> {
         Ok(match shard {
             ShardAddress::File(path) => {
@@ -103,6 +104,7 @@ impl Sources {
                 let store = self.remote()?.store();
                 Box::new(ObjectReader::new(store.clone(), url, store.stamp(url)?))
             }
+            ShardAddress::Bundle(bundle) => bail!("{}: not one file", bundle.name()),
         })
     }
 
@@ -126,6 +128,7 @@ impl Sources {
                 Ok(vec![Segment { path: path.as_path().into(), offset: range.start, length }])
             }
             ShardAddress::Url(url) => self.remote()?.locate(url, stamp, range),
+            ShardAddress::Bundle(bundle) => Ok(vec![bundle.locate(range)]),
         }
     }
 
@@ -146,6 +149,8 @@ impl Sources {
                     remote.prefetch(url, stamp, range);
                 }
             }
+            // Small files: the system reads them ahead when they are opened.
+            ShardAddress::Bundle(_) => {}
         }
     }
 
@@ -166,7 +171,7 @@ impl Sources {
             match read_segments(&segments, buffer) {
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound
-                        && shard.as_file().is_none()
+                        && !shard.is_local()
                         && tries < LOCATED_AGAIN =>
                 {
                     tries += 1;
