@@ -15,6 +15,16 @@ pub fn metrics(run: &Path) -> PathBuf {
     run.join("metrics.jsonl")
 }
 
+/// A line of JSON for the figures of each head after each epoch, of a training of heads.
+pub fn figures(run: &Path) -> PathBuf {
+    run.join("figures.jsonl")
+}
+
+/// The folder of one rank's features of test windows, while heads are trained.
+pub fn features(run: &Path, rank: usize) -> PathBuf {
+    run.join(format!("features-{rank}"))
+}
+
 /// The folder of TensorBoard's event files.
 pub fn tensorboard(run: &Path) -> PathBuf {
     run.join("tensorboard")

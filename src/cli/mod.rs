@@ -106,7 +106,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Pretrain(args)) => pretrain::run(&args),
         Some(Command::Export(args)) => export::run(&args).map(|()| DONE),
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
-        Some(Command::Eval(args)) => eval::run(args).map(|()| DONE),
+        Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
         None => train::run(&arguments.train),

@@ -19,8 +19,15 @@ pub fn read_table(file: &Path, overrides: &[String]) -> Result<Table, ConfigErro
         |message: String| ConfigError { file: file.to_path_buf(), key: String::new(), message };
     let text = std::fs::read_to_string(file)
         .map_err(|error| fail(format!("cannot read the config: {error}")))?;
-    let mut table: Table =
-        text.parse().map_err(|error| fail(format!("not valid TOML\n{error}")))?;
+    let table: Table = text.parse().map_err(|error| fail(format!("not valid TOML\n{error}")))?;
+    apply_overrides(table, overrides)
+}
+
+/// `table` with `overrides` of the form `data.batch_size=32` applied.
+///
+/// # Errors
+/// An override is not of that form.
+pub fn apply_overrides(mut table: Table, overrides: &[String]) -> Result<Table, ConfigError> {
     for text in overrides {
         set(&mut table, text).map_err(|message| ConfigError {
             file: PathBuf::new(),

@@ -12,7 +12,7 @@ mod validate;
 
 pub use distill_base::ConfigError;
 pub use distill_data::config::{CurationConfig, DataConfig, ShuffleConfig};
-pub use load::{KeyError, explain, read_table, read_tables};
+pub use load::{KeyError, apply_overrides, explain, read_table, read_tables};
 pub use train::{
     CheckpointConfig, DeviceChoice, DistributedConfig, ExportConfig, ExportFormat, LogConfig,
     OptimizerConfig, Precision, RunConfig, ScheduleConfig, TrainConfig,

@@ -52,6 +52,8 @@ pub mod benchmark;
 pub mod device;
 pub mod evaluation;
 mod export;
+pub mod frozen_encoder;
+pub mod heads;
 mod opening;
 mod outcome;
 mod plan;

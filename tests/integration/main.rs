@@ -15,6 +15,7 @@ mod evaluation;
 mod evaluations;
 mod family;
 mod golden;
+mod heads;
 mod hostile;
 mod house;
 mod kernels;

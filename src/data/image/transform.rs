@@ -44,6 +44,16 @@ impl Transform {
         }
     }
 
+    /// Width and height of what a whole sample shows of an image of this width and height.
+    pub fn seen(&self, size: (usize, usize)) -> (usize, usize) {
+        match self {
+            Self::Dense(DenseTransform { bounds: Some(bounds), .. }) => {
+                (bounds.width, bounds.height)
+            }
+            _ => size,
+        }
+    }
+
     /// Pixels that a sample has room for, given the side of a square one.
     pub fn pixels(&self, image_size: usize) -> usize {
         match self {

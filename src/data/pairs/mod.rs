@@ -18,4 +18,4 @@ pub use list::{Pair, Split};
 pub use masks::{MaskForm, masks_of};
 pub use own::{OwnSet, OwnSplit, OwnTask};
 pub use set::{PairSet, PairTask, TARGET};
-pub use source::PairSource;
+pub use source::{KnownSource, PairSource};

@@ -47,6 +47,17 @@ impl MetricsLog {
         }
     }
 
+    /// Appends numbers with their tags to the event file alone; does nothing in a log without TensorBoard.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<()> {
+        match &mut self.events {
+            Some(events) => events.append_scalars(unix_seconds(), step, scalars),
+            None => Ok(()),
+        }
+    }
+
     /// Appends an image, a whole PNG file, to the event file, where TensorBoard shows it at `step`
     /// under `tag`; does nothing in a log without TensorBoard.
     ///

@@ -139,6 +139,21 @@ impl EventFile {
         self.send(line.time, line.metrics.step, Content::Summary(Summary { values }))
     }
 
+    /// Appends numbers as one event.
+    pub(super) fn append_scalars(
+        &mut self,
+        time: f64,
+        step: u64,
+        scalars: &[(String, f64)],
+    ) -> Result<()> {
+        let value = |(tag, value): &(String, f64)| Value {
+            tag: tag.clone(),
+            shown: Some(Shown::Scalar(*value as f32)),
+        };
+        let values = scalars.iter().map(value).collect();
+        self.send(time, step, Content::Summary(Summary { values }))
+    }
+
     /// Appends one image as an event.
     pub(super) fn append_image(&mut self, time: f64, step: u64, image: PngImage) -> Result<()> {
         let encoded = Image {

@@ -17,7 +17,6 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use super::HeadShape;
 use super::convolution::{Convolution, enlarge};
 use super::head::{Head, Pass};
 use crate::nn::Parameters;
@@ -70,8 +69,9 @@ struct Fusion {
 }
 
 impl Dpt {
-    pub fn new(parameters: &mut Parameters, shape: &HeadShape) -> Self {
-        let DptShape { fused, stages } = shape.dpt;
+    /// From maps of `features` channels to `outputs` channels.
+    pub fn new(parameters: &mut Parameters, features: i64, outputs: i64, shape: DptShape) -> Self {
+        let DptShape { fused, stages } = shape;
         let of_stages =
             |parameters: &mut Parameters, name, from: [i64; 4], to: [i64; 4], side, bias| {
                 parameters.scoped(name, |parameters| {
@@ -82,7 +82,7 @@ impl Dpt {
                     (0..4).map(one).collect::<Vec<_>>()
                 })
             };
-        let project = of_stages(parameters, "project", [shape.features; 4], stages, 1, true);
+        let project = of_stages(parameters, "project", [features; 4], stages, 1, true);
         let resize = parameters.scoped("resize", |parameters| {
             [
                 Convolution::transposed(parameters, "0", stages[0], 4),
@@ -107,7 +107,7 @@ impl Dpt {
         let predict = parameters.scoped("predict", |parameters| {
             [
                 Convolution::new(parameters, "0", [fused; 2], 3, true),
-                Convolution::new(parameters, "1", [fused, shape.outputs], 1, true),
+                Convolution::new(parameters, "1", [fused, outputs], 1, true),
             ]
         });
         Self { project, resize, reduce, fuse, predict }

@@ -1,26 +1,26 @@
 //! `distill eval`: how good an encoder's features are.
 
+mod heads;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind};
 
+use super::exit::DONE;
 use super::output::print;
 use super::patterns::PATTERN_HELP;
 use crate::artifacts::Role;
-use crate::config::{ConfigError, DataConfig, DeviceChoice, Precision};
+use crate::config::{DataConfig, DeviceChoice, Precision};
 use crate::data::{Dataset, ShardProgress};
-use crate::encoders::{self, EncoderWeights};
 use crate::eval::kinds::centroid::Centroid;
 use crate::eval::kinds::knn::Knn;
 use crate::eval::{
     self, Encoder, Features, Given, ImageSet, LeftOut, Measured, NamedEvaluation, Observer,
     Progress, SetFacts, Settings, Source, Subject,
 };
-use crate::native::guard;
-use crate::nn::{FrozenFormat, Parameters, Storage};
+use crate::run::frozen_encoder::{EncoderSource, FrozenEncoder};
 use crate::run::{device, worker_program};
 use crate::ui::with_bar;
 use crate::weights::Preprocessing;
@@ -52,6 +52,25 @@ enum EvalCommand {
     /// its feature (a linear kernel); what is printed is how often that is its own: top-1 accuracy.
     #[command(after_help = PATTERN_HELP)]
     Centroid(MeasureArgs<Centroid>),
+    /// Train depth heads on a frozen encoder, and test them
+    ///
+    /// The protocol of the Pixio release: squares of 256 pixels for training, sliding windows for test,
+    /// 60 epochs, a test after each. What is printed is the figures of the last epoch, and beside them the
+    /// best of all epochs on the test split, which is what is published. Goes on where it was stopped.
+    #[command(
+        after_help = "Example: distill eval depth --dataset nyuv2 --root data/nyuv2 --head linear,dpt --weights \
+                      exports/small"
+    )]
+    Depth(Box<heads::HeadsArgs<heads::DepthSet>>),
+    /// Train segmentation heads on a frozen encoder, and test them
+    ///
+    /// The protocol of the Pixio release, as of `distill eval depth`; figures are mIoU over all classes and
+    /// pixel accuracy, in %.
+    #[command(
+        after_help = "Example: distill eval segmentation --dataset ade20k --root data/ade20k --head linear \
+                      --run runs/mine --student small"
+    )]
+    Segmentation(Box<heads::HeadsArgs<heads::SegmentationSet>>),
 }
 
 /// An encoder, and what to measure of it.
@@ -71,8 +90,17 @@ struct MeasureArgs<S: Args> {
 #[derive(Debug, Args)]
 struct EncoderArgs {
     /// The encoder: a Hugging Face folder, a .safetensors file, or a .pth state dict
-    #[arg(long, value_name = "PATH")]
-    weights: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "run", conflicts_with = "run")]
+    weights: Option<PathBuf>,
+    /// An encoder of this run's newest checkpoint instead
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// Which of the run's encoders
+    #[arg(long, value_name = "NAME", requires = "run")]
+    student: Option<String>,
+    /// The run's checkpoint of this step
+    #[arg(long, value_name = "STEP", requires = "run")]
+    step: Option<u64>,
     /// Attention heads of the encoder, where no file beside its weights says so
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
@@ -99,10 +127,12 @@ struct ComputeArgs {
 }
 
 /// Runs the command.
-pub fn run(args: EvalArgs) -> Result<()> {
+pub fn run(args: EvalArgs) -> Result<u8> {
     match args.command {
-        EvalCommand::Knn(args) => measure(args),
-        EvalCommand::Centroid(args) => measure(args),
+        EvalCommand::Knn(args) => measure(args).map(|()| DONE),
+        EvalCommand::Centroid(args) => measure(args).map(|()| DONE),
+        EvalCommand::Depth(args) => heads::run(*args),
+        EvalCommand::Segmentation(args) => heads::run(*args),
     }
 }
 
@@ -116,7 +146,8 @@ fn measure<S: Settings + Args>(args: MeasureArgs<S>) -> Result<()> {
     })?;
     let device = device::find("--device", compute.device, 0)?;
     let kind = compute.precision.kind();
-    let loaded = load(&encoder, device, kind)?;
+    let size = encoder.input_size.map(usize::from);
+    let loaded = encoder.source().load(["--weights", "--input-size"], size, device, kind)?;
     let Preprocessing { mean, std } = loaded.preprocessing;
     let data = DataConfig {
         input_size: loaded.image_size,
@@ -143,41 +174,17 @@ fn measure<S: Settings + Args>(args: MeasureArgs<S>) -> Result<()> {
     print(&if json { report.json()? } else { report.table() })
 }
 
-/// An encoder from its weights.
-struct Loaded {
-    model: Box<dyn encoders::Encoder>,
-    /// Its published name or its numbers.
-    name: String,
-    /// Side of its images, in pixels.
-    image_size: usize,
-    /// What its images are normalised by.
-    preprocessing: Preprocessing,
-}
-
-/// The encoder, its weights kept as they are used.
-fn load(args: &EncoderArgs, device: Device, compute: Kind) -> Result<Loaded> {
-    let weights = EncoderWeights::open(&args.weights).context("--weights")?;
-    let stored = weights.measure(args.heads)?;
-    let spec = stored.spec;
-    let image_size = args.input_size.map_or(stored.image_size, usize::from);
-    if !image_size.is_multiple_of(spec.patch_size) {
-        let patch = spec.patch_size;
-        let message =
-            format!("found {image_size}, expected a multiple of the encoder's patch, {patch}");
-        let key = "--input-size".to_string();
-        return Err(ConfigError { file: PathBuf::new(), key, message }.into());
+impl EncoderArgs {
+    fn source(&self) -> EncoderSource {
+        let Self { weights, heads, run, student, step, .. } = self;
+        EncoderSource {
+            weights: weights.clone(),
+            heads: *heads,
+            run: run.clone(),
+            student: student.clone(),
+            step: *step,
+        }
     }
-    let model = guard(|| {
-        let mut parameters = Parameters::new(Storage::Empty { device, matrices: compute });
-        let mut model = spec.build(&mut parameters, spec.grid_size(stored.image_size));
-        weights.load_into(parameters.named())?;
-        drop(parameters);
-        let format = FrozenFormat { compute, residual: Kind::Float, fp8: false };
-        model.freeze(format, spec.grid_size(image_size) as i64);
-        Ok(model)
-    })?;
-    let preprocessing = Preprocessing::beside(&args.weights)?;
-    Ok(Loaded { model, name: spec.to_string(), image_size, preprocessing })
 }
 
 /// Bars on the screen.
@@ -209,7 +216,7 @@ impl Observer for Bars {
 /// What was measured of an encoder.
 struct Report {
     encoder: EncoderArgs,
-    loaded: Loaded,
+    loaded: FrozenEncoder,
     precision: Precision,
     one: NamedEvaluation,
     measured: Measured,
@@ -219,7 +226,7 @@ impl Report {
     /// One JSON object in a line.
     fn json(&self) -> Result<String> {
         let mut object = Map::new();
-        object.insert("weights".into(), serde_json::to_value(&self.encoder.weights)?);
+        object.insert("weights".into(), self.encoder.source().describe().into());
         object.insert("encoder".into(), self.loaded.name.clone().into());
         object.insert("input_size".into(), self.loaded.image_size.into());
         object.insert("precision".into(), serde_json::to_value(self.precision)?);
@@ -234,7 +241,7 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let mut table = format!("{} ({})\n", self.encoder.weights.display(), self.loaded.name);
+        let mut table = format!("{} ({})\n", self.encoder.source().describe(), self.loaded.name);
         table.extend(self.measured.sets.iter().map(line));
         table += &format!("{}\n", self.one.evaluation.title());
         let values = self.measured.measurements.iter().map(|measurement| measurement.value);

@@ -1,0 +1,549 @@
+//! The training of heads: updates, test passes, checkpoints, until the last epoch or a signal.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tch::Tensor;
+use tracing::{info, warn};
+
+use super::config::{HeadConfig, HeadTraining, HeadsConfig};
+use super::figures::{EpochFigures, HeadResult, History};
+use super::test_pass::{Figures, TestPass, maps_of, target_tensor};
+use crate::artifacts::{StepMetrics, Stream, TraineeMetrics, paths};
+use crate::data::pairs::{PairSet, PairTask, TARGET};
+use crate::data::{Batch, Dataset, Loader};
+use crate::dist::{Activity, ProcessGroup};
+use crate::eval::dense::{
+    DenseTask, DptShape, HeadSchedule, HeadShape, HeadTrainer, Share, UpdateNumbers, feature_dim,
+    feature_maps,
+};
+use crate::native::{PeakMemory, guard, upload};
+use crate::nn::Normalisation;
+use crate::run::frozen_encoder::FrozenEncoder;
+use crate::status;
+use crate::train::checkpoint::{Checkpoint, Saver, Snapshot};
+use crate::train::metrics::MetricsLog;
+use crate::train::signals;
+use crate::ui::progress::Progress;
+use crate::ui::screen::Phase;
+
+/// How long images are waited for before the other ranks are looked at.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// What a training of heads stands on.
+pub struct Ground<'a> {
+    pub config: &'a HeadsConfig,
+    pub group: &'a ProcessGroup,
+    pub encoder: &'a FrozenEncoder,
+    pub set: &'a PairSet,
+    pub worker_program: &'a Path,
+}
+
+/// How it ended.
+pub enum Ended {
+    Finished(Vec<HeadResult>),
+    /// After so many updates; the state is saved.
+    Stopped(u64),
+}
+
+/// The numbers of a training.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// Pairs of the training split.
+    pairs: u64,
+    updates_per_epoch: u64,
+    updates: u64,
+    /// Losses of an update, of all ranks.
+    losses: u64,
+    images_per_loss: u64,
+}
+
+impl Plan {
+    /// Updates of an epoch are ⌊⌈pairs / losses⌉ / images of a loss⌋, as if each loss were a GPU's.
+    fn new(training: &HeadTraining, pairs: u64) -> Self {
+        let images_per_loss = training.images_per_loss as u64;
+        let losses = training.global_batch_size as u64 / images_per_loss;
+        let updates_per_epoch = (pairs.div_ceil(losses) / images_per_loss).max(1);
+        let updates = updates_per_epoch * training.epochs;
+        Self { pairs, updates_per_epoch, updates, losses, images_per_loss }
+    }
+
+    /// The positions of the stream that this rank sees in an update: each epoch begins a pass.
+    fn range(&self, update: u64, rank: u64, world_size: u64) -> Range<u64> {
+        let (epoch, in_epoch) = (update / self.updates_per_epoch, update % self.updates_per_epoch);
+        let first = epoch * self.pairs + in_epoch * self.losses * self.images_per_loss;
+        let share = |rank: u64| self.losses * rank / world_size * self.images_per_loss;
+        first + share(rank)..first + share(rank + 1)
+    }
+
+    fn schedule(&self, training: &HeadTraining, head: &HeadConfig) -> HeadSchedule {
+        HeadSchedule {
+            base: head.learning_rate,
+            updates: self.updates,
+            warmup: (training.warmup * self.updates as f64).floor() as u64,
+            power: training.power,
+        }
+    }
+}
+
+/// What is predicted of the pairs of a set.
+pub fn dense_task(task: &PairTask) -> DenseTask {
+    match task {
+        PairTask::Depth { range: [least, most], .. } => {
+            DenseTask::Depth { least: *least, most: *most }
+        }
+        PairTask::Segmentation { classes, .. } => {
+            DenseTask::Segmentation { classes: *classes as i64 }
+        }
+    }
+}
+
+/// Heads under training.
+struct Session<'a> {
+    ground: &'a Ground<'a>,
+    task: DenseTask,
+    divisor: f64,
+    plan: Plan,
+    trainers: Vec<HeadTrainer>,
+    schedules: Vec<HeadSchedule>,
+    /// The update whose loss was not finite, of each head.
+    failed_at: Vec<Option<u64>>,
+    /// Updates of which no pixel counted.
+    skipped: u64,
+    blocks: Vec<usize>,
+    normalisation: Normalisation,
+    dataset: Arc<Dataset>,
+    stream: Stream,
+    step: u64,
+}
+
+/// An update whose numbers are not read yet.
+struct Pending {
+    step: u64,
+    rates: Vec<f64>,
+    numbers: Vec<Option<UpdateNumbers>>,
+    is_to_stop: Tensor,
+}
+
+/// Trains the heads of `ground` from `checkpoint` on, or from the beginning.
+///
+/// # Errors
+/// Data, device, disk or another process fail; the last checkpoint stays.
+pub fn train(ground: &Ground<'_>, checkpoint: Option<&Checkpoint>) -> Result<Ended> {
+    let mut session = Session::new(ground)?;
+    if let Some(checkpoint) = checkpoint {
+        session.restore(checkpoint)?;
+    }
+    let config = ground.config;
+    let mut test = TestPass::new(
+        config,
+        ground.group,
+        &*ground.encoder.model,
+        (session.task, ground.set),
+        (ground.worker_program, session.new_normalisation()?),
+        session.blocks.clone(),
+    )?;
+    let is_first = ground.group.is_first();
+    let log = is_first.then(|| Log::open(config, &session)).transpose()?;
+    let keep = config.checkpoint.keep;
+    let (store, writers) = (ground.group.store(), config.checkpoint.writers);
+    let mut saver = Saver::new(&config.run.dir, keep, store, writers);
+    let ended = session.advance(&mut test, log, &mut saver);
+    let saved = saver.finish(&|| ground.group.check_failure());
+    let ended = ended?;
+    saved?;
+    test.clear()?;
+    Ok(ended)
+}
+
+impl<'a> Session<'a> {
+    fn new(ground: &'a Ground<'a>) -> Result<Self> {
+        let Ground { config, group, encoder, set, .. } = ground;
+        let task = dense_task(&set.task);
+        let model = &*encoder.model;
+        let depth = model.shape().depth;
+        let mut blocks: Vec<usize> =
+            config.heads.iter().flat_map(|head| head.kind.blocks(depth)).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        let dataset = Arc::new(set.training(&config.images(1), config.seed)?);
+        let plan = Plan::new(&config.training, dataset.sample_count());
+        let shape = HeadShape {
+            features: feature_dim(model),
+            outputs: task.outputs(),
+            dpt: DptShape::default(),
+        };
+        let (optimizer, compute) = (config.optimizer(), config.run.precision.kind());
+        let trainer = |(number, head): (usize, &HeadConfig)| {
+            let (name, seed) = ((&*head.name, head.kind), (config.seed, number as u64));
+            HeadTrainer::new(name, (task, &shape), &optimizer, seed, group.device(), compute)
+        };
+        let trainers = guard(|| Ok(config.heads.iter().enumerate().map(trainer).collect()))?;
+        let schedule = |head: &HeadConfig| plan.schedule(&config.training, head);
+        let stream = Stream {
+            seed: config.seed,
+            dataset: dataset.fingerprint().to_string(),
+            shuffle: *dataset.shuffle(),
+            global_batch_size: config.training.global_batch_size,
+        };
+        let divisor = match &set.task {
+            PairTask::Depth { divisor, .. } => *divisor,
+            PairTask::Segmentation { .. } => 1.0,
+        };
+        let mut session = Self {
+            ground,
+            task,
+            divisor,
+            plan,
+            trainers,
+            schedules: config.heads.iter().map(schedule).collect(),
+            failed_at: vec![None; config.heads.len()],
+            skipped: 0,
+            blocks,
+            normalisation: Normalisation::new([0.0; 3], [1.0; 3], group.device()),
+            dataset,
+            stream,
+            step: 0,
+        };
+        session.normalisation = session.new_normalisation()?;
+        Ok(session)
+    }
+
+    fn new_normalisation(&self) -> Result<Normalisation> {
+        let preprocessing = &self.ground.encoder.preprocessing;
+        let device = self.ground.group.device();
+        guard(|| Ok(Normalisation::new(preprocessing.mean, preprocessing.std, device)))
+    }
+
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        for trainer in &mut self.trainers {
+            trainer.restore(checkpoint)?;
+        }
+        self.step = checkpoint.manifest.step;
+        let (then, now) = (&checkpoint.manifest.stream, &self.stream);
+        if then != now && self.ground.group.is_first() {
+            warn!(
+                "data set, seed or batch are not the checkpoint's: other samples are seen from here on"
+            );
+        }
+        info!(step = self.step, "continuing from {}", checkpoint.folder.display());
+        Ok(())
+    }
+
+    fn advance(
+        &mut self,
+        test: &mut TestPass<'_>,
+        mut log: Option<Log>,
+        saver: &mut Saver,
+    ) -> Result<Ended> {
+        let group = self.ground.group;
+        let _computing = group.enter(Activity::Computing);
+        let mut loader = self.loader()?;
+        let monitor = loader.monitor();
+        let _status = status::register("loader", move || monitor.status().to_string());
+        let mut pending = VecDeque::new();
+        let mut is_to_stop = false;
+        while self.step < self.plan.updates && !is_to_stop {
+            saver.check()?;
+            group.begin_step(self.step + 1);
+            let waited = Instant::now();
+            self.wait_for(&mut loader)?;
+            let batch = loader.next_batch()?.context("the stream of batches ended early")?;
+            let waited = waited.elapsed();
+            pending.push_back(self.update(&batch)?);
+            self.step += 1;
+            let ends_epoch = self.step.is_multiple_of(self.plan.updates_per_epoch);
+            // Read an update late, so that the device has the next one to do meanwhile.
+            let left = usize::from(!ends_epoch);
+            while pending.len() > left {
+                let Some(one) = pending.pop_front() else { break };
+                is_to_stop |= self.read(one, waited, log.as_mut())?;
+            }
+            if ends_epoch && !is_to_stop {
+                is_to_stop = self.end_epoch(test, log.as_mut(), saver)?;
+            }
+        }
+        while let Some(one) = pending.pop_front() {
+            self.read(one, Duration::ZERO, log.as_mut())?;
+        }
+        if is_to_stop {
+            self.save(saver)?;
+            return Ok(Ended::Stopped(self.step));
+        }
+        let results = log.map_or(Vec::new(), |log| log.finish(self));
+        Ok(Ended::Finished(results))
+    }
+
+    fn loader(&self) -> Result<Loader> {
+        let Ground { config, group, worker_program, .. } = self.ground;
+        let (plan, rank) = (self.plan, group.rank() as u64);
+        let world_size = group.world_size() as u64;
+        let most = plan.losses.div_ceil(world_size) * plan.images_per_loss;
+        let images = config.images(most as usize);
+        let ranges =
+            (self.step..plan.updates).map(move |update| plan.range(update, rank, world_size));
+        Loader::start(self.dataset.clone(), &images, worker_program, ranges)
+    }
+
+    /// Waits until a batch is there, and looks at the other ranks meanwhile.
+    fn wait_for(&self, loader: &mut Loader) -> Result<()> {
+        if loader.is_ready() {
+            return Ok(());
+        }
+        let group = self.ground.group;
+        let _waiting = group.enter(Activity::WaitingForData);
+        group.until("images", || Ok(loader.is_ready_within(WAIT)))
+    }
+
+    /// Updates every head on a batch, on one pass of the encoder.
+    fn update(&mut self, batch: &Batch) -> Result<Pending> {
+        let Ground { config, group, encoder, .. } = self.ground;
+        let side = config.training.crop_size as i64;
+        let count = batch.images.len() as i64;
+        let bytes = upload(batch.images(), &[count, side, side, 3], group.device())?;
+        let stored = batch.target(TARGET).context("a batch has no targets")?;
+        let shape = [count, side, side];
+        let targets = target_tensor(self.task, self.divisor, stored, &shape, group.device())?;
+        let model = &*encoder.model;
+        let maps = guard(|| {
+            let images = self.normalisation.apply(&bytes);
+            Ok(feature_maps(model, &images, &self.blocks, config.run.precision.kind()))
+        })?;
+        let share = Share {
+            images_per_loss: self.plan.images_per_loss as i64,
+            losses: self.plan.losses as i64,
+        };
+        let rates: Vec<f64> = self.schedules.iter().map(|one| one.rate(self.step)).collect();
+        let mut numbers = Vec::new();
+        for (number, trainer) in self.trainers.iter_mut().enumerate() {
+            if self.failed_at[number].is_some() {
+                numbers.push(None);
+                continue;
+            }
+            let own = maps_of(trainer, &maps, &self.blocks, model.shape().depth);
+            numbers.push(Some(trainer.update(&own, &targets, share, rates[number], group)?));
+        }
+        let asked = f32::from(u8::from(signals::stop_requested().is_some()));
+        let is_to_stop = upload(&[asked], &[1], group.device())?;
+        group.max(&is_to_stop)?;
+        Ok(Pending { step: self.step + 1, rates, numbers, is_to_stop })
+    }
+
+    /// Whether all ranks are to stop after an update, whose numbers are recorded.
+    fn read(&mut self, pending: Pending, waited: Duration, log: Option<&mut Log>) -> Result<bool> {
+        let mut heads = Vec::new();
+        for (number, numbers) in pending.numbers.iter().enumerate() {
+            let (loss, norm) = match numbers {
+                Some(numbers) => guard(|| numbers.read())?,
+                None => (Some(f64::NAN), f64::NAN),
+            };
+            let name = self.trainers[number].name().to_string();
+            self.skipped += u64::from(loss.is_none() && number == 0);
+            let is_finite = loss.is_none_or(f64::is_finite) && norm.is_finite();
+            if !is_finite && self.failed_at[number].is_none() {
+                self.failed_at[number] = Some(pending.step);
+                if self.ground.group.is_first() {
+                    warn!(
+                        step = pending.step,
+                        "the loss of `{name}` is not finite: it is not trained further"
+                    );
+                }
+            }
+            let loss = loss.unwrap_or(f64::NAN);
+            heads.push(TraineeMetrics { name, loss, terms: Vec::new(), grad_norm: norm });
+        }
+        if let Some(log) = log {
+            log.step(self, pending.step, pending.rates[0], heads, waited)?;
+        }
+        guard(|| Ok(pending.is_to_stop.double_value(&[0]) > 0.0))
+    }
+
+    /// Tests the heads where it is time to, and saves. True if a signal came meanwhile.
+    fn end_epoch(
+        &mut self,
+        test: &mut TestPass<'_>,
+        log: Option<&mut Log>,
+        saver: &mut Saver,
+    ) -> Result<bool> {
+        let epoch = self.step / self.plan.updates_per_epoch;
+        let every = self.ground.config.test.every;
+        if epoch.is_multiple_of(every) || self.step == self.plan.updates {
+            let _evaluating = self.ground.group.enter(Activity::Evaluating);
+            let phase =
+                Phase::begin(&format!("test after epoch {epoch}"), Some(test.image_count()));
+            let world_size = self.ground.group.world_size() as u64;
+            let trained: Vec<&HeadTrainer> = self.trained().collect();
+            let figures = test.run(&trained, &|_| {
+                phase.advance(world_size);
+                Ok(())
+            })?;
+            phase.finish();
+            if let Some(log) = log {
+                log.figures(self, epoch, figures)?;
+            }
+        }
+        self.save(saver)?;
+        Ok(false)
+    }
+
+    /// The heads that have not failed.
+    fn trained(&self) -> impl Iterator<Item = &HeadTrainer> {
+        let pairs = self.trainers.iter().zip(&self.failed_at);
+        pairs.filter(|(_, failed)| failed.is_none()).map(|(trainer, _)| trainer)
+    }
+
+    fn save(&self, saver: &mut Saver) -> Result<()> {
+        let group = self.ground.group;
+        let _saving = group.enter(Activity::Saving);
+        group.synchronize()?;
+        let trainees = self.trainers.iter().map(HeadTrainer::state).collect();
+        let position = self.step * self.plan.losses * self.plan.images_per_loss;
+        let snapshot = Snapshot { step: self.step, position, stream: &self.stream, trainees };
+        saver.save(&snapshot, &|| group.check_failure())
+    }
+}
+
+/// What rank 0 writes down and shows.
+struct Log {
+    metrics: MetricsLog,
+    history: History,
+    progress: Progress,
+    every: u64,
+    since: Instant,
+    seconds: f64,
+    waited: f64,
+    steps: u64,
+}
+
+impl Log {
+    fn open(config: &HeadsConfig, session: &Session<'_>) -> Result<Self> {
+        let names: Vec<String> = config.heads.iter().map(|head| head.name.clone()).collect();
+        let step = session.step;
+        Ok(Self {
+            metrics: MetricsLog::open(&config.run.dir, config.log.tensorboard, step)?,
+            history: History::open(paths::figures(&config.run.dir), step)?,
+            progress: Progress::new(session.plan.updates, step + 1, &names, config.log.every),
+            every: config.log.every,
+            since: Instant::now(),
+            seconds: 0.0,
+            waited: 0.0,
+            steps: 0,
+        })
+    }
+
+    fn step(
+        &mut self,
+        session: &Session<'_>,
+        step: u64,
+        learning_rate: f64,
+        trainees: Vec<TraineeMetrics>,
+        waited: Duration,
+    ) -> Result<()> {
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        let images = session.plan.losses * session.plan.images_per_loss;
+        self.steps += 1;
+        self.seconds += seconds;
+        self.waited += waited.as_secs_f64();
+        let device = session.ground.group.device();
+        let mut metrics = StepMetrics {
+            step,
+            epoch: step as f64 / session.plan.updates_per_epoch as f64,
+            learning_rate,
+            images_seen: step * images,
+            images_per_second: images as f64 / seconds,
+            data_wait_seconds: waited.as_secs_f64(),
+            exchange_wait_seconds: None,
+            step_seconds: seconds,
+            trainees,
+            peak_memory_bytes: PeakMemory::of(device).map(|peak| peak.held),
+            failed_images: session.dataset.failure_counts().failed,
+        };
+        self.progress.update(&metrics);
+        if step.is_multiple_of(self.every) || step == session.plan.updates {
+            let steps = self.steps as f64;
+            metrics.step_seconds = self.seconds / steps;
+            metrics.data_wait_seconds = self.waited / steps;
+            metrics.images_per_second = images as f64 / metrics.step_seconds;
+            self.metrics.write(&metrics)?;
+            (self.steps, self.seconds, self.waited) = (0, 0.0, 0.0);
+        }
+        Ok(())
+    }
+
+    /// Records what a test pass found of the heads that have not failed.
+    fn figures(&mut self, session: &Session<'_>, epoch: u64, found: Vec<Figures>) -> Result<()> {
+        let step = session.step;
+        let mut scalars = Vec::new();
+        let mut lines = Vec::new();
+        for (trainer, figures) in session.trained().zip(found) {
+            let head = trainer.name();
+            let shown: Vec<String> =
+                figures.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+            info!(epoch, "test of `{head}`: {}", shown.join(", "));
+            scalars.extend(
+                figures.iter().map(|(name, value)| (format!("test/{head}/{name}"), *value)),
+            );
+            lines.push(EpochFigures { epoch, step, head: head.to_string(), figures });
+        }
+        self.history.add(lines)?;
+        self.metrics.scalars(step, &scalars)?;
+        self.since = Instant::now();
+        Ok(())
+    }
+
+    fn finish(self, session: &Session<'_>) -> Vec<HeadResult> {
+        self.progress.finish();
+        if session.skipped > 0 {
+            warn!("{} updates changed nothing: no pixel of their targets counted", session.skipped);
+        }
+        let heads = session.trainers.iter().zip(&session.failed_at);
+        heads.map(|(head, failed)| self.history.result(head.name(), *failed)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Updates an epoch of the release's data sets, and ranks that divide what one would see.
+    #[test]
+    fn updates_and_shares_are_the_releases() {
+        let training = |global_batch_size, images_per_loss| HeadTraining {
+            epochs: 60,
+            global_batch_size,
+            images_per_loss,
+            crop_size: 256,
+            warmup: 0.1,
+            power: 0.9,
+            weight_decay: 0.01,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            workers: 0,
+        };
+        for (batch, per_loss, pairs, updates) in [
+            (32, 4, 24_231, 757),
+            (32, 4, 23_158, 723),
+            (16, 2, 20_210, 1263),
+            (32, 4, 10_582, 330),
+            (8, 1, 2_522, 316),
+        ] {
+            let plan = Plan::new(&training(batch, per_loss), pairs);
+            assert_eq!(plan.updates_per_epoch, updates, "{pairs} pairs");
+            assert_eq!(plan.range(updates, 0, 1).start, pairs, "an epoch begins a pass");
+            for ranks in [2, 3, 4] {
+                let ranges: Vec<_> = (0..ranks).map(|rank| plan.range(5, rank, ranks)).collect();
+                let whole = plan.range(5, 0, 1);
+                assert_eq!(
+                    (ranges[0].start, ranges[ranks as usize - 1].end),
+                    (whole.start, whole.end)
+                );
+                assert!(ranges.windows(2).all(|two| two[0].end == two[1].start));
+            }
+        }
+    }
+}

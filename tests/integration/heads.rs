@@ -1,0 +1,284 @@
+//! `distill eval depth` and `distill eval segmentation`, through the command line: figures, exact resume,
+//! any number of ranks, several heads on one pass, bad input.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::exported::with_export;
+use crate::support::golden::{Tensors, read};
+use crate::support::ranks::Ranks;
+use crate::support::workshop::{Finished, Workshop};
+
+/// Seven images of two bands whose colour says what they are: three classes, or three depths.
+fn draw(workshop: &Workshop) {
+    for folder in ["images", "masks", "depths"] {
+        fs::create_dir_all(workshop.path(folder)).unwrap();
+    }
+    for number in 0..7u32 {
+        let (width, height) = (70 + 9 * (number % 3), 66 + 5 * (number % 2));
+        let band = |x: u32, y: u32| if y * 2 < height + 8 * (number % 3) { x / 30 % 2 } else { 2 };
+        let colour = [[230, 30, 30], [20, 210, 60], [30, 40, 220]];
+        let name = |folder: &str| workshop.path(&format!("{folder}/{number}.png"));
+        image::RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb(
+                colour[band(x, y) as usize].map(|level: u8| level.wrapping_add((x * y % 17) as u8)),
+            )
+        })
+        .save(name("images"))
+        .unwrap();
+        let mask = |x, y| image::Luma([if (x, y) == (0, 0) { 255 } else { band(x, y) as u8 }]);
+        image::GrayImage::from_fn(width, height, mask).save(name("masks")).unwrap();
+        let depth = |x, y| image::Luma([[1000u16, 2500, 6000][band(x, y) as usize]]);
+        let depth: image::ImageBuffer<image::Luma<u16>, Vec<u16>> =
+            image::ImageBuffer::from_fn(width, height, depth);
+        depth.save(name("depths")).unwrap();
+    }
+    fs::write(workshop.path("train.txt"), list("masks", 0..5)).unwrap();
+    fs::write(workshop.path("test.txt"), list("masks", 5..7)).unwrap();
+    fs::write(workshop.path("depth_train.txt"), list("depths", 0..5)).unwrap();
+    fs::write(workshop.path("depth_test.txt"), list("depths", 5..7)).unwrap();
+}
+
+fn list(folder: &str, numbers: std::ops::Range<u32>) -> String {
+    numbers.map(|number| format!("images/{number}.png {folder}/{number}.png\n")).collect()
+}
+
+const SEGMENTATION: &str = r#"
+[run]
+dir = "heads"
+device = "cpu"
+threads = 1
+[encoder]
+weights = "export"
+[data]
+name = "bands"
+root = "."
+train.list = "train.txt"
+test.list = "test.txt"
+targets = { task = "segmentation", classes = 3 }
+[[heads]]
+kind = "linear"
+learning_rate = 0.05
+[[heads]]
+kind = "dpt"
+learning_rate = 1e-4
+[training]
+epochs = 4
+global_batch_size = 4
+images_per_loss = 1
+crop_size = 64
+workers = 1
+[checkpoint]
+keep = 10
+[log]
+every = 1
+"#;
+
+fn prepared() -> Workshop {
+    let workshop = with_export();
+    draw(&workshop);
+    fs::write(workshop.path("heads.toml"), SEGMENTATION).unwrap();
+    workshop
+}
+
+fn run(workshop: &Workshop, overrides: &[&str]) -> Finished {
+    let mut command =
+        workshop.command(&["eval", "segmentation", "--config", "heads.toml", "--json"]);
+    overrides.iter().for_each(|text| _ = command.args(["--set", text]));
+    Finished::of(command.output().unwrap())
+}
+
+fn json(finished: &Finished) -> Value {
+    serde_json::from_str(finished.stdout.lines().last().unwrap()).unwrap()
+}
+
+fn weights(workshop: &Workshop, run: &str, head: &str, step: u64) -> Tensors {
+    read(workshop.path(&format!("{run}/checkpoints/step-{step}/{head}.safetensors")))
+}
+
+#[track_caller]
+fn assert_same(found: &Tensors, expected: &Tensors) {
+    assert_eq!(found.len(), expected.len());
+    for (name, tensor) in expected {
+        assert_eq!(found[name], *tensor, "{name}");
+    }
+}
+
+/// Heads learn; the last epoch stands beside the best of all; what a run leaves says the same.
+#[test]
+fn heads_learn_and_say_so() {
+    let workshop = prepared();
+    let finished = run(&workshop, &["heads.1.learning_rate=1e-3"]);
+    finished.succeeds();
+    let found = json(&finished);
+    assert_eq!(found["heads"].as_array().unwrap().len(), 2);
+    let linear = &found["heads"][0];
+    let miou = linear["last"]["miou"].as_f64().unwrap();
+    // One class everywhere has at most a third of the three.
+    assert!(miou > 45.0, "mIoU {miou}");
+    let best = linear["best_of_epochs_on_test"]["miou"]["value"].as_f64().unwrap();
+    assert!(best >= miou);
+    let lines = fs::read_to_string(workshop.path("heads/figures.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 2 * 4, "two heads, four epochs");
+    let evaluation: Value =
+        serde_json::from_slice(&fs::read(workshop.path("heads/evaluation.json")).unwrap()).unwrap();
+    let result = &evaluation["results"][0];
+    assert_eq!(
+        (&result["kind"], &result["name"]),
+        (&"segmentation".into(), &"bands-linear".into())
+    );
+    let one = result["measurements"].as_array().unwrap();
+    let value = |metric: &str| {
+        one.iter().find(|one| one["metric"] == metric).unwrap()["value"].as_f64().unwrap()
+    };
+    assert_eq!((value("miou_last"), value("miou_best")), (miou, best));
+    assert!(result["description"].as_str().unwrap().contains("best of all epochs on the test"));
+    assert!(!workshop.path("heads/features-0").exists(), "kept features go with the run");
+}
+
+/// A run that goes on from any of its checkpoints ends with the same bits and figures.
+#[test]
+fn a_stopped_training_of_heads_resumes_bit_for_bit() {
+    let workshop = prepared();
+    run(&workshop, &[]).succeeds();
+    let last = 4; // five pairs give one update of four images an epoch
+    let expected: Vec<_> =
+        ["linear", "dpt"].map(|head| weights(&workshop, "heads", head, last)).into();
+    let figures = fs::read_to_string(workshop.path("heads/figures.jsonl")).unwrap();
+    for step in 3..=last {
+        fs::remove_dir_all(workshop.path(&format!("heads/checkpoints/step-{step}"))).unwrap();
+    }
+    let again = run(&workshop, &[]);
+    again.succeeds();
+    for (head, expected) in ["linear", "dpt"].iter().zip(&expected) {
+        assert_same(&weights(&workshop, "heads", head, last), expected);
+    }
+    assert_eq!(fs::read_to_string(workshop.path("heads/figures.jsonl")).unwrap(), figures);
+    let steps: Vec<u64> = fs::read_to_string(workshop.path("heads/metrics.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [1, 2, 3, 4]);
+    let other = run(&workshop, &["training.epochs=9"]);
+    other.fails(2, "`training`");
+}
+
+/// Where features of windows are kept, or that they are not, changes no figure.
+#[test]
+fn kept_features_change_no_figure() {
+    let workshop = prepared();
+    let figures = |name: &str, overrides: &[&str]| {
+        let dir = format!("run.dir={name}");
+        let mut all = vec![dir.as_str(), "training.epochs=2"];
+        all.extend(overrides);
+        run(&workshop, &all).succeeds();
+        fs::read_to_string(workshop.path(&format!("{name}/figures.jsonl"))).unwrap()
+    };
+    let kept = figures("memory", &[]);
+    assert_eq!(figures("disk", &["test.memory_gigabytes=0"]), kept);
+    assert_eq!(figures("neither", &["test.memory_gigabytes=0", "test.disk_gigabytes=0"]), kept);
+    assert_eq!(figures("one_by_one", &["test.window_batch=1"]).lines().count(), 4);
+}
+
+/// Two and four ranks train what one does, and find the same figures, up to rounding.
+#[test]
+fn any_number_of_ranks_finds_the_same() {
+    let workshop = prepared();
+    let figures = |ranks: usize| {
+        let dir = format!("run.dir=ranks{ranks}");
+        let started = Ranks::start(ranks, |_| {
+            let mut command = workshop.command(&["eval", "segmentation", "--config", "heads.toml"]);
+            command.args(["--set", &dir, "--set", "training.epochs=3"]);
+            command
+        });
+        started.finish(Duration::from_secs(120)).into_iter().for_each(|one| _ = one.succeeds());
+        let text =
+            fs::read_to_string(workshop.path(&format!("ranks{ranks}/figures.jsonl"))).unwrap();
+        let losses: Vec<f64> =
+            fs::read_to_string(workshop.path(&format!("ranks{ranks}/metrics.jsonl")))
+                .unwrap()
+                .lines()
+                .flat_map(|line| {
+                    let line: Value = serde_json::from_str(line).unwrap();
+                    let heads = line["students"].as_array().unwrap().clone();
+                    heads.into_iter().map(|head| head["loss"].as_f64().unwrap())
+                })
+                .collect();
+        (text.lines().count(), losses, weights(&workshop, &format!("ranks{ranks}"), "linear", 3))
+    };
+    let (lines, losses, alone) = figures(1);
+    assert_eq!((lines, losses.len()), (2 * 3, 2 * 3));
+    for ranks in [2, 4] {
+        let (_, found, weights) = figures(ranks);
+        for (found, expected) in found.iter().zip(&losses) {
+            assert!(
+                (found / expected - 1.0).abs() < 1e-3,
+                "{ranks} ranks: {found}, not {expected}"
+            );
+        }
+        for name in ["norm.running_mean", "norm.running_var", "predict.weight"] {
+            let off = crate::support::golden::relative_error(&weights[name], &alone[name]);
+            assert!(off < 1e-3, "{ranks} ranks: {name} is {off:.1e} off");
+        }
+    }
+}
+
+/// Depth with every option on the command line, on a data set of one's own.
+#[test]
+fn depth_is_learned_too() {
+    let workshop = prepared();
+    let config = SEGMENTATION
+        .replace("\"train.txt\"", "\"depth_train.txt\"")
+        .replace("\"test.txt\"", "\"depth_test.txt\"")
+        .replace(
+            "{ task = \"segmentation\", classes = 3 }",
+            "{ task = \"depth\", divisor = 1000.0, most = 10.0 }",
+        );
+    fs::write(workshop.path("depth.toml"), config).unwrap();
+    let mut command = workshop.command(&["eval", "depth", "--config", "depth.toml"]);
+    command.args(["--head", "linear", "--out", "depth", "--epochs", "12", "--set", "seed=3"]);
+    let finished = Finished::of(command.output().unwrap());
+    finished.succeeds();
+    assert!(
+        finished.stdout.contains("d1") && finished.stdout.contains("silog"),
+        "{}",
+        finished.stdout
+    );
+    let text = fs::read_to_string(workshop.path("depth/figures.jsonl")).unwrap();
+    let abs_rel: Vec<f64> = text
+        .lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let figures = line["figures"].as_array().unwrap().clone();
+            figures.iter().find(|figure| figure[0] == "abs_rel").unwrap()[1].as_f64().unwrap()
+        })
+        .collect();
+    assert_eq!(abs_rel.len(), 12);
+    assert!(abs_rel[11] < abs_rel[0], "{abs_rel:?}");
+}
+
+/// One clear error before anything is trained.
+#[test]
+fn bad_input_is_told_before_training() {
+    let workshop = prepared();
+    fs::remove_file(workshop.path("masks/2.png")).unwrap();
+    run(&workshop, &[]).fails(1, "masks/2.png");
+    assert!(!workshop.path("heads").exists());
+    let workshop = prepared();
+    run(&workshop, &["data.targets.classes=2"])
+        .fails(1, "pixels of class 2, which is none of the 2 classes");
+    run(&workshop, &["training.crop_size=60"]).fails(2, "training.crop_size");
+    run(&workshop, &["encoder.weights=nowhere"]).fails(1, "nowhere");
+    run(&workshop, &["heads.0.kind=conv"]).fails(2, "heads[0].kind");
+    let command = |arguments: &[&str]| {
+        Finished::of(workshop.command(&[&["eval", "depth"], arguments].concat()).output().unwrap())
+    };
+    command(&[]).fails(2, "--config");
+    let missing = command(&["--dataset", "kitti", "--root", ".", "--weights", "export"]);
+    missing.fails(1, "kitti_eigen_train_files_with_gt.txt");
+    assert!(Path::new(&workshop.path("export")).exists());
+}
