@@ -111,8 +111,7 @@ fn assert_same(found: &Tensors, expected: &Tensors) {
 #[test]
 fn heads_learn_and_say_so() {
     let workshop = prepared();
-    let finished = run(&workshop, &["heads.1.learning_rate=1e-3"]);
-    finished.succeeds();
+    let finished = run(&workshop, &["heads.1.learning_rate=1e-3"]).succeeds();
     let found = json(&finished);
     assert_eq!(found["heads"].as_array().unwrap().len(), 2);
     let linear = &found["heads"][0];
@@ -164,7 +163,7 @@ fn a_stopped_training_of_heads_resumes_bit_for_bit() {
         .collect();
     assert_eq!(steps, [1, 2, 3, 4]);
     let other = run(&workshop, &["training.epochs=9"]);
-    other.fails(2, "`training`");
+    other.fails(2, &["`training`"]);
 }
 
 /// Where features of windows are kept, or that they are not, changes no figure.
@@ -241,8 +240,7 @@ fn depth_is_learned_too() {
     fs::write(workshop.path("depth.toml"), config).unwrap();
     let mut command = workshop.command(&["eval", "depth", "--config", "depth.toml"]);
     command.args(["--head", "linear", "--out", "depth", "--epochs", "12", "--set", "seed=3"]);
-    let finished = Finished::of(command.output().unwrap());
-    finished.succeeds();
+    let finished = Finished::of(command.output().unwrap()).succeeds();
     assert!(
         finished.stdout.contains("d1") && finished.stdout.contains("silog"),
         "{}",
@@ -266,19 +264,19 @@ fn depth_is_learned_too() {
 fn bad_input_is_told_before_training() {
     let workshop = prepared();
     fs::remove_file(workshop.path("masks/2.png")).unwrap();
-    run(&workshop, &[]).fails(1, "masks/2.png");
+    run(&workshop, &[]).fails(1, &["masks/2.png"]);
     assert!(!workshop.path("heads").exists());
     let workshop = prepared();
     run(&workshop, &["data.targets.classes=2"])
-        .fails(1, "pixels of class 2, which is none of the 2 classes");
-    run(&workshop, &["training.crop_size=60"]).fails(2, "training.crop_size");
-    run(&workshop, &["encoder.weights=nowhere"]).fails(1, "nowhere");
-    run(&workshop, &["heads.0.kind=conv"]).fails(2, "heads[0].kind");
+        .fails(1, &["pixels of class 2, which is none of the 2 classes"]);
+    run(&workshop, &["training.crop_size=60"]).fails(2, &["training.crop_size"]);
+    run(&workshop, &["encoder.weights=nowhere"]).fails(1, &["nowhere"]);
+    run(&workshop, &["heads.0.kind=conv"]).fails(2, &["heads[0].kind"]);
     let command = |arguments: &[&str]| {
         Finished::of(workshop.command(&[&["eval", "depth"], arguments].concat()).output().unwrap())
     };
-    command(&[]).fails(2, "--config");
+    command(&[]).fails(2, &["--config"]);
     let missing = command(&["--dataset", "kitti", "--root", ".", "--weights", "export"]);
-    missing.fails(1, "kitti_eigen_train_files_with_gt.txt");
+    missing.fails(1, &["kitti_eigen_train_files_with_gt.txt"]);
     assert!(Path::new(&workshop.path("export")).exists());
 }

@@ -42,10 +42,10 @@ pub fn headers(name: &str, pairs: &[[PathBuf; 2]], pixels: DensePixels) -> Resul
         return found.into_iter().collect();
     }
     let more = wrong.len().saturating_sub(MOST_NAMED);
-    let named = wrong[..wrong.len() - more].join("\n  ");
-    let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+    let named = wrong[..wrong.len() - more].join("; ");
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     bail!(
-        "{name}: {} of {} pairs are not as they should be:\n  {named}{more}",
+        "{name}: {} of {} pairs are not as they should be: {named}{more}",
         wrong.len(),
         pairs.len()
     )
