@@ -264,7 +264,12 @@ impl<'a> Session<'a> {
                 is_to_stop |= self.read(one, waited, log.as_mut())?;
             }
             if ends_epoch && !is_to_stop {
-                is_to_stop = self.end_epoch(test, log.as_mut(), saver)?;
+                self.test(test, log.as_mut())?;
+            }
+            let every = self.ground.config.checkpoint.every;
+            let is_due = every > 0 && self.step.is_multiple_of(every);
+            if (ends_epoch || is_due) && !is_to_stop {
+                self.save(saver)?;
             }
         }
         while let Some(one) = pending.pop_front() {
@@ -362,13 +367,8 @@ impl<'a> Session<'a> {
         guard(|| Ok(pending.is_to_stop.double_value(&[0]) > 0.0))
     }
 
-    /// Tests the heads where it is time to, and saves. True if a signal came meanwhile.
-    fn end_epoch(
-        &mut self,
-        test: &mut TestPass<'_>,
-        log: Option<&mut Log>,
-        saver: &mut Saver,
-    ) -> Result<bool> {
+    /// Tests the heads at the end of an epoch, where it is time to.
+    fn test(&mut self, test: &mut TestPass<'_>, log: Option<&mut Log>) -> Result<()> {
         let epoch = self.step / self.plan.updates_per_epoch;
         let every = self.ground.config.test.every;
         if epoch.is_multiple_of(every) || self.step == self.plan.updates {
@@ -386,8 +386,7 @@ impl<'a> Session<'a> {
                 log.figures(self, epoch, figures)?;
             }
         }
-        self.save(saver)?;
-        Ok(false)
+        Ok(())
     }
 
     /// The heads that have not failed.

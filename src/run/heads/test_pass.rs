@@ -204,7 +204,7 @@ impl<'a> TestPass<'a> {
         index: usize,
     ) -> Result<()> {
         let size = self.config.training.crop_size as i64;
-        let (device, compute) = (self.group.device(), self.config.run.precision.kind());
+        let compute = self.config.run.precision.kind();
         let (image, target) = self.image_and_target(batch)?;
         let (height, width) = (image.size()[1], image.size()[2]);
         let mut merges = self.merges(height, width, heads);
@@ -230,7 +230,6 @@ impl<'a> TestPass<'a> {
         for (counter, merge) in counters.iter_mut().zip(merges) {
             count_image(counter, self.task, merge, &target, batch.positions.start)?;
         }
-        let _ = device;
         Ok(())
     }
 
@@ -298,7 +297,7 @@ impl<'a> TestPass<'a> {
             std::iter::once(has_some).chain(figures).collect::<Vec<f64>>()
         };
         let rows: Vec<f64> = images.iter().flat_map(row).collect();
-        let all = upload(&rows, &[rows.len() as i64], self.group.device())?;
+        let all = guard(|| Ok(Tensor::from_slice(&rows).to_device(self.group.device())))?;
         self.group.sum(&all)?;
         let all = guard(|| Ok(Vec::<f64>::try_from(all)?))?;
         let rows = all.chunks(1 + DEPTH_FIGURES.len()).filter(|row| row[0] > 0.0);
