@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use distill::run::heads::HeadsConfig;
 use serde_json::Value;
 
 use crate::support::exported::with_export;
@@ -195,6 +196,7 @@ fn any_number_of_ranks_finds_the_same() {
         let started = Ranks::start(ranks, |_| {
             let mut command = workshop.command(&["eval", "segmentation", "--config", "heads.toml"]);
             command.args(["--set", &dir, "--set", "training.epochs=3"]);
+            command.args(["--set", "checkpoint.writers=1"]);
             command
         });
         started.finish(Duration::from_secs(120)).into_iter().for_each(|one| _ = one.succeeds());
@@ -282,4 +284,50 @@ fn bad_input_is_told_before_training() {
     let missing = command(&["--dataset", "kitti", "--root", ".", "--weights", "export"]);
     missing.fails(1, &["kitti_eigen_train_files_with_gt.txt"]);
     assert!(Path::new(&workshop.path("export")).exists());
+}
+
+/// The reference has every key, and every published configuration is read.
+#[test]
+fn configurations_are_read_and_the_reference_is_whole() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/eval");
+    let mut count = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let config = HeadsConfig::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let name = path.file_stem().unwrap().to_str().unwrap().to_string();
+        if let Some((dataset, head)) = name.split_once('_') {
+            assert_eq!(config.data.name(), dataset);
+            assert_eq!(config.heads[0].name, head);
+            // What is written out is what is left out.
+            let bare = format!(
+                "run = {{ dir = \"x\" }}\nencoder.weights = \"w\"\nheads = [{{ kind = \"{head}\" }}]\n\
+                 data = {{ dataset = \"{dataset}\", root = \"d\" }}"
+            );
+            let bare = HeadsConfig::from_table(bare.parse().unwrap()).unwrap();
+            assert_eq!((bare.training, bare.heads), (config.training, config.heads), "{name}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 10);
+    let reference = fs::read_to_string(folder.join("reference.toml")).unwrap();
+    let config = HeadsConfig::load(&folder.join("reference.toml"), &[]).unwrap();
+    let resolved: toml::Table = config.to_toml().parse().unwrap();
+    for (table, value) in &resolved {
+        let tables = match value {
+            toml::Value::Table(inner) => vec![inner.clone()],
+            toml::Value::Array(tables) => {
+                tables.iter().filter_map(|one| one.as_table().cloned()).collect()
+            }
+            _ => vec![],
+        };
+        for key in tables.iter().flat_map(|table| table.keys()) {
+            let known = format!("{key} = ");
+            let is_there = reference.lines().any(|line| {
+                let line = line.trim_start_matches(['#', ' ']);
+                line.starts_with(&known) || line.starts_with(&format!("[{table}.{key}]"))
+            });
+            // The exchange of gradients has no keys of its own here.
+            assert!(is_there || table == "distributed" || key == "writers", "[{table}] {key}");
+        }
+    }
 }
