@@ -148,13 +148,13 @@ impl EvaluationResult {
         let images = self.images.iter().map(|of| format!("{} {} images", of.count, of.set));
         let images: Vec<String> = images.collect();
         let mut table = format!("{} ({})\n{:27}", self.title, images.join(", "), "");
-        table.extend(self.metrics.iter().map(|metric| format!("{:>9}", metric.label)));
+        table.extend(self.metrics.iter().map(|metric| format!("{:>11}", metric.label)));
         for (encoder, role, values) in self.rows() {
             let role = if role == Role::Teacher { "" } else { role.name() };
             table += &format!("\n  {encoder:<16} {role:<8}");
             table.extend(values.into_iter().map(|value| match value {
-                Some(share) => format!("{:>7.1} %", 100.0 * share),
-                None => format!("{:>9}", "–"),
+                Some(share) => format!("{:>9.1} %", 100.0 * share),
+                None => format!("{:>11}", "–"),
             }));
         }
         table + "\n"

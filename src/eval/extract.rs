@@ -1,6 +1,7 @@
 //! Features of frozen encoders: one pass over images gives those of any number of encoders, pooled
 //! and, where asked for, dense.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -74,6 +75,15 @@ impl Features {
     pub fn to_device(&self, device: Device) -> Self {
         let Self { vectors, labels, left_out } = self;
         Self { vectors: vectors.to_device(device), labels: labels.clone(), left_out: *left_out }
+    }
+
+    /// Images whose class none of `reference` has, and how many classes these are.
+    pub fn of_other_classes(&self, reference: &Self) -> (usize, usize) {
+        let known: HashSet<u32> = reference.labels.iter().copied().collect();
+        let others: Vec<u32> =
+            self.labels.iter().copied().filter(|label| !known.contains(label)).collect();
+        let classes: HashSet<&u32> = others.iter().collect();
+        (others.len(), classes.len())
     }
 
     /// Number of images.

@@ -177,5 +177,5 @@ fn neighbours_are_those_of_the_cpu() {
         accuracies(&reference, &held_out, &[1, 10, 100], 50.0).unwrap()
     });
     assert_eq!(found[0], found[1]);
-    assert!(found[0].iter().any(|&right| right > 0.0 && right < 1.0), "{found:?}");
+    assert!(found[0].iter().any(|&[right, _]| right > 0.0 && right < 1.0), "{found:?}");
 }

@@ -129,11 +129,16 @@ fn accuracies_are_those_of_an_independent_count() {
         let neighbours = [1, 10, 20, 100, 200];
         let mut command = python("knn_reference.py");
         command.arg(&path).arg(temperature.to_string()).args(neighbours.map(|k| k.to_string()));
-        let expected: Vec<f64> = run(&mut command).lines().map(|l| l.parse().unwrap()).collect();
+        let pair = |line: &str| {
+            let mut numbers = line.split(' ').map(|number| number.parse::<f64>().unwrap());
+            [numbers.next().unwrap(), numbers.next().unwrap()]
+        };
+        let expected: Vec<[f64; 2]> = run(&mut command).lines().map(pair).collect();
         let found = knn::accuracies(&reference, &held_out, &neighbours, temperature).unwrap();
         assert_eq!(found, expected, "{references} references of {classes} classes");
         println!("{references} references of {classes} classes: {expected:?}");
-        assert!(expected.iter().any(|&share| share > 1.0 / classes as f64 && share < 1.0));
+        assert!(expected.iter().any(|&[share, _]| share > 1.0 / classes as f64 && share < 1.0));
+        assert!(expected.iter().all(|[first, fifth]| first <= fifth));
     }
 }
 
@@ -253,4 +258,43 @@ fn mistakes_are_explained() {
     let command = [&weights[..], &all[..]].concat();
     let finished = Finished::of(workshop.command(&command).output().unwrap());
     finished.fails(1, &["--weights", "nowhere does not exist"]);
+}
+
+/// Class folders are read without packing, to the same figures; classes that differ are told.
+#[test]
+fn class_folders_are_read_as_they_are() {
+    let workshop = with_export();
+    for (set, count) in [("reference", 12), ("held", 6)] {
+        for number in 0..count {
+            let class = ["ant", "bee", "cat"][number % 3];
+            let folder = workshop.path(&format!("{set}/{class}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            let shade = (number % 3 * 90) as u8;
+            let bytes = png(SIDE, |x, y| [shade, (x * 2) as u8, (y + number as u32) as u8]);
+            std::fs::write(folder.join(format!("{number}.png")), bytes).unwrap();
+        }
+        let out = format!("{set}-shards");
+        let pack = ["data", "pack", set, "--out", &out];
+        Finished::of(workshop.command(&pack).output().unwrap()).succeeds();
+    }
+    let knn = |reference: &str, held_out: &str| {
+        let arguments = ["eval", "knn", "--weights", "export", "--neighbours", "1,3", "--json"];
+        let mut command = workshop.command(&arguments);
+        command.args(["--reference", reference, "--held-out", held_out]);
+        Finished::of(command.output().unwrap())
+    };
+    let folders = knn("reference", "held").succeeds();
+    let shards = knn("reference-shards/*.tar", "held-shards/*.tar").succeeds();
+    assert_eq!(folders.stdout, shards.stdout);
+    assert!(folders.stdout.contains("\"classes\":3"), "{}", folders.stdout);
+    assert!(!folders.stderr.contains("no reference image has"), "{}", folders.stderr);
+    std::fs::remove_dir_all(workshop.path("reference/cat")).unwrap();
+    let fewer = knn("reference", "held").succeeds();
+    assert!(
+        fewer.stderr.contains("2 of 6 held-out images are of 1 classes that no reference"),
+        "{}",
+        fewer.stderr
+    );
+    std::fs::create_dir(workshop.path("empty")).unwrap();
+    knn("empty", "held").fails(2, &["--reference", "has no image"]);
 }

@@ -44,11 +44,6 @@ impl FieldColumn {
     }
 }
 
-/// Whether `extension` is an image's, in any case.
-pub fn is_image_extension(extension: &str) -> bool {
-    ["jpg", "jpeg", "png", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-}
-
 impl ShardIndex {
     /// Number of images.
     pub fn rows(&self) -> usize {

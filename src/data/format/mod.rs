@@ -11,5 +11,5 @@ mod tar;
 mod tar_members;
 
 pub use formats::{BEGINNING_BYTES, FORMATS, index_shard};
-pub use index::{FieldColumn, NO_LABEL, ShardIndex, is_image_extension};
+pub use index::{FieldColumn, NO_LABEL, ShardIndex};
 pub use shard_format::ShardFormat;

@@ -8,9 +8,10 @@ use webdataset::core::base_plus_ext;
 
 use crate::source::ReadSeek;
 
-use super::index::{FieldColumn, NO_LABEL, ShardIndex, is_image_extension};
+use super::index::{FieldColumn, NO_LABEL, ShardIndex};
 use super::shard_format::ShardFormat;
 use super::tar_members::{Content, Ending, Member, TarMembers, begins_tar};
+use crate::source::is_image_extension;
 
 /// Tar files, by WebDataset's rules.
 ///

@@ -12,7 +12,8 @@ use flate2::read::MultiGzDecoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use super::source::{Sample, Source, list};
+use super::source::{Sample, Source};
+use crate::source::list;
 
 const IMAGES: &str = "-images-idx3-ubyte";
 const LABELS: &str = "-labels-idx1-ubyte";

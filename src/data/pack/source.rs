@@ -1,8 +1,6 @@
 //! What is packed: sources of images, and the samples that they become.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 /// One sample to be written: encoded bytes, their extension, and what its key ends with.
 pub(super) struct Sample {
@@ -19,16 +17,4 @@ pub(super) trait Source: Sync {
 
     /// The samples that image `index` becomes: one, or several tiles.
     fn samples(&self, index: usize) -> Result<Vec<Sample>>;
-}
-
-/// The entries of a folder, sorted by name; hidden ones are left out.
-pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let mut paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    let hidden = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-    };
-    paths.retain(|path| !hidden(path));
-    paths.sort();
-    Ok(paths)
 }

@@ -10,6 +10,7 @@ mod address;
 mod answer;
 mod bundle;
 mod cache;
+mod class_folder;
 mod client;
 mod failure;
 mod http;
@@ -24,6 +25,7 @@ mod store;
 
 pub use address::ShardAddress;
 pub use bundle::{Bundle, BundledSample, SampleFiles};
+pub use class_folder::{ClassFolder, is_image_extension, list};
 pub use pattern::INDEX_SUFFIX;
 pub use segment::Segment;
 pub use sources::{ReadSeek, Sources};

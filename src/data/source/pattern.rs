@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use glob::{MatchOptions, Pattern};
 
 use distill_base::ConfigError;
 
 use super::address::{ShardAddress, path_of};
+use super::bundle::Bundle;
+use super::class_folder::ClassFolder;
 use super::s3::bucket_and_key;
 
 /// What the name of an index file ends with: no pattern means one of these.
@@ -75,11 +78,26 @@ fn files(path: &Path, spelling: &str) -> Found {
     if path.is_file() {
         return Ok(vec![ShardAddress::File(path.to_path_buf())]);
     }
+    if path.is_dir() {
+        return class_folder(path).map_err(|error| format!("cannot be read: {error:#}"));
+    }
     let paths = glob::glob(spelling).map_err(|error| format!("is not a pattern: {error}"))?;
     let paths = paths.filter_map(Result::ok).filter(|path| path.is_file());
     let addresses = paths.map(ShardAddress::File);
     let found: Vec<_> = addresses.filter(|shard| !is_index(&shard.file_name())).collect();
     if found.is_empty() { Err("matches no file".into()) } else { Ok(found) }
+}
+
+/// A folder of images is one shard; its folders are classes.
+fn class_folder(path: &Path) -> Result<Vec<ShardAddress>> {
+    let folder = ClassFolder::find(path)?;
+    let samples = folder.samples();
+    ensure!(
+        !samples.is_empty(),
+        "has no image (.jpg, .jpeg, .png, .webp); for shards write DIR/*.tar"
+    );
+    let bundle = Bundle::new(&path.display().to_string(), &samples)?;
+    Ok(vec![ShardAddress::Bundle(Arc::new(bundle))])
 }
 
 fn is_index(name: &str) -> bool {

@@ -7,6 +7,7 @@ use indicatif::HumanCount;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
+use tracing::warn;
 
 use crate::artifacts::{Measurement, Metric};
 use crate::config::{Check, KeyError, require};
@@ -96,7 +97,8 @@ impl Evaluation for Knn {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        self.neighbours.iter().map(|&k| metric(k)).collect()
+        let of_place = |places| self.neighbours.iter().map(move |&k| metric(k, places));
+        PLACES.into_iter().flat_map(of_place).collect()
     }
 
     fn image_sets(&self) -> Vec<ImageSet> {
@@ -115,30 +117,54 @@ impl Evaluation for Knn {
     ) -> Result<Box<dyn FeatureConsumer + 'a>> {
         Ok(Box::new(FromPooled(move |sets: &[&[Features]]| {
             let mut measurements = Vec::new();
+            if let ([reference, ..], [held_out, ..]) = (sets[0], sets[1]) {
+                warn_of_other_classes(reference, held_out);
+            }
             for (number, subject) in subjects.iter().enumerate() {
                 // One encoder's at a time, where they are compared.
                 let [reference, held_out] = [0, 1].map(|set| sets[set][number].to_device(device));
                 let shares = accuracies(&reference, &held_out, &self.neighbours, self.temperature)?;
-                let pairs = self.neighbours.iter().zip(shares);
-                measurements
-                    .extend(pairs.map(|(&k, share)| subject.measurement(&metric(k).name, share)));
+                for (number, places) in PLACES.into_iter().enumerate() {
+                    let pairs = self.neighbours.iter().zip(&shares);
+                    measurements.extend(pairs.map(|(&k, shares)| {
+                        subject.measurement(&metric(k, places).name, shares[number])
+                    }));
+                }
             }
             Ok(measurements)
         })))
     }
 
-    /// `{"temperature": T, "accuracies": [{"neighbours": K, "top1": SHARE}, …]}`.
+    /// `{"temperature": T, "accuracies": [{"neighbours": K, "top1": SHARE, "top5": SHARE}, …]}`.
     fn to_json(&self, measurements: &[Measurement]) -> Map<String, Value> {
-        let pairs = self.neighbours.iter().zip(measurements);
-        let accuracies: Vec<Value> =
-            pairs.map(|(k, one)| json!({ "neighbours": k, "top1": one.value })).collect();
+        let (first, fifth) = measurements.split_at(self.neighbours.len().min(measurements.len()));
+        let rows = self.neighbours.iter().zip(first.iter().zip(fifth));
+        let accuracies: Vec<Value> = rows
+            .map(|(k, (top1, top5))| json!({ "neighbours": k, "top1": top1.value, "top5": top5.value }))
+            .collect();
         let own = [("temperature", self.temperature.into()), ("accuracies", accuracies.into())];
         own.map(|(key, value): (&str, Value)| (key.to_string(), value)).into_iter().collect()
     }
 }
 
-fn metric(k: usize) -> Metric {
-    Metric { name: format!("top1_k{k}"), label: format!("k = {k}") }
+/// Says where held-out images cannot be classified, as their classes have no reference image.
+fn warn_of_other_classes(reference: &Features, held_out: &Features) {
+    let (images, classes) = held_out.of_other_classes(reference);
+    if images > 0 {
+        warn!(
+            "{images} of {} held-out images are of {classes} classes that no reference image has: are both \
+             numbered alike?",
+            held_out.count()
+        );
+    }
+}
+
+/// Among so many of the classes with most votes an image's own has to be.
+const PLACES: [usize; 2] = [1, 5];
+
+fn metric(k: usize, places: usize) -> Metric {
+    let label = if places == 1 { format!("k = {k}") } else { format!("top-{places} {k}") };
+    Metric { name: format!("top{places}_k{k}"), label }
 }
 
 /// Held-out and reference images whose similarities are computed at a time: on their way to
@@ -173,8 +199,8 @@ fn check(neighbours: &[usize], temperature: f64, references: u64) -> Result<(), 
     Ok(())
 }
 
-/// The share of the held-out images whose class gets most votes of their nearest references, for
-/// each number of `neighbours`.
+/// The shares of the held-out images whose class gets most votes of their nearest references, and whose
+/// class is among the five with most votes, for each number of `neighbours`.
 ///
 /// A neighbour of cosine `s` votes with the weight exp(s / `temperature`) for its class. Of equally
 /// near references those that came first are nearer; of classes with the same votes the lowest wins.
@@ -187,13 +213,13 @@ pub fn accuracies(
     held_out: &Features,
     neighbours: &[usize],
     temperature: f64,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<[f64; 2]>> {
     check(neighbours, temperature, reference.count() as u64)
         .map_err(|(_, message)| anyhow!(message))?;
     let widths = [reference, held_out].map(|features| features.vectors.size()[1]);
     ensure!(widths[0] == widths[1], "features of the widths {} and {}", widths[0], widths[1]);
     let most = neighbours.iter().copied().max().unwrap_or(0);
-    let mut right = vec![0u64; neighbours.len()];
+    let mut right = vec![[0u64; 2]; neighbours.len()];
     let rows = held_out.count() as i64;
     ensure!(rows > 0, "there is no held-out image");
     let mut votes = Votes::new(&reference.labels, temperature);
@@ -205,11 +231,14 @@ pub fn accuracies(
         status::beat();
         for (nearest, &label) in nearest.chunks(most).zip(labels) {
             for (right, &count) in right.iter_mut().zip(neighbours) {
-                *right += u64::from(votes.winner(&nearest[..count]) == label);
+                let place = votes.place(&nearest[..count], label);
+                for (right, places) in right.iter_mut().zip(PLACES) {
+                    *right += u64::from(place.is_some_and(|place| place < places));
+                }
             }
         }
     }
-    Ok(right.into_iter().map(|right| right as f64 / rows as f64).collect())
+    Ok(right.into_iter().map(|right| right.map(|right| right as f64 / rows as f64)).collect())
 }
 
 /// The `most` references nearest to each of `held_out` `[Q, D]`, nearest first, Q after another;
@@ -278,25 +307,31 @@ impl Votes {
         Self { classes, class_of, temperature, votes }
     }
 
-    /// The class with most votes of `neighbours`, of which there is one at least.
-    fn winner(&mut self, neighbours: &[Neighbour]) -> u32 {
+    /// How many classes have more votes of `neighbours`, of which there is one at least, than the class
+    /// `label`; none if that has no vote. Of classes with the same votes the lowest is first.
+    fn place(&mut self, neighbours: &[Neighbour], label: u32) -> Option<usize> {
         // Relative to the nearest, so that no temperature makes a weight infinite.
         let highest = f64::from(neighbours[0].similarity);
         for neighbour in neighbours {
             let nearness = f64::from(neighbour.similarity) - highest;
             self.votes[self.class_of[neighbour.reference]] += (nearness / self.temperature).exp();
         }
-        let (mut winner, mut most) = (usize::MAX, 0.0);
-        for class in neighbours.iter().map(|neighbour| self.class_of[neighbour.reference]) {
-            let votes = self.votes[class];
-            if votes > most || (votes == most && class < winner) {
-                (winner, most) = (class, votes);
-            }
+        let mut voted: Vec<usize> =
+            neighbours.iter().map(|neighbour| self.class_of[neighbour.reference]).collect();
+        voted.sort_unstable();
+        voted.dedup();
+        let own = voted.iter().copied().find(|&class| self.classes[class] == label);
+        let place = own.map(|own| {
+            let votes = self.votes[own];
+            let is_before = |&class: &usize| {
+                self.votes[class] > votes || (self.votes[class] == votes && class < own)
+            };
+            voted.iter().copied().filter(is_before).count()
+        });
+        for class in voted {
+            self.votes[class] = 0.0;
         }
-        for neighbour in neighbours {
-            self.votes[self.class_of[neighbour.reference]] = 0.0;
-        }
-        self.classes[winner]
+        place
     }
 }
 
@@ -357,12 +392,15 @@ mod tests {
     #[test]
     fn ties_go_to_the_lowest_class() {
         let mut votes = Votes::new(&[900, 4, 70, 4], 0.07);
-        assert_eq!(votes.winner(&[at(0.5, 0), at(0.5, 2)]), 70);
-        assert_eq!(votes.winner(&[at(0.5, 0), at(0.5, 2), at(0.5, 1)]), 4);
-        assert_eq!(votes.winner(&[at(0.5, 0), at(0.4, 1), at(0.4, 3)]), 900);
-        assert_eq!(votes.winner(&[at(0.5, 0), at(0.49, 1), at(0.49, 3)]), 4);
+        let mut order =
+            |neighbours: &[Neighbour]| [900, 70, 4, 5].map(|label| votes.place(neighbours, label));
+        assert_eq!(order(&[at(0.5, 0), at(0.5, 2)]), [Some(1), Some(0), None, None]);
+        let all = [at(0.5, 0), at(0.5, 2), at(0.5, 1)];
+        assert_eq!(order(&all), [Some(2), Some(1), Some(0), None]);
+        assert_eq!(order(&[at(0.5, 0), at(0.4, 1), at(0.4, 3)]), [Some(0), None, Some(1), None]);
+        assert_eq!(order(&[at(0.5, 0), at(0.49, 1), at(0.49, 3)]), [Some(1), None, Some(0), None]);
         let mut cold = Votes::new(&[9, 4, 4], 1e-6);
-        assert_eq!(cold.winner(&[at(1.0, 0), at(0.99, 1), at(0.99, 2)]), 9);
+        assert_eq!(cold.place(&[at(1.0, 0), at(0.99, 1), at(0.99, 2)], 9), Some(0));
     }
 
     /// More neighbours than references is the caller's mistake, and said so.
@@ -373,7 +411,7 @@ mod tests {
             labels: vec![3; rows as usize],
             left_out: Default::default(),
         };
-        assert_eq!(accuracies(&features(4), &features(2), &[4, 1], 0.07).unwrap(), [1.0, 1.0]);
+        assert_eq!(accuracies(&features(4), &features(2), &[4, 1], 0.07).unwrap(), [[1.0; 2]; 2]);
         let error = accuracies(&features(4), &features(2), &[1, 5], 0.07).unwrap_err();
         assert!(error.to_string().contains("5 neighbours are more than the 4"), "{error}");
         assert!(accuracies(&features(4), &features(2), &[0], 0.07).is_err());

@@ -22,11 +22,12 @@ fn knn_of(evaluation: &Value) -> &Value {
     results.iter().find(|result| result["name"] == "knn").unwrap()
 }
 
-/// Names, roles and accuracies of k-NN, in their order.
+/// Names, roles and top-1 accuracies of k-NN, in their order.
 fn encoders(evaluation: &Value) -> Vec<(String, String, Vec<f64>)> {
     let text = |value: &Value| value.as_str().unwrap().to_string();
     let mut encoders: Vec<(String, String, Vec<f64>)> = Vec::new();
-    for one in knn_of(evaluation)["measurements"].as_array().unwrap() {
+    let all = knn_of(evaluation)["measurements"].as_array().unwrap().iter();
+    for one in all.filter(|one| one["metric"].as_str().unwrap().starts_with("top1")) {
         let (name, role) = (text(&one["encoder"]), text(&one["role"]));
         let value = one["value"].as_f64().unwrap();
         match encoders.last_mut().filter(|last| (&last.0, &last.1) == (&name, &role)) {
