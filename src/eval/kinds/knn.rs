@@ -83,13 +83,13 @@ impl Settings for Knn {
 
 impl Evaluation for Knn {
     fn title(&self) -> String {
-        "k-NN top-1 accuracy".into()
+        "k-NN top-1 and top-5 accuracy".into()
     }
 
     fn description(&self, counts: &[u64]) -> String {
         let [reference, held_out] = [0, 1].map(|set| HumanCount(counts[set]));
         format!(
-            "Top-1 accuracy on {held_out} held-out images by the votes of the k nearest of \
+            "Top-1 and top-5 accuracy on {held_out} held-out images by the votes of the k nearest of \
              {reference} reference images, by the cosine of frozen features, weighted with \
              temperature {}",
             self.temperature

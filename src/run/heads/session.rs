@@ -377,12 +377,14 @@ impl<'a> Session<'a> {
                 Phase::begin(&format!("test after epoch {epoch}"), Some(test.image_count()));
             let world_size = self.ground.group.world_size() as u64;
             let trained: Vec<&HeadTrainer> = self.trained().collect();
+            let begun = Instant::now();
             let figures = test.run(&trained, &|_| {
                 phase.advance(world_size);
                 Ok(())
             })?;
             phase.finish();
             if let Some(log) = log {
+                info!(epoch, test_seconds = begun.elapsed().as_secs_f64(), "tested all heads");
                 log.figures(self, epoch, figures)?;
             }
         }
