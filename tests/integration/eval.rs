@@ -221,7 +221,7 @@ fn a_class_that_shows_is_found() {
     assert!(part["accuracies"][0]["top1"].as_f64().unwrap() >= 0.8, "{part}");
     let table = knn(&workshop, &[&all[..], &["--neighbours", "7"]].concat()).succeeds().stdout;
     for words in
-        ["60 images of 3 classes, 1 without a label, 1 not decodable", "top-1 accuracy", "k = 7"]
+        ["60 images of 3 classes, 1 without a label, 1 not decodable", "top-1 and top-5 accuracy", "k = 7"]
     {
         assert!(table.contains(words), "`{words}` is not in: {table}");
     }
