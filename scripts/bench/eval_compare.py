@@ -54,7 +54,7 @@ def run(command, **more):
 
 
 def ours(options, data, encoder, out):
-    command = [options.program, "--log-level", "info", "eval", "depth", "--dataset", "nyuv2"]
+    command = [options.program, "eval", "depth", "--dataset", "nyuv2"]
     command += ["--root", data, "--weights", encoder, "--head", options.head, "--out", out]
     command += ["--epochs", str(options.epochs), "--device", options.device]
     command += ["--precision", options.precision]
@@ -70,8 +70,12 @@ def ours(options, data, encoder, out):
     process, _ = run(command, env=environment)
     lines = (pathlib.Path(out) / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
-    # The first of an epoch holds the test before it.
-    rates = [m["images_per_second"] for m in metrics if (m["step"] - 1) % options.updates]
+    # Epochs after the first, whole: numbers of an update are read while the next one runs.
+    seconds = [
+        sum(m["step_seconds"] for m in metrics if (m["step"] - 1) // options.updates == epoch)
+        for epoch in range(1, options.epochs)
+    ]
+    rates = [options.batch * options.updates / one for one in seconds]
     tests = [float(found) for found in re.findall(r"test_seconds=([0-9.]+)", process.stderr)]
     return {
         "images_per_s": statistics.median(rates),

@@ -131,22 +131,19 @@ def main():
     )
     sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     rates, tests = [], []
-    for _ in range(options.epochs):
-        for number, (images, targets) in enumerate(training):
-            if number:
-                images, targets = images.to(device), targets.to(device)
-            else:
-                images, targets, since = images.to(device), targets.to(device), time.monotonic()
+    for epoch in range(options.epochs):
+        begun = time.monotonic()
+        for images, targets in training:
+            images, targets = images.to(device), targets.to(device)
             with autocast():
                 prediction = head(features(encoder, images))[:, 0] * MOST
             loss = loss_of(prediction, targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            sync()
-            if number:
-                rates.append(options.batch / (time.monotonic() - since))
-            since = time.monotonic()
+        sync()
+        if epoch:
+            rates.append(options.batch * options.updates / (time.monotonic() - begun))
         begun = time.monotonic()
         test(encoder, head, testing, device, autocast)
         sync()
