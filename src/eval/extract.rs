@@ -52,6 +52,8 @@ pub struct DenseBatch<'a> {
     pub first: usize,
     /// Class of each image.
     pub labels: &'a [u32],
+    /// The encoder's own vector for an image, of the tokens after the final norm: `[B, D]`, float32.
+    pub class: Tensor,
     /// Patch tokens after the final LayerNorm `[B, rows, columns, D]`, float32, on the encoder's
     /// device. They are not kept: memory is bounded by a batch.
     pub patches: Tensor,
@@ -182,13 +184,14 @@ impl Gathering {
         let rows = upload(&rows, &[rows.len() as i64], self.device)?;
         let images = self.normalisation.apply(&bytes.index_select(0, &rows));
         for (number, (encoder, vectors)) in encoders.iter().zip(&self.vectors).enumerate() {
-            let (pooled, patches) = tch::no_grad(|| pool(encoder, &images, dense.is_some()));
+            let (pooled, normed) = tch::no_grad(|| pool(encoder, &images, dense.is_some()));
             vectors.narrow(0, first as i64, rows.size()[0]).copy_(&pooled);
-            if let (Some(take), Some(patches)) = (&mut dense, patches) {
+            if let (Some(take), Some([class, patches])) = (&mut dense, normed) {
                 take(&DenseBatch {
                     encoder: number,
                     first,
                     labels: &self.labels[first..],
+                    class,
                     patches,
                 })?;
             }
@@ -221,18 +224,19 @@ impl Gathering {
 }
 
 /// What one pass of `encoder` over normalised images `[B, 3, H, W]` gives: the vectors of
-/// [`encoders::Encoder::pooled`], each divided by its length, `[B, D]`, and, if it `is_dense`, the patch
-/// tokens after the final norm, `[B, rows, columns, D]`; float32.
-fn pool(encoder: &Encoder<'_>, images: &Tensor, is_dense: bool) -> (Tensor, Option<Tensor>) {
+/// [`encoders::Encoder::pooled`], each divided by its length, `[B, D]`, and, if it `is_dense`, after the
+/// final norm, the vectors `[B, D]` and the patch tokens `[B, rows, columns, D]`; float32.
+fn pool(encoder: &Encoder<'_>, images: &Tensor, is_dense: bool) -> (Tensor, Option<[Tensor; 2]>) {
     let Encoder { model, compute } = *encoder;
     let tokens = model.forward(&Input::whole(images.shallow_clone()), compute);
     let vectors = model.pooled(&tokens);
     let length = vectors.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float).sqrt();
-    let patches = is_dense.then(|| {
+    let normed = is_dense.then(|| {
         let [rows, columns] = tokens.grid;
-        let patches = model.normalise(tokens).patches().to_kind(Kind::Float);
+        let tokens = model.normalise(tokens);
+        let patches = tokens.patches().to_kind(Kind::Float);
         let (batch, _, dim) = patches.size3().expect("tokens are [B, N, D]");
-        patches.reshape([batch, rows, columns, dim])
+        [model.pooled(&tokens), patches.reshape([batch, rows, columns, dim])]
     });
-    (vectors / length.clamp_min(1e-12), patches)
+    (vectors / length.clamp_min(1e-12), normed)
 }

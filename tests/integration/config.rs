@@ -39,6 +39,10 @@ fn shipped_configs_survive_a_round_trip() {
     let mut seen = 0;
     for entry in std::fs::read_dir(shipped("")).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            // configs/eval are of another form; the tests of heads read them.
+            continue;
+        }
         let config = tasks::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         let copy = folder.path().join("config.toml");
         std::fs::write(&copy, config.to_toml()).unwrap();

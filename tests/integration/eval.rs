@@ -10,6 +10,7 @@ use distill::eval::kinds::{centroid, knn};
 use distill::eval::{Encoder, Features, ImageSource, LeftOut, features};
 use tch::{Device, Kind, Tensor};
 
+use crate::support::coloured::coloured;
 use crate::support::exported::{SIDE, exported, png, with_export};
 use crate::support::golden::{assert_close, read};
 use crate::support::python::{python, run};
@@ -163,20 +164,6 @@ fn nearest_centroids_are_those_of_numpy() {
     }
 }
 
-/// Shards whose classes show in the images' colours: `count` images sorted by class.
-fn coloured(workshop: &Workshop, name: &str, count: u32, seed: u64) {
-    let mut draws = Draws::new(seed, Purpose::Crop, 0, 0);
-    let mut members = Vec::new();
-    for number in 0..count {
-        let class = number * 3 / count;
-        let colour = [[200, 40, 40], [40, 200, 40], [60, 60, 220]][class as usize];
-        let bytes = png(80, |_, _| colour.map(|level: u8| level - 30 + draws.below(60) as u8));
-        members.push((format!("{number:03}.png"), bytes));
-        members.push((format!("{number:03}.cls"), class.to_string().into_bytes()));
-    }
-    workshop.shard(name, &members);
-}
-
 fn knn(workshop: &Workshop, arguments: &[&str]) -> Finished {
     let common = ["eval", "knn", "--weights", "export", "--device", "cpu"];
     Finished::of(workshop.command(&[&common[..], arguments].concat()).output().unwrap())
@@ -220,9 +207,11 @@ fn a_class_that_shows_is_found() {
     assert_eq!(part["held_out"]["pictures"], 6);
     assert!(part["accuracies"][0]["top1"].as_f64().unwrap() >= 0.8, "{part}");
     let table = knn(&workshop, &[&all[..], &["--neighbours", "7"]].concat()).succeeds().stdout;
-    for words in
-        ["60 images of 3 classes, 1 without a label, 1 not decodable", "top-1 and top-5 accuracy", "k = 7"]
-    {
+    for words in [
+        "60 images of 3 classes, 1 without a label, 1 not decodable",
+        "top-1 and top-5 accuracy",
+        "k = 7",
+    ] {
         assert!(table.contains(words), "`{words}` is not in: {table}");
     }
     let centroid = |more: &[&str]| {

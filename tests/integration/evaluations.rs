@@ -23,7 +23,7 @@ use crate::support::shards::config;
 use crate::support::workshop::Workshop;
 
 /// Of each encoder, first rows, classes and dense features, a batch each.
-type Taken = Rc<RefCell<Vec<(usize, usize, Vec<u32>, Tensor)>>>;
+type Taken = Rc<RefCell<Vec<(usize, usize, Vec<u32>, [Tensor; 2])>>>;
 
 /// An evaluation that keeps the dense features, and counts images.
 struct Keep {
@@ -70,8 +70,9 @@ struct Keeping<'a> {
 impl FeatureConsumer for Keeping<'_> {
     fn take(&mut self, set: usize, batch: &DenseBatch<'_>) -> Result<()> {
         assert_eq!(set, 0);
-        let DenseBatch { encoder, first, labels, patches } = batch;
-        self.taken.borrow_mut().push((*encoder, *first, labels.to_vec(), patches.shallow_clone()));
+        let DenseBatch { encoder, first, labels, class, patches } = batch;
+        let tensors = [class, patches].map(Tensor::shallow_clone);
+        self.taken.borrow_mut().push((*encoder, *first, labels.to_vec(), tensors));
         Ok(())
     }
 
@@ -166,7 +167,8 @@ fn an_evaluation_of_ones_own_shares_the_pass() {
     };
     let both =
         |metric, value| [("a", Role::Initial, metric, value), ("b", Role::Trained, metric, value)];
-    assert_eq!(figures(0), both("top1_k1", 1.0), "each image is nearest to itself");
+    let [a, b] = ["top1_k1", "top5_k1"].map(|metric| both(metric, 1.0));
+    assert_eq!(figures(0), [a[0], b[0], a[1], b[1]], "each image is nearest to itself");
     assert_eq!(figures(1), both("images", 7.0));
     let facts = &found[1].sets[0];
     assert_eq!((facts.title, facts.images, facts.classes), ("dense", 7, 7));
@@ -177,10 +179,14 @@ fn an_evaluation_of_ones_own_shares_the_pass() {
     assert_eq!(rows, [(0, 0, first), (1, 0, first), (0, 4, second), (1, 4, second)]);
     let EncoderShape { dim, prefix_tokens, patch_size, .. } = model.shape();
     let grid = i64::from(SIDE) / patch_size;
+    let class = expected.narrow(1, 0, prefix_tokens).mean_dim([1i64].as_slice(), false, None);
     let expected = expected.narrow(1, prefix_tokens, grid * grid);
     for encoder in [0, 1] {
         let own = taken.iter().filter(|(n, ..)| *n == encoder);
-        let patches = Tensor::cat(&own.map(|(.., patches)| patches).collect::<Vec<_>>(), 0);
+        let (classes, patches): (Vec<_>, Vec<_>) =
+            own.map(|(.., [class, patches])| (class, patches)).unzip();
+        assert_close(&Tensor::cat(&classes, 0), &class, 1e-4, "class tokens after the norm");
+        let patches = Tensor::cat(&patches, 0);
         assert_eq!(patches.size(), [7, grid, grid, dim]);
         assert_close(&patches.flatten(1, 2), &expected, 1e-4, "dense features");
     }

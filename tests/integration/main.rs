@@ -20,6 +20,7 @@ mod hostile;
 mod house;
 mod kernels;
 mod launch;
+mod linear;
 mod losses;
 mod many;
 mod pairs;

@@ -16,6 +16,7 @@ use crate::config::{DataConfig, DeviceChoice, Precision};
 use crate::data::{Dataset, ShardProgress};
 use crate::eval::kinds::centroid::Centroid;
 use crate::eval::kinds::knn::Knn;
+use crate::eval::kinds::linear::Linear;
 use crate::eval::{
     self, Encoder, Features, Given, ImageSet, LeftOut, Measured, NamedEvaluation, Observer,
     Progress, SetFacts, Settings, Source, Subject,
@@ -52,6 +53,15 @@ enum EvalCommand {
     /// its feature (a linear kernel); what is printed is how often that is its own: top-1 accuracy.
     #[command(after_help = PATTERN_HELP)]
     Centroid(MeasureArgs<Centroid>),
+    /// Train linear classifiers on frozen features, and test the best
+    ///
+    /// Features are taken once, without augmentation: the mean of the class tokens after the final norm,
+    /// with and without the mean patch token. A classifier is trained for each learning rate and each of
+    /// the two, as in DINOv2's protocol; the one that is best on validation images is tested: top-1
+    /// accuracy. `--solver lbfgs` fits logistic regressions instead. `--shots 1,5,10` adds regressions of so
+    /// few images of each class.
+    #[command(after_help = PATTERN_HELP)]
+    Linear(Box<MeasureArgs<Linear>>),
     /// Train depth heads on a frozen encoder, and test them
     ///
     /// The protocol of the Pixio release: squares of 256 pixels for training, sliding windows for test,
@@ -131,6 +141,7 @@ pub fn run(args: EvalArgs) -> Result<u8> {
     match args.command {
         EvalCommand::Knn(args) => measure(args).map(|()| DONE),
         EvalCommand::Centroid(args) => measure(args).map(|()| DONE),
+        EvalCommand::Linear(args) => measure(*args).map(|()| DONE),
         EvalCommand::Depth(args) => heads::run(*args),
         EvalCommand::Segmentation(args) => heads::run(*args),
     }

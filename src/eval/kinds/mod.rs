@@ -1,9 +1,11 @@
-//! The kinds of evaluation: one file each, and the list of them.
+//! The kinds of evaluation: one file or folder each, and the list of them.
 
 pub mod centroid;
 pub mod knn;
+pub mod linear;
 
 use super::evaluation::Kind;
 
 /// Every kind, by the name of its table under `[evaluation]`.
-pub const KINDS: [Kind; 2] = [Kind::new::<knn::Knn>(), Kind::new::<centroid::Centroid>()];
+pub const KINDS: [Kind; 3] =
+    [Kind::new::<knn::Knn>(), Kind::new::<centroid::Centroid>(), Kind::new::<linear::Linear>()];
