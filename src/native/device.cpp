@@ -1,6 +1,7 @@
 #include "device.h"
 #include "guarded.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -93,4 +94,8 @@ char *distill_gpu(int64_t cuda, char *name, size_t length, int *major, int *mino
     TORCH_CHECK(false, "this build cannot ask GPUs what they are: it was made without CUDA's headers");
 #endif
   });
+}
+
+char *distill_exact_convolutions(void) {
+  return guarded([] { at::globalContext().setAllowTF32CuDNN(false); });
 }

@@ -27,6 +27,7 @@ unsafe extern "C" {
         tensor: *mut Handle,
     ) -> *mut c_char;
     fn distill_download(tensor: Handle, host: *mut Handle) -> *mut c_char;
+    fn distill_exact_convolutions() -> *mut c_char;
     fn distill_peak_memory(cuda: i64, allocated: *mut u64, reserved: *mut u64) -> *mut c_char;
     fn distill_gpu(
         cuda: i64,
@@ -35,6 +36,16 @@ unsafe extern "C" {
         major: *mut c_int,
         minor: *mut c_int,
     ) -> *mut c_char;
+}
+
+/// Has float32 convolutions on GPUs computed in float32 from here on: libtorch would round what goes into
+/// them to TF32's ten bits, as it does not in matrix products.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn exact_convolutions() -> Result<()> {
+    // SAFETY: the call takes nothing; it sets a flag of libtorch's, or returns a message.
+    check(unsafe { distill_exact_convolutions() })
 }
 
 /// The GPU's number; -1 for the CPU.

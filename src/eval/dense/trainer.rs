@@ -7,7 +7,7 @@ use super::heads::{Head, HeadKind, HeadShape, Pass, enlarge};
 use super::task::{DenseLoss, DenseTask};
 use crate::config::OptimizerConfig;
 use crate::dist::ProcessGroup;
-use crate::native::guard;
+use crate::native::{exact_convolutions, guard};
 use crate::nn::{Parameters, Storage};
 use crate::train::checkpoint::{Checkpoint, StateTensor, TraineeState};
 use crate::train::objective::Trainee;
@@ -52,7 +52,7 @@ impl UpdateNumbers {
 
 impl HeadTrainer {
     /// A head of initial values drawn under `(seed, rng_stream)` on `device`; `optimizer` decays all
-    /// of its tensors alike. Convolutions run in `compute`.
+    /// of its tensors alike. Convolutions run in `compute`, float32 ones exactly on a GPU too.
     pub fn new(
         (name, kind): (&str, HeadKind),
         (task, shape): (DenseTask, &HeadShape),
@@ -61,6 +61,9 @@ impl HeadTrainer {
         device: Device,
         compute: Kind,
     ) -> Self {
+        if compute == Kind::Float {
+            exact_convolutions().unwrap_or_else(|error| panic!("libtorch: {error:#}"));
+        }
         let storage = Storage::Drawn { device, matrices: Kind::Float, seed, rng_stream };
         let mut parameters = Parameters::new(storage);
         let head = kind.build(&mut parameters, shape);
