@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use distill::run::heads::HeadsConfig;
@@ -10,7 +11,8 @@ use serde_json::Value;
 
 use crate::support::exported::with_export;
 use crate::support::golden::{Tensors, read};
-use crate::support::ranks::Ranks;
+use crate::support::processes::send;
+use crate::support::ranks::{Ranks, wait_for_steps};
 use crate::support::workshop::{Finished, Workshop};
 
 /// Seven images of two bands whose colour says what they are: three classes, or three depths.
@@ -330,4 +332,29 @@ fn configurations_are_read_and_the_reference_is_whole() {
             assert!(is_there || table == "distributed" || key == "writers", "[{table}] {key}");
         }
     }
+}
+
+/// SIGTERM saves and ends with 75, whether an update or a test is under way; the same command goes on and
+/// ends as if nothing had been.
+#[test]
+fn a_signal_saves_and_the_same_command_goes_on() {
+    let workshop = prepared();
+    let epochs = "training.epochs=12";
+    run(&workshop, &["run.dir=whole", epochs]).succeeds();
+    for stop_at in [3, 9] {
+        let mut command = workshop.command(&["eval", "segmentation", "--config", "heads.toml"]);
+        command.args(["--set", epochs]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        wait_for_steps(&workshop, "heads", stop_at);
+        send("TERM", child.id());
+        let status = child.wait().unwrap();
+        // A machine that stood still may let it finish.
+        assert!([Some(75), Some(0)].contains(&status.code()), "{status}");
+    }
+    run(&workshop, &[epochs]).succeeds();
+    for head in HEADS {
+        assert_same(&weights(&workshop, "heads", head, 24), &weights(&workshop, "whole", head, 24));
+    }
+    let figures = |run: &str| fs::read_to_string(workshop.path(run).join("figures.jsonl")).unwrap();
+    assert_eq!(figures("heads"), figures("whole"));
 }

@@ -63,6 +63,11 @@ impl History {
         self.write()
     }
 
+    /// Whether there are figures from after so many updates.
+    pub fn has(&self, step: u64) -> bool {
+        self.lines.iter().any(|line| line.step == step)
+    }
+
     fn write(&self) -> Result<()> {
         let mut text = Vec::new();
         for line in &self.lines {

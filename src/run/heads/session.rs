@@ -23,6 +23,7 @@ use crate::eval::dense::{
 };
 use crate::native::{PeakMemory, guard, upload};
 use crate::nn::Normalisation;
+use crate::run::evaluation::Interrupted;
 use crate::run::frozen_encoder::FrozenEncoder;
 use crate::status;
 use crate::train::checkpoint::{Checkpoint, Saver, Snapshot};
@@ -242,6 +243,9 @@ impl<'a> Session<'a> {
     ) -> Result<Ended> {
         let group = self.ground.group;
         let _computing = group.enter(Activity::Computing);
+        if self.owes_a_test(log.as_ref())? && self.test(test, log.as_mut())? {
+            return Ok(Ended::Stopped(self.step));
+        }
         let mut loader = self.loader()?;
         let monitor = loader.monitor();
         let _status = status::register("loader", move || monitor.status().to_string());
@@ -264,7 +268,7 @@ impl<'a> Session<'a> {
                 is_to_stop |= self.read(one, waited, log.as_mut())?;
             }
             if ends_epoch && !is_to_stop {
-                self.test(test, log.as_mut())?;
+                is_to_stop = self.test(test, log.as_mut())?;
             }
             let every = self.ground.config.checkpoint.every;
             let is_due = every > 0 && self.step.is_multiple_of(every);
@@ -367,8 +371,23 @@ impl<'a> Session<'a> {
         guard(|| Ok(pending.is_to_stop.double_value(&[0]) > 0.0))
     }
 
-    /// Tests the heads at the end of an epoch, where it is time to.
-    fn test(&mut self, test: &mut TestPass<'_>, log: Option<&mut Log>) -> Result<()> {
+    /// Whether a signal came between the end of an epoch and its test, which is then to be made up for. Rank
+    /// 0 knows the figures that there are.
+    fn owes_a_test(&self, log: Option<&Log>) -> Result<bool> {
+        let ends_epoch = self.step > 0 && self.step.is_multiple_of(self.plan.updates_per_epoch);
+        if !ends_epoch || self.trained().next().is_none() {
+            return Ok(false);
+        }
+        let group = self.ground.group;
+        let owed = log.is_some_and(|log| !log.history.has(self.step));
+        let owed = upload(&[f32::from(u8::from(owed))], &[1], group.device())?;
+        group.max(&owed)?;
+        guard(|| Ok(owed.double_value(&[0]) > 0.0))
+    }
+
+    /// Tests the heads at the end of an epoch, where it is time to. True if a signal ended it; of several
+    /// ranks all finish theirs, since each has images of its own.
+    fn test(&mut self, test: &mut TestPass<'_>, log: Option<&mut Log>) -> Result<bool> {
         let epoch = self.step / self.plan.updates_per_epoch;
         let every = self.ground.config.test.every;
         if epoch.is_multiple_of(every) || self.step == self.plan.updates {
@@ -378,17 +397,25 @@ impl<'a> Session<'a> {
             let world_size = self.ground.group.world_size() as u64;
             let trained: Vec<&HeadTrainer> = self.trained().collect();
             let begun = Instant::now();
+            let is_alone = self.ground.group.is_alone();
             let figures = test.run(&trained, &|_| {
                 phase.advance(world_size);
-                Ok(())
-            })?;
+                match signals::stop_requested().filter(|_| is_alone) {
+                    Some(signal) => Err(Interrupted(signal).into()),
+                    None => Ok(()),
+                }
+            });
             phase.finish();
+            let figures = match figures {
+                Err(error) if error.is::<Interrupted>() => return Ok(true),
+                other => other?,
+            };
             if let Some(log) = log {
                 info!(epoch, test_seconds = begun.elapsed().as_secs_f64(), "tested all heads");
                 log.figures(self, epoch, figures)?;
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The heads that have not failed.

@@ -42,7 +42,7 @@ pub struct TestPass<'a> {
 struct KeptImage {
     height: i64,
     width: i64,
-    /// Metres, or classes, `[H, W]`, on the host.
+    /// Metres float32, or classes uint8, `[H, W]`, on the host.
     target: Tensor,
     windows: Vec<Vec<Window>>,
     features: Vec<Kept>,
@@ -220,13 +220,16 @@ impl<'a> TestPass<'a> {
             features.push(self.store.keep(&maps, self.has_prefix(), compute)?);
         }
         let kept = features.into_iter().collect::<Option<Vec<Kept>>>();
-        self.images[index] = kept.map(|features| KeptImage {
-            height,
-            width,
-            target: target.to_device(tch::Device::Cpu),
-            windows: chunks,
-            features,
-        });
+        if let Some(features) = kept {
+            // Not counted: a byte or four of a pixel, where features take a hundred.
+            let kind = match self.task {
+                DenseTask::Depth { .. } => Kind::Float,
+                DenseTask::Segmentation { .. } => Kind::Uint8,
+            };
+            let target = guard(|| Ok(target.to_kind(kind).to_device(tch::Device::Cpu)))?;
+            self.images[index] =
+                Some(KeptImage { height, width, target, windows: chunks, features });
+        }
         for (counter, merge) in counters.iter_mut().zip(merges) {
             count_image(counter, self.task, merge, &target, batch.positions.start)?;
         }
@@ -241,7 +244,11 @@ impl<'a> TestPass<'a> {
         position: u64,
     ) -> Result<()> {
         let kept = self.images[index].as_ref().context("the image is kept")?;
-        let target = guard(|| Ok(kept.target.to_device(self.group.device())))?;
+        let kind = match self.task {
+            DenseTask::Depth { .. } => Kind::Float,
+            DenseTask::Segmentation { .. } => Kind::Int64,
+        };
+        let target = guard(|| Ok(kept.target.to_device(self.group.device()).to_kind(kind)))?;
         for (counter, merge) in counters.iter_mut().zip(merges) {
             count_image(counter, self.task, merge, &target, position)?;
         }
