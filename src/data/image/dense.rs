@@ -11,7 +11,6 @@ use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
 use serde::{Deserialize, Serialize};
 
 use super::decode::{check_size, contain_panics};
-use super::geometry::Geometry;
 
 /// What the pixels of a dense target are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,57 +138,30 @@ impl DenseMap {
         Ok(())
     }
 
-    /// Fills `out` `[part.height, part.width]` of pixels as [`DensePixels`] has them with what
-    /// `geometry` cuts, each the nearest pixel of the source (Pillow's `NEAREST`).
+    /// Fills `out` with the pixels that lie in these columns and rows: classes by `classes`,
+    /// [`IGNORED_CLASS`] or depth 0 where there is none.
     ///
     /// # Errors
-    /// `out` has another size, or the geometry is not one of an image of this size.
-    pub fn cut(&self, geometry: &Geometry, pixels: DensePixels, out: &mut [u8]) -> Result<()> {
-        let (columns, rows) = (geometry.columns(), geometry.rows());
-        ensure!(
-            out.len() == columns.len() * rows.len() * pixels.bytes() && !out.is_empty(),
-            "{} bytes do not hold {}×{} pixels",
-            out.len(),
-            columns.len(),
-            rows.len()
-        );
-        let inside = columns.end_source() <= self.width && rows.end_source() <= self.height;
-        ensure!(inside, "{:?} is not in the target", geometry.crop);
-        let sources: Vec<usize> = columns.nearest().collect();
-        let width = sources.len() * pixels.bytes();
-        for (row, out) in rows.nearest().zip(out.chunks_exact_mut(width)) {
-            let row = &self.rows[row * self.stride..][..self.stride];
-            match pixels {
-                DensePixels::Classes => {
-                    for (to, &column) in out.iter_mut().zip(&sources) {
-                        *to = self.value(row, column) as u8;
-                    }
-                }
-                DensePixels::Depth => {
-                    for (to, &column) in out.as_chunks_mut::<2>().0.iter_mut().zip(&sources) {
-                        *to = self.value(row, column).to_ne_bytes();
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills the beginning of `out` with the pixels that lie in these columns and rows: classes by
-    /// `classes`, [`IGNORED_CLASS`] or depth 0 where there is none.
-    ///
-    /// # Errors
-    /// `out` is too small, or a class is not known.
+    /// `out` has another size, a column or row is not in the target, or a class is not known.
     pub fn pick(
         &self,
-        [columns, rows]: [&[Option<usize>]; 2],
+        [columns, rows]: [&Vec<Option<usize>>; 2],
         pixels: DensePixels,
         classes: Option<&ClassMap>,
         out: &mut [u8],
     ) -> Result<()> {
         let width = columns.len() * pixels.bytes();
-        ensure!(out.len() >= width * rows.len(), "{} bytes do not hold the target", out.len());
-        for (row, out) in rows.iter().zip(out.chunks_exact_mut(width.max(1))) {
+        ensure!(
+            out.len() == width * rows.len() && !out.is_empty(),
+            "{} bytes do not hold {}×{} pixels",
+            out.len(),
+            columns.len(),
+            rows.len()
+        );
+        let within =
+            |places: &[Option<usize>], length| places.iter().flatten().all(|&at| at < length);
+        ensure!(within(columns, self.width) && within(rows, self.height), "not in the target");
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(width)) {
             let row = row.map(|row| &self.rows[row * self.stride..][..self.stride]);
             let value = |column: &Option<usize>| Some(self.value(row?, (*column)?));
             match pixels {

@@ -70,15 +70,14 @@ impl SampleDecoder {
         };
         let mut cut = || {
             self.map.decode_for(image.size(), encoded, target.pixels, plan.options.max_pixels)?;
-            let image_size = plan.options.image_size;
-            if let Transform::Dense(dense) = &plan.transform {
-                let geometry = dense.geometry(position, image.size(), image_size)?;
-                let sources = [geometry.sources(0), geometry.sources(1)];
-                let sources = [&sources[0][..], &sources[1][..]];
-                return self.map.pick(sources, target.pixels, target.classes.as_ref(), out);
-            }
-            let geometry = plan.transform.geometry(position, image.size(), image_size);
-            self.map.cut(&geometry, target.pixels, out)
+            let sources =
+                plan.transform.sources(position, image.size(), plan.options.image_size)?;
+            let pixels = sources[0].len() * sources[1].len();
+            let out = match plan.transform.is_whole() {
+                true => out.get_mut(..pixels * target.pixels.bytes()).context("too little room")?,
+                false => out,
+            };
+            self.map.pick(sources.each_ref(), target.pixels, target.classes.as_ref(), out)
         };
         cut().with_context(|| format!("target `{}`", target.name))?;
         Ok(image)

@@ -1,6 +1,6 @@
 //! The transform of an image: a random crop for training, the central square for evaluation.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::central::{central_geometry, crop_central};
@@ -40,7 +40,7 @@ impl Transform {
         match self {
             Self::Random { .. } => false,
             Self::Central { .. } => true,
-            Self::Dense(dense) => dense.cut.is_none(),
+            Self::Dense(_) => self.is_whole(),
         }
     }
 
@@ -52,6 +52,11 @@ impl Transform {
             }
             _ => size,
         }
+    }
+
+    /// Whether a sample is all of an image, whatever its size.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Self::Dense(DenseTransform { cut: None, .. }))
     }
 
     /// Pixels that a sample has room for, given the side of a square one.
@@ -100,24 +105,33 @@ impl Transform {
         }
     }
 
-    /// What is cut of a sample's fields whose image has this width and height. [`Self::make`] cuts the
-    /// image so.
-    pub fn geometry(
+    /// Columns and rows of a sample: for each the one of its image, of this width and height, that it
+    /// shows, where it shows any. [`Self::make`] cuts the image so.
+    ///
+    /// # Errors
+    /// The image has not what is to be cut of it.
+    pub fn sources(
         &self,
         position: u64,
-        (width, height): (usize, usize),
+        size: (usize, usize),
         image_size: usize,
-    ) -> Geometry {
-        match *self {
+    ) -> Result<[Vec<Option<usize>>; 2]> {
+        let geometry = match *self {
             Self::Random { seed, range } => {
                 let whole = CropBox { left: 0, top: 0, width: image_size, height: image_size };
-                let crop = range.draw_at(seed, position, width, height);
+                let crop = range.draw_at(seed, position, size.0, size.1);
                 Geometry { crop, size: [image_size; 2], part: whole }
             }
-            Self::Central { .. } | Self::Dense(_) => {
-                central_geometry((width, height), image_size, image_size)
+            Self::Central { .. } => central_geometry(size, image_size, image_size),
+            Self::Dense(dense) => {
+                let geometry = dense.geometry(position, size, image_size)?;
+                return Ok([geometry.sources(0), geometry.sources(1)]);
             }
-        }
+        };
+        let (columns, rows) = (geometry.columns(), geometry.rows());
+        let inside = columns.end_source() <= size.0 && rows.end_source() <= size.1;
+        ensure!(inside, "{:?} is not in the image", geometry.crop);
+        Ok([columns, rows].map(|line| line.nearest().map(Some).collect()))
     }
 }
 

@@ -62,9 +62,6 @@ const KITTI_LISTS: [[&str; 2]; 2] = [
 ];
 
 impl KnownSet {
-    /// Every one.
-    pub const ALL: [Self; 5] = [Self::Nyuv2, Self::Kitti, Self::Ade20k, Self::Pascal, Self::Loveda];
-
     /// As configurations name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -74,11 +71,6 @@ impl KnownSet {
             Self::Pascal => "pascal",
             Self::Loveda => "loveda",
         }
-    }
-
-    /// Whether depth is predicted, or else classes.
-    pub fn is_depth(self) -> bool {
-        matches!(self, Self::Nyuv2 | Self::Kitti)
     }
 
     /// Pairs, and SHA-256 of the list, of the published figures.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tracing::warn;
 
 use super::check;
@@ -49,11 +49,21 @@ pub struct PairSet {
     pub task: PairTask,
     train: Vec<Pair>,
     test: Vec<Pair>,
+    /// The files of both splits.
+    bundles: [Arc<Bundle>; 2],
     /// Pixels of the largest test image.
     most_test_pixels: usize,
 }
 
 impl PairTask {
+    /// Stored numbers of a unit: of a metre, or of a class.
+    pub fn divisor(&self) -> f64 {
+        match self {
+            Self::Depth { divisor, .. } => *divisor,
+            Self::Segmentation { .. } => 1.0,
+        }
+    }
+
     fn pixels(&self) -> DensePixels {
         match self {
             Self::Depth { .. } => DensePixels::Depth,
@@ -81,17 +91,24 @@ impl PairSet {
         task: PairTask,
         [train, test]: [Vec<Pair>; 2],
     ) -> Result<Self> {
-        let mut set = Self { name, root, task, train, test, most_test_pixels: 0 };
-        for split in [Split::Train, Split::Test] {
-            let sizes = set.check(split)?;
-            if split == Split::Test {
-                let seen = |size: &[u32; 2]| match set.task.bounds() {
-                    Some(bounds) => bounds.width * bounds.height,
-                    None => size[0] as usize * size[1] as usize,
-                };
-                set.most_test_pixels = sizes.iter().map(seen).max().unwrap_or(0);
-            }
-        }
+        // Files that are not there are named together, before any is opened.
+        let bundle = |split: Split, pairs: &[Pair]| -> Result<Arc<Bundle>> {
+            let name = format!("{name} ({})", split.name());
+            let files = |pair: &Pair| {
+                let [image, target] = pair.below(&root);
+                SampleFiles { image, targets: vec![target], label: None }
+            };
+            let samples: Vec<SampleFiles> = pairs.iter().map(files).collect();
+            Ok(Arc::new(Bundle::new(&name, &samples)?))
+        };
+        let bundles = [bundle(Split::Train, &train)?, bundle(Split::Test, &test)?];
+        let mut set = Self { name, root, task, train, test, bundles, most_test_pixels: 0 };
+        set.check(Split::Train)?;
+        let seen = |[width, height]: &[u32; 2]| match set.task.bounds() {
+            Some(bounds) => bounds.width * bounds.height,
+            None => *width as usize * *height as usize,
+        };
+        set.most_test_pixels = set.check(Split::Test)?.iter().map(seen).max().unwrap_or(0);
         Ok(set)
     }
 
@@ -106,9 +123,6 @@ impl PairSet {
     fn check(&self, split: Split) -> Result<Vec<[u32; 2]>> {
         let pairs = self.pairs(split);
         let name = format!("{} ({})", self.name, split.name());
-        ensure!(!pairs.is_empty(), "{name}: there are no pairs");
-        // Files that are not there are named together, before any is opened.
-        self.bundle(split)?;
         let paths: Vec<[PathBuf; 2]> = pairs.iter().map(|pair| pair.below(&self.root)).collect();
         let sizes = check::headers(&name, &paths, self.task.pixels())?;
         let every = paths.len().div_ceil(LOOKED_INTO);
@@ -126,21 +140,12 @@ impl PairSet {
         Ok(sizes)
     }
 
-    fn bundle(&self, split: Split) -> Result<Bundle> {
-        let files = |pair: &Pair| {
-            let [image, target] = pair.below(&self.root);
-            SampleFiles { image, targets: vec![target], label: None }
-        };
-        let samples: Vec<SampleFiles> = self.pairs(split).iter().map(files).collect();
-        Bundle::new(&format!("{} ({})", self.name, split.name()), &samples)
-    }
-
     /// The training split as an endless stream: all pairs once in each pass, in an order and with cuts
     /// drawn by `seed`; squares of `config.input_size`. Failing samples end it beyond
     /// `config.max_failed_share`.
     ///
     /// # Errors
-    /// Files have gone since the set was opened.
+    /// The cache of `config` is too small.
     pub fn training(&self, config: &DataConfig, seed: u64) -> Result<Dataset> {
         let scale = match &self.task {
             PairTask::Depth { .. } => None,
@@ -154,7 +159,7 @@ impl PairSet {
     /// The test split: every pair once, whole, in byte order.
     ///
     /// # Errors
-    /// Files have gone since the set was opened.
+    /// The cache of `config` is too small.
     pub fn test(&self, config: &DataConfig) -> Result<Dataset> {
         let most_pixels = self.most_test_pixels;
         let transform = DenseTransform { bounds: self.task.bounds(), cut: None, most_pixels };
@@ -184,7 +189,7 @@ impl PairSet {
             PairTask::Segmentation { map, .. } => Some(map.clone()),
         };
         let sources = Arc::new(Sources::new(&config)?);
-        let shard = ShardAddress::Bundle(Arc::new(self.bundle(split)?));
+        let shard = ShardAddress::Bundle(self.bundles[split as usize].clone());
         Dataset::for_pairs(&config, seed, sources, shard, transform, classes)
             .with_context(|| self.name.clone())
     }
