@@ -5,15 +5,17 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tch::Device;
-use tracing::info;
+use tracing::{debug_span, info};
 
+use super::device;
 use crate::artifacts::paths;
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::Dataset;
-use crate::dist::{ProcessGroup, RankInfo};
+use crate::dist::{ProcessGroup, RankInfo, StoppedEarly, environment};
+use crate::native::guard;
 use crate::status;
 use crate::tasks::TaskConfig;
 use crate::train::checkpoint::Checkpoint;
@@ -35,34 +37,81 @@ struct Start {
     config: String,
 }
 
+/// Joins the processes of a run and does `work` with them, once `require` has said that the device can do
+/// what is asked for. None if a signal came before all had joined. From then on SIGINT and SIGTERM no
+/// longer end the process, and SIGQUIT prints what it does. Other ranks learn of an error, which `explain`
+/// may add to.
+///
+/// # Errors
+/// Not all processes join, or those of `require` and `work`.
+pub fn with_group<T>(
+    config: &TrainConfig,
+    require: impl FnOnce(Device) -> Result<(), ConfigError>,
+    explain: impl FnOnce(Error) -> Error,
+    work: impl FnOnce(&ProcessGroup, Device) -> Result<T>,
+) -> Result<Option<T>> {
+    let rank_info = environment::of_this_process()?;
+    answer_quit(rank_info.as_ref())?;
+    let device = device::choose(&config.run, &rank_info.clone().unwrap_or_else(RankInfo::alone))?;
+    require(device)?;
+    signals::install()?;
+    let joining = debug_span!("join").entered();
+    let group = match join(rank_info, config, device) {
+        Ok(group) => group,
+        Err(error) if error.is::<StoppedEarly>() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    drop(joining);
+    match guard(|| work(&group, device)).map_err(explain) {
+        Ok(done) => group.leave().map(|()| Some(done)),
+        Err(error) => {
+            group.announce(&error);
+            Err(error)
+        }
+    }
+}
+
 /// Opens the run's directory, on rank 0, and the checkpoint to start from, on all. From then on
 /// `config` says how many images a step has.
 ///
 /// # Errors
-/// The directory is in use or cannot be written, or another process has another configuration or does
-/// not see what rank 0 wrote.
+/// Those of [`open_directory`], or there are more processes than images of a step.
 pub fn open_run(
     config: &mut dyn TaskConfig,
     resume: &Resume,
     group: &ProcessGroup,
 ) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
-    let ranks = group.world_size();
+    let dir = config.train().run.dir.clone();
+    open_directory(dir, resume, group, &mut |checkpoint| {
+        settle_global_batch(config.train_mut(), group.world_size(), checkpoint)?;
+        Ok(config.to_toml())
+    })
+}
+
+/// Opens the directory `dir` of a run, on rank 0, and the checkpoint to start from, on all. `settle` gives
+/// the resolved configuration, which may depend on that.
+///
+/// # Errors
+/// The directory is in use or cannot be written, another process has another configuration or does
+/// not see what rank 0 wrote, or those of `settle`.
+pub fn open_directory(
+    dir: PathBuf,
+    resume: &Resume,
+    group: &ProcessGroup,
+    settle: &mut dyn FnMut(Option<&Checkpoint>) -> Result<String>,
+) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
     if group.is_first() {
         let is_restart = group.rank_info().rendezvous.attempt > 0;
-        let (run, checkpoint) =
-            RunDirectory::open(config.train().run.dir.clone(), resume, is_restart)?;
-        settle_global_batch(config.train_mut(), ranks, checkpoint.as_ref())?;
-        run.write_config(&config.to_toml())?;
-        let start = Start {
-            checkpoint: checkpoint.as_ref().map(|checkpoint| checkpoint.folder.clone()),
-            config: config.to_toml(),
-        };
-        group.publish("start", &serde_json::to_vec(&start)?)?;
+        let (run, checkpoint) = RunDirectory::open(dir, resume, is_restart)?;
+        let config = settle(checkpoint.as_ref())?;
+        run.write_config(&config)?;
+        let folder = checkpoint.as_ref().map(|checkpoint| checkpoint.folder.clone());
+        group.publish("start", &serde_json::to_vec(&Start { checkpoint: folder, config })?)?;
         return Ok((Some(run), checkpoint));
     }
     let start: Start = serde_json::from_slice(&group.wait_for("start")?)
         .context("rank 0 runs another version of distill")?;
-    let written = paths::config(&config.train().run.dir);
+    let written = paths::config(&dir);
     ensure!(
         std::fs::read_to_string(&written).is_ok_and(|text| text == start.config),
         "rank {} does not see what rank 0 wrote to {}: run.dir must lie on storage that all nodes \
@@ -71,8 +120,7 @@ pub fn open_run(
         written.display()
     );
     let checkpoint = start.checkpoint.as_deref().map(Checkpoint::open_unverified).transpose()?;
-    settle_global_batch(config.train_mut(), ranks, checkpoint.as_ref())?;
-    let own = config.to_toml();
+    let own = settle(checkpoint.as_ref())?;
     if start.config != own {
         let first = |text: &str, other: &str| {
             let other: Vec<&str> = other.lines().collect();

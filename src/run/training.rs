@@ -12,12 +12,12 @@ use super::export::export_all;
 use super::opening::open_dataset;
 use super::outcome::{Outcome, Stop, Summary};
 use super::plan::schedule;
+use super::setup;
 use super::worker_program::worker_program;
-use super::{device, setup};
 use crate::artifacts::Stream;
 use crate::config::TrainConfig;
 use crate::data::{Dataset, Loader, RankBatches};
-use crate::dist::{Activity, ProcessGroup, RankInfo, StoppedEarly, environment};
+use crate::dist::{Activity, ProcessGroup};
 use crate::native::guard;
 use crate::status;
 use crate::tasks::{self, Models, Setting, TaskConfig};
@@ -45,29 +45,14 @@ pub struct Options {
 /// Under a launcher all its processes call this. SIGINT and SIGTERM no longer end the process from
 /// then on, but the run: see [`Outcome::Stopped`].
 pub fn train(config: &dyn TaskConfig, options: &Options) -> Result<Outcome> {
-    let rank_info = environment::of_this_process()?;
-    setup::answer_quit(rank_info.as_ref())?;
-    let alone = RankInfo::alone;
-    let device = device::choose(&config.train().run, &rank_info.clone().unwrap_or_else(alone))?;
-    config.require_abilities(device)?;
-    signals::install()?;
-    let joining = debug_span!("join").entered();
-    let group = match setup::join(rank_info, config.train(), device) {
-        Ok(group) => group,
-        Err(error) if error.is::<StoppedEarly>() => {
-            return Ok(Outcome::Stopped { at: Stop::Start, signal: signals::stop_requested() });
-        }
-        Err(error) => return Err(error),
-    };
-    drop(joining);
-    let outcome = guard(|| train_and_export(config.boxed(), options, &group, device));
-    match outcome.map_err(|error| explain_memory(error, config.train())) {
-        Ok(outcome) => group.leave().map(|()| outcome),
-        Err(error) => {
-            group.announce(&error);
-            Err(error)
-        }
-    }
+    let outcome = setup::with_group(
+        config.train(),
+        |device| config.require_abilities(device),
+        |error| explain_memory(error, config.train()),
+        |group, device| train_and_export(config.boxed(), options, group, device),
+    )?;
+    let early = || Outcome::Stopped { at: Stop::Start, signal: signals::stop_requested() };
+    Ok(outcome.unwrap_or_else(early))
 }
 
 fn train_and_export(

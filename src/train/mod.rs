@@ -18,4 +18,5 @@ pub mod trainee_optimizer;
 mod trainer;
 
 pub use run::{Drawing, Run, State};
-pub use trainer::{Outcome, explain_memory, train};
+pub use run_log::RunLog;
+pub use trainer::{Outcome, explain_memory, is_out_of_memory, train};

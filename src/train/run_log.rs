@@ -1,5 +1,6 @@
 //! The log of a run, kept by its first process: metrics files, progress line and images.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -7,6 +8,7 @@ use anyhow::{Context, Result};
 use super::metrics::MetricsLog;
 use super::run::Run;
 use crate::artifacts::{StepMetrics, paths};
+use crate::config::LogConfig;
 use crate::durable;
 use crate::ui::progress::Progress;
 
@@ -28,22 +30,38 @@ pub struct RunLog {
 impl RunLog {
     /// Opens the run's files for what comes after `step`.
     pub fn open(run: &Run, step: u64) -> Result<Self> {
-        let config = run.config;
         take_back(&paths::reconstructions(run.path), step)?;
-        let names: Vec<String> =
-            run.objective.trainees().iter().map(|trainee| trainee.name.clone()).collect();
-        let total = run.schedule.total_steps();
+        let trainees = run.objective.trainees().iter();
+        let names: Vec<String> = trainees.map(|trainee| trainee.name.clone()).collect();
+        let (total, images) = (run.schedule.total_steps(), run.config.data.images_per_step());
+        Self::of_trainees(run.path, &run.config.log, &names, step..total, images)
+    }
+
+    /// Opens the files in `path` for what comes of so many `steps` of `global_batch` images, in which
+    /// trainees of these `names` are trained.
+    pub fn of_trainees(
+        path: &Path,
+        config: &LogConfig,
+        names: &[String],
+        steps: Range<u64>,
+        global_batch: usize,
+    ) -> Result<Self> {
         Ok(Self {
-            log: MetricsLog::open(run.path, config.log.tensorboard, step)?,
-            path: run.path.to_path_buf(),
-            progress: Progress::new(total, step + 1, &names, config.log.every),
-            every: config.log.every,
-            global_batch: config.data.images_per_step(),
+            log: MetricsLog::open(path, config.tensorboard, steps.start)?,
+            path: path.to_path_buf(),
+            progress: Progress::new(steps.end, steps.start + 1, names, config.every),
+            every: config.every,
+            global_batch,
             steps: 0,
             seconds: 0.0,
             data_wait: 0.0,
             exchange_wait: 0.0,
         })
+    }
+
+    /// Shows numbers with their tags in TensorBoard.
+    pub fn scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<()> {
+        self.log.scalars(step, scalars)
     }
 
     /// Records a step that took this many `seconds`.

@@ -193,10 +193,15 @@ fn require_equal(run: &Run, state: &mut State) -> Result<()> {
     require_equal_weights(run.group, state.step, &tensors.collect::<Vec<_>>())
 }
 
+/// Whether `error` is that the device has no memory left.
+pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    text.contains("out of memory") || text.contains("can't allocate memory")
+}
+
 /// Adds what to lower, where `error` is that the device has no memory left.
 pub fn explain_memory(error: anyhow::Error, config: &TrainConfig) -> anyhow::Error {
-    let text = format!("{error:#}");
-    if !text.contains("out of memory") && !text.contains("can't allocate memory") {
+    if !is_out_of_memory(&error) {
         return error;
     }
     let batch = config.data.batch_size;

@@ -56,14 +56,6 @@ pub struct PairSet {
 }
 
 impl PairTask {
-    /// Stored numbers of a unit: of a metre, or of a class.
-    pub fn divisor(&self) -> f64 {
-        match self {
-            Self::Depth { divisor, .. } => *divisor,
-            Self::Segmentation { .. } => 1.0,
-        }
-    }
-
     fn pixels(&self) -> DensePixels {
         match self {
             Self::Depth { .. } => DensePixels::Depth,

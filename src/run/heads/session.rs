@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,44 +11,25 @@ use tracing::{info, warn};
 
 use super::config::{HeadConfig, HeadTraining, HeadsConfig};
 use super::figures::{EpochFigures, HeadResult, History};
-use super::test_pass::{Figures, TestPass, maps_of, target_tensor};
+use super::ground::Ground;
+use super::outcome::HeadsOutcome;
+use super::test_pass::{Figures, TestPass};
 use crate::artifacts::{StepMetrics, Stream, TraineeMetrics, paths};
-use crate::data::pairs::{PairSet, PairTask, TARGET};
 use crate::data::{Batch, Dataset, Loader};
-use crate::dist::{Activity, ProcessGroup};
+use crate::dist::Activity;
 use crate::eval::dense::{
-    DenseTask, DptShape, HeadSchedule, HeadShape, HeadTrainer, Share, UpdateNumbers, feature_dim,
-    feature_maps,
+    DptShape, HeadSchedule, HeadShape, HeadTrainer, Share, UpdateNumbers, feature_dim,
 };
 use crate::native::{PeakMemory, guard, upload};
 use crate::nn::Normalisation;
 use crate::run::evaluation::Interrupted;
-use crate::run::frozen_encoder::FrozenEncoder;
 use crate::status;
 use crate::train::checkpoint::{Checkpoint, Saver, Snapshot};
-use crate::train::metrics::MetricsLog;
-use crate::train::signals;
-use crate::ui::progress::Progress;
+use crate::train::{RunLog, signals};
 use crate::ui::screen::Phase;
 
 /// How long images are waited for before the other ranks are looked at.
 const WAIT: Duration = Duration::from_millis(100);
-
-/// What a training of heads stands on.
-pub struct Ground<'a> {
-    pub config: &'a HeadsConfig,
-    pub group: &'a ProcessGroup,
-    pub encoder: &'a FrozenEncoder,
-    pub set: &'a PairSet,
-    pub worker_program: &'a Path,
-}
-
-/// How it ended.
-pub enum Ended {
-    Finished(Vec<HeadResult>),
-    /// After so many updates; the state is saved.
-    Stopped(u64),
-}
 
 /// The numbers of a training.
 #[derive(Debug, Clone, Copy)]
@@ -91,23 +71,9 @@ impl Plan {
     }
 }
 
-/// What is predicted of the pairs of a set.
-pub fn dense_task(task: &PairTask) -> DenseTask {
-    match task {
-        PairTask::Depth { range: [least, most], .. } => {
-            DenseTask::Depth { least: *least, most: *most }
-        }
-        PairTask::Segmentation { classes, .. } => {
-            DenseTask::Segmentation { classes: *classes as i64 }
-        }
-    }
-}
-
 /// Heads under training.
 struct Session<'a> {
     ground: &'a Ground<'a>,
-    task: DenseTask,
-    divisor: f64,
     plan: Plan,
     trainers: Vec<HeadTrainer>,
     schedules: Vec<HeadSchedule>,
@@ -125,7 +91,10 @@ struct Session<'a> {
 /// An update whose numbers are not read yet.
 struct Pending {
     step: u64,
-    rates: Vec<f64>,
+    /// Rate of the first head.
+    rate: f64,
+    /// How long its batch was waited for.
+    waited: Duration,
     numbers: Vec<Option<UpdateNumbers>>,
     is_to_stop: Tensor,
 }
@@ -134,22 +103,15 @@ struct Pending {
 ///
 /// # Errors
 /// Data, device, disk or another process fail; the last checkpoint stays.
-pub fn train(ground: &Ground<'_>, checkpoint: Option<&Checkpoint>) -> Result<Ended> {
+pub fn train(ground: &Ground<'_>, checkpoint: Option<&Checkpoint>) -> Result<HeadsOutcome> {
     let mut session = Session::new(ground)?;
     if let Some(checkpoint) = checkpoint {
         session.restore(checkpoint)?;
     }
     let config = ground.config;
-    let mut test = TestPass::new(
-        config,
-        ground.group,
-        &*ground.encoder.model,
-        (session.task, ground.set),
-        (ground.worker_program, session.new_normalisation()?),
-        session.blocks.clone(),
-    )?;
+    let mut test = TestPass::new(ground, session.blocks.clone())?;
     let is_first = ground.group.is_first();
-    let log = is_first.then(|| Log::open(config, &session)).transpose()?;
+    let log = is_first.then(|| Log::open(&session)).transpose()?;
     let keep = config.checkpoint.keep;
     let (store, writers) = (ground.group.store(), config.checkpoint.writers);
     let mut saver = Saver::new(&config.run.dir, keep, store, writers);
@@ -163,22 +125,15 @@ pub fn train(ground: &Ground<'_>, checkpoint: Option<&Checkpoint>) -> Result<End
 
 impl<'a> Session<'a> {
     fn new(ground: &'a Ground<'a>) -> Result<Self> {
-        let Ground { config, group, encoder, set, .. } = ground;
-        let task = dense_task(&set.task);
-        let model = &*encoder.model;
-        let depth = model.shape().depth;
-        let mut blocks: Vec<usize> =
-            config.heads.iter().flat_map(|head| head.kind.blocks(depth)).collect();
-        blocks.sort_unstable();
-        blocks.dedup();
+        let Ground { config, group, set, .. } = ground;
         let dataset = Arc::new(set.training(&config.images(1), config.seed)?);
         let plan = Plan::new(&config.training, dataset.sample_count());
         let shape = HeadShape {
-            features: feature_dim(model),
-            outputs: task.outputs(),
+            features: feature_dim(ground.model()),
+            outputs: ground.task().outputs(),
             dpt: DptShape::default(),
         };
-        let (optimizer, compute) = (config.optimizer(), config.run.precision.kind());
+        let (optimizer, compute, task) = (config.optimizer(), ground.compute(), ground.task());
         let trainer = |(number, head): (usize, &HeadConfig)| {
             let (name, seed) = ((&*head.name, head.kind), (config.seed, number as u64));
             HeadTrainer::new(name, (task, &shape), &optimizer, seed, group.device(), compute)
@@ -191,33 +146,19 @@ impl<'a> Session<'a> {
             shuffle: *dataset.shuffle(),
             global_batch_size: config.training.global_batch_size,
         };
-        let divisor = match &set.task {
-            PairTask::Depth { divisor, .. } => *divisor,
-            PairTask::Segmentation { .. } => 1.0,
-        };
-        let mut session = Self {
+        Ok(Self {
             ground,
-            task,
-            divisor,
             plan,
             trainers,
             schedules: config.heads.iter().map(schedule).collect(),
             failed_at: vec![None; config.heads.len()],
             skipped: 0,
-            blocks,
-            normalisation: Normalisation::new([0.0; 3], [1.0; 3], group.device()),
+            blocks: ground.blocks(),
+            normalisation: ground.normalisation()?,
             dataset,
             stream,
             step: 0,
-        };
-        session.normalisation = session.new_normalisation()?;
-        Ok(session)
-    }
-
-    fn new_normalisation(&self) -> Result<Normalisation> {
-        let preprocessing = &self.ground.encoder.preprocessing;
-        let device = self.ground.group.device();
-        guard(|| Ok(Normalisation::new(preprocessing.mean, preprocessing.std, device)))
+        })
     }
 
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
@@ -240,11 +181,11 @@ impl<'a> Session<'a> {
         test: &mut TestPass<'_>,
         mut log: Option<Log>,
         saver: &mut Saver,
-    ) -> Result<Ended> {
+    ) -> Result<HeadsOutcome> {
         let group = self.ground.group;
         let _computing = group.enter(Activity::Computing);
         if self.owes_a_test(log.as_ref())? && self.test(test, log.as_mut())? {
-            return Ok(Ended::Stopped(self.step));
+            return Ok(HeadsOutcome::Stopped(self.step));
         }
         let mut loader = self.loader()?;
         let monitor = loader.monitor();
@@ -257,15 +198,14 @@ impl<'a> Session<'a> {
             let waited = Instant::now();
             self.wait_for(&mut loader)?;
             let batch = loader.next_batch()?.context("the stream of batches ended early")?;
-            let waited = waited.elapsed();
-            pending.push_back(self.update(&batch)?);
+            pending.push_back(self.update(&batch, waited.elapsed())?);
             self.step += 1;
             let ends_epoch = self.step.is_multiple_of(self.plan.updates_per_epoch);
             // Read an update late, so that the device has the next one to do meanwhile.
             let left = usize::from(!ends_epoch);
             while pending.len() > left {
                 let Some(one) = pending.pop_front() else { break };
-                is_to_stop |= self.read(one, waited, log.as_mut())?;
+                is_to_stop |= self.read(one, log.as_mut())?;
             }
             if ends_epoch && !is_to_stop {
                 is_to_stop = self.test(test, log.as_mut())?;
@@ -277,14 +217,14 @@ impl<'a> Session<'a> {
             }
         }
         while let Some(one) = pending.pop_front() {
-            self.read(one, Duration::ZERO, log.as_mut())?;
+            self.read(one, log.as_mut())?;
         }
         if is_to_stop {
             self.save(saver)?;
-            return Ok(Ended::Stopped(self.step));
+            return Ok(HeadsOutcome::Stopped(self.step));
         }
         let results = log.map_or(Vec::new(), |log| log.finish(self));
-        Ok(Ended::Finished(results))
+        Ok(HeadsOutcome::Finished(results))
     }
 
     fn loader(&self) -> Result<Loader> {
@@ -308,20 +248,15 @@ impl<'a> Session<'a> {
         group.until("images", || Ok(loader.is_ready_within(WAIT)))
     }
 
-    /// Updates every head on a batch, on one pass of the encoder.
-    fn update(&mut self, batch: &Batch) -> Result<Pending> {
-        let Ground { config, group, encoder, .. } = self.ground;
+    /// Updates every head on a batch that was `waited` for, on one pass of the encoder.
+    fn update(&mut self, batch: &Batch, waited: Duration) -> Result<Pending> {
+        let Ground { config, group, .. } = self.ground;
         let side = config.training.crop_size as i64;
         let count = batch.images.len() as i64;
         let bytes = upload(batch.images(), &[count, side, side, 3], group.device())?;
-        let stored = batch.target(TARGET).context("a batch has no targets")?;
-        let shape = [count, side, side];
-        let targets = target_tensor(self.task, self.divisor, stored, &shape, group.device())?;
-        let model = &*encoder.model;
-        let maps = guard(|| {
-            let images = self.normalisation.apply(&bytes);
-            Ok(feature_maps(model, &images, &self.blocks, config.run.precision.kind()))
-        })?;
+        let targets = self.ground.targets(batch, &[count, side, side])?;
+        let images = guard(|| Ok(self.normalisation.apply(&bytes)))?;
+        let maps = self.ground.maps(&images, &self.blocks)?;
         let share = Share {
             images_per_loss: self.plan.images_per_loss as i64,
             losses: self.plan.losses as i64,
@@ -333,17 +268,17 @@ impl<'a> Session<'a> {
                 numbers.push(None);
                 continue;
             }
-            let own = maps_of(trainer, &maps, &self.blocks, model.shape().depth);
+            let own = self.ground.maps_of(trainer, &maps, &self.blocks);
             numbers.push(Some(trainer.update(&own, &targets, share, rates[number], group)?));
         }
         let asked = f32::from(u8::from(signals::stop_requested().is_some()));
         let is_to_stop = upload(&[asked], &[1], group.device())?;
         group.max(&is_to_stop)?;
-        Ok(Pending { step: self.step + 1, rates, numbers, is_to_stop })
+        Ok(Pending { step: self.step + 1, rate: rates[0], waited, numbers, is_to_stop })
     }
 
     /// Whether all ranks are to stop after an update, whose numbers are recorded.
-    fn read(&mut self, pending: Pending, waited: Duration, log: Option<&mut Log>) -> Result<bool> {
+    fn read(&mut self, pending: Pending, log: Option<&mut Log>) -> Result<bool> {
         let mut heads = Vec::new();
         for (number, numbers) in pending.numbers.iter().enumerate() {
             let (loss, norm) = match numbers {
@@ -366,7 +301,7 @@ impl<'a> Session<'a> {
             heads.push(TraineeMetrics { name, loss, terms: Vec::new(), grad_norm: norm });
         }
         if let Some(log) = log {
-            log.step(self, pending.step, pending.rates[0], heads, waited)?;
+            log.step(self, &pending, heads)?;
         }
         guard(|| Ok(pending.is_to_stop.double_value(&[0]) > 0.0))
     }
@@ -388,32 +323,30 @@ impl<'a> Session<'a> {
     /// Tests the heads at the end of an epoch, where it is time to. True if a signal ended it; of several
     /// ranks all finish theirs, since each has images of its own.
     fn test(&mut self, test: &mut TestPass<'_>, log: Option<&mut Log>) -> Result<bool> {
+        let Ground { config, group, .. } = self.ground;
         let epoch = self.step / self.plan.updates_per_epoch;
-        let every = self.ground.config.test.every;
-        if epoch.is_multiple_of(every) || self.step == self.plan.updates {
-            let _evaluating = self.ground.group.enter(Activity::Evaluating);
-            let phase =
-                Phase::begin(&format!("test after epoch {epoch}"), Some(test.image_count()));
-            let world_size = self.ground.group.world_size() as u64;
-            let trained: Vec<&HeadTrainer> = self.trained().collect();
-            let begun = Instant::now();
-            let is_alone = self.ground.group.is_alone();
-            let figures = test.run(&trained, &|_| {
-                phase.advance(world_size);
-                match signals::stop_requested().filter(|_| is_alone) {
-                    Some(signal) => Err(Interrupted(signal).into()),
-                    None => Ok(()),
-                }
-            });
-            phase.finish();
-            let figures = match figures {
-                Err(error) if error.is::<Interrupted>() => return Ok(true),
-                other => other?,
-            };
-            if let Some(log) = log {
-                info!(epoch, test_seconds = begun.elapsed().as_secs_f64(), "tested all heads");
-                log.figures(self, epoch, figures)?;
+        if !epoch.is_multiple_of(config.test.every) && self.step < self.plan.updates {
+            return Ok(false);
+        }
+        let _evaluating = group.enter(Activity::Evaluating);
+        let phase = Phase::begin(&format!("test after epoch {epoch}"), Some(test.image_count()));
+        let trained: Vec<&HeadTrainer> = self.trained().collect();
+        let begun = Instant::now();
+        let figures = test.run(&trained, &|_| {
+            phase.advance(group.world_size() as u64);
+            match signals::stop_requested().filter(|_| group.is_alone()) {
+                Some(signal) => Err(Interrupted(signal).into()),
+                None => Ok(()),
             }
+        });
+        phase.finish();
+        let figures = match figures {
+            Err(error) if error.is::<Interrupted>() => return Ok(true),
+            other => other?,
+        };
+        if let Some(log) = log {
+            info!(epoch, test_seconds = begun.elapsed().as_secs_f64(), "tested all heads");
+            log.figures(self, epoch, figures)?;
         }
         Ok(false)
     }
@@ -437,70 +370,48 @@ impl<'a> Session<'a> {
 
 /// What rank 0 writes down and shows.
 struct Log {
-    metrics: MetricsLog,
+    run: RunLog,
     history: History,
-    progress: Progress,
-    every: u64,
     since: Instant,
-    seconds: f64,
-    waited: f64,
-    steps: u64,
 }
 
 impl Log {
-    fn open(config: &HeadsConfig, session: &Session<'_>) -> Result<Self> {
-        let names: Vec<String> = config.heads.iter().map(|head| head.name.clone()).collect();
-        let step = session.step;
+    fn open(session: &Session<'_>) -> Result<Self> {
+        let HeadsConfig { run, log, heads, training, .. } = session.ground.config;
+        let names: Vec<String> = heads.iter().map(|head| head.name.clone()).collect();
+        let steps = session.step..session.plan.updates;
         Ok(Self {
-            metrics: MetricsLog::open(&config.run.dir, config.log.tensorboard, step)?,
-            history: History::open(paths::figures(&config.run.dir), step)?,
-            progress: Progress::new(session.plan.updates, step + 1, &names, config.log.every),
-            every: config.log.every,
+            run: RunLog::of_trainees(&run.dir, log, &names, steps, training.global_batch_size)?,
+            history: History::open(paths::figures(&run.dir), session.step)?,
             since: Instant::now(),
-            seconds: 0.0,
-            waited: 0.0,
-            steps: 0,
         })
     }
 
+    /// Records an update that was read now.
     fn step(
         &mut self,
         session: &Session<'_>,
-        step: u64,
-        learning_rate: f64,
+        pending: &Pending,
         trainees: Vec<TraineeMetrics>,
-        waited: Duration,
     ) -> Result<()> {
         let seconds = self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
-        let images = session.plan.losses * session.plan.images_per_loss;
-        self.steps += 1;
-        self.seconds += seconds;
-        self.waited += waited.as_secs_f64();
-        let device = session.ground.group.device();
-        let mut metrics = StepMetrics {
+        let Pending { step, rate, waited, .. } = *pending;
+        let Plan { losses, images_per_loss, updates_per_epoch, updates, .. } = session.plan;
+        let metrics = StepMetrics {
             step,
-            epoch: step as f64 / session.plan.updates_per_epoch as f64,
-            learning_rate,
-            images_seen: step * images,
-            images_per_second: images as f64 / seconds,
+            epoch: step as f64 / updates_per_epoch as f64,
+            learning_rate: rate,
+            images_seen: step * losses * images_per_loss,
+            images_per_second: f64::NAN,
             data_wait_seconds: waited.as_secs_f64(),
             exchange_wait_seconds: None,
-            step_seconds: seconds,
+            step_seconds: f64::NAN,
             trainees,
-            peak_memory_bytes: PeakMemory::of(device).map(|peak| peak.held),
+            peak_memory_bytes: PeakMemory::of(session.ground.group.device()).map(|peak| peak.held),
             failed_images: session.dataset.failure_counts().failed,
         };
-        self.progress.update(&metrics);
-        if step.is_multiple_of(self.every) || step == session.plan.updates {
-            let steps = self.steps as f64;
-            metrics.step_seconds = self.seconds / steps;
-            metrics.data_wait_seconds = self.waited / steps;
-            metrics.images_per_second = images as f64 / metrics.step_seconds;
-            self.metrics.write(&metrics)?;
-            (self.steps, self.seconds, self.waited) = (0, 0.0, 0.0);
-        }
-        Ok(())
+        self.run.add(metrics, seconds, step == updates)
     }
 
     /// Records what a test pass found of the heads that have not failed.
@@ -519,13 +430,13 @@ impl Log {
             lines.push(EpochFigures { epoch, step, head: head.to_string(), figures });
         }
         self.history.add(lines)?;
-        self.metrics.scalars(step, &scalars)?;
+        self.run.scalars(step, &scalars)?;
         self.since = Instant::now();
         Ok(())
     }
 
     fn finish(self, session: &Session<'_>) -> Vec<HeadResult> {
-        self.progress.finish();
+        self.run.finish();
         if session.skipped > 0 {
             warn!("{} updates changed nothing: no pixel of their targets counted", session.skipped);
         }

@@ -1,21 +1,18 @@
 //! A pass over the test split: windows of every image through all heads, features of windows kept.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tch::{Kind, Tensor};
 
-use super::config::HeadsConfig;
+use super::ground::Ground;
 use super::store::{FeatureStore, Kept};
 use crate::artifacts::paths;
-use crate::data::pairs::{PairSet, PairTask, TARGET};
 use crate::data::{Batch, Dataset, Loader};
 use crate::dist::ProcessGroup;
-use crate::encoders::Encoder;
 use crate::eval::dense::{
     ClassCounts, DEPTH_FIGURES, DenseTask, DepthFigures, HeadTrainer, Merge, Window, cut_windows,
-    depth_figures, feature_maps, mean_of_figures, windows,
+    depth_figures, mean_of_figures, windows,
 };
 use crate::native::{guard, upload};
 use crate::nn::Normalisation;
@@ -23,13 +20,8 @@ use crate::status;
 
 /// What is used over and over.
 pub struct TestPass<'a> {
-    config: &'a HeadsConfig,
-    group: &'a ProcessGroup,
-    encoder: &'a dyn Encoder,
-    task: DenseTask,
-    divisor: f64,
+    ground: &'a Ground<'a>,
     dataset: Arc<Dataset>,
-    worker_program: &'a Path,
     normalisation: Normalisation,
     /// Blocks of the encoder that any head takes.
     blocks: Vec<usize>,
@@ -44,7 +36,7 @@ struct KeptImage {
     width: i64,
     /// Metres float32, or classes uint8, `[H, W]`, on the host.
     target: Tensor,
-    windows: Vec<Vec<Window>>,
+    /// Of some windows each, in their order.
     features: Vec<Kept>,
 }
 
@@ -63,38 +55,16 @@ impl<'a> TestPass<'a> {
     ///
     /// # Errors
     /// Files have gone, or what an earlier run kept cannot be removed.
-    pub fn new(
-        config: &'a HeadsConfig,
-        group: &'a ProcessGroup,
-        encoder: &'a dyn Encoder,
-        (task, set): (DenseTask, &PairSet),
-        (worker_program, normalisation): (&'a Path, Normalisation),
-        blocks: Vec<usize>,
-    ) -> Result<Self> {
+    pub fn new(ground: &'a Ground<'a>, blocks: Vec<usize>) -> Result<Self> {
+        let Ground { config, group, set, .. } = ground;
         let dataset = Arc::new(set.test(&config.images(1))?);
-        let divisor = match &set.task {
-            PairTask::Depth { divisor, .. } => *divisor,
-            PairTask::Segmentation { .. } => 1.0,
-        };
         let folder = paths::features(&config.run.dir, group.rank());
         let bytes = |gigabytes: f64| (gigabytes * 1e9) as u64;
         let (memory, disk) = (config.test.memory_gigabytes, config.test.disk_gigabytes);
         let store = FeatureStore::new(folder, bytes(memory), bytes(disk))?;
         let own = own_images(dataset.sample_count(), group).count();
         let images = std::iter::repeat_with(|| None).take(own).collect();
-        Ok(Self {
-            config,
-            group,
-            encoder,
-            task,
-            divisor,
-            dataset,
-            worker_program,
-            normalisation,
-            blocks,
-            store,
-            images,
-        })
+        Ok(Self { ground, dataset, normalisation: ground.normalisation()?, blocks, store, images })
     }
 
     /// Number of images, of all ranks.
@@ -115,15 +85,18 @@ impl<'a> TestPass<'a> {
         let count = self.image_count();
         let mut counters: Vec<Counter> = heads.iter().map(|_| self.counter(count)).collect();
         let mut loader = self.loader_of_missing()?;
-        let own: Vec<u64> = own_images(count, self.group).collect();
+        let own: Vec<u64> = own_images(count, self.ground.group).collect();
         for (index, position) in own.into_iter().enumerate() {
-            if let Some(kept) = self.images[index].take() {
-                let scored = self.score_kept(&kept, heads);
-                self.images[index] = Some(kept);
-                self.count(&mut counters, scored?, index, position)?;
-            } else {
-                let batch = loader.next_batch()?.context("a test image is missing")?;
-                self.score_new(&batch, heads, &mut counters, index)?;
+            let (merges, target) = match (&self.images[index], &mut loader) {
+                (Some(kept), _) => self.score_kept(kept, heads)?,
+                (None, Some(loader)) => {
+                    let batch = loader.next_batch()?.context("a test image is missing")?;
+                    self.score_new(&batch, heads, index)?
+                }
+                (None, None) => unreachable!("what is missing has a loader"),
+            };
+            for (counter, merge) in counters.iter_mut().zip(merges) {
+                count_image(counter, self.ground.task(), merge, &target, position)?;
             }
             status::beat();
             progress(position)?;
@@ -132,48 +105,69 @@ impl<'a> TestPass<'a> {
     }
 
     fn counter(&self, count: u64) -> Counter {
-        match self.task {
+        match self.ground.task() {
             DenseTask::Depth { .. } => Counter::Depth(vec![None; count as usize]),
             DenseTask::Segmentation { classes } => {
-                Counter::Segmentation(ClassCounts::new(classes, self.group.device()))
+                Counter::Segmentation(ClassCounts::new(classes, self.ground.group.device()))
             }
         }
     }
 
-    /// A loader of those images of this rank that nothing is kept of.
-    fn loader_of_missing(&self) -> Result<Loader> {
-        let own = own_images(self.image_count(), self.group);
+    /// A loader of those images of this rank that nothing is kept of, if there are any.
+    fn loader_of_missing(&self) -> Result<Option<Loader>> {
+        let Ground { config, group, worker_program, .. } = self.ground;
+        let own = own_images(self.image_count(), group);
         let missing: Vec<u64> = own
             .zip(&self.images)
             .filter(|(_, kept)| kept.is_none())
             .map(|(position, _)| position)
             .collect();
+        if missing.is_empty() {
+            return Ok(None);
+        }
         let ranges = missing.into_iter().map(|position| position..position + 1);
-        Loader::start(self.dataset.clone(), &self.config.images(1), self.worker_program, ranges)
+        Loader::start(self.dataset.clone(), &config.images(1), worker_program, ranges).map(Some)
+    }
+
+    /// Side of training squares and test windows, in pixels.
+    fn side(&self) -> i64 {
+        self.ground.config.training.crop_size as i64
     }
 
     fn grid(&self) -> [i64; 2] {
-        [self.config.training.crop_size as i64 / self.encoder.shape().patch_size; 2]
+        [self.side() / self.ground.model().shape().patch_size; 2]
     }
 
     fn has_prefix(&self) -> bool {
-        self.encoder.shape().prefix_tokens > 0
+        self.ground.model().shape().prefix_tokens > 0
     }
 
-    /// Merged windows of each head, from kept features.
-    fn score_kept(&self, kept: &KeptImage, heads: &[&HeadTrainer]) -> Result<Vec<Merge>> {
-        let device = self.group.device();
-        let mut merges = self.merges(kept.height, kept.width, heads);
-        for (windows, features) in kept.windows.iter().zip(&kept.features) {
+    /// Merged windows of each head, from kept features, and the target on the device.
+    fn score_kept(&self, kept: &KeptImage, heads: &[&HeadTrainer]) -> Result<(Vec<Merge>, Tensor)> {
+        let KeptImage { height, width, target, features } = kept;
+        let device = self.ground.group.device();
+        let mut merges = self.merges(*height, *width, heads);
+        let windows = windows(*height, *width, self.side());
+        let chunks = windows.chunks(self.ground.config.test.window_batch);
+        for (windows, features) in chunks.zip(features) {
             let maps = features.maps(device, self.grid(), self.has_prefix())?;
             self.add(&mut merges, heads, windows, &maps)?;
         }
-        Ok(merges)
+        let (kind, _) = self.target_kinds();
+        Ok((merges, guard(|| Ok(target.to_device(device).to_kind(kind)))?))
+    }
+
+    /// Number formats of targets: as they are compared, and as they are kept.
+    fn target_kinds(&self) -> (Kind, Kind) {
+        match self.ground.task() {
+            DenseTask::Depth { .. } => (Kind::Float, Kind::Float),
+            DenseTask::Segmentation { .. } => (Kind::Int64, Kind::Uint8),
+        }
     }
 
     fn merges(&self, height: i64, width: i64, heads: &[&HeadTrainer]) -> Vec<Merge> {
-        let device = self.group.device();
-        heads.iter().map(|_| Merge::new(self.task, height, width, device)).collect()
+        let (task, device) = (self.ground.task(), self.ground.group.device());
+        heads.iter().map(|_| Merge::new(task, height, width, device)).collect()
     }
 
     fn add(
@@ -183,10 +177,9 @@ impl<'a> TestPass<'a> {
         windows: &[Window],
         maps: &[Tensor],
     ) -> Result<()> {
-        let size = [self.config.training.crop_size as i64; 2];
         for (merge, head) in merges.iter_mut().zip(heads) {
-            let own = maps_of(head, maps, &self.blocks, self.encoder.shape().depth);
-            let scores = head.score(&own, size)?;
+            let own = self.ground.maps_of(head, maps, &self.blocks);
+            let scores = head.score(&own, [self.side(); 2])?;
             guard(|| {
                 merge.add(windows, &scores);
                 Ok(())
@@ -195,84 +188,44 @@ impl<'a> TestPass<'a> {
         Ok(())
     }
 
-    /// Computes the features of an image's windows, counts it, and keeps them where there is room.
+    /// As [`Self::score_kept`], of an image whose features are computed, and kept where there is room.
     fn score_new(
         &mut self,
         batch: &Batch,
         heads: &[&HeadTrainer],
-        counters: &mut [Counter],
         index: usize,
-    ) -> Result<()> {
-        let size = self.config.training.crop_size as i64;
-        let compute = self.config.run.precision.kind();
+    ) -> Result<(Vec<Merge>, Tensor)> {
         let (image, target) = self.image_and_target(batch)?;
         let (height, width) = (image.size()[1], image.size()[2]);
         let mut merges = self.merges(height, width, heads);
-        let all = windows(height, width, size);
-        let (mut chunks, mut features) = (Vec::new(), Vec::new());
-        for some in all.chunks(self.config.test.window_batch) {
-            let maps = guard(|| {
-                let cut = cut_windows(&image, some, size);
-                Ok(feature_maps(self.encoder, &cut, &self.blocks, compute))
-            })?;
+        let mut features = Vec::new();
+        let windows = windows(height, width, self.side());
+        for some in windows.chunks(self.ground.config.test.window_batch) {
+            let cut = guard(|| Ok(cut_windows(&image, some, self.side())))?;
+            let maps = self.ground.maps(&cut, &self.blocks)?;
             self.add(&mut merges, heads, some, &maps)?;
-            chunks.push(some.to_vec());
-            features.push(self.store.keep(&maps, self.has_prefix(), compute)?);
+            features.push(self.store.keep(&maps, self.has_prefix(), self.ground.compute())?);
         }
-        let kept = features.into_iter().collect::<Option<Vec<Kept>>>();
-        if let Some(features) = kept {
+        if let Some(features) = features.into_iter().collect::<Option<Vec<Kept>>>() {
             // Not counted: a byte or four of a pixel, where features take a hundred.
-            let kind = match self.task {
-                DenseTask::Depth { .. } => Kind::Float,
-                DenseTask::Segmentation { .. } => Kind::Uint8,
-            };
+            let (_, kind) = self.target_kinds();
             let target = guard(|| Ok(target.to_kind(kind).to_device(tch::Device::Cpu)))?;
-            self.images[index] =
-                Some(KeptImage { height, width, target, windows: chunks, features });
+            self.images[index] = Some(KeptImage { height, width, target, features });
         }
-        for (counter, merge) in counters.iter_mut().zip(merges) {
-            count_image(counter, self.task, merge, &target, batch.positions.start)?;
-        }
-        Ok(())
-    }
-
-    fn count(
-        &self,
-        counters: &mut [Counter],
-        merges: Vec<Merge>,
-        index: usize,
-        position: u64,
-    ) -> Result<()> {
-        let kept = self.images[index].as_ref().context("the image is kept")?;
-        let kind = match self.task {
-            DenseTask::Depth { .. } => Kind::Float,
-            DenseTask::Segmentation { .. } => Kind::Int64,
-        };
-        let target = guard(|| Ok(kept.target.to_device(self.group.device()).to_kind(kind)))?;
-        for (counter, merge) in counters.iter_mut().zip(merges) {
-            count_image(counter, self.task, merge, &target, position)?;
-        }
-        Ok(())
+        Ok((merges, target))
     }
 
     /// The normalised image `[3, H, W]` and its target `[H, W]` on the device.
     fn image_and_target(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
-        let device = self.group.device();
+        let device = self.ground.group.device();
         let what =
             batch.images[0].context("a test image does not decode; see the warning above")?;
-        let (width, height) = self.seen(what.size());
+        let (width, height) = self.dataset.plan().transform.seen(what.size());
         let (rows, columns) = (height as i64, width as i64);
         let bytes = &batch.images()[..height * width * 3];
         let bytes = upload(bytes, &[1, rows, columns, 3], device)?;
         let image = guard(|| Ok(self.normalisation.apply(&bytes).squeeze_dim(0)))?;
-        let stored = batch.target(TARGET).context("a test image has no target")?;
-        let target = target_tensor(self.task, self.divisor, stored, &[rows, columns], device)?;
-        Ok((image, target))
-    }
-
-    /// Width and height of what is seen of an image of this size.
-    fn seen(&self, size: (usize, usize)) -> (usize, usize) {
-        self.dataset.plan().transform.seen(size)
+        Ok((image, self.ground.targets(batch, &[rows, columns])?))
     }
 
     /// The figures over all ranks.
@@ -286,7 +239,7 @@ impl<'a> TestPass<'a> {
                 Ok(DEPTH_FIGURES.iter().map(ToString::to_string).zip(mean).collect())
             }
             Counter::Segmentation(counts) => {
-                counts.sum(self.group)?;
+                counts.sum(self.ground.group)?;
                 let figures = counts.figures()?;
                 Ok(vec![
                     ("miou".to_string(), figures.miou),
@@ -304,8 +257,8 @@ impl<'a> TestPass<'a> {
             std::iter::once(has_some).chain(figures).collect::<Vec<f64>>()
         };
         let rows: Vec<f64> = images.iter().flat_map(row).collect();
-        let all = guard(|| Ok(Tensor::from_slice(&rows).to_device(self.group.device())))?;
-        self.group.sum(&all)?;
+        let all = guard(|| Ok(Tensor::from_slice(&rows).to_device(self.ground.group.device())))?;
+        self.ground.group.sum(&all)?;
         let all = guard(|| Ok(Vec::<f64>::try_from(all)?))?;
         let rows = all.chunks(1 + DEPTH_FIGURES.len()).filter(|row| row[0] > 0.0);
         Ok(rows.map(|row| row[1..].try_into().expect("nine figures")).collect())
@@ -340,37 +293,4 @@ fn count_image(
 /// The test images of this rank.
 fn own_images(count: u64, group: &ProcessGroup) -> impl Iterator<Item = u64> + use<> {
     (group.rank() as u64..count).step_by(group.world_size())
-}
-
-/// Those of the maps of `blocks` that a head takes.
-pub fn maps_of(head: &HeadTrainer, maps: &[Tensor], blocks: &[usize], depth: usize) -> Vec<Tensor> {
-    let place = |block: &usize| blocks.iter().position(|known| known == block);
-    let own = head.kind().blocks(depth);
-    own.iter().map(|block| maps[place(block).expect("it is there")].shallow_clone()).collect()
-}
-
-/// Targets as they are stored, on `device`: metres float32, or classes int64.
-///
-/// # Errors
-/// The device has no memory left.
-pub fn target_tensor(
-    task: DenseTask,
-    divisor: f64,
-    stored: &[u8],
-    shape: &[i64],
-    device: tch::Device,
-) -> Result<Tensor> {
-    let count = shape.iter().product::<i64>() as usize;
-    match task {
-        DenseTask::Depth { .. } => {
-            let numbers = stored[..2 * count].as_chunks::<2>().0.iter();
-            let metres: Vec<f32> =
-                numbers.map(|&two| (f64::from(u16::from_ne_bytes(two)) / divisor) as f32).collect();
-            upload(&metres, shape, device)
-        }
-        DenseTask::Segmentation { .. } => {
-            let classes = upload(&stored[..count], shape, device)?;
-            guard(|| Ok(classes.to_kind(Kind::Int64)))
-        }
-    }
 }
