@@ -5,6 +5,7 @@ mod activity;
 mod agreement;
 pub mod environment;
 mod error;
+mod gathering;
 mod gradients;
 mod heartbeat;
 mod kv_store;

@@ -4,12 +4,13 @@ use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tch::Device;
 use toml::Table;
 
 use super::extract::{DenseBatch, Encoder, Features};
 use crate::artifacts::{Measurement, Metric, Role};
 use crate::config::{Check, KeyError, read_tables, require};
+use crate::data::pairs::{PairSource, Split};
+use crate::dist::ProcessGroup;
 
 /// A measure of how good an encoder's frozen features are.
 ///
@@ -36,11 +37,11 @@ pub trait Evaluation {
     /// They do not: the setting at fault, and why.
     fn check(&self, counts: &[u64]) -> Result<(), KeyError>;
 
-    /// Begins to measure `subjects`, which lie on `device`.
+    /// Begins to measure `subjects`, which lie on the device of `group`. All its processes do so.
     fn begin<'a>(
         &'a self,
         subjects: &'a [Subject<'a>],
-        device: Device,
+        group: &'a ProcessGroup,
     ) -> Result<Box<dyn FeatureConsumer + 'a>>;
 
     /// What `distill eval --json` says of `measurements` of one encoder: each metric by its name.
@@ -69,12 +70,14 @@ pub trait Settings: Evaluation + Serialize + DeserializeOwned + 'static {
 /// Takes features while images are gone over, and has figures in the end.
 pub trait FeatureConsumer {
     /// Takes dense features of images of set number `set`, which asked for them. Sets come in their
-    /// order, a set's images in theirs, with each encoder in turn.
+    /// order, a set's images in theirs, with each encoder in turn; of several processes each sees a stretch
+    /// of its own.
     fn take(&mut self, _set: usize, _batch: &DenseBatch<'_>) -> Result<()> {
         Ok(())
     }
 
-    /// The figures, given the pooled features `[set][encoder]`.
+    /// The figures, given the pooled features `[set][encoder]` of all images, which every process has. All
+    /// processes call it, and give the same figures.
     ///
     /// # Errors
     /// The device has no memory left, or the features do not suffice.
@@ -108,18 +111,27 @@ impl Subject<'_> {
     }
 }
 
-/// Labelled images that an evaluation looks at, their centres at the encoder's input size.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Images that an evaluation looks at, their centres at the encoder's input size.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ImageSet {
     /// What they are for, in a word or two: `reference`, `held-out`.
     pub title: &'static str,
-    /// The setting that names the shards.
+    /// The setting that names them.
     pub field: &'static str,
-    pub shards: Vec<String>,
-    /// Most images that are taken, spread evenly over the shards. `None` takes all.
+    pub images: SetImages,
+    /// Most images that are taken, spread evenly over all. `None` takes all.
     pub most: Option<u64>,
     /// Whether dense features are asked for beside pooled ones.
     pub is_dense: bool,
+}
+
+/// Where the images of a set are, and what is known of them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SetImages {
+    /// Shards or folders of images that have a class each.
+    Labelled(Vec<String>),
+    /// A split of pairs of an image and a map of classes.
+    Pairs(Box<PairSource>, Split),
 }
 
 impl ImageSet {
@@ -129,7 +141,7 @@ impl ImageSet {
         let set = |title, field, number: usize| Self {
             title,
             field,
-            shards: shards[number].to_vec(),
+            images: SetImages::Labelled(shards[number].to_vec()),
             most: most[number],
             is_dense: false,
         };
@@ -139,7 +151,8 @@ impl ImageSet {
     /// # Errors
     /// No shards are named, or no images may be taken: the setting, found and expected.
     pub fn validate(&self) -> Check {
-        require(!self.shards.is_empty(), self.field, || {
+        let is_named = !matches!(&self.images, SetImages::Labelled(shards) if shards.is_empty());
+        require(is_named, self.field, || {
             "found an empty list, expected at least one path or pattern".into()
         })?;
         require(self.most != Some(0), format!("most_{}", self.field), || {

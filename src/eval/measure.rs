@@ -1,12 +1,13 @@
 //! Several evaluations of several encoders at once: each set of images is gone over once.
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use tch::Device;
+use tracing::warn;
 
-use super::evaluation::{FeatureConsumer, ImageSet, Subject};
+use super::evaluation::{FeatureConsumer, ImageSet, SetImages, Subject};
 use super::extract::{
     DenseBatch, DenseTaker, Encoder, Features, ImageSource, LeftOut, Progress, features,
 };
@@ -14,6 +15,7 @@ use super::tables::NamedEvaluation;
 use crate::artifacts::Measurement;
 use crate::config::DataConfig;
 use crate::data::{Dataset, EvaluationPass, ShardProgress};
+use crate::dist::ProcessGroup;
 use crate::native::guard;
 
 /// How images are seen, whatever their shards.
@@ -50,7 +52,7 @@ impl Given {
     }
 }
 
-/// Shows what is being done, and may end it.
+/// Shows what is being done, and may ask for an end.
 pub trait Observer {
     /// Calls `open`, which opens the shards of `set`, and shows how it gets on.
     fn open(
@@ -62,7 +64,7 @@ pub trait Observer {
     /// Calls `extract`, which goes over the images of `set`, and shows how it gets on.
     ///
     /// # Errors
-    /// Those of `extract`, or that it has to end.
+    /// Those of `extract`.
     fn extract(
         &self,
         set: &ImageSet,
@@ -86,85 +88,154 @@ pub struct SetFacts {
     /// Their classes.
     pub classes: usize,
     pub left_out: LeftOut,
+    /// Of a set after the first one: images that the first one has too, pixel for pixel.
+    pub also_in_first: usize,
+    /// Of a set after the first one: images of classes that the first one has none of, and these classes.
+    pub unknown: [usize; 2],
 }
 
 impl SetFacts {
-    /// Those of a pass, whose features by each encoder are `features`.
-    fn new(title: &'static str, features: &[Features]) -> Self {
-        let mut classes = features.first().map_or(Vec::new(), |first| first.labels.clone());
-        let images = classes.len();
-        classes.sort_unstable();
-        classes.dedup();
-        let left_out = features.first().map_or(LeftOut::default(), |first| first.left_out);
-        Self { title, images, classes: classes.len(), left_out }
+    /// Those of a set of these features, of an evaluation whose first set is `first`.
+    fn new(title: &'static str, features: &Features, first: Option<&Features>) -> Self {
+        let classes: HashSet<u32> = features.labels.iter().copied().collect();
+        let (mut also_in_first, mut unknown) = (0, [0, 0]);
+        if let Some(first) = first {
+            let hashes: HashSet<i64> = first.hashes.iter().copied().collect();
+            also_in_first = features.hashes.iter().filter(|hash| hashes.contains(hash)).count();
+            let known: HashSet<u32> = first.labels.iter().copied().collect();
+            let others = features.labels.iter().filter(|label| !known.contains(label));
+            unknown = [others.count(), classes.difference(&known).count()];
+        }
+        let (images, left_out) = (features.count(), features.left_out);
+        Self { title, images, classes: classes.len(), left_out, also_in_first, unknown }
+    }
+
+    /// Says what makes figures of this set other than they look, where the first set is for `first`.
+    fn warn(&self, first: &str) {
+        let Self { title, images, also_in_first, unknown, .. } = self;
+        let [of_unknown, classes] = unknown;
+        if *of_unknown > 0 {
+            warn!(
+                "{of_unknown} of {images} {title} images are of {classes} classes that no {first} image \
+                 has, and count as wrong: are both numbered alike?"
+            );
+        }
+        if *also_in_first > 0 {
+            warn!(
+                "{also_in_first} of {images} {title} images are {first} images too, pixel for pixel: \
+                 figures are better by that than they should be"
+            );
+        }
     }
 }
 
-/// Finds out what could not be measured: meant for before training.
+/// Evaluations whose images are found.
+pub struct Prepared<'a> {
+    evaluations: &'a [NamedEvaluation],
+    given: Given,
+    passes: Vec<Pass>,
+    datasets: Vec<Arc<Dataset>>,
+}
+
+/// Finds the images of `evaluations`, and finds out what could not be measured.
 ///
 /// # Errors
 /// Shards cannot be read, have no labels, or have too few images.
-pub fn check(evaluations: &[NamedEvaluation], source: &Source<'_>) -> Result<()> {
-    let passes = plan(evaluations, source.given);
-    let mut counts = Vec::new();
+pub fn prepare<'a>(
+    evaluations: &'a [NamedEvaluation],
+    source: &Source<'_>,
+) -> Result<Prepared<'a>> {
+    let given = source.given;
+    let passes = plan(evaluations, given);
+    let mut datasets = Vec::new();
     for pass in &passes {
         let dataset = pass.open(source)?;
-        let ends = [0, dataset.sample_count().saturating_sub(1)];
-        let labels = ends.into_iter().map(|position| dataset.label(position));
-        ensure!(
-            labels.collect::<Result<Vec<_>>>()?.iter().any(Option::is_some),
-            "{}: neither the first nor the last image of {:?} has a label: a `.cls` member with its \
-             class; `distill data pack` makes labels of class folders",
-            pass.key,
-            pass.set.shards
-        );
-        counts.push(dataset.sample_count());
+        pass.check_labels(&dataset)?;
+        datasets.push(Arc::new(dataset));
     }
-    check_counts(evaluations, &passes, &counts, source.given)
+    let counts: Vec<u64> = datasets.iter().map(|dataset| dataset.sample_count()).collect();
+    check_counts(evaluations, &passes, &counts, given)?;
+    Ok(Prepared { evaluations, given, passes, datasets })
 }
 
-/// What each of `evaluations` finds of `subjects`, which lie on `device`; `worker_program` decodes.
+/// What each of `evaluations` finds of `subjects`, which lie on the device of `group`, whose processes
+/// share the work and all have the result; `worker_program` decodes.
 ///
 /// # Errors
-/// Shards cannot be read, have no labels or have too few images, the device has no memory left, or
-/// the observer ends it.
+/// Those of [`prepare`] and [`Prepared::measure`].
 pub fn measure(
     evaluations: &[NamedEvaluation],
     subjects: &[Subject<'_>],
     source: &Source<'_>,
     worker_program: &Path,
-    device: Device,
+    group: &ProcessGroup,
 ) -> Result<Vec<Measured>> {
-    let passes = plan(evaluations, source.given);
-    let mut datasets = Vec::new();
-    for pass in &passes {
-        datasets.push(Arc::new(pass.open(source)?));
+    prepare(evaluations, source)?.measure(subjects, source, worker_program, group)
+}
+
+impl Prepared<'_> {
+    /// What each evaluation finds of `subjects`: see [`measure`].
+    ///
+    /// # Errors
+    /// Images cannot be read, the device has no memory left, another process fails or sees other images,
+    /// or [`super::Interrupted`].
+    pub fn measure(
+        &self,
+        subjects: &[Subject<'_>],
+        source: &Source<'_>,
+        worker_program: &Path,
+        group: &ProcessGroup,
+    ) -> Result<Vec<Measured>> {
+        let Self { evaluations, given, passes, datasets } = self;
+        let mut consumers = Vec::new();
+        for one in *evaluations {
+            consumers.push(guard(|| one.evaluation.begin(subjects, group))?);
+        }
+        let encoders: Vec<Encoder<'_>> = subjects.iter().map(|subject| subject.encoder).collect();
+        let mut found = Vec::new();
+        for (pass, dataset) in passes.iter().zip(datasets) {
+            require_same_images(dataset, group).with_context(|| pass.key.clone())?;
+            let config = pass.config(source);
+            let images = ImageSource { dataset: dataset.clone(), config: &config, worker_program };
+            let features = pass.extract(&encoders, &images, source.observer, group, &mut consumers);
+            found.push(features.with_context(|| pass.key.clone())?);
+        }
+        let mut measured = Vec::new();
+        for (number, (one, consumer)) in evaluations.iter().zip(consumers).enumerate() {
+            let own = passes_of(passes, number);
+            let sets = facts(&own, &found);
+            if let (Some(first), true) = (sets.first(), group.is_first()) {
+                sets.iter().for_each(|set| set.warn(first.title));
+            }
+            let pooled: Vec<&[Features]> = own.iter().map(|(pass, _)| &*found[*pass]).collect();
+            let measurements = guard(|| consumer.finish(&pooled));
+            let measurements = measurements.with_context(|| given.table(&one.name))?;
+            measured.push(Measured { sets, measurements });
+        }
+        Ok(measured)
     }
-    let counts: Vec<u64> = datasets.iter().map(|dataset| dataset.sample_count()).collect();
-    check_counts(evaluations, &passes, &counts, source.given)?;
-    let mut consumers = Vec::new();
-    for one in evaluations {
-        consumers.push(guard(|| one.evaluation.begin(subjects, device))?);
-    }
-    let encoders: Vec<Encoder<'_>> = subjects.iter().map(|subject| subject.encoder).collect();
-    let mut found = Vec::new();
-    for (pass, dataset) in passes.iter().zip(datasets) {
-        let config = pass.config(source);
-        let images = ImageSource { dataset, config: &config, worker_program };
-        let features = pass.extract(&encoders, &images, source.observer, device, &mut consumers);
-        found.push(features.with_context(|| pass.key.clone())?);
-    }
-    let mut measured = Vec::new();
-    for (number, (one, consumer)) in evaluations.iter().zip(consumers).enumerate() {
-        let own = passes_of(&passes, number)
-            .into_iter()
-            .map(|(pass, interest)| (SetFacts::new(interest.title, &found[pass]), &*found[pass]));
-        let (sets, pooled): (Vec<_>, Vec<&[Features]>) = own.unzip();
-        let measurements = guard(|| consumer.finish(&pooled));
-        let measurements = measurements.with_context(|| source.given.table(&one.name))?;
-        measured.push(Measured { sets, measurements });
-    }
-    Ok(measured)
+}
+
+/// The facts of an evaluation's sets, which are its `own` passes of all that were `found`.
+fn facts(own: &[(usize, &Use)], found: &[Vec<Features>]) -> Vec<SetFacts> {
+    // Images and classes are the same for every encoder.
+    let of = |number: usize| own.get(number).and_then(|(pass, _)| found[*pass].first());
+    let sets = own.iter().enumerate().filter_map(|(number, (_, interest))| {
+        let first = if number > 0 { of(0) } else { None };
+        Some(SetFacts::new(interest.title, of(number)?, first))
+    });
+    sets.collect()
+}
+
+/// # Errors
+/// Not all processes see the same images.
+fn require_same_images(dataset: &Dataset, group: &ProcessGroup) -> Result<()> {
+    let hash = blake3::hash(dataset.fingerprint().as_bytes());
+    let (own, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+    let all = group.gather_numbers(&[i64::from_le_bytes(*own)])?;
+    let other = all.iter().position(|one| *one != all[0]);
+    ensure!(other.is_none(), "rank {} does not see the images of rank 0", other.unwrap_or(0));
+    Ok(())
 }
 
 /// One time over a set of images, for all evaluations that look at it.
@@ -197,7 +268,7 @@ fn plan(evaluations: &[NamedEvaluation], given: Given) -> Vec<Pass> {
         for (index, set) in sets.into_iter().enumerate() {
             let interest =
                 Use { evaluation: number, set: index, title: set.title, is_dense: set.is_dense };
-            let same = |pass: &Pass| (&pass.set.shards, pass.set.most) == (&set.shards, set.most);
+            let same = |pass: &Pass| (&pass.set.images, pass.set.most) == (&set.images, set.most);
             let place = (next..passes.len()).find(|&place| same(&passes[place]));
             let place = place.unwrap_or(passes.len());
             if place == passes.len() {
@@ -240,16 +311,41 @@ fn check_counts(
 impl Pass {
     /// How its images are read.
     fn config(&self, source: &Source<'_>) -> DataConfig {
-        DataConfig { shards: self.set.shards.clone(), curation: None, ..source.data.clone() }
+        let shards = match &self.set.images {
+            SetImages::Labelled(shards) => shards.clone(),
+            SetImages::Pairs(..) => Vec::new(),
+        };
+        DataConfig { shards, curation: None, targets: BTreeMap::new(), ..source.data.clone() }
     }
 
     fn open(&self, source: &Source<'_>) -> Result<Dataset> {
         let config = self.config(source);
         let most_samples = self.set.most.unwrap_or(u64::MAX);
-        let pass = EvaluationPass { most_samples, ..EvaluationPass::WHOLE };
-        source.observer.open(&self.set, &|progress| {
-            Dataset::for_evaluation(&config, &self.key, pass, progress)
+        source.observer.open(&self.set, &|progress| match &self.set.images {
+            SetImages::Labelled(_) => {
+                let pass = EvaluationPass { most_samples, ..EvaluationPass::WHOLE };
+                Dataset::for_evaluation(&config, &self.key, pass, progress)
+            }
+            SetImages::Pairs(pairs, split) => {
+                let set = pairs.open().with_context(|| self.key.clone())?;
+                set.central(*split, &config, most_samples)
+            }
         })
+    }
+
+    /// # Errors
+    /// Images that should have classes have none.
+    fn check_labels(&self, dataset: &Dataset) -> Result<()> {
+        let SetImages::Labelled(shards) = &self.set.images else { return Ok(()) };
+        let ends = [0, dataset.sample_count().saturating_sub(1)];
+        let labels = ends.into_iter().map(|position| dataset.label(position));
+        ensure!(
+            labels.collect::<Result<Vec<_>>>()?.iter().any(Option::is_some),
+            "{}: neither the first nor the last image of {shards:?} has a label: a `.cls` member with its \
+             class; `distill data pack` makes labels of class folders",
+            self.key
+        );
+        Ok(())
     }
 
     /// Pooled features of each of `encoders`; dense ones go to those of `consumers` that asked.
@@ -258,7 +354,7 @@ impl Pass {
         encoders: &[Encoder<'_>],
         images: &ImageSource<'_>,
         observer: &dyn Observer,
-        device: Device,
+        group: &ProcessGroup,
         consumers: &mut [Box<dyn FeatureConsumer + '_>],
     ) -> Result<Vec<Features>> {
         let mut hand_out = |batch: &DenseBatch<'_>| {
@@ -271,7 +367,7 @@ impl Pass {
         observer.extract(&self.set, &mut |progress| {
             let dense: Option<&mut DenseTaker<'_>> =
                 if is_dense { Some(&mut hand_out) } else { None };
-            guard(|| features(encoders, images, device, progress, dense))
+            guard(|| features(encoders, images, group, progress, dense))
         })
     }
 }
@@ -288,7 +384,11 @@ mod tests {
         let evaluations = tables::read(&text.parse::<Table>().unwrap()).unwrap();
         let passes = plan(&evaluations, Given::InConfig);
         let uses = |pass: &Pass| pass.uses.iter().map(|of| (of.evaluation, of.set)).collect();
-        passes.iter().map(|pass| (pass.set.shards.join(" "), uses(pass))).collect()
+        let shards = |pass: &Pass| match &pass.set.images {
+            SetImages::Labelled(shards) => shards.join(" "),
+            SetImages::Pairs(pairs, split) => format!("{} {}", pairs.name(), split.name()),
+        };
+        passes.iter().map(|pass| (shards(pass), uses(pass))).collect()
     }
 
     fn knn(name: &str, reference: &str, held_out: &str, more: &str) -> String {

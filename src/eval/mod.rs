@@ -11,10 +11,13 @@ pub mod kinds;
 mod measure;
 mod tables;
 
-pub use evaluation::{Evaluation, FeatureConsumer, FromPooled, ImageSet, Kind, Settings, Subject};
+pub use evaluation::{
+    Evaluation, FeatureConsumer, FromPooled, ImageSet, Kind, SetImages, Settings, Subject,
+};
 pub use extract::{
-    DenseBatch, DenseTaker, Encoder, Features, ImageSource, LeftOut, Progress, features,
+    DenseBatch, DenseTaker, Encoder, Features, ImageSource, Interrupted, LeftOut, Progress,
+    features,
 };
 pub use kinds::KINDS;
-pub use measure::{Given, Measured, Observer, SetFacts, Source, check, measure};
+pub use measure::{Given, Measured, Observer, Prepared, SetFacts, Source, measure, prepare};
 pub use tables::{NamedEvaluation, read, resolve};

@@ -9,6 +9,7 @@ use super::opening::opening;
 use crate::artifacts::{EvaluationFile, EvaluationResult, ImageCount, Provenance, Role, paths};
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::{Dataset, ShardProgress};
+use crate::dist::ProcessGroup;
 use crate::encoders;
 use crate::eval::{
     self, Encoder, Features, Given, ImageSet, Measured, NamedEvaluation, Observer, Progress,
@@ -16,13 +17,11 @@ use crate::eval::{
 };
 use crate::tasks::{self, Setting, TaskConfig, TraineeConfig};
 use crate::train::checkpoint::Checkpoint;
-use crate::train::signals::{self, Signal};
+use crate::train::signals;
 use crate::ui::screen::Phase;
 
-/// A signal came while encoders were measured. The run is complete but for that.
-#[derive(Debug, thiserror::Error)]
-#[error("stopped by {0} while encoders were measured; the same command goes on with that")]
-pub struct Interrupted(pub Signal);
+/// Where the first process leaves word for the others of what is to be measured.
+const MISSING: &str = "evaluations";
 
 /// The encoders of a run, as they are after training.
 pub struct Trained<'a> {
@@ -36,52 +35,88 @@ pub struct Trained<'a> {
 /// # Errors
 /// Shards cannot be read, have no labels, or are too few images.
 pub fn check(train: &TrainConfig) -> Result<()> {
-    eval::check(&evaluations(train)?, &source(train))
+    eval::prepare(&evaluations(train)?, &source(train)).map(drop)
 }
 
-/// Measures what the config asks for of the newest `checkpoint`, whose encoders are `trained`, but for
-/// what was measured before, and writes all of it down in the run's directory.
+/// Measures what the config asks for of the newest checkpoint, whose encoders are `trained`, but for what
+/// was measured before, and writes all of it down in the run's directory. All processes take part; the
+/// first one alone needs the `checkpoint`, and has the results.
 ///
 /// # Errors
-/// Shards cannot be read or have no labels, the disk is full, or [`Interrupted`].
+/// Shards cannot be read or have no labels, the disk is full, or [`eval::Interrupted`].
 pub fn measure(
     task: &dyn TaskConfig,
     setting: &Setting,
-    checkpoint: &Checkpoint,
+    checkpoint: Option<&Checkpoint>,
     trained: &Trained,
 ) -> Result<Vec<EvaluationResult>> {
-    let train = task.train();
+    let (train, group) = (task.train(), setting.group);
+    let mut results = Vec::new();
+    let named = evaluations(train)?;
+    for one in &named {
+        results.push(match checkpoint {
+            Some(checkpoint) => Some(Pending::of(train, checkpoint, one)?),
+            None => None,
+        });
+    }
     let path = paths::evaluation(&train.run.dir);
-    let before = measured_before(&path);
-    let (mut done, mut missing) = (Vec::new(), Vec::new());
-    for (place, one) in evaluations(train)?.into_iter().enumerate() {
-        let of = provenance(train, checkpoint, &one)?;
-        let known = |result: &&EvaluationResult| {
-            (&*result.name, &*result.kind, &result.of) == (&*one.name, one.kind, &Some(of.clone()))
-        };
-        match before.iter().find(known) {
-            Some(result) => done.push((place, result.clone())),
-            None => missing.push((place, of, one)),
+    let before = if checkpoint.is_some() { measured_before(&path) } else { Vec::new() };
+    let known = |pending: &Pending| before.iter().find(|result| pending.is(result)).cloned();
+    let mut done: Vec<Option<EvaluationResult>> =
+        results.iter().map(|pending| pending.as_ref().and_then(known)).collect();
+    let missing = agree_on_missing(&done, group)?;
+    if !missing.is_empty() {
+        let (places, named): (Vec<usize>, Vec<NamedEvaluation>) =
+            named.into_iter().enumerate().filter(|(place, _)| missing.contains(place)).unzip();
+        let initial = tasks::initial_encoders(train, task.encoders(), setting.device);
+        let subjects = subjects(task, &initial, trained);
+        let worker = setting.images.as_ref().context("there are no images")?.worker_program;
+        let found = eval::measure(&named, &subjects, &source(train), worker, group)?;
+        for ((place, one), found) in places.into_iter().zip(named).zip(found) {
+            if let Some(pending) = results[place].take() {
+                done[place] = Some(result(one, found, pending));
+            }
         }
     }
-    if missing.is_empty() {
-        return Ok(done.into_iter().map(|(_, result)| result).collect());
+    let results: Vec<EvaluationResult> = done.into_iter().flatten().collect();
+    if checkpoint.is_some() && !missing.is_empty() {
+        let file = EvaluationFile { results };
+        file.write(&path)?;
+        return Ok(file.results);
     }
-    let step = checkpoint.manifest.step;
-    let (places, missing): (Vec<_>, Vec<_>) =
-        missing.into_iter().map(|(place, of, one)| ((place, of), one)).unzip();
-    let initial = tasks::initial_encoders(train, task.encoders(), setting.device);
-    let subjects = subjects(task, &initial, trained);
-    let worker_program = setting.images.as_ref().context("there are no images")?.worker_program;
-    let source = source(train);
-    let found = eval::measure(&missing, &subjects, &source, worker_program, setting.device)?;
-    for (((place, of), one), found) in places.into_iter().zip(missing).zip(found) {
-        done.push((place, result(one, found, of, step)));
+    Ok(results)
+}
+
+/// The places of evaluations that are not `done`, as the first process has it.
+fn agree_on_missing(done: &[Option<EvaluationResult>], group: &ProcessGroup) -> Result<Vec<usize>> {
+    if !group.is_first() {
+        return Ok(serde_json::from_slice(&group.wait_for(MISSING)?)?);
     }
-    done.sort_by_key(|(place, _)| *place);
-    let file = EvaluationFile { results: done.into_iter().map(|(_, result)| result).collect() };
-    file.write(&path)?;
-    Ok(file.results)
+    let missing = done.iter().enumerate().filter(|(_, result)| result.is_none());
+    let missing: Vec<usize> = missing.map(|(place, _)| place).collect();
+    group.publish(MISSING, &serde_json::to_vec(&missing)?)?;
+    Ok(missing)
+}
+
+/// An evaluation of a checkpoint.
+struct Pending {
+    name: String,
+    kind: &'static str,
+    of: Provenance,
+    step: u64,
+}
+
+impl Pending {
+    fn of(train: &TrainConfig, checkpoint: &Checkpoint, one: &NamedEvaluation) -> Result<Self> {
+        let of = provenance(train, checkpoint, one)?;
+        Ok(Self { name: one.name.clone(), kind: one.kind, of, step: checkpoint.manifest.step })
+    }
+
+    /// Whether this is what `result` is of.
+    fn is(&self, result: &EvaluationResult) -> bool {
+        let own = (&*self.name, self.kind, Some(&self.of));
+        own == (&*result.name, &*result.kind, result.of.as_ref())
+    }
 }
 
 /// What an earlier call left; nothing where that cannot be read, which is then measured again.
@@ -141,8 +176,9 @@ fn subjects<'a>(
     subjects
 }
 
-fn result(one: NamedEvaluation, found: Measured, of: Provenance, step: u64) -> EvaluationResult {
+fn result(one: NamedEvaluation, found: Measured, pending: Pending) -> EvaluationResult {
     let NamedEvaluation { name, kind, evaluation, .. } = one;
+    let Pending { of, step, .. } = pending;
     let counts: Vec<u64> = found.sets.iter().map(|set| set.images as u64).collect();
     let count =
         |(set, &count): (&eval::SetFacts, &u64)| ImageCount { set: set.title.into(), count };
@@ -182,10 +218,7 @@ impl Observer for OnScreen {
         extract: &mut dyn FnMut(Progress<'_>) -> Result<Vec<Features>>,
     ) -> Result<Vec<Features>> {
         let phase = Phase::begin(&format!("features of {} images", set.title), None);
-        let features = extract(&|_, _| {
-            let stop = signals::stop_requested();
-            stop.map_or(Ok(()), |signal| Err(Interrupted(signal).into()))
-        })?;
+        let features = extract(&|_, _| signals::stop_requested().is_some())?;
         phase.finish();
         Ok(features)
     }

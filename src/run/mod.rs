@@ -54,6 +54,7 @@ pub mod evaluation;
 mod export;
 pub mod frozen_encoder;
 pub mod heads;
+mod measuring;
 mod opening;
 mod outcome;
 mod plan;
@@ -63,6 +64,7 @@ mod training;
 mod worker_program;
 
 pub use export::{Source, encoder_of_run};
+pub use measuring::{Found, Measuring};
 pub use outcome::{Finished, Outcome, Stop, Summary};
 pub use plan::{Length, Planned, plan};
 pub use training::{Options, train};

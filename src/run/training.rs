@@ -7,17 +7,18 @@ use anyhow::{Context, Result};
 use tch::Device;
 use tracing::{debug_span, info};
 
-use super::evaluation::{self, Interrupted, Trained};
+use super::evaluation::{self, Trained};
 use super::export::export_all;
 use super::opening::open_dataset;
 use super::outcome::{Outcome, Stop, Summary};
 use super::plan::schedule;
 use super::setup;
 use super::worker_program::worker_program;
-use crate::artifacts::Stream;
+use crate::artifacts::{EvaluationResult, Stream};
 use crate::config::TrainConfig;
 use crate::data::{Dataset, Loader, RankBatches};
 use crate::dist::{Activity, ProcessGroup};
+use crate::eval::Interrupted;
 use crate::native::guard;
 use crate::status;
 use crate::tasks::{self, Models, Setting, TaskConfig};
@@ -27,10 +28,8 @@ use crate::train::run_directory::Resume;
 use crate::train::{self, Drawing, Run, State, explain_memory, signals};
 use crate::viz;
 
-/// Where the first process leaves word for the others of how the run ended.
+/// Where the first process leaves word for the others that the run is complete.
 const ENDED: &str = "ended";
-const COMPLETE: u8 = 0;
-const INTERRUPTED: u8 = 1;
 
 /// How a run is begun.
 #[derive(Debug, Clone, Default)]
@@ -81,19 +80,7 @@ fn train_and_export(
     // What comes needs the weights only, and may need the memory.
     drop(state);
     match outcome {
-        train::Outcome::Finished => {
-            // The others stay until all is done: a launcher could not start rank 0 anew without them.
-            if !group.is_first() {
-                return Ok(match group.wait_for(ENDED)?.first() {
-                    Some(&INTERRUPTED) => Outcome::Stopped { at: Stop::Evaluation, signal: None },
-                    _ => Outcome::Finished(None),
-                });
-            }
-            let outcome = conclude(&*task, &setting, &*models, step)?;
-            let is_complete = matches!(outcome, Outcome::Finished(_));
-            group.publish(ENDED, &[if is_complete { COMPLETE } else { INTERRUPTED }])?;
-            Ok(outcome)
-        }
+        train::Outcome::Finished => conclude(&*task, &setting, &*models, step),
         train::Outcome::Stopped(signal) => {
             Ok(Outcome::Stopped { at: Stop::Training { step }, signal })
         }
@@ -176,7 +163,7 @@ fn as_png(drawing: tasks::Drawing<'_>) -> Drawing<'_> {
     Drawing { every, draw: Box::new(draw) }
 }
 
-/// What the first process does when training has ended.
+/// What is done when training has ended: the first process exports, all of them measure.
 fn conclude(
     config: &dyn TaskConfig,
     setting: &Setting,
@@ -184,30 +171,44 @@ fn conclude(
     step: u64,
 ) -> Result<Outcome> {
     let (train, group) = (config.train(), setting.group);
-    let _exporting = group.enter(Activity::Exporting);
-    let mut evaluations = Ok(Vec::new());
-    if !train.export.formats.is_empty() || !train.evaluation.is_empty() {
+    let mut checkpoint = None;
+    if group.is_first() && !(train.export.formats.is_empty() && train.evaluation.is_empty()) {
+        let _exporting = group.enter(Activity::Exporting);
         // Opened once: that reads and checks all of it.
-        let checkpoint =
+        let newest =
             debug_span!("open_checkpoint").in_scope(|| checkpoint::newest(&train.run.dir))?;
-        let checkpoint = checkpoint.context("the run has no checkpoint to export")?;
-        debug_span!("export").in_scope(|| export_all(config, &checkpoint))?;
-        let _evaluating = group.enter(Activity::Evaluating);
-        let _span = debug_span!("evaluate").entered();
-        let trained = Trained { encoders: models.encoders(), teacher: models.teacher() };
-        evaluations = evaluation::measure(config, setting, &checkpoint, &trained);
+        let newest = checkpoint.insert(newest.context("the run has no checkpoint to export")?);
+        debug_span!("export").in_scope(|| export_all(config, newest))?;
     }
-    match evaluations {
-        Ok(evaluations) => {
-            Ok(Outcome::Finished(Some(Box::new(Summary::read(config, step, evaluations)?))))
+    match evaluate(config, setting, models, checkpoint.as_ref()) {
+        Ok(evaluations) if group.is_first() => {
+            let summary = Summary::read(config, step, evaluations)?;
+            group.publish(ENDED, b"")?;
+            Ok(Outcome::Finished(Some(Box::new(summary))))
         }
-        Err(error) => match error.downcast_ref::<Interrupted>() {
-            Some(&Interrupted(signal)) => {
-                Ok(Outcome::Stopped { at: Stop::Evaluation, signal: Some(signal) })
-            }
-            None => Err(error),
-        },
+        // The others stay until all is done: a launcher could not start rank 0 anew without them.
+        Ok(_) => group.wait_for(ENDED).map(|_| Outcome::Finished(None)),
+        Err(error) if error.is::<Interrupted>() => {
+            Ok(Outcome::Stopped { at: Stop::Evaluation, signal: signals::stop_requested() })
+        }
+        Err(error) => Err(error),
     }
+}
+
+/// Measures the encoders as the configuration asks for.
+fn evaluate(
+    config: &dyn TaskConfig,
+    setting: &Setting,
+    models: &dyn Models,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<Vec<EvaluationResult>> {
+    if config.train().evaluation.is_empty() {
+        return Ok(Vec::new());
+    }
+    let _evaluating = setting.group.enter(Activity::Evaluating);
+    let _span = debug_span!("evaluate").entered();
+    let trained = Trained { encoders: models.encoders(), teacher: models.teacher() };
+    evaluation::measure(config, setting, checkpoint, &trained)
 }
 
 fn stream(config: &TrainConfig, dataset: &Dataset) -> Stream {

@@ -3,8 +3,8 @@
 
 use distill::config::{OptimizerConfig, Precision};
 use distill::encoders::EncoderSpec;
+use distill::eval::Features;
 use distill::eval::kinds::knn::accuracies;
-use distill::eval::{Features, LeftOut};
 use distill::native::{DeviceEvent, Download, Gpu, PeakMemory, upload};
 use distill::nn::{DropPathMode, Init, Parameters, Storage};
 use distill::tasks::TraineeConfig;
@@ -16,6 +16,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::support::device::device;
 use crate::support::golden::assert_close;
+use crate::support::ranks::alone;
 
 /// Waits for the device.
 fn synchronize(mark: &DeviceEvent) {
@@ -169,12 +170,12 @@ fn neighbours_are_those_of_the_cpu() {
         let values = (Tensor::arange(rows * 16, (Kind::Float, Device::Cpu)) * step).remainder(7.0);
         let vectors = (values - 3.0).view([rows, 16]);
         let labels = (0..rows).map(|row| (row % 5) as u32).collect();
-        Features { vectors, labels, left_out: LeftOut::default() }
+        Features::new(vectors, labels)
     };
     let (reference, held_out) = (features(600, 13), features(100, 29));
     let found = [Device::Cpu, device()].map(|device| {
-        let [reference, held_out] = [&reference, &held_out].map(|one| one.to_device(device));
-        accuracies(&reference, &held_out, &[1, 10, 100], 50.0).unwrap()
+        let [reference, held_out] = [&reference, &held_out].map(|one| one.to(device, Kind::Float));
+        accuracies(&reference, &held_out, &[1, 10, 100], 50.0, &alone(device)).unwrap()
     });
     assert_eq!(found[0], found[1]);
     assert!(found[0].iter().any(|&[right, _]| right > 0.0 && right < 1.0), "{found:?}");

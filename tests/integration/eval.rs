@@ -14,6 +14,7 @@ use crate::support::coloured::coloured;
 use crate::support::exported::{SIDE, exported, png, with_export};
 use crate::support::golden::{assert_close, read};
 use crate::support::python::{python, run};
+use crate::support::ranks::alone;
 use crate::support::shards::config;
 use crate::support::workshop::{Finished, Workshop};
 
@@ -63,7 +64,7 @@ fn features_are_those_of_transformers() {
     let source = ImageSource { dataset: Arc::new(dataset), config: &config, worker_program };
     let encoder = Encoder { model: &*model, compute: Kind::Float };
     let encoders = [encoder, encoder];
-    let found = features(&encoders, &source, Device::Cpu, &|_, _| Ok(()), None).unwrap();
+    let found = features(&encoders, &source, &alone(Device::Cpu), &|_, _| false, None).unwrap();
     assert_eq!(found.len(), 2, "one for each encoder");
     for features in found {
         assert_eq!(features.labels, [100, 99, 98, 97, 95, 93, 92]);
@@ -84,7 +85,7 @@ fn labelled(vectors: &Tensor, classes: u64, draws: &mut Draws) -> Features {
     let places = Vec::<f32>::try_from(places.round()).unwrap();
     let label = |place: f32| (place as u64 + draws.below(5) / 4) as u32 % classes as u32 * 3;
     let labels = places.into_iter().map(label).collect();
-    Features { vectors: vectors.shallow_clone(), labels, left_out: LeftOut::default() }
+    Features::new(vectors.shallow_clone(), labels)
 }
 
 /// Both in a file that the Python references read.
@@ -135,7 +136,9 @@ fn accuracies_are_those_of_an_independent_count() {
             [numbers.next().unwrap(), numbers.next().unwrap()]
         };
         let expected: Vec<[f64; 2]> = run(&mut command).lines().map(pair).collect();
-        let found = knn::accuracies(&reference, &held_out, &neighbours, temperature).unwrap();
+        let found =
+            knn::accuracies(&reference, &held_out, &neighbours, temperature, &alone(Device::Cpu))
+                .unwrap();
         assert_eq!(found, expected, "{references} references of {classes} classes");
         println!("{references} references of {classes} classes: {expected:?}");
         assert!(expected.iter().any(|&[share, _]| share > 1.0 / classes as f64 && share < 1.0));

@@ -8,17 +8,19 @@ use anyhow::Result;
 use distill::artifacts::{Measurement, Metric, Role};
 use distill::config::{DataConfig, KeyError, require};
 use distill::data::{Dataset, ShardProgress};
+use distill::dist::ProcessGroup;
 use distill::draws::{Draws, Purpose};
 use distill::encoders::EncoderShape;
 use distill::eval::{
     self, DenseBatch, Encoder, Evaluation, FeatureConsumer, Features, Given, ImageSet,
-    NamedEvaluation, Observer, Progress, Source, Subject,
+    NamedEvaluation, Observer, Progress, SetImages, Source, Subject,
 };
 use tch::{Device, Kind, Tensor};
 
 use crate::support::exported::{SIDE, exported, png, with_export};
 use crate::support::golden::{assert_close, read};
 use crate::support::python::{python, run};
+use crate::support::ranks::alone;
 use crate::support::shards::config;
 use crate::support::workshop::Workshop;
 
@@ -45,8 +47,8 @@ impl Evaluation for Keep {
     }
 
     fn image_sets(&self) -> Vec<ImageSet> {
-        let (shards, field) = (self.shards.clone(), "images");
-        vec![ImageSet { title: "dense", field, shards, most: None, is_dense: true }]
+        let (images, field) = (SetImages::Labelled(self.shards.clone()), "images");
+        vec![ImageSet { title: "dense", field, images, most: None, is_dense: true }]
     }
 
     fn check(&self, counts: &[u64]) -> Result<(), KeyError> {
@@ -56,7 +58,7 @@ impl Evaluation for Keep {
     fn begin<'a>(
         &'a self,
         subjects: &'a [Subject<'a>],
-        _: Device,
+        _: &'a ProcessGroup,
     ) -> Result<Box<dyn FeatureConsumer + 'a>> {
         Ok(Box::new(Keeping { taken: self.taken.clone(), subjects }))
     }
@@ -70,7 +72,8 @@ struct Keeping<'a> {
 impl FeatureConsumer for Keeping<'_> {
     fn take(&mut self, set: usize, batch: &DenseBatch<'_>) -> Result<()> {
         assert_eq!(set, 0);
-        let DenseBatch { encoder, first, labels, class, patches } = batch;
+        let DenseBatch { encoder, first, labels, class, patches, targets } = batch;
+        assert!(targets.is_none());
         let tensors = [class, patches].map(Tensor::shallow_clone);
         self.taken.borrow_mut().push((*encoder, *first, labels.to_vec(), tensors));
         Ok(())
@@ -102,7 +105,7 @@ impl Observer for Counter {
         extract: &mut dyn FnMut(Progress<'_>) -> Result<Vec<Features>>,
     ) -> Result<Vec<Features>> {
         self.0.set(self.0.get() + 1);
-        extract(&|_, _| Ok(()))
+        extract(&|_, _| false)
     }
 }
 
@@ -152,13 +155,14 @@ fn an_evaluation_of_ones_own_shares_the_pass() {
     (data.batch_size, data.input_size) = (4, SIDE as usize);
     let counter = Counter::default();
     let source = source(&data, &counter);
-    eval::check(&evaluations, &source).unwrap();
+    eval::prepare(&evaluations, &source).unwrap();
     let encoder = Encoder { model: &*model, compute: Kind::Float };
     let subject = |name, role| Subject { name, role, encoder };
     let subjects = [subject("a", Role::Initial), subject("b", Role::Trained)];
     let worker_program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));
     let found =
-        eval::measure(&evaluations, &subjects, &source, worker_program, Device::Cpu).unwrap();
+        eval::measure(&evaluations, &subjects, &source, worker_program, &alone(Device::Cpu))
+            .unwrap();
     assert_eq!(counter.0.get(), 1, "one pass for all");
 
     let figures = |number: usize| {
@@ -206,7 +210,8 @@ fn too_few_images_are_named_by_the_evaluations_key() {
         evaluation: Box::new(Keep { shards, taken: Taken::default() }),
     }];
     let data = config(&[]);
-    let error = eval::check(&evaluations, &source(&data, &Counter::default())).unwrap_err();
+    let error =
+        eval::prepare(&evaluations, &source(&data, &Counter::default())).map(drop).unwrap_err();
     let error = format!("{error:#}");
     assert!(error.starts_with("evaluation.mine.images: found ["), "{error}");
 }

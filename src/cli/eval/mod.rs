@@ -11,20 +11,19 @@ use serde_json::{Map, Value, json};
 use super::exit::DONE;
 use super::output::print;
 use super::patterns::PATTERN_HELP;
-use crate::artifacts::Role;
-use crate::config::{DataConfig, DeviceChoice, Precision};
+use crate::config::{DeviceChoice, Precision};
 use crate::data::{Dataset, ShardProgress};
 use crate::eval::kinds::centroid::Centroid;
 use crate::eval::kinds::knn::Knn;
 use crate::eval::kinds::linear::Linear;
 use crate::eval::{
-    self, Encoder, Features, Given, ImageSet, LeftOut, Measured, NamedEvaluation, Observer,
-    Progress, SetFacts, Settings, Source, Subject,
+    Features, Given, ImageSet, LeftOut, Measured, NamedEvaluation, Observer, Progress, SetFacts,
+    Settings,
 };
 use crate::run::frozen_encoder::{EncoderSource, FrozenEncoder};
-use crate::run::{device, worker_program};
+use crate::run::{Found, Measuring};
+use crate::train::signals;
 use crate::ui::with_bar;
-use crate::weights::Preprocessing;
 
 /// Measure how good an encoder's features are
 #[derive(Debug, Args)]
@@ -155,31 +154,19 @@ fn measure<S: Settings + Args>(args: MeasureArgs<S>) -> Result<()> {
     one.evaluation.check(&enough).map_err(|(field, message)| {
         anyhow!("{}: {message}", Given::OnCommandLine.key("", &field))
     })?;
-    let device = device::find("--device", compute.device, 0)?;
-    let kind = compute.precision.kind();
-    let size = encoder.input_size.map(usize::from);
-    let loaded = encoder.source().load(["--weights", "--input-size"], size, device, kind)?;
-    let Preprocessing { mean, std } = loaded.preprocessing;
-    let data = DataConfig {
-        input_size: loaded.image_size,
+    let measuring = Measuring {
+        encoder: encoder.source(),
+        input_size: encoder.input_size.map(usize::from),
         batch_size: compute.batch_size.into(),
         workers: compute.workers,
-        mean,
-        std,
-        // Bad images are counted here, not a reason to stop.
-        max_failed_share: 1.0,
-        ..DataConfig::minimal(Vec::new())
+        device: compute.device,
+        precision: compute.precision,
     };
-    let worker_program = worker_program()?;
-    let given = Given::OnCommandLine;
-    let source = Source { data: &data, given, observer: &Bars };
-    let subject = Subject {
-        name: "encoder",
-        role: Role::Trained,
-        encoder: Encoder { model: &*loaded.model, compute: kind },
-    };
-    let measured =
-        eval::measure(std::slice::from_ref(&one), &[subject], &source, &worker_program, device)?;
+    let Found { encoder: loaded, measured, is_first } =
+        measuring.measure(std::slice::from_ref(&one), &Bars)?;
+    if !is_first {
+        return Ok(());
+    }
     let measured = measured.into_iter().next().context("the evaluation has a result")?;
     let report = Report { encoder, loaded, precision: compute.precision, one, measured };
     print(&if json { report.json()? } else { report.table() })
@@ -218,7 +205,7 @@ impl Observer for Bars {
         with_bar(set.title, |progress| {
             extract(&|done, all| {
                 progress(done as usize, all as usize);
-                Ok(())
+                signals::stop_requested().is_some()
             })
         })
     }
@@ -241,11 +228,17 @@ impl Report {
         object.insert("encoder".into(), self.loaded.name.clone().into());
         object.insert("input_size".into(), self.loaded.image_size.into());
         object.insert("precision".into(), serde_json::to_value(self.precision)?);
-        for SetFacts { title, images, classes, left_out } in &self.measured.sets {
+        let first = self.measured.sets.first().map_or("", |set| set.title);
+        for set in &self.measured.sets {
+            let SetFacts { title, images, classes, left_out, also_in_first, unknown } = set;
             let LeftOut { undecodable, without_label } = left_out;
-            let set = json!({ "pictures": images, "classes": classes,
-                              "without_label": without_label, "undecodable": undecodable });
-            object.insert(title.replace('-', "_"), set);
+            let mut facts = json!({ "pictures": images, "classes": classes,
+                                    "without_label": without_label, "undecodable": undecodable });
+            if *title != first {
+                facts[format!("also_in_{first}")] = (*also_in_first).into();
+                facts["of_unknown_classes"] = unknown[0].into();
+            }
+            object.insert(title.replace('-', "_"), facts);
         }
         object.extend(self.one.evaluation.to_json(&self.measured.measurements));
         Ok(serde_json::to_string(&Value::Object(object))? + "\n")
@@ -265,7 +258,7 @@ impl Report {
 
 /// A set of images, for people.
 fn line(facts: &SetFacts) -> String {
-    let SetFacts { title, images, classes, left_out } = facts;
+    let SetFacts { title, images, classes, left_out, .. } = facts;
     let mut line = format!("{title:<12} {images:>9} images of {classes} classes");
     let LeftOut { undecodable, without_label } = *left_out;
     for (count, what) in [(without_label, "without a label"), (undecodable, "not decodable")] {

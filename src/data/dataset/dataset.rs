@@ -7,8 +7,7 @@ use anyhow::{Context, Error, Result, ensure};
 
 use crate::config::{DataConfig, ShuffleConfig, TargetConfig};
 use crate::image::{
-    ClassMap, CropOptions, CropRange, DenseTransform, ImageStats, SampleDecoder, SamplePlan,
-    TargetPlan, Transform,
+    ClassMap, CropOptions, CropRange, ImageStats, SampleDecoder, SamplePlan, TargetPlan, Transform,
 };
 use crate::source::{Segment, ShardAddress, Sources};
 
@@ -142,8 +141,8 @@ impl Dataset {
     }
 
     /// Pairs of an image and one target, whose files `shard` bundles, cut by `transform`; stored classes
-    /// stand for what `classes` says. Positions are an endless stream shuffled by `seed`, or where all
-    /// of every image is seen `0..sample_count` in order.
+    /// stand for what `classes` says. Positions are an endless stream shuffled by `seed`, or of a transform
+    /// for evaluation `0..sample_count` in order, `most_samples` at most.
     ///
     /// # Errors
     /// The bundle has no samples.
@@ -152,16 +151,17 @@ impl Dataset {
         seed: u64,
         sources: Arc<Sources>,
         shard: ShardAddress,
-        transform: DenseTransform,
+        transform: Transform,
         classes: Option<ClassMap>,
+        most_samples: u64,
     ) -> Result<Self> {
         let mut dataset = Self::from_shards(config, seed, sources, &[shard], &|_, _| ())?;
-        dataset.plan.transform = Transform::Dense(transform);
+        dataset.plan.transform = transform;
         for target in &mut dataset.plan.targets {
             target.classes.clone_from(&classes);
         }
         if dataset.plan.transform.is_for_evaluation() {
-            dataset.order = Order::in_sequence(dataset.catalogue.samples(), u64::MAX);
+            dataset.order = Order::in_sequence(dataset.catalogue.samples(), most_samples);
             dataset.failures = Failures::new("nothing takes its place");
         }
         Ok(dataset)

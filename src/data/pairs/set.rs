@@ -10,7 +10,7 @@ use super::check;
 use super::list::{Pair, Split};
 use crate::config::{DataConfig, ShuffleConfig, TargetConfig};
 use crate::dataset::Dataset;
-use crate::image::{ClassMap, CropBox, DenseCut, DensePixels, DenseTransform};
+use crate::image::{ClassMap, CropBox, DenseCut, DensePixels, DenseTransform, Transform};
 use crate::source::{Bundle, SampleFiles, ShardAddress, Sources};
 
 /// The name of the targets among a batch's fields.
@@ -145,7 +145,7 @@ impl PairSet {
         };
         let cut = Some(DenseCut { seed, scale });
         let transform = DenseTransform { bounds: self.task.bounds(), cut, most_pixels: 0 };
-        self.dataset(Split::Train, config, seed, transform)
+        self.dataset(Split::Train, config, seed, Transform::Dense(transform), u64::MAX)
     }
 
     /// The test split: every pair once, whole, in byte order.
@@ -155,7 +155,16 @@ impl PairSet {
     pub fn test(&self, config: &DataConfig) -> Result<Dataset> {
         let most_pixels = self.most_test_pixels;
         let transform = DenseTransform { bounds: self.task.bounds(), cut: None, most_pixels };
-        self.dataset(Split::Test, config, 0, transform)
+        self.dataset(Split::Test, config, 0, Transform::Dense(transform), u64::MAX)
+    }
+
+    /// `most` pairs of a split at even distances, once, in byte order: the central square of each, whose
+    /// shorter side was resized to `config.input_size`. Bounds of what is seen do not hold.
+    ///
+    /// # Errors
+    /// The cache of `config` is too small.
+    pub fn central(&self, split: Split, config: &DataConfig, most: u64) -> Result<Dataset> {
+        self.dataset(split, config, 0, Transform::Central { measure: false }, most)
     }
 
     fn dataset(
@@ -163,7 +172,8 @@ impl PairSet {
         split: Split,
         config: &DataConfig,
         seed: u64,
-        transform: DenseTransform,
+        transform: Transform,
+        most_samples: u64,
     ) -> Result<Dataset> {
         // A window that holds everything: samples of all places mix.
         let window_chunks = 1 << 20;
@@ -182,7 +192,7 @@ impl PairSet {
         };
         let sources = Arc::new(Sources::new(&config)?);
         let shard = ShardAddress::Bundle(self.bundles[split as usize].clone());
-        Dataset::for_pairs(&config, seed, sources, shard, transform, classes)
+        Dataset::for_pairs(&config, seed, sources, shard, transform, classes, most_samples)
             .with_context(|| self.name.clone())
     }
 }

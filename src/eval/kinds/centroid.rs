@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::artifacts::Metric;
 use crate::config::{Check, KeyError, require};
+use crate::dist::ProcessGroup;
 use crate::eval::evaluation::{
     Evaluation, FeatureConsumer, FromPooled, ImageSet, Settings, Subject,
 };
@@ -81,11 +82,11 @@ impl Evaluation for Centroid {
     fn begin<'a>(
         &'a self,
         subjects: &'a [Subject<'a>],
-        device: Device,
+        group: &'a ProcessGroup,
     ) -> Result<Box<dyn FeatureConsumer + 'a>> {
         Ok(Box::new(FromPooled(move |sets: &[&[Features]]| {
             let figures = subjects.iter().enumerate().map(|(number, subject)| {
-                let share = accuracy(&sets[0][number], &sets[1][number], device)?;
+                let share = accuracy(&sets[0][number], &sets[1][number], group.device())?;
                 Ok(subject.measurement(TOP1, share))
             });
             figures.collect()
@@ -158,7 +159,7 @@ mod tests {
 
     fn features(rows: &[[f32; 2]], labels: &[u32]) -> Features {
         let vectors = Tensor::from_slice(&rows.concat()).view([-1, 2]);
-        Features { vectors, labels: labels.to_vec(), left_out: Default::default() }
+        Features::new(vectors, labels.to_vec())
     }
 
     /// A class far from the origin is no nearer for that, and of equally near classes the lowest wins.

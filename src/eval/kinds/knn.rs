@@ -6,11 +6,11 @@ use clap::Args;
 use indicatif::HumanCount;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
-use tracing::warn;
+use tch::{Kind, Tensor};
 
 use crate::artifacts::{Measurement, Metric};
-use crate::config::{Check, KeyError, require};
+use crate::config::{Check, KeyError, Precision, require};
+use crate::dist::ProcessGroup;
 use crate::eval::evaluation::{
     Evaluation, FeatureConsumer, FromPooled, ImageSet, Settings, Subject,
 };
@@ -44,6 +44,14 @@ pub struct Knn {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub most_held_out: Option<u64>,
+    /// Number format in which features are kept and compared
+    #[arg(long, value_enum, default_value_t = Precision::Fp32)]
+    #[serde(default, skip_serializing_if = "is_fp32")]
+    pub features: Precision,
+}
+
+fn is_fp32(precision: &Precision) -> bool {
+    *precision == Precision::Fp32
 }
 
 /// Numbers of neighbours of the published figures.
@@ -113,17 +121,16 @@ impl Evaluation for Knn {
     fn begin<'a>(
         &'a self,
         subjects: &'a [Subject<'a>],
-        device: Device,
+        group: &'a ProcessGroup,
     ) -> Result<Box<dyn FeatureConsumer + 'a>> {
         Ok(Box::new(FromPooled(move |sets: &[&[Features]]| {
             let mut measurements = Vec::new();
-            if let ([reference, ..], [held_out, ..]) = (sets[0], sets[1]) {
-                warn_of_other_classes(reference, held_out);
-            }
             for (number, subject) in subjects.iter().enumerate() {
                 // One encoder's at a time, where they are compared.
-                let [reference, held_out] = [0, 1].map(|set| sets[set][number].to_device(device));
-                let shares = accuracies(&reference, &held_out, &self.neighbours, self.temperature)?;
+                let (device, kind) = (group.device(), self.features.kind());
+                let [reference, held_out] = [0, 1].map(|set| sets[set][number].to(device, kind));
+                let shares =
+                    accuracies(&reference, &held_out, &self.neighbours, self.temperature, group)?;
                 for (number, places) in PLACES.into_iter().enumerate() {
                     let pairs = self.neighbours.iter().zip(&shares);
                     measurements.extend(pairs.map(|(&k, shares)| {
@@ -144,18 +151,6 @@ impl Evaluation for Knn {
             .collect();
         let own = [("temperature", self.temperature.into()), ("accuracies", accuracies.into())];
         own.map(|(key, value): (&str, Value)| (key.to_string(), value)).into_iter().collect()
-    }
-}
-
-/// Says where held-out images cannot be classified, as their classes have no reference image.
-fn warn_of_other_classes(reference: &Features, held_out: &Features) {
-    let (images, classes) = held_out.of_other_classes(reference);
-    if images > 0 {
-        warn!(
-            "{images} of {} held-out images are of {classes} classes that no reference image has: are both \
-             numbered alike?",
-            held_out.count()
-        );
     }
 }
 
@@ -202,6 +197,9 @@ fn check(neighbours: &[usize], temperature: f64, references: u64) -> Result<(), 
 /// The shares of the held-out images whose class gets most votes of their nearest references, and whose
 /// class is among the five with most votes, for each number of `neighbours`.
 ///
+/// The processes of `group` share the held-out images, of which all have all features, and have the same
+/// shares in the end. Features are float32 or bf16; products of bf16 are summed in float32.
+///
 /// A neighbour of cosine `s` votes with the weight exp(s / `temperature`) for its class. Of equally
 /// near references those that came first are nearer; of classes with the same votes the lowest wins.
 ///
@@ -213,18 +211,21 @@ pub fn accuracies(
     held_out: &Features,
     neighbours: &[usize],
     temperature: f64,
+    group: &ProcessGroup,
 ) -> Result<Vec<[f64; 2]>> {
     check(neighbours, temperature, reference.count() as u64)
         .map_err(|(_, message)| anyhow!(message))?;
     let widths = [reference, held_out].map(|features| features.vectors.size()[1]);
     ensure!(widths[0] == widths[1], "features of the widths {} and {}", widths[0], widths[1]);
     let most = neighbours.iter().copied().max().unwrap_or(0);
-    let mut right = vec![[0u64; 2]; neighbours.len()];
+    let mut right = vec![[0i64; 2]; neighbours.len()];
     let rows = held_out.count() as i64;
     ensure!(rows > 0, "there is no held-out image");
     let mut votes = Votes::new(&reference.labels, temperature);
-    for first in (0..rows).step_by(HELD_OUT_BLOCK as usize) {
-        let count = HELD_OUT_BLOCK.min(rows - first);
+    let own = group.share_of(rows as u64);
+    let (begin, end) = (own.start as i64, own.end as i64);
+    for first in (begin..end).step_by(HELD_OUT_BLOCK as usize) {
+        let count = HELD_OUT_BLOCK.min(end - first);
         let block = held_out.vectors.narrow(0, first, count);
         let nearest = guard(|| nearest(&reference.vectors, &block, most, REFERENCE_BLOCK))?;
         let labels = &held_out.labels[first as usize..];
@@ -233,12 +234,16 @@ pub fn accuracies(
             for (right, &count) in right.iter_mut().zip(neighbours) {
                 let place = votes.place(&nearest[..count], label);
                 for (right, places) in right.iter_mut().zip(PLACES) {
-                    *right += u64::from(place.is_some_and(|place| place < places));
+                    *right += i64::from(place.is_some_and(|place| place < places));
                 }
             }
         }
     }
-    Ok(right.into_iter().map(|right| right.map(|right| right as f64 / rows as f64)).collect())
+    let shares = right.into_iter().map(|right| {
+        let right = group.sum_counts(right)?;
+        Ok(right.map(|right| right as f64 / rows as f64))
+    });
+    shares.collect()
 }
 
 /// The `most` references nearest to each of `held_out` `[Q, D]`, nearest first, Q after another;
@@ -252,8 +257,8 @@ fn nearest(
     let rows = references.size()[0];
     let mut best: Option<Tensor> = None;
     for first in (0..rows).step_by(block as usize) {
-        let part = references.narrow(0, first, block.min(rows - first));
-        let keys = keys(&held_out.matmul(&part.tr()), first);
+        let part = references.narrow(0, first, block.min(rows - first)).to_kind(Kind::Float);
+        let keys = keys(&held_out.to_kind(Kind::Float).matmul(&part.tr()), first);
         let together = best.map_or(keys.shallow_clone(), |best| Tensor::cat(&[best, keys], 1));
         let count = together.size()[1].min(most as i64);
         best = Some(together.topk(count, 1, true, true).0);
@@ -406,14 +411,18 @@ mod tests {
     /// More neighbours than references is the caller's mistake, and said so.
     #[test]
     fn neighbours_are_checked() {
-        let features = |rows| Features {
-            vectors: Tensor::ones([rows, 5], (Kind::Float, Device::Cpu)),
-            labels: vec![3; rows as usize],
-            left_out: Default::default(),
+        let alone = ProcessGroup::alone(Device::Cpu, || false);
+        let features = |rows| {
+            Features::new(
+                Tensor::ones([rows, 5], (Kind::Float, Device::Cpu)),
+                vec![3; rows as usize],
+            )
         };
-        assert_eq!(accuracies(&features(4), &features(2), &[4, 1], 0.07).unwrap(), [[1.0; 2]; 2]);
-        let error = accuracies(&features(4), &features(2), &[1, 5], 0.07).unwrap_err();
+        let found =
+            |neighbours: &[usize]| accuracies(&features(4), &features(2), neighbours, 0.07, &alone);
+        assert_eq!(found(&[4, 1]).unwrap(), [[1.0; 2]; 2]);
+        let error = found(&[1, 5]).unwrap_err();
         assert!(error.to_string().contains("5 neighbours are more than the 4"), "{error}");
-        assert!(accuracies(&features(4), &features(2), &[0], 0.07).is_err());
+        assert!(found(&[0]).is_err());
     }
 }

@@ -17,12 +17,12 @@ use super::test_pass::{Figures, TestPass};
 use crate::artifacts::{StepMetrics, Stream, TraineeMetrics, paths};
 use crate::data::{Batch, Dataset, Loader};
 use crate::dist::Activity;
+use crate::eval::Interrupted;
 use crate::eval::dense::{
     DptShape, HeadSchedule, HeadShape, HeadTrainer, Share, UpdateNumbers, feature_dim,
 };
 use crate::native::{PeakMemory, guard, upload};
 use crate::nn::Normalisation;
-use crate::run::evaluation::Interrupted;
 use crate::status;
 use crate::train::checkpoint::{Checkpoint, Saver, Snapshot};
 use crate::train::{RunLog, signals};
@@ -335,7 +335,7 @@ impl<'a> Session<'a> {
         let figures = test.run(&trained, &|_| {
             phase.advance(group.world_size() as u64);
             match signals::stop_requested().filter(|_| group.is_alone()) {
-                Some(signal) => Err(Interrupted(signal).into()),
+                Some(_) => Err(Interrupted.into()),
                 None => Ok(()),
             }
         });

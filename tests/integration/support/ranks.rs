@@ -4,7 +4,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use distill::dist::ProcessGroup;
 use serde_json::Value;
+use tch::Device;
 
 use super::processes::{free_port, kill, wait_until};
 use super::workshop::{Finished, Workshop};
@@ -95,4 +97,9 @@ pub fn wait_for_steps(workshop: &Workshop, run: &str, steps: usize) {
 pub fn losses(metrics: &[Value]) -> Vec<f64> {
     let students = metrics.iter().flat_map(|line| line["students"].as_array().unwrap());
     students.map(|student| student["loss"].as_f64().unwrap()).collect()
+}
+
+/// The group of a process that works alone.
+pub fn alone(device: Device) -> ProcessGroup {
+    ProcessGroup::alone(device, || false)
 }

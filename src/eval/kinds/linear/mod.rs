@@ -10,7 +10,7 @@ mod vectors;
 
 use anyhow::{Result, ensure};
 use indicatif::HumanCount;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 use tracing::info;
 
 pub use probe::{Found, Images, probe};
@@ -18,7 +18,10 @@ pub use settings::{Linear, Solver};
 
 use crate::artifacts::{Measurement, Metric};
 use crate::config::{Check, KeyError, require};
-use crate::eval::evaluation::{Evaluation, FeatureConsumer, ImageSet, Settings, Subject};
+use crate::dist::ProcessGroup;
+use crate::eval::evaluation::{
+    Evaluation, FeatureConsumer, ImageSet, SetImages, Settings, Subject,
+};
 use crate::eval::extract::{DenseBatch, Features};
 
 const TOP1: &str = "top1";
@@ -72,7 +75,7 @@ impl Evaluation for Linear {
         let set = |title, field, shards: &[String], most| ImageSet {
             title,
             field,
-            shards: shards.to_vec(),
+            images: SetImages::Labelled(shards.to_vec()),
             most,
             is_dense: true,
         };
@@ -98,11 +101,11 @@ impl Evaluation for Linear {
     fn begin<'a>(
         &'a self,
         subjects: &'a [Subject<'a>],
-        device: Device,
+        group: &'a ProcessGroup,
     ) -> Result<Box<dyn FeatureConsumer + 'a>> {
         let sets = self.image_sets().len();
         let gathered = (0..sets).map(|_| subjects.iter().map(|_| Vec::new()).collect()).collect();
-        Ok(Box::new(Gathering { settings: self, subjects, device, gathered }))
+        Ok(Box::new(Gathering { settings: self, subjects, group, gathered }))
     }
 }
 
@@ -115,7 +118,7 @@ fn shot_names(shots: usize) -> [String; 2] {
 struct Gathering<'a> {
     settings: &'a Linear,
     subjects: &'a [Subject<'a>],
-    device: Device,
+    group: &'a ProcessGroup,
     /// Batches `[set][encoder]`, each `[B, 2D]`.
     gathered: Vec<Vec<Vec<Tensor>>>,
 }
@@ -132,9 +135,15 @@ impl FeatureConsumer for Gathering<'_> {
         let mut measurements = Vec::new();
         for (number, subject) in self.subjects.iter().enumerate() {
             // Each encoder's batches are let go with it.
-            let vectors: Vec<Tensor> = (self.gathered.iter_mut())
-                .map(|set| Tensor::cat(&std::mem::take(&mut set[number]), 0))
-                .collect();
+            let width = 2 * subject.encoder.model.shape().dim;
+            let mut vectors = Vec::new();
+            for set in &mut self.gathered {
+                // A process may have no image.
+                let none = Tensor::zeros([0, width], (Kind::Float, Device::Cpu));
+                let batches = std::iter::once(none).chain(std::mem::take(&mut set[number]));
+                let own = Tensor::cat(&batches.collect::<Vec<_>>(), 0);
+                vectors.push(self.group.gather_rows(&own)?);
+            }
             let images =
                 |set: usize| Images { vectors: &vectors[set], labels: &pooled[set][number].labels };
             for vectors in &vectors {
@@ -145,8 +154,13 @@ impl FeatureConsumer for Gathering<'_> {
                 );
             }
             let validation = (vectors.len() > 2).then(|| images(2));
-            let found =
-                probe(self.settings, &images(0), validation.as_ref(), &images(1), self.device)?;
+            let found = probe(
+                self.settings,
+                &images(0),
+                validation.as_ref(),
+                &images(1),
+                self.group.device(),
+            )?;
             measurements.extend(self.measurements(subject, &found));
         }
         Ok(measurements)

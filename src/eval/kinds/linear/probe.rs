@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Tensor};
-use tracing::warn;
 
 use super::few_shot::{self, Spread};
 use super::grid::{Heads, Plan};
@@ -55,7 +54,6 @@ pub fn probe(
         known.len() > 1,
         "all training images are of one class: there is nothing to tell apart"
     );
-    warn_of_unknown(&known, test.labels);
     let labelled =
         |images: &Images<'_>| Labelled::new(images.vectors, images.labels, &known, device);
     let (all, test) = (labelled(train), labelled(test));
@@ -133,18 +131,4 @@ fn regressions(
         }
     }
     Ok(candidates)
-}
-
-/// Test images of a class that is not learnt can only be wrong.
-fn warn_of_unknown(known: &[u32], labels: &[u32]) {
-    let unknown = labels.iter().filter(|label| known.binary_search(label).is_err());
-    let unknown: Vec<u32> = unknown.copied().collect();
-    if let Some(example) = unknown.first() {
-        warn!(
-            "{} of {} test images are of classes that no training image is of, such as {example}: \
-             they count as wrong",
-            unknown.len(),
-            labels.len()
-        );
-    }
 }

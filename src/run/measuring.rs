@@ -1,0 +1,105 @@
+//! Evaluations of one encoder that no run stands behind.
+
+use anyhow::{Context, Error, Result};
+use tch::Device;
+
+use super::frozen_encoder::{EncoderSource, FrozenEncoder};
+use super::setup;
+use super::worker_program::worker_program;
+use crate::artifacts::Role;
+use crate::config::{ConfigError, DataConfig, DeviceChoice, Precision, RunConfig, TrainConfig};
+use crate::dist::ProcessGroup;
+use crate::eval::{
+    self, Encoder, Given, Interrupted, Measured, NamedEvaluation, Observer, Source, Subject,
+};
+use crate::weights::Preprocessing;
+
+/// How an encoder is measured.
+#[derive(Debug, Clone)]
+pub struct Measuring {
+    pub encoder: EncoderSource,
+    /// Side of the images, in pixels; none: that of the weights.
+    pub input_size: Option<usize>,
+    /// Images in one forward pass.
+    pub batch_size: usize,
+    /// Processes that decode; 0 takes one per core.
+    pub workers: usize,
+    pub device: DeviceChoice,
+    pub precision: Precision,
+}
+
+/// What was found of an encoder.
+pub struct Found {
+    pub encoder: FrozenEncoder,
+    pub measured: Vec<Measured>,
+    /// Whether this is the process that tells of it.
+    pub is_first: bool,
+}
+
+impl Measuring {
+    /// Measures each of `evaluations`, whose settings come from a command line. Under a launcher all its
+    /// processes call this and share the work.
+    ///
+    /// # Errors
+    /// Weights, images or labels cannot be read or do not fit, the device has no memory left, another
+    /// process fails, or [`Interrupted`].
+    pub fn measure(
+        &self,
+        evaluations: &[NamedEvaluation],
+        observer: &dyn Observer,
+    ) -> Result<Found> {
+        let run = RunConfig {
+            dir: "eval".into(),
+            device: self.device,
+            precision: self.precision,
+            threads: 0,
+        };
+        let train = TrainConfig { run, ..TrainConfig::minimal("eval") };
+        let work = |group: &ProcessGroup, device: Device| {
+            let encoder = self.encoder.load(
+                ["--weights", "--input-size"],
+                self.input_size,
+                device,
+                self.precision.kind(),
+            )?;
+            let data = self.data(&encoder);
+            let source = Source { data: &data, given: Given::OnCommandLine, observer };
+            let subject = Subject {
+                name: "encoder",
+                role: Role::Trained,
+                encoder: Encoder { model: &*encoder.model, compute: self.precision.kind() },
+            };
+            let program = worker_program()?;
+            let measured = eval::measure(evaluations, &[subject], &source, &program, group)?;
+            Ok(Found { encoder, measured, is_first: group.is_first() })
+        };
+        let found = setup::with_group(&train, |_| Ok(()), |error| error, work);
+        found.map_err(as_option)?.context(Interrupted)
+    }
+
+    /// How its images are read.
+    fn data(&self, encoder: &FrozenEncoder) -> DataConfig {
+        let Preprocessing { mean, std } = encoder.preprocessing;
+        DataConfig {
+            input_size: encoder.image_size,
+            batch_size: self.batch_size,
+            workers: self.workers,
+            mean,
+            std,
+            // Bad images are counted here, not a reason to stop.
+            max_failed_share: 1.0,
+            ..DataConfig::minimal(Vec::new())
+        }
+    }
+}
+
+/// A device that is not there was asked for by an option, not by a key.
+fn as_option(error: Error) -> Error {
+    match error.downcast::<ConfigError>() {
+        Ok(wrong) if wrong.key == "run.device" => {
+            ConfigError { key: "--device".into(), ..wrong }.into()
+        }
+        Ok(other) => other.into(),
+        Err(error) => error,
+    }
+}
