@@ -6,9 +6,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::evaluation::Measurement;
 use super::{loss_terms, paths};
 
-/// A line of the file.
+/// A line of the file about a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricsLine {
     /// Seconds since 1970 (UTC).
@@ -17,12 +18,36 @@ pub struct MetricsLine {
     pub metrics: StepMetrics,
 }
 
+/// A line of the file about an evaluation that was made while training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationLine {
+    /// Seconds since 1970 (UTC).
+    pub time: f64,
+    /// Optimizer steps that were done.
+    pub step: u64,
+    /// Its key under `[evaluation]`.
+    pub evaluation: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// Of all that is trained.
+    pub measurements: Vec<Measurement>,
+}
+
 /// What a `metrics.jsonl` holds, in the order of the file.
 #[derive(Debug, Default)]
 pub struct MetricsLines {
     pub lines: Vec<MetricsLine>,
+    pub evaluations: Vec<EvaluationLine>,
     /// Lines that cannot be read; a run that is killed may leave its last one torn.
     pub damaged: usize,
+}
+
+/// Any line of the file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Step(MetricsLine),
+    Evaluation(EvaluationLine),
 }
 
 impl MetricsLines {
@@ -39,7 +64,8 @@ impl MetricsLines {
         for line in file.split(b'\n') {
             let line = line?;
             match serde_json::from_slice(&line) {
-                Ok(line) => read.lines.push(line),
+                Ok(Line::Step(line)) => read.lines.push(line),
+                Ok(Line::Evaluation(line)) => read.evaluations.push(line),
                 Err(_) if line.is_empty() => {}
                 Err(_) => read.damaged += 1,
             }

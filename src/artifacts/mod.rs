@@ -10,4 +10,4 @@ pub use evaluation::{
     EvaluationFile, EvaluationResult, ImageCount, Measurement, Metric, Provenance, Role,
 };
 pub use manifest::{FORMAT, FileEntry, Holds, Manifest, Stream, file_name, stem};
-pub use metrics::{MetricsLine, MetricsLines, StepMetrics, TraineeMetrics};
+pub use metrics::{EvaluationLine, MetricsLine, MetricsLines, StepMetrics, TraineeMetrics};

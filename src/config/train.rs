@@ -179,6 +179,9 @@ pub struct CheckpointConfig {
     /// How many of the newest checkpoints stay.
     #[serde(default = "checkpoint_keep")]
     pub keep: usize,
+    /// The figure, as `EVALUATION.METRIC`, of which the checkpoint with the highest stays beside the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<String>,
     /// The most ranks that write the state that all ranks hold alike.
     #[serde(default = "checkpoint_writers")]
     pub writers: usize,
@@ -186,7 +189,12 @@ pub struct CheckpointConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: checkpoint_every(), keep: checkpoint_keep(), writers: checkpoint_writers() }
+        Self {
+            every: checkpoint_every(),
+            keep: checkpoint_keep(),
+            keep_best: None,
+            writers: checkpoint_writers(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Several evaluations of several encoders at once: each set of images is gone over once.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -135,12 +136,14 @@ pub struct Prepared<'a> {
     given: Given,
     passes: Vec<Pass>,
     datasets: Vec<Arc<Dataset>>,
+    /// Whether it was said what makes figures other than they look.
+    is_warned: Cell<bool>,
 }
 
 /// Finds the images of `evaluations`, and finds out what could not be measured.
 ///
 /// # Errors
-/// Shards cannot be read, have no labels, or have too few images.
+/// Images cannot be found, or are too few.
 pub fn prepare<'a>(
     evaluations: &'a [NamedEvaluation],
     source: &Source<'_>,
@@ -149,13 +152,11 @@ pub fn prepare<'a>(
     let passes = plan(evaluations, given);
     let mut datasets = Vec::new();
     for pass in &passes {
-        let dataset = pass.open(source)?;
-        pass.check_labels(&dataset)?;
-        datasets.push(Arc::new(dataset));
+        datasets.push(Arc::new(pass.open(source)?));
     }
     let counts: Vec<u64> = datasets.iter().map(|dataset| dataset.sample_count()).collect();
     check_counts(evaluations, &passes, &counts, given)?;
-    Ok(Prepared { evaluations, given, passes, datasets })
+    Ok(Prepared { evaluations, given, passes, datasets, is_warned: Cell::new(false) })
 }
 
 /// What each of `evaluations` finds of `subjects`, which lie on the device of `group`, whose processes
@@ -174,6 +175,15 @@ pub fn measure(
 }
 
 impl Prepared<'_> {
+    /// Finds out whether images that should have classes have any: meant for before training.
+    ///
+    /// # Errors
+    /// Neither the first nor the last image of a set has one.
+    pub fn check_labels(&self) -> Result<()> {
+        let mut passes = self.passes.iter().zip(&self.datasets);
+        passes.try_for_each(|(pass, dataset)| pass.check_labels(dataset))
+    }
+
     /// What each evaluation finds of `subjects`: see [`measure`].
     ///
     /// # Errors
@@ -186,7 +196,7 @@ impl Prepared<'_> {
         worker_program: &Path,
         group: &ProcessGroup,
     ) -> Result<Vec<Measured>> {
-        let Self { evaluations, given, passes, datasets } = self;
+        let Self { evaluations, given, passes, datasets, .. } = self;
         let mut consumers = Vec::new();
         for one in *evaluations {
             consumers.push(guard(|| one.evaluation.begin(subjects, group))?);
@@ -204,7 +214,8 @@ impl Prepared<'_> {
         for (number, (one, consumer)) in evaluations.iter().zip(consumers).enumerate() {
             let own = passes_of(passes, number);
             let sets = facts(&own, &found);
-            if let (Some(first), true) = (sets.first(), group.is_first()) {
+            let is_to_warn = group.is_first() && !self.is_warned.get();
+            if let (Some(first), true) = (sets.first(), is_to_warn) {
                 sets.iter().for_each(|set| set.warn(first.title));
             }
             let pooled: Vec<&[Features]> = own.iter().map(|(pass, _)| &*found[*pass]).collect();
@@ -212,6 +223,7 @@ impl Prepared<'_> {
             let measurements = measurements.with_context(|| given.table(&one.name))?;
             measured.push(Measured { sets, measurements });
         }
+        self.is_warned.set(true);
         Ok(measured)
     }
 }

@@ -20,4 +20,4 @@ pub use extract::{
 };
 pub use kinds::KINDS;
 pub use measure::{Given, Measured, Observer, Prepared, SetFacts, Source, measure, prepare};
-pub use tables::{NamedEvaluation, read, resolve};
+pub use tables::{NamedEvaluation, metric_named, read, resolve};

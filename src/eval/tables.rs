@@ -9,8 +9,9 @@ use super::evaluation::{Evaluation, Settings};
 use super::kinds::KINDS;
 use crate::config::{KeyError, explain};
 
-/// The key of [`KINDS`]' tables that they do not read themselves.
+/// The keys of [`KINDS`]' tables that they do not read themselves.
 const KIND: &str = "kind";
+const EVERY: &str = "every";
 
 /// An evaluation as a configuration or a command line names it.
 pub struct NamedEvaluation {
@@ -19,6 +20,8 @@ pub struct NamedEvaluation {
     pub kind: &'static str,
     /// Its table, with every default.
     pub settings: Table,
+    /// Steps of training between two measurements; none: it is made in the end alone.
+    pub every: Option<u64>,
     pub evaluation: Box<dyn Evaluation>,
 }
 
@@ -27,7 +30,7 @@ impl NamedEvaluation {
     pub fn new<S: Settings>(settings: S) -> Self {
         let table = settings.to_table();
         let evaluation = Box::new(settings);
-        Self { name: S::KIND.to_string(), kind: S::KIND, settings: table, evaluation }
+        Self { name: S::KIND.to_string(), kind: S::KIND, settings: table, every: None, evaluation }
     }
 }
 
@@ -39,16 +42,49 @@ pub fn read(evaluation: &Table) -> Result<Vec<NamedEvaluation>, KeyError> {
     evaluation.iter().map(|(name, table)| read_one(name, table)).collect()
 }
 
+/// The evaluation of a configuration, and its metric, that `EVALUATION.METRIC` names: a metric's name or
+/// its beginning, of which the first is meant. It has to be made while training.
+///
+/// # Errors
+/// There is none: what was found and what was expected.
+pub fn metric_named(named: &[NamedEvaluation], text: &str) -> Result<[String; 2], String> {
+    let made: Vec<&NamedEvaluation> = named.iter().filter(|one| one.every.is_some()).collect();
+    let of = |one: &NamedEvaluation| {
+        let metric = text.strip_prefix(&one.name)?.strip_prefix('.')?;
+        let metrics = one.evaluation.metrics();
+        let found = metrics.iter().find(|known| known.name == metric);
+        let found = found.or(metrics.iter().find(|known| known.name.starts_with(metric)))?;
+        Some([one.name.clone(), found.name.clone()])
+    };
+    made.iter().find_map(|one| of(one)).ok_or_else(|| {
+        let metrics = |one: &&NamedEvaluation| {
+            let metrics = one.evaluation.metrics();
+            metrics.into_iter().map(|metric| format!("{}.{}", one.name, metric.name)).collect()
+        };
+        let known: Vec<String> =
+            made.iter().flat_map(|one| -> Vec<String> { metrics(one) }).collect();
+        match known.is_empty() {
+            true => format!(
+                "found `{text}`, but no evaluation has `every`: none is made while training"
+            ),
+            false => format!("found `{text}`, expected one of {}", known.join(", ")),
+        }
+    })
+}
+
 /// The same table with every default.
 ///
 /// # Errors
 /// [`read`]'s.
 pub fn resolve(evaluation: &Table) -> Result<Table, KeyError> {
     let resolved = read(evaluation)?.into_iter().map(|one| {
-        let NamedEvaluation { name, kind, settings, .. } = one;
+        let NamedEvaluation { name, kind, settings, every, .. } = one;
         let mut table = Table::new();
         if name != kind {
             table.insert(KIND.into(), kind.into());
+        }
+        if let Some(every) = every {
+            table.insert(EVERY.into(), (every as i64).into());
         }
         table.extend(settings);
         (name, Value::Table(table))
@@ -72,6 +108,13 @@ fn read_one(name: &str, table: &Value) -> Result<NamedEvaluation, KeyError> {
         }
         None => (name.to_string(), ""),
     };
+    let every = match table.remove(EVERY) {
+        None => None,
+        Some(Value::Integer(steps @ 1..)) => Some(steps as u64),
+        Some(other) => {
+            return Err((at(EVERY), format!("found {other}, expected a number of steps above 0")));
+        }
+    };
     let Some(kind) = KINDS.iter().find(|kind| kind.name == wanted) else {
         let known: Vec<String> = KINDS.iter().map(|kind| format!("`{}`", kind.name)).collect();
         let message = format!("unknown evaluation `{wanted}`, expected {}", known.join(" or "));
@@ -79,7 +122,7 @@ fn read_one(name: &str, table: &Value) -> Result<NamedEvaluation, KeyError> {
     };
     let (evaluation, settings) =
         kind.read(table).map_err(|(field, message)| (at(&field), message))?;
-    Ok(NamedEvaluation { name: name.to_string(), kind: kind.name, settings, evaluation })
+    Ok(NamedEvaluation { name: name.to_string(), kind: kind.name, settings, every, evaluation })
 }
 
 #[cfg(test)]
@@ -123,6 +166,26 @@ mod tests {
         assert_eq!(written.matches("kind").count(), 1, "{written}");
     }
 
+    /// What is made while training keeps its steps, and its figures are found by name.
+    #[test]
+    fn figures_on_the_way_are_named() {
+        let shards = "held_out = [\"b.tar\"]\nreference = [\"a.tar\"]\n";
+        let given = table(&format!("[knn]\n{shards}[quick]\nkind = \"knn\"\nevery = 50\n{shards}"));
+        let resolved = resolve(&given).unwrap();
+        assert_eq!(resolved["quick"]["every"].as_integer(), Some(50));
+        assert!(resolved["knn"].get("every").is_none());
+        let named = read(&resolved).unwrap();
+        let find = |text: &str| metric_named(&named, text);
+        assert_eq!(find("quick.top1").unwrap(), ["quick", "top1_k10"]);
+        assert_eq!(find("quick.top1_k100").unwrap(), ["quick", "top1_k100"]);
+        assert!(find("knn.top1").unwrap_err().contains("quick.top1_k10, quick.top1_k20"));
+        assert!(
+            metric_named(&named[..1], "knn.top1")
+                .unwrap_err()
+                .contains("no evaluation has `every`")
+        );
+    }
+
     /// What is wrong is named by its whole key, with the nearest known word.
     #[test]
     fn mistakes_are_named_by_their_key() {
@@ -132,6 +195,7 @@ mod tests {
             ("knm = {}".to_string(), "did you mean `knn`?"),
             ("a = { kind = \"kn\" }".to_string(), "evaluation.a.kind: unknown evaluation `kn`"),
             ("a = { kind = 3 }".to_string(), "evaluation.a.kind: found 3"),
+            (format!("[knn]\n{shards}every = 0"), "evaluation.knn.every: found 0, expected"),
             ("knn = 3".to_string(), "evaluation.knn: found 3, expected a table"),
             ("knn = {}".to_string(), "evaluation.knn: missing field `reference`"),
             (format!("[knn]\n{shards}neighbors = [3]"), "evaluation.knn.neighbors: "),

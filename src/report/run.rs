@@ -10,7 +10,7 @@ use image::ImageFormat;
 
 use super::plan::Plan;
 use crate::artifacts::{
-    EvaluationFile, EvaluationResult, MetricsLine, MetricsLines, StepMetrics, paths,
+    EvaluationFile, EvaluationLine, EvaluationResult, MetricsLine, MetricsLines, StepMetrics, paths,
 };
 
 /// Images of reconstructions besides the newest that a page shows.
@@ -28,6 +28,8 @@ pub struct Run {
     pub(super) plan: Plan,
     /// What is recorded of training, in the order of steps, each step once.
     pub(super) records: Vec<MetricsLine>,
+    /// What was measured while training, in the order of steps.
+    pub(super) measured: Vec<EvaluationLine>,
     /// Step of the newest checkpoint.
     pub(super) checkpoint: Option<u64>,
     /// What was measured of encoders.
@@ -85,12 +87,14 @@ impl Run {
         let name = fs::canonicalize(path)?;
         let name = name.file_name().map_or("/".into(), |name| name.to_string_lossy().into_owned());
         let images = reconstruction_files(&paths::reconstructions(path))?;
+        let (records, measured) = records(path, &mut notes)?;
         Ok(Self {
             path: path.to_path_buf(),
             name,
             config,
             plan,
-            records: records(path, &mut notes)?,
+            records,
+            measured,
             checkpoint: newest_checkpoint(&paths::checkpoints(path))?,
             evaluations: evaluations(&paths::evaluation(path), &mut notes),
             reconstruction_count: images.len(),
@@ -153,9 +157,9 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// Lines of the metrics by step; the later one where a step stands twice.
-fn records(run: &Path, notes: &mut Vec<String>) -> Result<Vec<MetricsLine>> {
+fn records(run: &Path, notes: &mut Vec<String>) -> Result<(Vec<MetricsLine>, Vec<EvaluationLine>)> {
     let path = paths::metrics(run);
-    let MetricsLines { lines, damaged } =
+    let MetricsLines { lines, evaluations, damaged } =
         MetricsLines::read(run).with_context(|| format!("cannot read {}", path.display()))?;
     if damaged > 0 {
         let lines = if damaged == 1 { "1 line" } else { &format!("{damaged} lines") };
@@ -167,7 +171,9 @@ fn records(run: &Path, notes: &mut Vec<String>) -> Result<Vec<MetricsLine>> {
     }
     let by_step: BTreeMap<u64, MetricsLine> =
         lines.into_iter().map(|line| (line.metrics.step, line)).collect();
-    Ok(by_step.into_values().collect())
+    let measured: BTreeMap<(u64, String), EvaluationLine> =
+        evaluations.into_iter().map(|line| ((line.step, line.evaluation.clone()), line)).collect();
+    Ok((by_step.into_values().collect(), measured.into_values().collect()))
 }
 
 fn newest_checkpoint(folder: &Path) -> Result<Option<u64>> {

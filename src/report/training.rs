@@ -8,7 +8,7 @@ use super::charts::{self, COLOURS, Chart, Scale};
 use super::curve::Point;
 use super::numbers::significant;
 use super::run::Run;
-use crate::artifacts::{StepMetrics, TraineeMetrics};
+use crate::artifacts::{EvaluationLine, StepMetrics, TraineeMetrics};
 
 /// Width and height of the loss curves, in pixels of the page.
 const LARGE: (u32, u32) = (960, 340);
@@ -38,6 +38,7 @@ pub fn section(run: &Run) -> Result<Markup> {
         noisy(&term_title(term), SMALL, Scale::LogWhereUseful, curves)
     });
     let term_figures = term_figures.collect::<Result<Vec<_>>>()?;
+    let on_the_way = on_the_way(run, &names)?;
     Ok(html! {
         section {
             h2 { "Training" }
@@ -52,6 +53,7 @@ pub fn section(run: &Run) -> Result<Markup> {
                 (noisy("Images a second", SMALL, Scale::FromZero, speed)?)
                 (noisy("Gradient norm", SMALL, Scale::LogWhereUseful, norms)?)
                 @for figure in term_figures { (figure) }
+                @for figure in on_the_way { (figure) }
             }
         }
     })
@@ -64,6 +66,34 @@ fn points(run: &Run, value: impl Fn(&StepMetrics) -> Option<f64>) -> Vec<Point> 
         Some((step.step as f64, value))
     };
     run.steps().filter_map(point).collect()
+}
+
+/// A chart for each figure of an evaluation that was made while training, in %.
+fn on_the_way(run: &Run, names: &[&str]) -> Result<Vec<Markup>> {
+    let mut figures: Vec<(&str, &str)> = Vec::new();
+    for line in &run.measured {
+        for one in &line.measurements {
+            let figure = (&*line.evaluation, &*one.metric);
+            if !figures.contains(&figure) {
+                figures.push(figure);
+            }
+        }
+    }
+    let chart = |(evaluation, metric): (&str, &str)| {
+        let of = |name: &&str| {
+            let lines = run.measured.iter().filter(|line| line.evaluation == evaluation);
+            let point = |line: &EvaluationLine| {
+                let mut own = line.measurements.iter();
+                let own = own.find(|one| one.metric == metric && one.encoder == **name)?;
+                own.value.is_finite().then_some((line.step as f64, 100.0 * own.value))
+            };
+            lines.filter_map(point).collect::<Vec<Point>>()
+        };
+        let curves = names.iter().map(of).collect();
+        let chart = Chart { size: SMALL, scale: Scale::LogWhereUseful, is_noisy: false, curves };
+        figure(&format!("{evaluation}: {metric} in %"), chart)
+    };
+    figures.into_iter().map(chart).collect()
 }
 
 /// [`points`] of what is measured of each trainee.

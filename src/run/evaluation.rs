@@ -35,7 +35,7 @@ pub struct Trained<'a> {
 /// # Errors
 /// Shards cannot be read, have no labels, or are too few images.
 pub fn check(train: &TrainConfig) -> Result<()> {
-    eval::prepare(&evaluations(train)?, &source(train)).map(drop)
+    eval::prepare(&evaluations(train)?, &source(train))?.check_labels()
 }
 
 /// Measures what the config asks for of the newest checkpoint, whose encoders are `trained`, but for what
@@ -130,7 +130,8 @@ fn measured_before(path: &Path) -> Vec<EvaluationResult> {
     }
 }
 
-fn evaluations(train: &TrainConfig) -> Result<Vec<NamedEvaluation>> {
+/// The evaluations that the config asks for.
+pub(super) fn evaluations(train: &TrainConfig) -> Result<Vec<NamedEvaluation>> {
     let evaluations = eval::read(&train.evaluation);
     Ok(evaluations.map_err(|(key, message)| ConfigError { file: "".into(), key, message })?)
 }

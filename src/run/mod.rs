@@ -61,6 +61,7 @@ mod plan;
 pub mod score;
 pub mod setup;
 mod training;
+mod while_training;
 mod worker_program;
 
 pub use export::{Source, encoder_of_run};

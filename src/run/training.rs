@@ -12,8 +12,8 @@ use super::export::export_all;
 use super::opening::open_dataset;
 use super::outcome::{Outcome, Stop, Summary};
 use super::plan::schedule;
-use super::setup;
 use super::worker_program::worker_program;
+use super::{setup, while_training};
 use crate::artifacts::{EvaluationResult, Stream};
 use crate::config::TrainConfig;
 use crate::data::{Dataset, Loader, RankBatches};
@@ -75,7 +75,7 @@ fn train_and_export(
     let setting = Setting { group, device, images: Some(images) };
     let (models, mut state) = debug_span!("load_models")
         .in_scope(|| models_and_state(&*task, &setting, checkpoint.as_ref()))?;
-    let outcome = take_steps(config, &setting, &*models, &mut state)?;
+    let outcome = take_steps(&*task, &setting, &*models, &mut state)?;
     let step = state.step;
     // What comes needs the weights only, and may need the memory.
     drop(state);
@@ -105,13 +105,16 @@ fn models_and_state(
 
 /// Trains from where `state` is to the end of the schedule, or until a signal comes.
 fn take_steps(
-    config: &TrainConfig,
+    task: &dyn TaskConfig,
     setting: &Setting,
     models: &dyn Models,
     state: &mut State,
 ) -> Result<train::Outcome> {
     let Setting { group, device, images } = setting;
+    let config = task.train();
     let images = images.as_ref().context("a run trains on images")?;
+    let named = while_training::named(config)?;
+    let evaluating = while_training::evaluating(&named, config, setting, models, task.encoders())?;
     let schedule = schedule(config, images.dataset);
     if state.step >= schedule.total_steps() {
         info!(step = state.step, "this run is complete; nothing is left to train");
@@ -142,6 +145,7 @@ fn take_steps(
         schedule: &schedule,
         batches_per_step: batches.per_step(),
         drawing: models.drawing(setting).map(as_png),
+        evaluating,
     };
     train::train(&run, state, &mut prefetcher)
 }

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod clock;
+pub mod evaluating;
 pub mod metrics;
 pub mod objective;
 pub mod optimizer;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use tracing::{debug_span, info, warn};
 
 use super::checkpoint::{Checkpoint, Saver, Snapshot};
+use super::evaluating::Evaluating;
 use super::objective::Objective;
 use super::schedule::Schedule;
 use super::trainee_optimizer::TraineeOptimizer;
@@ -25,6 +26,8 @@ pub struct Run<'a> {
     pub batches_per_step: u64,
     /// Images of how training goes, if any.
     pub drawing: Option<Drawing<'a>>,
+    /// Figures of how good it is that are taken on the way, if any.
+    pub evaluating: Option<Evaluating<'a>>,
 }
 
 /// Images that the first process draws while training.

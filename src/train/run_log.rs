@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::metrics::MetricsLog;
 use super::run::Run;
-use crate::artifacts::{StepMetrics, paths};
+use crate::artifacts::{EvaluationLine, StepMetrics, paths};
 use crate::config::LogConfig;
 use crate::durable;
 use crate::ui::progress::Progress;
@@ -62,6 +62,11 @@ impl RunLog {
     /// Shows numbers with their tags in TensorBoard.
     pub fn scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<()> {
         self.log.scalars(step, scalars)
+    }
+
+    /// Records figures of what is trained.
+    pub fn evaluation(&mut self, line: &EvaluationLine) -> Result<()> {
+        self.log.evaluation(line)
     }
 
     /// Records a step that took this many `seconds`.

@@ -1,16 +1,20 @@
 //! The training loop, the same for every objective and any number of processes.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use tracing::{debug, debug_span};
+use anyhow::{Context, Result};
+use tracing::{debug, debug_span, info};
 
 use super::checkpoint::Saver;
+use super::evaluating::Best;
+use super::metrics::unix_seconds;
 use super::prefetch::DevicePrefetcher;
 use super::run::{Drawing, Run, State};
 use super::run_log::RunLog;
 use super::signals::{self, Signal};
 use super::step::{self, PendingStep};
+use crate::artifacts::{EvaluationLine, MetricsLines};
 use crate::config::{CheckpointConfig, TrainConfig};
 use crate::dist::{Abandoned, Activity, require_equal_weights};
 use crate::native::DeviceEvent;
@@ -50,13 +54,22 @@ fn take_steps(
     require_equal(run, state)?;
     let _computing = group.enter(Activity::Computing);
     let _span = debug_span!("train").entered();
+    let by = run.evaluating.as_ref().and_then(|evaluating| evaluating.best.as_ref());
+    let before = evaluated_before(run, state.step)?;
     let mut progress = Progressing {
         log: group.is_first().then(|| RunLog::open(run, state.step)).transpose()?,
         since: DeviceEvent::record(group.device())?,
         unread: VecDeque::new(),
         saved: state.step,
         is_to_stop: false,
+        best: by.map(|by| Best::of(by, &before)),
+        begun: Instant::now(),
+        evaluating: Duration::ZERO,
     };
+    if let Some(step) = progress.best.as_ref().and_then(Best::step) {
+        saver.keep_best(step);
+    }
+    progress.make_up(run, state, saver, &before)?;
     let outcome = match progress.advance(run, state, prefetcher, saver) {
         Ok(()) if progress.is_to_stop => Outcome::Stopped(signals::stop_requested()),
         Ok(()) => Outcome::Finished,
@@ -78,8 +91,17 @@ fn take_steps(
     Ok(outcome)
 }
 
+/// What was evaluated up to `step`: the first process knows.
+fn evaluated_before(run: &Run, step: u64) -> Result<Vec<EvaluationLine>> {
+    if run.evaluating.is_none() || !run.group.is_first() {
+        return Ok(Vec::new());
+    }
+    let lines = MetricsLines::read(run.path).context("cannot read the run's metrics")?;
+    Ok(lines.evaluations.into_iter().filter(|line| line.step <= step).collect())
+}
+
 /// The progress of the training loop.
-struct Progressing {
+struct Progressing<'a> {
     log: Option<RunLog>,
     /// When the last step that was read was done.
     since: DeviceEvent,
@@ -88,9 +110,14 @@ struct Progressing {
     /// Step of the last checkpoint.
     saved: u64,
     is_to_stop: bool,
+    /// On the first process, which alone knows what was found before.
+    best: Option<Best<'a>>,
+    begun: Instant,
+    /// How much of the time since went into evaluations.
+    evaluating: Duration,
 }
 
-impl Progressing {
+impl Progressing<'_> {
     /// Takes steps until the schedule ends, the processes agree to stop, or one of them gives a step
     /// up.
     fn advance(
@@ -108,7 +135,8 @@ impl Progressing {
             let is_to_save = every(run.config.checkpoint.every, state.step);
             let is_to_compare = every(run.config.distributed.check_every, state.step);
             // Read a step late, so that the device has the next one to do meanwhile.
-            let may_wait = !is_to_save && !is_to_compare && state.step < total;
+            let due = run.evaluating.as_ref().map_or(Vec::new(), |one| one.due_after(state.step));
+            let may_wait = !is_to_save && !is_to_compare && due.is_empty() && state.step < total;
             self.read(run, prefetcher, usize::from(may_wait))?;
             if self.is_to_stop {
                 self.read(run, prefetcher, 0)?;
@@ -116,7 +144,11 @@ impl Progressing {
             if is_to_compare {
                 require_equal(run, state)?;
             }
-            if is_to_save {
+            let is_best = self.evaluate(run, state, &due)?;
+            if is_best {
+                saver.keep_best(state.step);
+            }
+            if is_to_save || is_best {
                 state.save(run, saver)?;
                 self.saved = state.step;
             }
@@ -124,6 +156,90 @@ impl Progressing {
                 self.draw(drawing, run, state)?;
             }
         }
+        Ok(())
+    }
+
+    /// Makes up for evaluations of the step that training goes on from, where a signal came before them.
+    fn make_up(
+        &mut self,
+        run: &Run,
+        state: &mut State,
+        saver: &mut Saver,
+        before: &[EvaluationLine],
+    ) -> Result<()> {
+        let Some(evaluating) = &run.evaluating else { return Ok(()) };
+        let step = state.step;
+        let mut owed = Vec::new();
+        for place in evaluating.due_after(step) {
+            let name = &evaluating.due[place].name;
+            let is_done = before.iter().any(|line| line.step == step && line.evaluation == *name);
+            if run.group.any(run.group.is_first() && !is_done)? {
+                owed.push(place);
+            }
+        }
+        // Its checkpoint is there, being what training goes on from.
+        if self.evaluate(run, state, &owed)? {
+            saver.keep_best(step);
+        }
+        Ok(())
+    }
+
+    /// Makes the evaluations at these places of the weights after the last step. True if they are the
+    /// best so far.
+    fn evaluate(&mut self, run: &Run, state: &mut State, due: &[usize]) -> Result<bool> {
+        let Some(evaluating) = run.evaluating.as_ref().filter(|_| !due.is_empty()) else {
+            return Ok(false);
+        };
+        if self.is_to_stop {
+            return Ok(false);
+        }
+        let _evaluating = run.group.enter(Activity::Evaluating);
+        let _span = debug_span!("evaluate", step = state.step).entered();
+        for trainee_optimizer in &mut state.optimizers {
+            trainee_optimizer.receive_weights(run.group)?;
+        }
+        run.group.synchronize()?;
+        let mut is_best = false;
+        for &place in due {
+            let begun = Instant::now();
+            let Some(measurements) = (evaluating.measure)(place)? else {
+                self.is_to_stop = true;
+                return Ok(false);
+            };
+            self.evaluating += begun.elapsed();
+            let line = EvaluationLine {
+                time: unix_seconds(),
+                step: state.step,
+                evaluation: evaluating.due[place].name.clone(),
+                seconds: begun.elapsed().as_secs_f64(),
+                measurements,
+            };
+            is_best |= self.best.as_mut().is_some_and(|best| best.offer(&line));
+            self.record(&line)?;
+        }
+        // Steps are not to blame for the time.
+        self.since = DeviceEvent::record(run.group.device())?;
+        run.group.any(is_best && run.group.is_first())
+    }
+
+    /// Writes down what was found, and what it costs.
+    fn record(&mut self, line: &EvaluationLine) -> Result<()> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        log.evaluation(line)?;
+        let figures: Vec<String> = line
+            .measurements
+            .iter()
+            .map(|one| format!("{} {} {:.1} %", one.encoder, one.metric, 100.0 * one.value))
+            .collect();
+        let share = self.evaluating.as_secs_f64() / self.begun.elapsed().as_secs_f64();
+        info!(
+            step = line.step,
+            seconds = line.seconds,
+            "evaluated `{}`: {}; evaluations take {:.1} % of the time",
+            line.evaluation,
+            figures.join(", "),
+            100.0 * share
+        );
         Ok(())
     }
 

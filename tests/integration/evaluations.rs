@@ -149,13 +149,14 @@ fn an_evaluation_of_ones_own_shares_the_pass() {
         name: "mine".into(),
         kind: "keep",
         settings: toml::Table::new(),
+        every: None,
         evaluation: Box::new(Keep { shards, taken: taken.clone() }),
     });
     let mut data = config(&[]);
     (data.batch_size, data.input_size) = (4, SIDE as usize);
     let counter = Counter::default();
     let source = source(&data, &counter);
-    eval::prepare(&evaluations, &source).unwrap();
+    eval::prepare(&evaluations, &source).unwrap().check_labels().unwrap();
     let encoder = Encoder { model: &*model, compute: Kind::Float };
     let subject = |name, role| Subject { name, role, encoder };
     let subjects = [subject("a", Role::Initial), subject("b", Role::Trained)];
@@ -207,6 +208,7 @@ fn too_few_images_are_named_by_the_evaluations_key() {
         name: "mine".into(),
         kind: "keep",
         settings: toml::Table::new(),
+        every: None,
         evaluation: Box::new(Keep { shards, taken: Taken::default() }),
     }];
     let data = config(&[]);

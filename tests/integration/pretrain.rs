@@ -2,6 +2,7 @@
 //! what runs of distillation promise, and the loop of scoring and curation.
 
 mod at_the_end;
+mod on_the_way;
 mod scores;
 
 use std::fs;

@@ -149,6 +149,7 @@ fn take(
         schedule: &schedule,
         batches_per_step: batches.per_step(),
         drawing: None,
+        evaluating: None,
     };
     let images = Synthetic::new(config, batches.ranges());
     let mut prefetcher = DevicePrefetcher::new(Box::new(images), &config.data, device)?;

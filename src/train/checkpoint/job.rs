@@ -41,6 +41,8 @@ pub struct Saved {
 pub(super) struct Job {
     pub run: PathBuf,
     pub keep: usize,
+    /// Step of a checkpoint that stays, too.
+    pub best: Option<u64>,
     pub store: Arc<dyn KvStore>,
     pub cancelled: Arc<AtomicBool>,
     pub step: u64,
@@ -155,9 +157,11 @@ impl Job {
         ))
     }
 
-    /// Removes all checkpoints but the newest.
+    /// Removes all checkpoints but the newest and the best.
     fn prune(&self) -> Result<()> {
-        for (_, old) in list(&self.run)?.iter().rev().skip(self.keep) {
+        let folders = list(&self.run)?;
+        let older = folders.iter().rev().skip(self.keep);
+        for (_, old) in older.filter(|(step, _)| Some(*step) != self.best) {
             fs::remove_dir_all(old)
                 .with_context(|| format!("cannot remove the old checkpoint {}", old.display()))?;
         }

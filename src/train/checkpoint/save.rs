@@ -37,6 +37,8 @@ pub struct Snapshot<'a> {
 pub struct Saver {
     run: PathBuf,
     keep: usize,
+    /// Step of a checkpoint that stays beside the newest.
+    best: Option<u64>,
     store: Arc<dyn KvStore>,
     writers: usize,
     under_way: Option<UnderWay>,
@@ -63,6 +65,7 @@ impl Saver {
         Self {
             run: run.to_path_buf(),
             keep,
+            best: None,
             store,
             writers,
             under_way: None,
@@ -71,6 +74,11 @@ impl Saver {
             progress,
             _status: status::register("checkpoint", move || described.describe()),
         }
+    }
+
+    /// From now on the checkpoint of `step` stays, beside the newest ones.
+    pub fn keep_best(&mut self, step: u64) {
+        self.best = Some(step);
     }
 
     /// Copies this rank's share and returns, leaving the writing to a thread; an earlier save is
@@ -88,6 +96,7 @@ impl Saver {
         let job = Job {
             run: self.run.clone(),
             keep: self.keep,
+            best: self.best,
             store: self.store.clone(),
             cancelled: cancelled.clone(),
             step: snapshot.step,

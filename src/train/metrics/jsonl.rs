@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one JSON object a line, each step once.
+//! `metrics.jsonl`: one JSON object a line, each step once, and each evaluation of a step.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -6,9 +6,8 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::artifacts::MetricsLine;
 use crate::durable;
 
 /// The file, open for appending.
@@ -22,6 +21,8 @@ pub(super) struct Lines {
 #[derive(Deserialize)]
 struct LineStep {
     step: u64,
+    /// An evaluation's lines stand after their step's.
+    evaluation: Option<String>,
 }
 
 impl Lines {
@@ -38,7 +39,7 @@ impl Lines {
     }
 
     /// Appends one line with a single write, so that a crash can tear only the last one.
-    pub(super) fn append(&mut self, line: &MetricsLine) -> Result<()> {
+    pub(super) fn append(&mut self, line: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(line)?;
         line.push(b'\n');
         self.file
@@ -61,12 +62,14 @@ fn take_back(path: &Path, last_step: u64) -> Result<()> {
 }
 
 /// The lines of `text` that can be read and whose step is at most `last_step`, by step; the later
-/// one where a step stands twice.
+/// one where a step, or an evaluation of a step, stands twice.
 fn whole_lines(text: &[u8], last_step: u64) -> Vec<u8> {
     let mut by_step = BTreeMap::new();
     for line in text.split(|&byte| byte == b'\n') {
         match serde_json::from_slice::<LineStep>(line) {
-            Ok(LineStep { step }) if step <= last_step => by_step.insert(step, line),
+            Ok(LineStep { step, evaluation }) if step <= last_step => {
+                by_step.insert((step, evaluation), line)
+            }
             _ => continue,
         };
     }

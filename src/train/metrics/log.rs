@@ -9,7 +9,7 @@ use image::codecs::png::PngDecoder;
 
 use super::jsonl::Lines;
 use super::tensorboard::{EventFile, PngImage, unix_seconds};
-use crate::artifacts::{MetricsLine, StepMetrics, paths};
+use crate::artifacts::{EvaluationLine, Measurement, MetricsLine, StepMetrics, paths};
 
 /// The metrics files of one run, open for appending.
 #[derive(Debug)]
@@ -45,6 +45,19 @@ impl MetricsLog {
             Some(events) => events.append(&line),
             None => Ok(()),
         }
+    }
+
+    /// Appends the figures of an evaluation; TensorBoard has each under
+    /// `evaluation/NAME/METRIC/ENCODER`.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub fn evaluation(&mut self, line: &EvaluationLine) -> Result<()> {
+        self.lines.append(line)?;
+        let scalar = |one: &Measurement| {
+            (format!("evaluation/{}/{}/{}", line.evaluation, one.metric, one.encoder), one.value)
+        };
+        self.scalars(line.step, &line.measurements.iter().map(scalar).collect::<Vec<_>>())
     }
 
     /// Appends numbers with their tags to the event file alone; does nothing in a log without TensorBoard.

@@ -5,3 +5,4 @@ mod log;
 mod tensorboard;
 
 pub use log::MetricsLog;
+pub use tensorboard::unix_seconds;

@@ -261,7 +261,7 @@ fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
 }
 
 /// Seconds since 1970 (UTC), as both files have them.
-pub(super) fn unix_seconds() -> f64 {
+pub fn unix_seconds() -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0.0, |duration| duration.as_secs_f64())
 }

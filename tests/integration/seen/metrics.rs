@@ -141,7 +141,7 @@ fn metrics_lines_are_read_as_they_were_written() {
     let text = fs::read_to_string(&file).unwrap() + old + "\n{\"time\":2.0,\"st";
     fs::write(&file, text).unwrap();
 
-    let MetricsLines { lines, damaged } = MetricsLines::read(run.path()).unwrap();
+    let MetricsLines { lines, damaged, .. } = MetricsLines::read(run.path()).unwrap();
     assert_eq!((lines.len(), damaged), (2, 1));
     assert_eq!(lines[0].metrics, metrics);
     let old = &lines[1].metrics;

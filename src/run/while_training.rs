@@ -1,0 +1,120 @@
+//! Evaluations of what is trained while it is trained: `every` of an `[evaluation]` table.
+
+use std::slice;
+
+use anyhow::{Context, Result};
+
+use super::evaluation::evaluations;
+use super::opening::opening;
+use crate::artifacts::{Measurement, Role};
+use crate::config::{ConfigError, TrainConfig};
+use crate::data::{Dataset, ShardProgress};
+use crate::eval::{
+    self, Encoder, Features, Given, ImageSet, Interrupted, NamedEvaluation, Observer, Prepared,
+    Progress, Source, Subject,
+};
+use crate::tasks::{Models, Setting, TraineeConfig};
+use crate::train::evaluating::{BestBy, Due, Evaluating};
+use crate::train::signals;
+
+/// The evaluations that `config` asks for on the way.
+///
+/// # Errors
+/// A setting is wrong.
+pub fn named(config: &TrainConfig) -> Result<Vec<NamedEvaluation>> {
+    let all = evaluations(config)?.into_iter();
+    Ok(all.filter(|one| one.every.is_some()).collect())
+}
+
+/// What measures the encoders of `models`, which are `trained`, by the evaluations `named`. None where there
+/// are no evaluations.
+///
+/// # Errors
+/// Images cannot be found, or `checkpoint.keep_best` names no figure.
+pub fn evaluating<'a>(
+    named: &'a [NamedEvaluation],
+    config: &'a TrainConfig,
+    setting: &'a Setting,
+    models: &'a dyn Models,
+    trained: &'a [TraineeConfig],
+) -> Result<Option<Evaluating<'a>>> {
+    let best = best_by(named, config)?;
+    let mut prepared = Vec::new();
+    for one in named {
+        prepared.push(eval::prepare(slice::from_ref(one), &source(config))?);
+    }
+    let due = |one: &NamedEvaluation| Some(Due { name: one.name.clone(), every: one.every? });
+    let due: Vec<Due> = named.iter().filter_map(due).collect();
+    if due.is_empty() {
+        return Ok(None);
+    }
+    let measure = Box::new(move |place: usize| {
+        match measure(&prepared[place], config, setting, models, trained) {
+            Ok(measurements) => Ok(Some(measurements)),
+            Err(error) if error.is::<Interrupted>() => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    Ok(Some(Evaluating { due, measure, best }))
+}
+
+/// The figure by which checkpoints are kept.
+fn best_by(named: &[NamedEvaluation], config: &TrainConfig) -> Result<Option<BestBy>, ConfigError> {
+    let Some(text) = &config.checkpoint.keep_best else { return Ok(None) };
+    match eval::metric_named(named, text) {
+        Ok([evaluation, metric]) => Ok(Some(BestBy { evaluation, metric })),
+        Err(message) => {
+            Err(ConfigError { file: "".into(), key: "checkpoint.keep_best".into(), message })
+        }
+    }
+}
+
+fn measure(
+    prepared: &Prepared<'_>,
+    config: &TrainConfig,
+    setting: &Setting,
+    models: &dyn Models,
+    trained: &[TraineeConfig],
+) -> Result<Vec<Measurement>> {
+    let compute = config.run.precision.kind();
+    let encoders = models.encoders();
+    let subject = |(own, &model): (&'_ TraineeConfig, &_)| (own.name.clone(), model);
+    let named: Vec<_> = trained.iter().zip(&encoders).map(subject).collect();
+    let subjects: Vec<Subject<'_>> = named
+        .iter()
+        .map(|(name, model)| Subject {
+            name,
+            role: Role::Trained,
+            encoder: Encoder { model: *model, compute },
+        })
+        .collect();
+    let worker = setting.images.as_ref().context("there are no images")?.worker_program;
+    let found = prepared.measure(&subjects, &source(config), worker, setting.group)?;
+    Ok(found.into_iter().flat_map(|one| one.measurements).collect())
+}
+
+/// Images seen as the run sees images.
+fn source(config: &TrainConfig) -> Source<'_> {
+    Source { data: &config.data, given: Given::InConfig, observer: &Quiet }
+}
+
+/// Shows the opening of shards alone: the bar of training stays.
+struct Quiet;
+
+impl Observer for Quiet {
+    fn open(
+        &self,
+        set: &ImageSet,
+        open: &dyn Fn(ShardProgress<'_>) -> Result<Dataset>,
+    ) -> Result<Dataset> {
+        opening(&format!("opening {} images", set.title), open)
+    }
+
+    fn extract(
+        &self,
+        _: &ImageSet,
+        extract: &mut dyn FnMut(Progress<'_>) -> Result<Vec<Features>>,
+    ) -> Result<Vec<Features>> {
+        extract(&|_, _| signals::stop_requested().is_some())
+    }
+}
