@@ -25,6 +25,8 @@ pub enum Purpose {
     Mask = 5,
     /// Drop path of a student for the image at a position of the stream.
     DropPath = 6,
+    /// Which patches of the image at a position of an evaluation's pass are kept.
+    Bank = 7,
 }
 
 /// A stream of draws under one key.

@@ -76,6 +76,15 @@ pub trait FeatureConsumer {
         Ok(())
     }
 
+    /// Told that images of set number `set` are all seen. All processes call it, also those that had none
+    /// of the images.
+    ///
+    /// # Errors
+    /// Another process failed, or the device has no memory left.
+    fn end_of_set(&mut self, _set: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// The figures, given the pooled features `[set][encoder]` of all images, which every process has. All
     /// processes call it, and give the same figures.
     ///

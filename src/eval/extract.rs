@@ -62,6 +62,8 @@ pub struct DenseBatch<'a> {
     pub encoder: usize,
     /// Number of the first image, of those that this process has features of.
     pub first: usize,
+    /// Place of each image in the pass, which is the same for any number of processes.
+    pub positions: &'a [u64],
     /// Class of each image.
     pub labels: &'a [u32],
     /// The encoder's own vector for an image, of the tokens after the final norm: `[B, D]`, float32.
@@ -211,7 +213,7 @@ impl Gathering {
         let targets = batch.target(TARGET);
         let bytes = batch.images();
         let pixels = bytes.chunks_exact(bytes.len() / batch.labels.len());
-        let mut rows = Vec::new();
+        let (mut rows, mut positions) = (Vec::new(), Vec::new());
         let labels = batch.labels.iter().map(|label| label.or(targets.map(|_| 0)));
         for ((row, pixels), (label, image)) in (0i64..).zip(pixels).zip(labels.zip(&batch.images)) {
             match (label, image) {
@@ -219,6 +221,7 @@ impl Gathering {
                 (None, _) => self.left_out.without_label += 1,
                 (Some(label), _) => {
                     rows.push(row);
+                    positions.push(batch.positions.start + row as u64);
                     self.labels.push(label);
                     self.hashes.push(hash(pixels));
                 }
@@ -242,6 +245,7 @@ impl Gathering {
                 take(&DenseBatch {
                     encoder: number,
                     first,
+                    positions: &positions,
                     labels: &self.labels[first..],
                     class,
                     patches,

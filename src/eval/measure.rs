@@ -209,6 +209,10 @@ impl Prepared<'_> {
             let images = ImageSource { dataset: dataset.clone(), config: &config, worker_program };
             let features = pass.extract(&encoders, &images, source.observer, group, &mut consumers);
             found.push(features.with_context(|| pass.key.clone())?);
+            for interest in &pass.uses {
+                let consumer = &mut consumers[interest.evaluation];
+                guard(|| consumer.end_of_set(interest.set)).with_context(|| pass.key.clone())?;
+            }
         }
         let mut measured = Vec::new();
         for (number, (one, consumer)) in evaluations.iter().zip(consumers).enumerate() {

@@ -72,7 +72,11 @@ struct Keeping<'a> {
 impl FeatureConsumer for Keeping<'_> {
     fn take(&mut self, set: usize, batch: &DenseBatch<'_>) -> Result<()> {
         assert_eq!(set, 0);
-        let DenseBatch { encoder, first, labels, class, patches, targets } = batch;
+        let DenseBatch { encoder, first, positions, labels, class, patches, targets } = batch;
+        // A process that works alone, and images that all decode.
+        assert!(
+            positions.iter().eq((*first as u64..).take(labels.len()).collect::<Vec<_>>().iter())
+        );
         assert!(targets.is_none());
         let tensors = [class, patches].map(Tensor::shallow_clone);
         self.taken.borrow_mut().push((*encoder, *first, labels.to_vec(), tensors));

@@ -23,6 +23,7 @@ mod launch;
 mod linear;
 mod losses;
 mod many;
+mod memory_bank;
 mod pairs;
 mod peer;
 mod pretrain;

@@ -1,5 +1,6 @@
 //! `distill eval`: how good an encoder's features are.
 
+mod dense;
 mod heads;
 
 use std::path::PathBuf;
@@ -61,6 +62,18 @@ enum EvalCommand {
     /// few images of each class.
     #[command(after_help = PATTERN_HELP)]
     Linear(Box<MeasureArgs<Linear>>),
+    /// Segment images by the nearest labelled patches, without training
+    ///
+    /// Patches of training images, tokens after the final norm, make a bank: equally many of each class where
+    /// there are, each with the shares of the classes among its pixels. For each patch of a test image the
+    /// nearest of the bank vote with theirs, weighted by exp(cosine / temperature); the votes are enlarged
+    /// bilinearly to the image's pixels. Images are central squares at the input size. What is printed is
+    /// mIoU over all classes, pixel accuracy, and mIoU over the classes that occur.
+    #[command(
+        after_help = "Examples: distill eval dense --dataset pascal --root data/voc --weights exports/small\n          \
+                      distill eval dense --data mine.toml --weights exports/small --input-size 512"
+    )]
+    Dense(Box<MeasureArgs<dense::DenseSettings>>),
     /// Train depth heads on a frozen encoder, and test them
     ///
     /// The protocol of the Pixio release: squares of 256 pixels for training, sliding windows for test,
@@ -138,17 +151,24 @@ struct ComputeArgs {
 /// Runs the command.
 pub fn run(args: EvalArgs) -> Result<u8> {
     match args.command {
-        EvalCommand::Knn(args) => measure(args).map(|()| DONE),
-        EvalCommand::Centroid(args) => measure(args).map(|()| DONE),
-        EvalCommand::Linear(args) => measure(*args).map(|()| DONE),
+        EvalCommand::Knn(args) => measure(args, Ok).map(|()| DONE),
+        EvalCommand::Centroid(args) => measure(args, Ok).map(|()| DONE),
+        EvalCommand::Linear(args) => measure(*args, Ok).map(|()| DONE),
+        EvalCommand::Dense(args) => {
+            measure(*args, |settings| Ok(settings.settings()?)).map(|()| DONE)
+        }
         EvalCommand::Depth(args) => heads::run(*args),
         EvalCommand::Segmentation(args) => heads::run(*args),
     }
 }
 
-fn measure<S: Settings + Args>(args: MeasureArgs<S>) -> Result<()> {
+/// Measures what `as_settings` makes of the command line's own.
+fn measure<A: Args, S: Settings>(
+    args: MeasureArgs<A>,
+    as_settings: impl FnOnce(A) -> Result<S>,
+) -> Result<()> {
     let MeasureArgs { encoder, settings, compute, json } = args;
-    let one = NamedEvaluation::new(settings);
+    let one = NamedEvaluation::new(as_settings(settings)?);
     // What no number of images makes good is said before weights are read.
     let enough = vec![u64::MAX; one.evaluation.image_sets().len()];
     one.evaluation.check(&enough).map_err(|(field, message)| {

@@ -73,6 +73,16 @@ impl KnownSet {
         }
     }
 
+    /// Number of classes of its masks; none where targets are depths.
+    pub fn classes(self) -> Option<usize> {
+        match self {
+            Self::Nyuv2 | Self::Kitti => None,
+            Self::Ade20k => Some(150),
+            Self::Pascal => Some(PASCAL_CLASSES.len()),
+            Self::Loveda => Some(LOVEDA_CLASSES.len()),
+        }
+    }
+
     /// Pairs, and SHA-256 of the list, of the published figures.
     fn published(self, split: Split) -> (usize, &'static str) {
         let [train, test] = match self {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::known::KnownSet;
 use super::list::Split;
 use super::masks::MaskForm;
-use super::own::OwnSet;
+use super::own::{OwnSet, OwnTask};
 use super::set::PairSet;
 
 /// A data set of pairs, as a configuration names it.
@@ -47,6 +47,17 @@ impl PairSource {
         match self {
             Self::Known(known) => known.dataset.name(),
             Self::Own(own) => &own.name,
+        }
+    }
+
+    /// Number of classes of its masks, by its description; none where targets are depths.
+    pub fn classes(&self) -> Option<usize> {
+        match self {
+            Self::Known(known) => known.dataset.classes(),
+            Self::Own(OwnSet { targets: OwnTask::Segmentation { classes, .. }, .. }) => {
+                Some(*classes)
+            }
+            Self::Own(OwnSet { targets: OwnTask::Depth { .. }, .. }) => None,
         }
     }
 
