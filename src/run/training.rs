@@ -206,11 +206,11 @@ fn evaluate(
     models: &dyn Models,
     checkpoint: Option<&Checkpoint>,
 ) -> Result<Vec<EvaluationResult>> {
+    let _span = debug_span!("evaluate").entered();
     if config.train().evaluation.is_empty() {
         return Ok(Vec::new());
     }
     let _evaluating = setting.group.enter(Activity::Evaluating);
-    let _span = debug_span!("evaluate").entered();
     let trained = Trained { encoders: models.encoders(), teacher: models.teacher() };
     evaluation::measure(config, setting, checkpoint, &trained)
 }
