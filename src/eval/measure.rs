@@ -10,11 +10,12 @@ use tracing::warn;
 
 use super::evaluation::{FeatureConsumer, ImageSet, SetImages, Subject};
 use super::extract::{
-    DenseBatch, DenseTaker, Encoder, Features, ImageSource, LeftOut, Progress, features,
+    DenseBatch, DenseTaker, Encoder, Features, ImageSource, LeftOut, Progress, features, hash,
 };
 use super::tables::NamedEvaluation;
 use crate::artifacts::Measurement;
 use crate::config::DataConfig;
+use crate::data::pairs::{PairSet, PairSource};
 use crate::data::{Dataset, EvaluationPass, ShardProgress};
 use crate::dist::ProcessGroup;
 use crate::native::guard;
@@ -150,9 +151,9 @@ pub fn prepare<'a>(
 ) -> Result<Prepared<'a>> {
     let given = source.given;
     let passes = plan(evaluations, given);
-    let mut datasets = Vec::new();
+    let (mut datasets, mut opened) = (Vec::new(), Vec::new());
     for pass in &passes {
-        datasets.push(Arc::new(pass.open(source)?));
+        datasets.push(Arc::new(pass.open(source, &mut opened)?));
     }
     let counts: Vec<u64> = datasets.iter().map(|dataset| dataset.sample_count()).collect();
     check_counts(evaluations, &passes, &counts, given)?;
@@ -246,9 +247,7 @@ fn facts(own: &[(usize, &Use)], found: &[Vec<Features>]) -> Vec<SetFacts> {
 /// # Errors
 /// Not all processes see the same images.
 fn require_same_images(dataset: &Dataset, group: &ProcessGroup) -> Result<()> {
-    let hash = blake3::hash(dataset.fingerprint().as_bytes());
-    let (own, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
-    let all = group.gather_numbers(&[i64::from_le_bytes(*own)])?;
+    let all = group.gather_numbers(&[hash(dataset.fingerprint().as_bytes())])?;
     let other = all.iter().position(|one| *one != all[0]);
     ensure!(other.is_none(), "rank {} does not see the images of rank 0", other.unwrap_or(0));
     Ok(())
@@ -334,19 +333,29 @@ impl Pass {
         DataConfig { shards, curation: None, targets: BTreeMap::new(), ..source.data.clone() }
     }
 
-    fn open(&self, source: &Source<'_>) -> Result<Dataset> {
+    /// Its images; sets of pairs are `opened` once, since all their files are looked at then.
+    fn open<'a>(
+        &'a self,
+        source: &Source<'_>,
+        opened: &mut Vec<(&'a PairSource, PairSet)>,
+    ) -> Result<Dataset> {
         let config = self.config(source);
         let most_samples = self.set.most.unwrap_or(u64::MAX);
-        source.observer.open(&self.set, &|progress| match &self.set.images {
-            SetImages::Labelled(_) => {
-                let pass = EvaluationPass { most_samples, ..EvaluationPass::WHOLE };
+        let SetImages::Pairs(pairs, split) = &self.set.images else {
+            let pass = EvaluationPass { most_samples, ..EvaluationPass::WHOLE };
+            return source.observer.open(&self.set, &|progress| {
                 Dataset::for_evaluation(&config, &self.key, pass, progress)
+            });
+        };
+        let place = match opened.iter().position(|(of, _)| *of == &**pairs) {
+            Some(place) => place,
+            None => {
+                opened.push((pairs, pairs.open().with_context(|| self.key.clone())?));
+                opened.len() - 1
             }
-            SetImages::Pairs(pairs, split) => {
-                let set = pairs.open().with_context(|| self.key.clone())?;
-                set.central(*split, &config, most_samples)
-            }
-        })
+        };
+        let set = &opened[place].1;
+        source.observer.open(&self.set, &|_| set.central(*split, &config, most_samples))
     }
 
     /// # Errors

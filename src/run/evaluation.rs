@@ -35,7 +35,8 @@ pub struct Trained<'a> {
 /// # Errors
 /// Shards cannot be read, have no labels, or are too few images.
 pub fn check(train: &TrainConfig) -> Result<()> {
-    eval::prepare(&evaluations(train)?, &source(train))?.check_labels()
+    let observer = OnScreen { shows_features: false };
+    eval::prepare(&evaluations(train)?, &source(train, &observer))?.check_labels()
 }
 
 /// Measures what the config asks for of the newest checkpoint, whose encoders are `trained`, but for what
@@ -50,41 +51,51 @@ pub fn measure(
     checkpoint: Option<&Checkpoint>,
     trained: &Trained,
 ) -> Result<Vec<EvaluationResult>> {
-    let (train, group) = (task.train(), setting.group);
-    let mut results = Vec::new();
+    let train = task.train();
     let named = evaluations(train)?;
-    for one in &named {
-        results.push(match checkpoint {
-            Some(checkpoint) => Some(Pending::of(train, checkpoint, one)?),
-            None => None,
-        });
-    }
     let path = paths::evaluation(&train.run.dir);
-    let before = if checkpoint.is_some() { measured_before(&path) } else { Vec::new() };
-    let known = |pending: &Pending| before.iter().find(|result| pending.is(result)).cloned();
-    let mut done: Vec<Option<EvaluationResult>> =
-        results.iter().map(|pending| pending.as_ref().and_then(known)).collect();
-    let missing = agree_on_missing(&done, group)?;
+    let mut done = match checkpoint {
+        Some(checkpoint) => done_before(&path, train, checkpoint, &named)?,
+        None => vec![None; named.len()],
+    };
+    let missing = agree_on_missing(&done, setting.group)?;
     if !missing.is_empty() {
         let (places, named): (Vec<usize>, Vec<NamedEvaluation>) =
             named.into_iter().enumerate().filter(|(place, _)| missing.contains(place)).unzip();
         let initial = tasks::initial_encoders(train, task.encoders(), setting.device);
         let subjects = subjects(task, &initial, trained);
         let worker = setting.images.as_ref().context("there are no images")?.worker_program;
-        let found = eval::measure(&named, &subjects, &source(train), worker, group)?;
+        let source = source(train, &OnScreen { shows_features: true });
+        let found = eval::measure(&named, &subjects, &source, worker, setting.group)?;
+        // The first process has the checkpoint, and writes.
+        let Some(checkpoint) = checkpoint else { return Ok(Vec::new()) };
         for ((place, one), found) in places.into_iter().zip(named).zip(found) {
-            if let Some(pending) = results[place].take() {
-                done[place] = Some(result(one, found, pending));
-            }
+            let of = provenance(train, checkpoint, &one)?;
+            done[place] = Some(result(one, found, of, checkpoint.manifest.step));
         }
-    }
-    let results: Vec<EvaluationResult> = done.into_iter().flatten().collect();
-    if checkpoint.is_some() && !missing.is_empty() {
-        let file = EvaluationFile { results };
+        let file = EvaluationFile { results: done.into_iter().flatten().collect() };
         file.write(&path)?;
         return Ok(file.results);
     }
-    Ok(results)
+    Ok(done.into_iter().flatten().collect())
+}
+
+/// Of each of the evaluations `named` what the file at `path` says of this `checkpoint`.
+fn done_before(
+    path: &Path,
+    train: &TrainConfig,
+    checkpoint: &Checkpoint,
+    named: &[NamedEvaluation],
+) -> Result<Vec<Option<EvaluationResult>>> {
+    let before = measured_before(path);
+    let known = |one: &NamedEvaluation| {
+        let own = (&one.name, one.kind, Some(provenance(train, checkpoint, one)?));
+        let is_own = |result: &&EvaluationResult| {
+            (&result.name, &*result.kind, &result.of) == (own.0, own.1, &own.2)
+        };
+        Ok(before.iter().find(is_own).cloned())
+    };
+    named.iter().map(known).collect()
 }
 
 /// The places of evaluations that are not `done`, as the first process has it.
@@ -96,27 +107,6 @@ fn agree_on_missing(done: &[Option<EvaluationResult>], group: &ProcessGroup) -> 
     let missing: Vec<usize> = missing.map(|(place, _)| place).collect();
     group.publish(MISSING, &serde_json::to_vec(&missing)?)?;
     Ok(missing)
-}
-
-/// An evaluation of a checkpoint.
-struct Pending {
-    name: String,
-    kind: &'static str,
-    of: Provenance,
-    step: u64,
-}
-
-impl Pending {
-    fn of(train: &TrainConfig, checkpoint: &Checkpoint, one: &NamedEvaluation) -> Result<Self> {
-        let of = provenance(train, checkpoint, one)?;
-        Ok(Self { name: one.name.clone(), kind: one.kind, of, step: checkpoint.manifest.step })
-    }
-
-    /// Whether this is what `result` is of.
-    fn is(&self, result: &EvaluationResult) -> bool {
-        let own = (&*self.name, self.kind, Some(&self.of));
-        own == (&*result.name, &*result.kind, result.of.as_ref())
-    }
 }
 
 /// What an earlier call left; nothing where that cannot be read, which is then measured again.
@@ -177,9 +167,8 @@ fn subjects<'a>(
     subjects
 }
 
-fn result(one: NamedEvaluation, found: Measured, pending: Pending) -> EvaluationResult {
+fn result(one: NamedEvaluation, found: Measured, of: Provenance, step: u64) -> EvaluationResult {
     let NamedEvaluation { name, kind, evaluation, .. } = one;
-    let Pending { of, step, .. } = pending;
     let counts: Vec<u64> = found.sets.iter().map(|set| set.images as u64).collect();
     let count =
         |(set, &count): (&eval::SetFacts, &u64)| ImageCount { set: set.title.into(), count };
@@ -197,12 +186,15 @@ fn result(one: NamedEvaluation, found: Measured, pending: Pending) -> Evaluation
 }
 
 /// Images seen as the run sees images.
-fn source(train: &TrainConfig) -> Source<'_> {
-    Source { data: &train.data, given: Given::InConfig, observer: &OnScreen }
+pub(super) fn source<'a>(train: &'a TrainConfig, observer: &'a OnScreen) -> Source<'a> {
+    Source { data: &train.data, given: Given::InConfig, observer }
 }
 
 /// Shows phases like those of training, and ends at a signal.
-struct OnScreen;
+pub(super) struct OnScreen {
+    /// Whether computing features is a phase that is shown: while training another one is.
+    pub shows_features: bool,
+}
 
 impl Observer for OnScreen {
     fn open(
@@ -218,9 +210,12 @@ impl Observer for OnScreen {
         set: &ImageSet,
         extract: &mut dyn FnMut(Progress<'_>) -> Result<Vec<Features>>,
     ) -> Result<Vec<Features>> {
-        let phase = Phase::begin(&format!("features of {} images", set.title), None);
+        let begin = || Phase::begin(&format!("features of {} images", set.title), None);
+        let phase = self.shows_features.then(begin);
         let features = extract(&|_, _| signals::stop_requested().is_some())?;
-        phase.finish();
+        if let Some(phase) = phase {
+            phase.finish();
+        }
         Ok(features)
     }
 }

@@ -7,7 +7,7 @@ use super::frozen_encoder::{EncoderSource, FrozenEncoder};
 use super::setup;
 use super::worker_program::worker_program;
 use crate::artifacts::Role;
-use crate::config::{ConfigError, DataConfig, DeviceChoice, Precision, RunConfig, TrainConfig};
+use crate::config::{ConfigError, DataConfig, DeviceChoice, Precision, TrainConfig};
 use crate::dist::ProcessGroup;
 use crate::eval::{
     self, Encoder, Given, Interrupted, Measured, NamedEvaluation, Observer, Source, Subject,
@@ -48,13 +48,8 @@ impl Measuring {
         evaluations: &[NamedEvaluation],
         observer: &dyn Observer,
     ) -> Result<Found> {
-        let run = RunConfig {
-            dir: "eval".into(),
-            device: self.device,
-            precision: self.precision,
-            threads: 0,
-        };
-        let train = TrainConfig { run, ..TrainConfig::minimal("eval") };
+        let mut train = TrainConfig::minimal("eval");
+        (train.run.device, train.run.precision) = (self.device, self.precision);
         let work = |group: &ProcessGroup, device: Device| {
             let encoder = self.encoder.load(
                 ["--weights", "--input-size"],

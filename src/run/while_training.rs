@@ -4,18 +4,16 @@ use std::slice;
 
 use anyhow::{Context, Result};
 
-use super::evaluation::evaluations;
-use super::opening::opening;
+use super::evaluation::{OnScreen, evaluations, source};
 use crate::artifacts::{Measurement, Role};
 use crate::config::{ConfigError, TrainConfig};
-use crate::data::{Dataset, ShardProgress};
-use crate::eval::{
-    self, Encoder, Features, Given, ImageSet, Interrupted, NamedEvaluation, Observer, Prepared,
-    Progress, Source, Subject,
-};
+use crate::encoders;
+use crate::eval::{self, Encoder, Interrupted, NamedEvaluation, Prepared, Subject};
 use crate::tasks::{Models, Setting, TraineeConfig};
 use crate::train::evaluating::{BestBy, Due, Evaluating};
-use crate::train::signals;
+
+/// The bar of training stays.
+const QUIET: OnScreen = OnScreen { shows_features: false };
 
 /// The evaluations that `config` asks for on the way.
 ///
@@ -41,7 +39,7 @@ pub fn evaluating<'a>(
     let best = best_by(named, config)?;
     let mut prepared = Vec::new();
     for one in named {
-        prepared.push(eval::prepare(slice::from_ref(one), &source(config))?);
+        prepared.push(eval::prepare(slice::from_ref(one), &source(config, &QUIET))?);
     }
     let due = |one: &NamedEvaluation| Some(Due { name: one.name.clone(), every: one.every? });
     let due: Vec<Due> = named.iter().filter_map(due).collect();
@@ -69,52 +67,21 @@ fn best_by(named: &[NamedEvaluation], config: &TrainConfig) -> Result<Option<Bes
     }
 }
 
-fn measure(
+fn measure<'a>(
     prepared: &Prepared<'_>,
     config: &TrainConfig,
     setting: &Setting,
-    models: &dyn Models,
-    trained: &[TraineeConfig],
+    models: &'a dyn Models,
+    trained: &'a [TraineeConfig],
 ) -> Result<Vec<Measurement>> {
     let compute = config.run.precision.kind();
-    let encoders = models.encoders();
-    let subject = |(own, &model): (&'_ TraineeConfig, &_)| (own.name.clone(), model);
-    let named: Vec<_> = trained.iter().zip(&encoders).map(subject).collect();
-    let subjects: Vec<Subject<'_>> = named
-        .iter()
-        .map(|(name, model)| Subject {
-            name,
-            role: Role::Trained,
-            encoder: Encoder { model: *model, compute },
-        })
-        .collect();
+    let subject = |(own, model): (&'a TraineeConfig, &'a dyn encoders::Encoder)| Subject {
+        name: &own.name,
+        role: Role::Trained,
+        encoder: Encoder { model, compute },
+    };
+    let subjects: Vec<Subject<'_>> = trained.iter().zip(models.encoders()).map(subject).collect();
     let worker = setting.images.as_ref().context("there are no images")?.worker_program;
-    let found = prepared.measure(&subjects, &source(config), worker, setting.group)?;
+    let found = prepared.measure(&subjects, &source(config, &QUIET), worker, setting.group)?;
     Ok(found.into_iter().flat_map(|one| one.measurements).collect())
-}
-
-/// Images seen as the run sees images.
-fn source(config: &TrainConfig) -> Source<'_> {
-    Source { data: &config.data, given: Given::InConfig, observer: &Quiet }
-}
-
-/// Shows the opening of shards alone: the bar of training stays.
-struct Quiet;
-
-impl Observer for Quiet {
-    fn open(
-        &self,
-        set: &ImageSet,
-        open: &dyn Fn(ShardProgress<'_>) -> Result<Dataset>,
-    ) -> Result<Dataset> {
-        opening(&format!("opening {} images", set.title), open)
-    }
-
-    fn extract(
-        &self,
-        _: &ImageSet,
-        extract: &mut dyn FnMut(Progress<'_>) -> Result<Vec<Features>>,
-    ) -> Result<Vec<Features>> {
-        extract(&|_, _| signals::stop_requested().is_some())
-    }
 }

@@ -51,6 +51,10 @@ fn in_file<T>(file: &Path, read: impl FnOnce() -> Result<T, KeyError>) -> Result
 fn read_common(table: Table) -> Result<TrainConfig, KeyError> {
     let mut train: TrainConfig = read_tables(table)?;
     train.evaluation = eval::resolve(&train.evaluation)?;
+    if let Some(text) = &train.checkpoint.keep_best {
+        eval::metric_named(&eval::read(&train.evaluation)?, text)
+            .map_err(|message| ("checkpoint.keep_best".to_string(), message))?;
+    }
     Ok(train)
 }
 

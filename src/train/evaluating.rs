@@ -34,8 +34,8 @@ pub struct BestBy {
 #[derive(Debug)]
 pub struct Best<'a> {
     by: &'a BestBy,
-    so_far: Option<f64>,
-    step: u64,
+    /// The figure, and the step that has it.
+    so_far: Option<(f64, u64)>,
 }
 
 impl Evaluating<'_> {
@@ -49,7 +49,7 @@ impl Evaluating<'_> {
 impl<'a> Best<'a> {
     /// The best of what was found `before`, earlier first.
     pub fn of(by: &'a BestBy, before: &[EvaluationLine]) -> Self {
-        let mut best = Self { by, so_far: None, step: 0 };
+        let mut best = Self { by, so_far: None };
         for line in before {
             best.offer(line);
         }
@@ -64,16 +64,16 @@ impl<'a> Best<'a> {
             return false;
         }
         let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let is_best = mean.is_finite() && self.so_far.is_none_or(|best| mean > best);
+        let is_best = mean.is_finite() && self.so_far.is_none_or(|(best, _)| mean > best);
         if is_best {
-            (self.so_far, self.step) = (Some(mean), line.step);
+            self.so_far = Some((mean, line.step));
         }
         is_best
     }
 
     /// The step that has it.
     pub fn step(&self) -> Option<u64> {
-        self.so_far.map(|_| self.step)
+        self.so_far.map(|(_, step)| step)
     }
 }
 

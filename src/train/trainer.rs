@@ -54,7 +54,8 @@ fn take_steps(
     require_equal(run, state)?;
     let _computing = group.enter(Activity::Computing);
     let _span = debug_span!("train").entered();
-    let by = run.evaluating.as_ref().and_then(|evaluating| evaluating.best.as_ref());
+    let evaluating = run.evaluating.as_ref().filter(|_| group.is_first());
+    let by = evaluating.and_then(|evaluating| evaluating.best.as_ref());
     let before = evaluated_before(run, state.step)?;
     let mut progress = Progressing {
         log: group.is_first().then(|| RunLog::open(run, state.step)).transpose()?,
@@ -219,7 +220,7 @@ impl Progressing<'_> {
         }
         // Steps are not to blame for the time.
         self.since = DeviceEvent::record(run.group.device())?;
-        run.group.any(is_best && run.group.is_first())
+        run.group.any(is_best)
     }
 
     /// Writes down what was found, and what it costs.

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use distill::data::{Dataset, EvaluationPass};
 use distill::draws::{Draws, Purpose};
@@ -14,7 +15,7 @@ use crate::support::coloured::coloured;
 use crate::support::exported::{SIDE, exported, png, with_export};
 use crate::support::golden::{assert_close, read};
 use crate::support::python::{python, run};
-use crate::support::ranks::alone;
+use crate::support::ranks::{Ranks, alone};
 use crate::support::shards::config;
 use crate::support::workshop::{Finished, Workshop};
 
@@ -227,6 +228,41 @@ fn a_class_that_shows_is_found() {
     assert!(report["top1"].as_f64().unwrap() >= 0.9, "{report}");
     let table = centroid(&[]);
     assert!(table.contains("Nearest-centroid top-1 accuracy"), "{table}");
+}
+
+/// Ranks share the work and have the same figures; images that are in both sets are told, and found by
+/// their own features in bf16 too.
+#[test]
+fn ranks_share_the_work_and_find_images_of_both_sets() {
+    let workshop = with_export();
+    coloured(&workshop, "known.tar", 13, 1);
+    coloured(&workshop, "new.tar", 6, 2);
+    let arguments = ["--reference", "known.tar", "--neighbours", "1,5", "--json", "--held-out"];
+    let both = [&arguments[..], &["known.tar", "new.tar", "--features", "bf16"]].concat();
+    let alone = knn(&workshop, &both).succeeds();
+    let report: serde_json::Value = serde_json::from_str(&alone.stdout).unwrap();
+    assert_eq!(report["held_out"]["also_in_reference"], 13, "{report}");
+    assert_eq!(report["held_out"]["of_unknown_classes"], 0);
+    assert!(report["reference"].get("also_in_reference").is_none());
+    let told = "13 of 19 held-out images are reference images too, pixel for pixel";
+    assert!(alone.stderr.contains(told), "{}", alone.stderr);
+    for size in [2, 3] {
+        let ranks = Ranks::start(size, |_| {
+            let common = ["eval", "knn", "--weights", "export", "--device", "cpu"];
+            workshop.command(&[&common[..], &both].concat())
+        });
+        let found = ranks.finish(Duration::from_secs(120));
+        let printed: Vec<String> =
+            found.into_iter().map(|finished| finished.succeeds().stdout).collect();
+        assert_eq!(printed[0], alone.stdout);
+        assert!(printed[1..].iter().all(String::is_empty), "{printed:?}");
+    }
+    let itself = [&arguments[..], &["known.tar", "--features", "bf16"]].concat();
+    let itself = knn(&workshop, &itself).succeeds().stdout;
+    let report: serde_json::Value = serde_json::from_str(&itself).unwrap();
+    assert_eq!(report["accuracies"][0]["top1"], 1.0, "each is nearest to itself");
+    let fresh = knn(&workshop, &[&arguments[..], &["new.tar"]].concat()).succeeds();
+    assert!(!fresh.stderr.contains("pixel for pixel"), "{}", fresh.stderr);
 }
 
 /// What a user may get wrong is one line that says what and what to do.

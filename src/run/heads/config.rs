@@ -217,6 +217,9 @@ impl HeadsConfig {
         require((0.0..1.0).contains(&warmup), "training.warmup", || {
             format!("found {warmup}, expected a share in [0, 1)")
         })?;
+        require(self.checkpoint.keep_best.is_none(), "checkpoint.keep_best", || {
+            "heads are tested after each epoch, and the best figures are told: leave it out".into()
+        })?;
         require(self.test.every > 0, "test.every", || "found 0, expected epochs".into())?;
         require(self.test.window_batch > 0, "test.window_batch", || "found 0".into())
     }
@@ -353,6 +356,10 @@ mod tests {
                 "training.images_per_loss",
             ),
             ("heads = [{ kind = \"linear\", name = \"a/b\" }]", "heads.0.name"),
+            (
+                "heads = [{ kind = \"linear\" }]\ncheckpoint.keep_best = \"knn.top1\"",
+                "checkpoint.keep_best",
+            ),
         ] {
             let (found, message) = config(more).unwrap_err();
             assert!(found.starts_with(key), "{found}: {message}");

@@ -34,18 +34,20 @@ use ground::Ground;
 /// # Errors
 /// Data, weights, device, disk or another process fail.
 pub fn train_heads(config: &HeadsConfig, options: &Options) -> Result<HeadsOutcome> {
-    let explain = |error: Error| {
-        match is_out_of_memory(&error) {
-        false => error,
-        true => error.context(
-            "out of memory: lower test.window_batch, train fewer heads at once, start more processes (the \
-             training stays the same), or use run.precision = \"bf16\"",
-        ),
-    }
-    };
     let work = |group: &ProcessGroup, device| train_in_group(config, options, group, device);
-    let outcome = setup::with_group(&config.train(), |_| Ok(()), explain, work)?;
+    let outcome = setup::with_group(&config.train(), |_| Ok(()), explain_memory, work)?;
     Ok(outcome.unwrap_or(HeadsOutcome::Stopped(0)))
+}
+
+/// Adds what to lower, where `error` is that the device has no memory left.
+fn explain_memory(error: Error) -> Error {
+    if !is_out_of_memory(&error) {
+        return error;
+    }
+    error.context(
+        "out of memory: lower test.window_batch, train fewer heads at once, start more processes (the \
+         training stays the same), or use run.precision = \"bf16\"",
+    )
 }
 
 fn train_in_group(

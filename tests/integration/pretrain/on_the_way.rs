@@ -1,9 +1,11 @@
 //! Evaluations that are made while training.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::ranks::Ranks;
 use crate::support::workshop::{Workshop, labelled};
 
 /// Lines of a run's metrics about evaluations.
@@ -24,6 +26,13 @@ fn state(workshop: &Workshop, run: &str, step: u64) -> Vec<(String, Vec<u8>)> {
     all.sort();
     assert!(!all.is_empty());
     all
+}
+
+/// Images of a step of the run that was looked at.
+fn global_batch(workshop: &Workshop) -> i64 {
+    let config = fs::read_to_string(workshop.path("looked/config.toml")).unwrap();
+    let config: toml::Table = config.parse().unwrap();
+    config["data"]["global_batch_size"].as_integer().unwrap()
 }
 
 /// Weights do not depend on being looked at; figures stand in the metrics and on the page, and the best
@@ -75,6 +84,20 @@ fn weights_do_not_depend_on_being_looked_at() {
     assert!(workshop.command(&report).status().unwrap().success());
     let page = fs::read_to_string(workshop.path("looked/report.html")).unwrap();
     assert!(page.contains("knn: top1_k1 in %"));
+    // Two processes measure the same, of the same weights up to rounding.
+    let overrides = ["schedule.epochs=4", "checkpoint.every=1", "run.dir=two", &data, &looked_at];
+    let global = format!("data.global_batch_size={}", global_batch(&workshop));
+    let ranks =
+        Ranks::start(2, |_| workshop.pretraining_command(&[&overrides[..], &[&*global]].concat()));
+    for finished in ranks.finish(Duration::from_secs(120)) {
+        finished.succeeds();
+    }
+    let of_two = evaluated(&workshop, "two");
+    assert_eq!(of_two.len(), lines.len());
+    for (two, one) in of_two.iter().zip(&lines) {
+        assert_eq!((&two["step"], &two["measurements"]), (&one["step"], &one["measurements"]));
+    }
+
     set(&["run.dir=wrong", &knn, "checkpoint.keep_best=\"knn.top1\""])
         .fails(2, &["checkpoint.keep_best", "every"]);
 }
