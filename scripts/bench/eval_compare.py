@@ -5,12 +5,10 @@ import json
 import os
 import pathlib
 import re
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 WIDTH, HEIGHT = 640, 480
 
@@ -45,12 +43,11 @@ def make_encoder(folder, dim, depth):
 
 
 def run(command, **more):
-    """Runs a contender; gives its output and the most memory that it or a child of it had, in bytes."""
-    before = time.monotonic()
+    """Runs a contender; gives what it printed."""
     process = subprocess.run(command, capture_output=True, text=True, **more)
     if process.returncode:
         sys.exit(f"error: {command[0]} failed:\n{process.stderr[-3000:]}")
-    return process, time.monotonic() - before
+    return process
 
 
 def ours(options, data, encoder, out):
@@ -67,7 +64,7 @@ def ours(options, data, encoder, out):
     ):
         command += ["--set", key]
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    process, _ = run(command, env=environment)
+    process = run(command, env=environment)
     lines = (pathlib.Path(out) / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
     # Epochs after the first, whole: numbers of an update are read while the next one runs.
@@ -89,7 +86,7 @@ def theirs(options, data, encoder):
     command = [sys.executable, "-B", peer, "--root", data, "--encoder", encoder]
     for name in ("epochs", "updates", "batch", "workers", "device", "precision"):
         command += [f"--{name}", str(getattr(options, name))]
-    process, _ = run(command)
+    process = run(command)
     return json.loads(process.stdout.splitlines()[-1])
 
 

@@ -1,7 +1,7 @@
 //! `evaluation.json`: the figures of a run's encoders, a list with a version.
 //!
 //! ```json
-//! { "version": 2, "results": [ {
+//! { "version": 3, "results": [ {
 //!     "name": "knn", "kind": "knn", "step": 500, "of": { "weights": "…", "settings": { … }, … },
 //!     "title": "k-NN top-1 accuracy", "description": "…",
 //!     "images": [ { "set": "reference", "count": 20000 }, { "set": "held-out", "count": 10000 } ],
@@ -10,7 +10,8 @@
 //!       { "encoder": "small", "role": "trained", "metric": "top1_k10", "value": 0.802 } ] } ] }
 //! ```
 //!
-//! The first version, without a number, held one result of k-NN; it is read as such a list.
+//! The first version, without a number, held one result of k-NN; it is read as such a list. In the second all
+//! metrics were shares.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -23,7 +24,9 @@ use serde_json::Value;
 use crate::durable;
 
 /// The version that is written.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
+/// The oldest version with a number.
+const FIRST_NUMBERED: u64 = 2;
 
 /// What `evaluation.json` holds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -51,6 +54,9 @@ pub struct EvaluationResult {
     pub images: Vec<ImageCount>,
     /// Columns of a table of the measurements, in their order.
     pub metrics: Vec<Metric>,
+    /// Names of the metrics that stand for this result beside others; none: the first one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub main: Vec<String>,
     pub measurements: Vec<Measurement>,
 }
 
@@ -77,13 +83,47 @@ pub struct ImageCount {
     pub count: u64,
 }
 
-/// A figure that an evaluation has of each encoder, as a share in `[0, 1]`.
+/// A figure that an evaluation has of each encoder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metric {
     /// For programs: `top1_k10`.
     pub name: String,
     /// For people, beside the result's title: `k = 10`.
     pub label: String,
+    #[serde(default, skip_serializing_if = "Unit::is_share")]
+    pub unit: Unit,
+}
+
+impl Metric {
+    /// A figure in `[0, 1]`.
+    pub fn share(name: impl Into<String>, label: impl Into<String>) -> Self {
+        Self { name: name.into(), label: label.into(), unit: Unit::Share }
+    }
+}
+
+/// What a figure's number is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// In `[0, 1]`; people see per cent.
+    #[default]
+    Share,
+    /// Of any size, such as an error in metres.
+    Number,
+}
+
+impl Unit {
+    fn is_share(&self) -> bool {
+        *self == Self::Share
+    }
+
+    /// `value` for people, with so many digits after the point of per cent.
+    pub fn show(self, value: f64, digits: usize) -> String {
+        match self {
+            Self::Share => format!("{:.digits$} %", 100.0 * value),
+            Self::Number => format!("{value:.4}"),
+        }
+    }
 }
 
 /// One figure of one encoder.
@@ -107,6 +147,10 @@ pub enum Role {
     Initial,
     Trained,
     Teacher,
+    /// Of weights that were named, with no run behind them.
+    Stored,
+    /// Not measured here: what its makers say of it.
+    Published,
 }
 
 impl Role {
@@ -117,6 +161,8 @@ impl Role {
             Self::Initial => "initial",
             Self::Trained => "trained",
             Self::Teacher => "teacher",
+            Self::Stored => "stored",
+            Self::Published => "published",
         }
     }
 }
@@ -152,10 +198,11 @@ impl EvaluationResult {
         for (encoder, role, values) in self.rows() {
             let role = if role == Role::Teacher { "" } else { role.name() };
             table += &format!("\n  {encoder:<16} {role:<8}");
-            table.extend(values.into_iter().map(|value| match value {
-                Some(share) => format!("{:>9.1} %", 100.0 * share),
+            let cell = |(value, metric): (Option<f64>, &Metric)| match value {
+                Some(value) => format!("{:>11}", metric.unit.show(value, 1)),
                 None => format!("{:>11}", "–"),
-            }));
+            };
+            table.extend(values.into_iter().zip(&self.metrics).map(cell));
         }
         table + "\n"
     }
@@ -182,8 +229,9 @@ impl EvaluationFile {
         match json.get("version") {
             None => Ok(serde_json::from_value::<FirstVersion>(json)?.into()),
             Some(version) => {
+                let known = FIRST_NUMBERED..=VERSION;
                 ensure!(
-                    version.as_u64() == Some(VERSION),
+                    version.as_u64().is_some_and(|version| known.contains(&version)),
                     "it is of version {version}, this program reads versions up to {VERSION}"
                 );
                 let Versioned { results } = serde_json::from_value(json)?;
@@ -263,7 +311,7 @@ impl From<FirstVersion> for EvaluationFile {
 impl FirstKnn {
     fn into_result(self, step: Option<u64>, of: Option<Provenance>) -> EvaluationResult {
         let images = [("reference", self.reference_pictures), ("held-out", self.held_out_pictures)];
-        let metric = |k: &u64| Metric { name: format!("top1_k{k}"), label: format!("k = {k}") };
+        let metric = |k: &u64| Metric::share(format!("top1_k{k}"), format!("k = {k}"));
         let metrics: Vec<Metric> = self.neighbours.iter().map(metric).collect();
         let measurements = self.encoders.iter().flat_map(|encoder| {
             encoder.accuracies.iter().zip(&metrics).map(|(&value, metric)| Measurement {
@@ -289,6 +337,7 @@ impl FirstKnn {
             images: images.map(|(set, count)| ImageCount { set: set.into(), count }).into(),
             measurements: measurements.collect(),
             metrics,
+            main: Vec::new(),
         }
     }
 }

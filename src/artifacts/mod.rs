@@ -4,10 +4,12 @@ mod evaluation;
 mod loss_terms;
 mod manifest;
 mod metrics;
+mod overview;
 pub mod paths;
 
 pub use evaluation::{
-    EvaluationFile, EvaluationResult, ImageCount, Measurement, Metric, Provenance, Role,
+    EvaluationFile, EvaluationResult, ImageCount, Measurement, Metric, Provenance, Role, Row, Unit,
 };
 pub use manifest::{FORMAT, FileEntry, Holds, Manifest, Stream, file_name, stem};
 pub use metrics::{EvaluationLine, MetricsLine, MetricsLines, StepMetrics, TraineeMetrics};
+pub use overview::{Column, Overview};

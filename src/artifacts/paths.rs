@@ -74,6 +74,21 @@ pub fn evaluation(run: &Path) -> PathBuf {
     run.join("evaluation.json")
 }
 
+/// What was measured of several encoders, as a table of Markdown.
+pub fn evaluation_table(run: &Path) -> PathBuf {
+    run.join("evaluation.md")
+}
+
+/// What was found of one of several encoders by one evaluation.
+pub fn measured(run: &Path, encoder: &str, evaluation: &str) -> PathBuf {
+    run.join("measured").join(encoder).join(format!("{evaluation}.json"))
+}
+
+/// The folder of a training of heads within a comparison of encoders.
+pub fn heads(run: &Path, encoder: &str, name: &str) -> PathBuf {
+    run.join("heads").join(encoder).join(name)
+}
+
 /// The folder of all exported encoders.
 pub fn exports(run: &Path) -> PathBuf {
     run.join("exports")

@@ -1,6 +1,6 @@
 //! `distill report`: a run as one HTML page.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use tracing::warn;
@@ -8,12 +8,12 @@ use tracing::warn;
 use super::output::print;
 use crate::artifacts::paths;
 use crate::durable;
-use crate::report::{self, Run};
+use crate::report::{self, Report};
 
-/// Write a page about a run: curves, accuracies, reconstructions, configuration
+/// Write a page about a run: curves, figures, reconstructions, configuration
 ///
 /// The page is one file that needs nothing else: it can be opened, printed and sent. A run that
-/// still goes on, was stopped or was killed has one too.
+/// still goes on, was stopped or was killed has one too, and so has a comparison of encoders.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: distill report --run runs/quickstart")]
 pub(super) struct ReportArgs {
@@ -29,11 +29,19 @@ pub(super) struct ReportArgs {
 pub(super) fn run(args: &ReportArgs) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| paths::report(&args.run));
     ensure!(!out.is_dir(), "--out {}: that is a folder; name a file in it", out.display());
-    let run = Run::read(&args.run)?;
-    for note in run.notes() {
+    let bytes = write(&args.run, &out)?;
+    print(&format!("wrote {} ({})\n", out.display(), indicatif::HumanBytes(bytes)))
+}
+
+/// Writes the page about the run or comparison in `dir` to `out`, and gives its size in bytes.
+///
+/// # Errors
+/// The directory is none, cannot be read, or `out` not be written.
+pub(super) fn write(dir: &Path, out: &Path) -> Result<u64> {
+    let Report { page, notes } = report::of(dir)?;
+    for note in notes {
         warn!("{note}");
     }
-    let page = report::page(&run)?;
-    durable::write(&out, page.as_bytes())?;
-    print(&format!("wrote {} ({})\n", out.display(), indicatif::HumanBytes(page.len() as u64)))
+    durable::write(out, page.as_bytes())?;
+    Ok(page.len() as u64)
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::mem::ManuallyDrop;
 use std::net::{ToSocketAddrs, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -35,6 +35,8 @@ pub struct ProcessGroup {
     stop: fn() -> bool,
     thread: Arc<TrainingThread>,
     others: Option<Others>,
+    /// What keys of notes begin with: see [`Self::begin_part`].
+    part: Mutex<String>,
     _status: Registration,
 }
 
@@ -62,7 +64,7 @@ impl ProcessGroup {
     ) -> Self {
         let described = thread.clone();
         let status = status::register("training thread", move || described.describe());
-        Self { rank_info, device, stop, thread, others, _status: status }
+        Self { rank_info, device, stop, thread, others, part: Mutex::default(), _status: status }
     }
 
     /// Joins the other processes of the run `name`, all of which must join within `meeting`.
@@ -133,13 +135,25 @@ impl ProcessGroup {
         self.device
     }
 
+    /// Begins a part of the work: notes from now on are apart from those of other parts, whatever their
+    /// keys. All processes name the same parts.
+    pub fn begin_part(&self, name: &str) {
+        *self.part.lock().unwrap_or_else(PoisonError::into_inner) = format!("{name}/");
+    }
+
+    /// `key` within the part that was begun.
+    fn key_of(&self, key: &str) -> String {
+        format!("{}{key}", self.part.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Publishes `note` under `key`, for all processes to [`Self::wait_for`].
     pub fn publish(&self, key: &str, note: &[u8]) -> Result<()> {
         match &self.others {
             None => Ok(()),
-            Some(others) => {
-                others.store.set(key, note).map_err(|error| others.heartbeat.blame(error))
-            }
+            Some(others) => others
+                .store
+                .set(&self.key_of(key), note)
+                .map_err(|error| others.heartbeat.blame(error)),
         }
     }
 
@@ -150,6 +164,7 @@ impl ProcessGroup {
     pub fn wait_for(&self, key: &str) -> Result<Vec<u8>> {
         let others = self.others.as_ref().expect("there are others");
         let (mut note, mut pause) = (None, Pause::default());
+        let key = &self.key_of(key);
         others.until(format!("the note `{key}`").into(), || {
             note = others.store.get(key)?;
             if note.is_none() {

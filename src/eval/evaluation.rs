@@ -28,6 +28,11 @@ pub trait Evaluation {
     /// The figures of each encoder, in the order of a table's columns.
     fn metrics(&self) -> Vec<Metric>;
 
+    /// Names of the metrics that stand for the evaluation beside others.
+    fn main_metrics(&self) -> Vec<String> {
+        self.metrics().into_iter().take(1).map(|metric| metric.name).collect()
+    }
+
     /// The images, in the order in which they have to be gone over.
     fn image_sets(&self) -> Vec<ImageSet>;
 

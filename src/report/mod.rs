@@ -1,6 +1,7 @@
-//! A run as one HTML page.
+//! A run, or a comparison of encoders, as one HTML page.
 
 mod charts;
+mod comparison;
 mod curve;
 mod numbers;
 mod page;
@@ -9,5 +10,29 @@ mod results;
 mod run;
 mod training;
 
-pub use page::page;
-pub use run::Run;
+use std::path::Path;
+
+use anyhow::Result;
+
+use run::Run;
+
+/// A page about what a directory holds.
+#[derive(Debug)]
+pub struct Report {
+    /// One HTML document that needs nothing but itself.
+    pub page: String,
+    /// What could not be read, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// The page about the run, or the comparison of encoders, in `dir`.
+///
+/// # Errors
+/// It is no directory of either, or it cannot be read.
+pub fn of(dir: &Path) -> Result<Report> {
+    if let Some(page) = comparison::page(dir)? {
+        return Ok(Report { page, notes: Vec::new() });
+    }
+    let run = Run::read(dir)?;
+    Ok(Report { page: page::page(&run)?, notes: run.notes().to_vec() })
+}

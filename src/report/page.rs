@@ -18,31 +18,42 @@ const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inlin
 
 /// One HTML document about `run` that needs nothing but itself.
 pub fn page(run: &Run) -> Result<String> {
-    let page = html! {
+    let body = html! {
+        (header(run))
+        main {
+            (models(run))
+            (results::evaluations(&run.evaluations))
+            (training::section(run)?)
+            (results::reconstructions(run))
+            (results::exports(run))
+            (configuration(&run.config))
+        }
+        footer { (footer(run)) }
+    };
+    Ok(document(&run.name, &body))
+}
+
+/// A document of this title that needs nothing but itself.
+pub fn document(title: &str, body: &Markup) -> String {
+    let document = html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (run.name) " – distill" }
+                title { (title) " – distill" }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                (header(run))
-                main {
-                    (models(run))
-                    (results::evaluations(run))
-                    (training::section(run)?)
-                    (results::reconstructions(run))
-                    (results::exports(run))
-                    section { h2 { "Configuration" } pre.config { (run.config) } }
-                }
-                footer { (footer(run)) }
-            }
+            body { (body) }
         }
     };
-    Ok(page.into_string())
+    document.into_string()
+}
+
+/// The section with the text of a configuration.
+pub fn configuration(text: &str) -> Markup {
+    html! { section { h2 { "Configuration" } pre.config { (text) } } }
 }
 
 fn header(run: &Run) -> Markup {
@@ -151,13 +162,18 @@ fn row(model: &Model) -> Markup {
 }
 
 fn footer(run: &Run) -> Markup {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     html! {
         p {
             code { (run.path.display()) } ". "
             @if let Some(last) = run.records.last() { "Last record " (date(last.time)) ". " }
             @if let Some(step) = run.checkpoint { "Newest checkpoint of step " (HumanCount(step)) ". " }
-            "Page made " (date(now.as_secs_f64())) " by distill " (env!("CARGO_PKG_VERSION")) "."
+            (made())
         }
     }
+}
+
+/// When and by what a page is made.
+pub fn made() -> Markup {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    html! { "Page made " (date(now.as_secs_f64())) " by distill " (env!("CARGO_PKG_VERSION")) "." }
 }

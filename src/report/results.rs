@@ -6,16 +6,54 @@ use indicatif::{HumanBytes, HumanCount};
 use maud::{Markup, html};
 
 use super::run::{Export, Reconstruction, Run};
-use crate::artifacts::{EvaluationResult, Role, paths};
+use crate::artifacts::{Column, EvaluationResult, Overview, Role, Unit, paths};
 use crate::encoders::FAMILIES;
 
 /// Width and height that small reconstructions are enlarged to, in pixels of the page.
 const NEWEST: (u32, u32) = (640, 1100);
 
-/// A section for each evaluation.
-pub fn evaluations(run: &Run) -> Markup {
+/// A section with the main figures of several evaluations.
+pub fn overview(results: &[EvaluationResult]) -> Markup {
+    let Overview { columns, rows } = Overview::new(results);
     html! {
-        @for result in &run.evaluations {
+        section {
+            h2 { "All encoders" }
+            table.figures {
+                thead {
+                    tr {
+                        th { "Encoder" }
+                        th { "Weights" }
+                        @for Column { evaluation, metric } in &columns {
+                            th { (evaluation) br; (metric.label) }
+                        }
+                    }
+                }
+                tbody {
+                    @for (encoder, role, values) in &rows {
+                        tr {
+                            td { (encoder) }
+                            td { (role.name()) }
+                            @for (value, Column { metric, .. }) in values.iter().zip(&columns) {
+                                td { (bar(*role, metric.unit, *value)) }
+                            }
+                        }
+                    }
+                }
+            }
+            @if rows.iter().any(|(_, role, _)| *role == Role::Published) {
+                p.note {
+                    "Published: not measured here, but what the Pixio release says of its encoder, the \
+                     best of all epochs on the test split."
+                }
+            }
+        }
+    }
+}
+
+/// A section for each evaluation.
+pub fn evaluations(results: &[EvaluationResult]) -> Markup {
+    html! {
+        @for result in results {
             section {
                 h2 { (result.title) }
                 (table(result))
@@ -39,11 +77,13 @@ fn table(result: &EvaluationResult) -> Markup {
                 }
             }
             tbody {
-                @for (encoder, role, shares) in result.rows() {
+                @for (encoder, role, values) in result.rows() {
                     tr {
                         td { (encoder) }
                         td { (role.name()) }
-                        @for share in shares { td { (bar(role, share)) } }
+                        @for (value, metric) in values.into_iter().zip(&result.metrics) {
+                            td { (bar(role, metric.unit, value)) }
+                        }
                     }
                 }
             }
@@ -51,19 +91,21 @@ fn table(result: &EvaluationResult) -> Markup {
     }
 }
 
-/// A share in `[0, 1]` as a number and a bar.
-fn bar(role: Role, share: Option<f64>) -> Markup {
+/// A figure as a number, and a share in `[0, 1]` as a bar too.
+fn bar(role: Role, unit: Unit, value: Option<f64>) -> Markup {
     let class = match role {
         Role::Random | Role::Initial => "bar random",
         Role::Teacher => "bar teacher",
-        Role::Trained => "bar",
+        Role::Published => "bar published",
+        Role::Trained | Role::Stored => "bar",
     };
     html! {
-        @if let Some(share) = share {
-            @let percent = 100.0 * share;
+        @if let Some(value) = value {
             // The exact number is there for programs.
-            data value=(share) { (format!("{percent:.2} %")) }
-            div.track { div class=(class) style=(format!("width:{percent:.2}%")) {} }
+            data value=(value) { (unit.show(value, 2)) }
+            @if unit == Unit::Share {
+                div.track { div class=(class) style=(format!("width:{:.2}%", 100.0 * value)) {} }
+            }
         } @else {
             "–"
         }

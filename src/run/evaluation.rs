@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::opening::opening;
 use crate::artifacts::{EvaluationFile, EvaluationResult, ImageCount, Provenance, Role, paths};
-use crate::config::{ConfigError, TrainConfig};
+use crate::config::{ConfigError, DataConfig, KeyError, TrainConfig};
 use crate::data::{Dataset, ShardProgress};
 use crate::dist::ProcessGroup;
 use crate::encoders;
@@ -71,7 +71,7 @@ pub fn measure(
         let Some(checkpoint) = checkpoint else { return Ok(Vec::new()) };
         for ((place, one), found) in places.into_iter().zip(named).zip(found) {
             let of = provenance(train, checkpoint, &one)?;
-            done[place] = Some(result(one, found, of, checkpoint.manifest.step));
+            done[place] = Some(result(&one, found, of, Some(checkpoint.manifest.step)));
         }
         let file = EvaluationFile { results: done.into_iter().flatten().collect() };
         file.write(&path)?;
@@ -122,8 +122,7 @@ fn measured_before(path: &Path) -> Vec<EvaluationResult> {
 
 /// The evaluations that the config asks for.
 pub(super) fn evaluations(train: &TrainConfig) -> Result<Vec<NamedEvaluation>> {
-    let evaluations = eval::read(&train.evaluation);
-    Ok(evaluations.map_err(|(key, message)| ConfigError { file: "".into(), key, message })?)
+    Ok(eval::read(&train.evaluation).map_err(in_config)?)
 }
 
 fn provenance(
@@ -167,27 +166,44 @@ fn subjects<'a>(
     subjects
 }
 
-fn result(one: NamedEvaluation, found: Measured, of: Provenance, step: u64) -> EvaluationResult {
+/// What is kept of what `one` found of weights after so many steps.
+pub(super) fn result(
+    one: &NamedEvaluation,
+    found: Measured,
+    of: Provenance,
+    step: Option<u64>,
+) -> EvaluationResult {
     let NamedEvaluation { name, kind, evaluation, .. } = one;
     let counts: Vec<u64> = found.sets.iter().map(|set| set.images as u64).collect();
     let count =
         |(set, &count): (&eval::SetFacts, &u64)| ImageCount { set: set.title.into(), count };
     EvaluationResult {
-        name,
-        kind: kind.into(),
-        step: Some(step),
+        name: name.clone(),
+        kind: (*kind).into(),
+        step,
         of: Some(of),
         title: evaluation.title(),
         description: evaluation.description(&counts),
         images: found.sets.iter().zip(&counts).map(count).collect(),
         metrics: evaluation.metrics(),
+        main: evaluation.main_metrics(),
         measurements: found.measurements,
     }
 }
 
 /// Images seen as the run sees images.
 pub(super) fn source<'a>(train: &'a TrainConfig, observer: &'a OnScreen) -> Source<'a> {
-    Source { data: &train.data, given: Given::InConfig, observer }
+    source_of(&train.data, observer)
+}
+
+/// Images seen as `data` says, for evaluations of a configuration.
+pub(super) fn source_of<'a>(data: &'a DataConfig, observer: &'a OnScreen) -> Source<'a> {
+    Source { data, given: Given::InConfig, observer }
+}
+
+/// What is wrong in a configuration whose file is named further up.
+pub(super) fn in_config((key, message): KeyError) -> ConfigError {
+    ConfigError { file: "".into(), key, message }
 }
 
 /// Shows phases like those of training, and ends at a signal.

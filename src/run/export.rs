@@ -40,27 +40,8 @@ pub(super) fn export_all(config: &dyn TaskConfig, checkpoint: &Checkpoint) -> Re
 /// The run has no such encoder or no such checkpoint, or its files are damaged.
 pub fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Result<Source> {
     let config = tasks::load(&paths::config(run), &[])?;
-    let known = || {
-        let names: Vec<&str> = config.encoders().iter().map(|one| one.name.as_str()).collect();
-        names.join(", ")
-    };
-    let wrong = |message: String| {
-        let key = "--student".to_string();
-        ConfigError { file: PathBuf::new(), key, message }
-    };
-    let encoder = match (name, config.encoders()) {
-        (None, [only]) => only,
-        (None, _) => return Err(wrong(format!("is missing; the run has {}", known())).into()),
-        (Some(name), all) => all
-            .iter()
-            .find(|one| one.name == name)
-            .ok_or_else(|| wrong(format!("the run has no student `{name}`; it has {}", known())))?,
-    };
-    let checkpoint = match step {
-        Some(step) => Checkpoint::open(&paths::checkpoint(run, step))?,
-        None => checkpoint::newest(run)?
-            .with_context(|| format!("{} holds no checkpoint yet", run.display()))?,
-    };
+    let encoder = &config.encoders()[place_in_run(&*config, name)?];
+    let checkpoint = checkpoint_of_run(run, step)?;
     let weights =
         EncoderWeights::of_trainee(checkpoint.weights(&encoder.name)?, encoder.model.family)?;
     let stored = weights.measure(Some(encoder.model.heads))?;
@@ -74,6 +55,41 @@ pub fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Resu
     Ok((weights, stored, preprocessing(&config.train().data)))
 }
 
-fn preprocessing(data: &DataConfig) -> Preprocessing {
+/// The place, in the configuration of a run, of the encoder of this name; a run of one needs none.
+///
+/// # Errors
+/// There is none; the error lists those that there are.
+pub(super) fn place_in_run(
+    config: &dyn TaskConfig,
+    name: Option<&str>,
+) -> Result<usize, ConfigError> {
+    let names: Vec<&str> = config.encoders().iter().map(|one| one.name.as_str()).collect();
+    let place = match name {
+        None if names.len() == 1 => Some(0),
+        _ => names.iter().position(|one| Some(*one) == name),
+    };
+    place.ok_or_else(|| {
+        let known = names.join(", ");
+        let message = match name {
+            None => format!("is missing; the run has {known}"),
+            Some(name) => format!("the run has no student `{name}`; it has {known}"),
+        };
+        ConfigError { file: PathBuf::new(), key: "--student".into(), message }
+    })
+}
+
+/// The checkpoint of this step of the run in `run`, or its newest one.
+///
+/// # Errors
+/// There is none, or it is damaged.
+pub(super) fn checkpoint_of_run(run: &Path, step: Option<u64>) -> Result<Checkpoint> {
+    match step {
+        Some(step) => Checkpoint::open(&paths::checkpoint(run, step)),
+        None => checkpoint::newest(run)?
+            .with_context(|| format!("{} holds no checkpoint yet", run.display())),
+    }
+}
+
+pub(super) fn preprocessing(data: &DataConfig) -> Preprocessing {
     Preprocessing { mean: data.mean, std: data.std }
 }

@@ -1,16 +1,19 @@
-//! A frozen encoder for evaluations: from weights, or from a run's checkpoint.
+//! A frozen encoder for evaluations: from weights, or from a run.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-use super::export::encoder_of_run;
+use super::export::{Source, checkpoint_of_run, encoder_of_run, place_in_run, preprocessing};
+use crate::artifacts::{Role, paths};
 use crate::config::ConfigError;
-use crate::encoders::{Encoder, EncoderWeights};
+use crate::encoders::{Encoder, EncoderSpec, EncoderWeights};
 use crate::native::guard;
 use crate::nn::{FrozenFormat, Parameters, Storage};
+use crate::tasks::{self, TaskConfig, TraineeConfig};
 use crate::weights::Preprocessing;
 
 /// Which encoder is looked at.
@@ -32,6 +35,21 @@ pub struct EncoderSource {
     /// Step of the checkpoint; left out: the newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<u64>,
+    /// What of the run; left out: what it trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<RoleInRun>,
+}
+
+/// What a run has encoders for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleInRun {
+    /// As it was before the first step
+    Initial,
+    /// As it is in a checkpoint
+    Trained,
+    /// What the run's students learn from
+    Teacher,
 }
 
 /// An encoder on its device, whose weights are kept as they are used.
@@ -45,10 +63,23 @@ pub struct FrozenEncoder {
     pub preprocessing: Preprocessing,
 }
 
+/// What a source comes down to.
+enum Origin {
+    /// Weights that are stored somewhere, and what they hold.
+    Stored(Box<Source>),
+    /// The encoder at this place of a run's configuration, whose initial weights are drawn.
+    Drawn(Box<dyn TaskConfig>, usize),
+}
+
 impl EncoderSource {
     /// The encoder of stored weights.
     pub fn of_weights(weights: PathBuf, heads: Option<usize>) -> Self {
         Self { weights: Some(weights), heads, ..Self::default() }
+    }
+
+    /// The encoder that the run in `run` has in this role; of several the one that is called `student`.
+    pub fn of_run(run: PathBuf, student: Option<String>, role: RoleInRun) -> Self {
+        Self { run: Some(run), student, role: Some(role), ..Self::default() }
     }
 
     /// Loads the encoder, for images of `image_size` pixels a side, or of the size of its weights.
@@ -63,40 +94,130 @@ impl EncoderSource {
         device: Device,
         compute: Kind,
     ) -> Result<FrozenEncoder> {
-        let wrong = |key: &str, message: String| ConfigError {
-            file: PathBuf::new(),
-            key: key.into(),
-            message,
-        };
-        let (weights, stored, preprocessing) = match (&self.weights, &self.run) {
-            (Some(path), None) => self.of_file(path).with_context(|| keys[0].to_string())?,
-            (None, Some(run)) => encoder_of_run(run, self.student.as_deref(), self.step)?,
-            _ => {
-                let message = "found neither or both, expected weights or a run".to_string();
-                return Err(wrong(keys[0], message).into());
-            }
-        };
-        let (spec, stored_size) = (stored.spec, stored.image_size);
-        let image_size = image_size.unwrap_or(stored_size);
-        if image_size == 0 || !image_size.is_multiple_of(spec.patch_size) {
-            let patch = spec.patch_size;
-            let message =
-                format!("found {image_size}, expected a multiple of the encoder's patch, {patch}");
-            return Err(wrong(keys[1], message).into());
-        }
+        let origin = self.origin(keys[0])?;
+        let (spec, _, preprocessing) = origin.facts();
+        let image_size = origin.image_size(keys[1], image_size)?;
         let model = guard(|| {
-            let mut parameters = Parameters::new(Storage::Empty { device, matrices: compute });
-            let mut model = spec.build(&mut parameters, spec.grid_size(stored_size));
-            weights.load_into(parameters.named())?;
-            drop(parameters);
+            let mut model = origin.build(device, compute)?;
             let format = FrozenFormat { compute, residual: Kind::Float, fp8: false };
-            model.freeze(format, spec.grid_size(image_size) as i64);
+            tch::no_grad(|| model.freeze(format, spec.grid_size(image_size) as i64));
             Ok(model)
         })?;
         Ok(FrozenEncoder { model, name: spec.to_string(), image_size, preprocessing })
     }
 
-    fn of_file(&self, path: &Path) -> Result<super::export::Source> {
+    /// What the encoder is in a table of several.
+    ///
+    /// # Errors
+    /// The run's configuration cannot be read, or it has no such encoder.
+    pub fn role(&self) -> Result<Role> {
+        let Some(run) = &self.run else { return Ok(Role::Stored) };
+        Ok(match self.role.unwrap_or(RoleInRun::Trained) {
+            RoleInRun::Trained => Role::Trained,
+            RoleInRun::Teacher => Role::Teacher,
+            RoleInRun::Initial => {
+                let config = tasks::load(&paths::config(run), &[])?;
+                let place = place_in_run(&*config, self.student.as_deref())?;
+                let is_drawn = config.encoders()[place].weights == TraineeConfig::RANDOM;
+                if is_drawn { Role::Random } else { Role::Initial }
+            }
+        })
+    }
+
+    /// Tells the encoder's weights from any others.
+    ///
+    /// # Errors
+    /// There are no such weights; `key` is what a user calls them.
+    pub fn digest(&self, key: &str) -> Result<String> {
+        if let (Some(run), None | Some(RoleInRun::Trained)) = (&self.run, self.role) {
+            let checkpoint = checkpoint_of_run(run, self.step)?;
+            return Ok(format!("{} {:?}", checkpoint.digest(), self.student));
+        }
+        match self.origin(key)? {
+            Origin::Stored(source) => source.0.file.digest(),
+            Origin::Drawn(config, place) => {
+                let (train, encoder) = (config.train(), &config.encoders()[place]);
+                let size = train.data.input_size;
+                Ok(format!(
+                    "drawn: seed {} at {place} for {size} pixels: {}",
+                    train.seed, encoder.model
+                ))
+            }
+        }
+    }
+
+    /// Finds out whether the encoder can be loaded, without keeping it: the side of its images and their
+    /// normalisation. `keys` as of [`Self::load`].
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub fn check(
+        &self,
+        keys: [&str; 2],
+        image_size: Option<usize>,
+    ) -> Result<(usize, Preprocessing)> {
+        let origin = self.origin(keys[0])?;
+        let image_size = origin.image_size(keys[1], image_size)?;
+        if let Origin::Stored(source) = &origin {
+            let (weights, stored, _) = &**source;
+            let mut parameters = Parameters::new(Storage::Shapes);
+            stored.spec.build(&mut parameters, stored.spec.grid_size(stored.image_size));
+            weights.check_fit(parameters.named())?;
+        }
+        Ok((image_size, origin.facts().2))
+    }
+
+    fn origin(&self, key: &str) -> Result<Origin> {
+        let stored = |source| Origin::Stored(Box::new(source));
+        match (&self.weights, &self.run) {
+            (Some(path), None) => self.of_file(path).map(stored).with_context(|| key.to_string()),
+            (None, Some(run)) => match self.role.unwrap_or(RoleInRun::Trained) {
+                RoleInRun::Trained => {
+                    encoder_of_run(run, self.student.as_deref(), self.step).map(stored)
+                }
+                role => self.beside_training(run, role),
+            },
+            _ => {
+                let message = "found neither or both, expected weights or a run".to_string();
+                Err(wrong(key, message).into())
+            }
+        }
+    }
+
+    /// An encoder of a run that no checkpoint holds.
+    fn beside_training(&self, run: &Path, role: RoleInRun) -> Result<Origin> {
+        ensure!(
+            self.step.is_none(),
+            "a step names a checkpoint, and the {role:?} weights of a run are in none"
+        );
+        let config = tasks::load(&paths::config(run), &[])?;
+        let preprocessing = preprocessing(&config.train().data);
+        let (heads, weights) = if role == RoleInRun::Teacher {
+            let (spec, weights) = config
+                .teacher()
+                .with_context(|| format!("the run in {} has no teacher", run.display()))?;
+            ensure!(
+                weights != TraineeConfig::RANDOM,
+                "the teacher of the run in {} has random weights: there is nothing to measure",
+                run.display()
+            );
+            (spec.heads, weights)
+        } else {
+            let place = place_in_run(&*config, self.student.as_deref())?;
+            let encoder = &config.encoders()[place];
+            if encoder.weights == TraineeConfig::RANDOM {
+                return Ok(Origin::Drawn(config, place));
+            }
+            (encoder.model.heads, encoder.weights.as_str())
+        };
+        let path = Path::new(weights);
+        let of_file = Self::of_weights(path.to_path_buf(), Some(heads)).of_file(path);
+        let (weights, stored, _) =
+            of_file.with_context(|| format!("what the run in {} began with", run.display()))?;
+        Ok(Origin::Stored(Box::new((weights, stored, preprocessing))))
+    }
+
+    fn of_file(&self, path: &Path) -> Result<Source> {
         let weights = EncoderWeights::open(path)?;
         let stored = weights.measure(self.heads)?;
         Ok((weights, stored, Preprocessing::beside(path)?))
@@ -106,11 +227,65 @@ impl EncoderSource {
     pub fn describe(&self) -> String {
         match (&self.weights, &self.run) {
             (Some(weights), _) => weights.display().to_string(),
-            (_, Some(run)) => match &self.student {
-                Some(student) => format!("{} ({student})", run.display()),
-                None => run.display().to_string(),
-            },
+            (_, Some(run)) => {
+                let role = self.role.filter(|role| *role != RoleInRun::Trained);
+                let role = role.map(|role| format!("{role:?}").to_lowercase());
+                let of_run: Vec<&str> = self.student.iter().chain(&role).map(|s| &**s).collect();
+                match of_run.is_empty() {
+                    true => run.display().to_string(),
+                    false => format!("{} ({})", run.display(), of_run.join(", ")),
+                }
+            }
             _ => "no encoder".into(),
         }
     }
+}
+
+impl Origin {
+    /// The encoder's numbers, the side of the images that its weights are for, and their normalisation.
+    fn facts(&self) -> (EncoderSpec, usize, Preprocessing) {
+        match self {
+            Self::Stored(source) => {
+                let (_, stored, preprocessing) = &**source;
+                (stored.spec, stored.image_size, *preprocessing)
+            }
+            Self::Drawn(config, place) => {
+                let data = &config.train().data;
+                (config.encoders()[*place].model, data.input_size, preprocessing(data))
+            }
+        }
+    }
+
+    /// The side of the images that are looked at: `wanted`, or that of the weights.
+    fn image_size(&self, key: &str, wanted: Option<usize>) -> Result<usize, ConfigError> {
+        let (spec, stored, _) = self.facts();
+        let (size, patch) = (wanted.unwrap_or(stored), spec.patch_size);
+        if size == 0 || !size.is_multiple_of(patch) {
+            let message =
+                format!("found {size}, expected a multiple of the encoder's patch, {patch}");
+            return Err(wrong(key, message));
+        }
+        Ok(size)
+    }
+
+    fn build(&self, device: Device, compute: Kind) -> Result<Box<dyn Encoder>> {
+        match self {
+            Self::Stored(source) => {
+                let (weights, stored, _) = &**source;
+                let mut parameters = Parameters::new(Storage::Empty { device, matrices: compute });
+                let grid = stored.spec.grid_size(stored.image_size);
+                let model = stored.spec.build(&mut parameters, grid);
+                weights.load_into(parameters.named())?;
+                Ok(model)
+            }
+            Self::Drawn(config, place) => {
+                let encoder = &config.encoders()[*place];
+                Ok(tasks::drawn_encoder(config.train(), *place, encoder, device))
+            }
+        }
+    }
+}
+
+fn wrong(key: &str, message: String) -> ConfigError {
+    ConfigError { file: PathBuf::new(), key: key.into(), message }
 }

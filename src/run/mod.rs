@@ -49,6 +49,7 @@
 //! ```
 
 pub mod benchmark;
+pub mod comparison;
 pub mod device;
 pub mod evaluation;
 mod export;

@@ -63,13 +63,9 @@ pub fn initial_encoders(
     encoders: &[TraineeConfig],
     device: Device,
 ) -> Vec<Result<Box<dyn Encoder>>> {
-    let of_stream = |(rng_stream, encoder): (usize, &TraineeConfig)| {
+    let of_stream = |(place, encoder): (usize, &TraineeConfig)| {
         let grid_size = train.data.input_size / encoder.model.patch_size;
-        let (seed, rng_stream) = (train.seed, rng_stream as u64);
-        // An encoder's parameters come first in a trainee, so they are drawn alike.
-        let mut parameters =
-            Parameters::new(Storage::Drawn { device, matrices: Kind::Float, seed, rng_stream });
-        let built = encoder.model.build(&mut parameters, grid_size);
+        let (built, parameters) = drawn(train, place, encoder, device);
         if encoder.weights != TraineeConfig::RANDOM {
             let stored = StoredWeights::open("its weights", &encoder.weights, encoder.model)?;
             start_from(&stored, grid_size, &parameters)?;
@@ -77,6 +73,32 @@ pub fn initial_encoders(
         Ok(built)
     };
     encoders.iter().enumerate().map(of_stream).collect()
+}
+
+/// The `encoder` that stands at this place of a config, with the random weights that its training begins
+/// with, on `device`.
+pub fn drawn_encoder(
+    train: &TrainConfig,
+    place: usize,
+    encoder: &TraineeConfig,
+    device: Device,
+) -> Box<dyn Encoder> {
+    drawn(train, place, encoder, device).0
+}
+
+fn drawn(
+    train: &TrainConfig,
+    place: usize,
+    encoder: &TraineeConfig,
+    device: Device,
+) -> (Box<dyn Encoder>, Parameters) {
+    let (seed, rng_stream) = (train.seed, place as u64);
+    // An encoder's parameters come first in a trainee, so they are drawn alike.
+    let mut parameters =
+        Parameters::new(Storage::Drawn { device, matrices: Kind::Float, seed, rng_stream });
+    let grid_size = train.data.input_size / encoder.model.patch_size;
+    let built = encoder.model.build(&mut parameters, grid_size);
+    (built, parameters)
 }
 
 /// Copies a stored encoder into `target`, whose first parameters are those of one, with positions resized

@@ -9,7 +9,7 @@ pub mod pretrain;
 mod task;
 mod trainee;
 
-pub use initial_weights::initial_encoders;
+pub use initial_weights::{drawn_encoder, initial_encoders};
 pub use list::{TASKS, load, load_as};
 pub use masked_encoder::{EncoderPass, MaskedEncoder, PassDraws};
 pub use task::{Column, Drawing, Images, Models, Network, Setting, Task, TaskConfig};

@@ -11,7 +11,7 @@ use super::trainee::TraineeConfig;
 use crate::config::{Check, ConfigError, KeyError, TrainConfig};
 use crate::data::Dataset;
 use crate::dist::ProcessGroup;
-use crate::encoders::Encoder;
+use crate::encoders::{Encoder, EncoderSpec};
 use crate::train::objective::Objective;
 
 /// A kind of training: what its configuration has of its own, and the names of what it has.
@@ -67,6 +67,11 @@ pub trait TaskConfig {
 
     /// The encoders that are trained, in the order of their places in the configuration.
     fn encoders(&self) -> &[TraineeConfig];
+
+    /// The frozen encoder that they learn from, if any, and what names its weights.
+    fn teacher(&self) -> Option<(&EncoderSpec, &str)> {
+        None
+    }
 
     /// Has all weights drawn that it names a place for.
     fn draw_weights(&mut self);

@@ -35,6 +35,9 @@ impl Entry {
     }
 }
 
+/// Bytes that [`WeightFile::digest`] has in memory at a time.
+const DIGEST_STRETCH: usize = 1 << 28;
+
 /// Opened weights: files are mapped, and only their headers have been read.
 pub struct WeightFile {
     pub(super) path: PathBuf,
@@ -49,6 +52,22 @@ pub struct WeightFile {
 }
 
 impl WeightFile {
+    /// Tells these weights from any others: a BLAKE3 checksum of all bytes of their files.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn digest(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        for file in &self.files {
+            let bytes = file.bytes().len();
+            for start in (0..bytes).step_by(DIGEST_STRETCH) {
+                let stretch = start..bytes.min(start + DIGEST_STRETCH);
+                file.visit(stretch, |bytes| _ = hasher.update_rayon(bytes))?;
+            }
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
     /// Opens weights of any form, told by what is there: a Hugging Face folder
     /// (`model.safetensors`, or shards and `model.safetensors.index.json`), a folder with one of
     /// `file_names`, a safetensors file, or a state dict of `torch.save` (plain, or under `model` or

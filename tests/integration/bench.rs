@@ -203,7 +203,9 @@ fn the_gpu_check_runs_on_a_cpu() {
     check.arg("--tests").arg(std::env::current_exe().unwrap());
     let done = Finished::of(check.output().unwrap()).succeeds();
     let (_, table) = done.stdout.split_once("== all parts on cpu\n").unwrap();
-    for part in ["tests", "team", "precision", "pretrain", "step", "levers", "largest-batch"] {
+    for part in
+        ["tests", "team", "precision", "pretrain", "eval", "step", "levers", "largest-batch"]
+    {
         let line = format!("{part:<14} passed ");
         assert!(table.contains(&line), "{part}: {table}");
     }
@@ -214,6 +216,7 @@ fn the_gpu_check_runs_on_a_cpu() {
         "test result: ok. ",
         "% apart",
         "    pre-training: loss ",
+        "    later tests ",
         "distill / PyTorch, eager: ",
         "    largest batch that fits",
     ] {

@@ -43,7 +43,7 @@ impl Evaluation for Keep {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        vec![Metric { name: "images".into(), label: "images".into() }]
+        vec![Metric::share("images", "images")]
     }
 
     fn image_sets(&self) -> Vec<ImageSet> {

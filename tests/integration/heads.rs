@@ -9,45 +9,12 @@ use std::time::Duration;
 use distill::run::heads::HeadsConfig;
 use serde_json::Value;
 
+use crate::support::bands::draw;
 use crate::support::exported::with_export;
 use crate::support::golden::{Tensors, read};
 use crate::support::processes::send;
 use crate::support::ranks::{Ranks, wait_for_steps};
 use crate::support::workshop::{Finished, Workshop};
-
-/// Seven images of two bands whose colour says what they are: three classes, or three depths.
-fn draw(workshop: &Workshop) {
-    for folder in ["images", "masks", "depths"] {
-        fs::create_dir_all(workshop.path(folder)).unwrap();
-    }
-    for number in 0..7u32 {
-        let (width, height) = (70 + 9 * (number % 3), 66 + 5 * (number % 2));
-        let band = |x: u32, y: u32| if y * 2 < height + 8 * (number % 3) { x / 30 % 2 } else { 2 };
-        let colour = [[230, 30, 30], [20, 210, 60], [30, 40, 220]];
-        let name = |folder: &str| workshop.path(&format!("{folder}/{number}.png"));
-        image::RgbImage::from_fn(width, height, |x, y| {
-            image::Rgb(
-                colour[band(x, y) as usize].map(|level: u8| level.wrapping_add((x * y % 17) as u8)),
-            )
-        })
-        .save(name("images"))
-        .unwrap();
-        let mask = |x, y| image::Luma([if (x, y) == (0, 0) { 255 } else { band(x, y) as u8 }]);
-        image::GrayImage::from_fn(width, height, mask).save(name("masks")).unwrap();
-        let depth = |x, y| image::Luma([[1000u16, 2500, 6000][band(x, y) as usize]]);
-        let depth: image::ImageBuffer<image::Luma<u16>, Vec<u16>> =
-            image::ImageBuffer::from_fn(width, height, depth);
-        depth.save(name("depths")).unwrap();
-    }
-    fs::write(workshop.path("train.txt"), list("masks", 0..5)).unwrap();
-    fs::write(workshop.path("test.txt"), list("masks", 5..7)).unwrap();
-    fs::write(workshop.path("depth_train.txt"), list("depths", 0..5)).unwrap();
-    fs::write(workshop.path("depth_test.txt"), list("depths", 5..7)).unwrap();
-}
-
-fn list(folder: &str, numbers: std::ops::Range<u32>) -> String {
-    numbers.map(|number| format!("images/{number}.png {folder}/{number}.png\n")).collect()
-}
 
 const SEGMENTATION: &str = r#"
 [run]
@@ -140,7 +107,8 @@ fn heads_learn_and_say_so() {
     let value = |metric: &str| {
         one.iter().find(|one| one["metric"] == metric).unwrap()["value"].as_f64().unwrap()
     };
-    assert_eq!((value("miou_last"), value("miou_best")), (miou, best));
+    // A share there, and per cent on the screen.
+    assert_eq!([value("miou_last"), value("miou_best")], [miou / 100.0, best / 100.0]);
     assert!(result["description"].as_str().unwrap().contains("best of all epochs on the test"));
     assert!(!workshop.path("heads/features-0").exists(), "kept features go with the run");
 }
@@ -295,6 +263,9 @@ fn configurations_are_read_and_the_reference_is_whole() {
     let mut count = 0;
     for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
+        if fs::read_to_string(&path).unwrap().contains("[encoders.") {
+            continue; // of `distill eval all`, whose tests read it
+        }
         let config = HeadsConfig::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         let name = path.file_stem().unwrap().to_str().unwrap().to_string();
         if let Some((dataset, head)) = name.split_once('_') {

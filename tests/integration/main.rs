@@ -2,6 +2,7 @@
 
 mod bench;
 mod checkpoints;
+mod comparison;
 mod config;
 mod crops;
 mod data;

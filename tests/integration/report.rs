@@ -249,8 +249,8 @@ fn each_evaluation_has_a_section() {
     page.says("Second Encoder Weights C two teacher 100.00 % How Second came about.");
     assert_eq!(page.0["numbers"], json!([0.25, 0.75, 0.5, 1.0]));
 
-    fs::write(run.path().join("evaluation.json"), "{\"version\": 3}").unwrap();
-    run.page().says("evaluation.json cannot be read: it is of version 3");
+    fs::write(run.path().join("evaluation.json"), "{\"version\": 4}").unwrap();
+    run.page().says("evaluation.json cannot be read: it is of version 4");
 }
 
 /// Protects reconstructions: the page holds the very pixels, the newest apart from up to eight evenly

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use toml::{Table, Value};
 use tracing::warn;
 
+use super::source::SourceArgs;
 use crate::cli::exit::{DONE, RESUME_ME};
 use crate::cli::output::print;
 use crate::config::{ConfigError, DeviceChoice, Precision, apply_overrides, read_table};
@@ -65,21 +66,8 @@ pub(super) struct HeadsArgs<S: ValueEnum + Clone + Send + Sync + 'static> {
     /// Heads to train, all on one pass of the encoder
     #[arg(long, value_enum, value_delimiter = ',')]
     head: Vec<HeadKind>,
-    /// The encoder: a Hugging Face folder, a .safetensors file, or a .pth state dict
-    #[arg(long, value_name = "PATH", conflicts_with = "run")]
-    weights: Option<PathBuf>,
-    /// Attention heads of the encoder, where no file beside its weights says so
-    #[arg(long, value_name = "N")]
-    heads: Option<usize>,
-    /// An encoder of this run's newest checkpoint instead
-    #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
-    /// Which of the run's encoders
-    #[arg(long, value_name = "NAME", requires = "run")]
-    student: Option<String>,
-    /// The run's checkpoint of this step
-    #[arg(long, value_name = "STEP", requires = "run")]
-    step: Option<u64>,
+    #[command(flatten)]
+    encoder: SourceArgs,
     /// Directory of this training [default: runs/eval-DATASET]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -150,24 +138,13 @@ where
     } else if let Some(root) = &args.root {
         put(&mut table, "data", "root", path(root));
     }
-    for (key, value) in [("weights", &args.weights), ("run", &args.run)] {
-        if let Some(value) = value {
-            let other = if key == "run" { "weights" } else { "run" };
-            if let Some(Value::Table(encoder)) = table.get_mut("encoder") {
-                encoder.remove(other);
-            }
-            put(&mut table, "encoder", key, path(value));
-        }
+    let encoder = args.encoder.source();
+    if encoder.weights.is_some() || encoder.run.is_some() {
+        // What the file says is of another encoder.
+        table.remove("encoder");
     }
-    if let Some(student) = args.student {
-        put(&mut table, "encoder", "student", student.into());
-    }
-    for (key, number) in
-        [("heads", args.heads.map(|n| n as i64)), ("step", args.step.map(|n| n as i64))]
-    {
-        if let Some(number) = number {
-            put(&mut table, "encoder", key, number.into());
-        }
+    for (key, value) in Table::try_from(encoder).expect("every option has a TOML form") {
+        put(&mut table, "encoder", &key, value);
     }
     if let Some(out) = &args.out {
         put(&mut table, "run", "dir", path(out));

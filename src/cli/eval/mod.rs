@@ -1,14 +1,15 @@
 //! `distill eval`: how good an encoder's features are.
 
+mod all;
 mod dense;
 mod heads;
-
-use std::path::PathBuf;
+mod source;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
+use self::source::SourceArgs;
 use super::exit::DONE;
 use super::output::print;
 use super::patterns::PATTERN_HELP;
@@ -21,7 +22,7 @@ use crate::eval::{
     Features, Given, ImageSet, LeftOut, Measured, NamedEvaluation, Observer, Progress, SetFacts,
     Settings,
 };
-use crate::run::frozen_encoder::{EncoderSource, FrozenEncoder};
+use crate::run::frozen_encoder::FrozenEncoder;
 use crate::run::{Found, Measuring};
 use crate::train::signals;
 use crate::ui::with_bar;
@@ -93,6 +94,15 @@ enum EvalCommand {
                       --run runs/mine --student small"
     )]
     Segmentation(Box<heads::HeadsArgs<heads::SegmentationSet>>),
+    /// Measure several encoders by several evaluations and heads, and compare them in one table
+    ///
+    /// A file names encoders (weights, or runs, which give each student before and after training and the
+    /// teacher), evaluations and heads. What is measured is kept in run.dir, and is measured again only
+    /// where weights or settings changed: the same command goes on where it was stopped. The table goes to
+    /// the terminal, evaluation.json, evaluation.md and a page, report.html; what is published of the Pixio
+    /// release's encoder stands under it.
+    #[command(after_help = "Example: distill eval all --config configs/eval/quickstart.toml")]
+    All(all::AllArgs),
 }
 
 /// An encoder, and what to measure of it.
@@ -111,21 +121,8 @@ struct MeasureArgs<S: Args> {
 
 #[derive(Debug, Args)]
 struct EncoderArgs {
-    /// The encoder: a Hugging Face folder, a .safetensors file, or a .pth state dict
-    #[arg(long, value_name = "PATH", required_unless_present = "run", conflicts_with = "run")]
-    weights: Option<PathBuf>,
-    /// An encoder of this run's newest checkpoint instead
-    #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
-    /// Which of the run's encoders
-    #[arg(long, value_name = "NAME", requires = "run")]
-    student: Option<String>,
-    /// The run's checkpoint of this step
-    #[arg(long, value_name = "STEP", requires = "run")]
-    step: Option<u64>,
-    /// Attention heads of the encoder, where no file beside its weights says so
-    #[arg(long, value_name = "N")]
-    heads: Option<usize>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Side of the images, in pixels [default: that of the weights]
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(1..=4096))]
     input_size: Option<u16>,
@@ -159,6 +156,7 @@ pub fn run(args: EvalArgs) -> Result<u8> {
         }
         EvalCommand::Depth(args) => heads::run(*args),
         EvalCommand::Segmentation(args) => heads::run(*args),
+        EvalCommand::All(args) => all::run(&args),
     }
 }
 
@@ -175,7 +173,7 @@ fn measure<A: Args, S: Settings>(
         anyhow!("{}: {message}", Given::OnCommandLine.key("", &field))
     })?;
     let measuring = Measuring {
-        encoder: encoder.source(),
+        encoder: encoder.source.source(),
         input_size: encoder.input_size.map(usize::from),
         batch_size: compute.batch_size.into(),
         workers: compute.workers,
@@ -190,19 +188,6 @@ fn measure<A: Args, S: Settings>(
     let measured = measured.into_iter().next().context("the evaluation has a result")?;
     let report = Report { encoder, loaded, precision: compute.precision, one, measured };
     print(&if json { report.json()? } else { report.table() })
-}
-
-impl EncoderArgs {
-    fn source(&self) -> EncoderSource {
-        let Self { weights, heads, run, student, step, .. } = self;
-        EncoderSource {
-            weights: weights.clone(),
-            heads: *heads,
-            run: run.clone(),
-            student: student.clone(),
-            step: *step,
-        }
-    }
 }
 
 /// Bars on the screen.
@@ -244,7 +229,7 @@ impl Report {
     /// One JSON object in a line.
     fn json(&self) -> Result<String> {
         let mut object = Map::new();
-        object.insert("weights".into(), self.encoder.source().describe().into());
+        object.insert("weights".into(), self.encoder.source.source().describe().into());
         object.insert("encoder".into(), self.loaded.name.clone().into());
         object.insert("input_size".into(), self.loaded.image_size.into());
         object.insert("precision".into(), serde_json::to_value(self.precision)?);
@@ -265,7 +250,8 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let mut table = format!("{} ({})\n", self.encoder.source().describe(), self.loaded.name);
+        let mut table =
+            format!("{} ({})\n", self.encoder.source.source().describe(), self.loaded.name);
         table.extend(self.measured.sets.iter().map(line));
         table += &format!("{}\n", self.one.evaluation.title());
         let values = self.measured.measurements.iter().map(|measurement| measurement.value);

@@ -34,8 +34,8 @@ pub struct OwnSplit {
     /// Images, with one `*`: `train/*_image.jpg`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images: Option<String>,
-    /// Their targets, where the `*` stands for the same: `train/*_mask.png`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Their targets, where the `*` stands for the same: `train/*_mask.png`; `depths` says the same.
+    #[serde(alias = "depths", skip_serializing_if = "Option::is_none")]
     pub masks: Option<String>,
 }
 

@@ -10,6 +10,7 @@
 mod depth_figures;
 mod features;
 mod heads;
+mod published;
 mod schedule;
 mod segmentation_figures;
 mod task;
@@ -19,6 +20,7 @@ mod windows;
 pub use depth_figures::{DEPTH_FIGURES, DepthFigures, LEAST_VALID, depth_figures, mean_of_figures};
 pub use features::{feature_dim, feature_maps};
 pub use heads::{DptShape, Head, HeadKind, HeadShape, Pass, dpt_blocks};
+pub use published::{PUBLISHED_ENCODER, published_share};
 pub use schedule::HeadSchedule;
 pub use segmentation_figures::{ClassCounts, SegmentationFigures};
 pub use task::{DenseTask, IGNORED};

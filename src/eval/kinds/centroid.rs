@@ -64,7 +64,7 @@ impl Evaluation for Centroid {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        vec![Metric { name: TOP1.into(), label: "top-1".into() }]
+        vec![Metric::share(TOP1, "top-1")]
     }
 
     fn image_sets(&self) -> Vec<ImageSet> {

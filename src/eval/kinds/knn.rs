@@ -109,6 +109,12 @@ impl Evaluation for Knn {
         PLACES.into_iter().flat_map(of_place).collect()
     }
 
+    fn main_metrics(&self) -> Vec<String> {
+        let fewest = self.neighbours.first();
+        let of_place = |places| fewest.map(|&k| metric(k, places).name);
+        PLACES.into_iter().filter_map(of_place).collect()
+    }
+
     fn image_sets(&self) -> Vec<ImageSet> {
         let Self { reference, held_out, most_reference, most_held_out, .. } = self;
         ImageSet::reference_and_held_out([reference, held_out], [*most_reference, *most_held_out])
@@ -159,7 +165,7 @@ const PLACES: [usize; 2] = [1, 5];
 
 fn metric(k: usize, places: usize) -> Metric {
     let label = if places == 1 { format!("k = {k}") } else { format!("top-{places} {k}") };
-    Metric { name: format!("top{places}_k{k}"), label }
+    Metric::share(format!("top{places}_k{k}"), label)
 }
 
 /// Checks what may vote: so many `neighbours` of so many `references`, at this temperature.

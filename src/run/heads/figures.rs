@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::config::HeadsConfig;
-use crate::artifacts::{EvaluationFile, EvaluationResult, Measurement, Metric, Role, paths};
+use super::config::{HeadConfig, HeadsConfig};
+use crate::artifacts::{EvaluationFile, EvaluationResult, Measurement, Metric, Role, Unit, paths};
+use crate::data::pairs::PairSource;
 use crate::durable;
-use crate::eval::dense::DEPTH_FIGURES;
+use crate::eval::dense::{DEPTH_FIGURES, PUBLISHED_ENCODER, published_share};
 
 /// The figures of one head after one epoch: a line of `figures.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,54 +99,84 @@ fn best_of(lines: &[&EpochFigures], name: &str) -> (String, f64, u64) {
     (name.to_string(), value, epoch)
 }
 
-/// Writes `evaluation.json`: of every head its figures after the last epoch and the best ones of all epochs,
-/// named as what they are.
+/// Writes `evaluation.json`: of every head its figures, and what is published of it.
 ///
 /// # Errors
 /// The disk is full or not to be written.
-pub fn write(
+pub fn write(config: &HeadsConfig, encoder: &str, results: &[HeadResult]) -> Result<()> {
+    let mut found = as_results(config, (encoder, config.encoder.role()?), results);
+    for (result, head) in found.iter_mut().zip(&config.heads) {
+        result.measurements.extend(published(config, head));
+    }
+    EvaluationFile { results: found }.write(&paths::evaluation(&config.run.dir))
+}
+
+/// What is kept of heads on an `encoder`, a result for each: figures after the last epoch, and the best ones
+/// of all epochs, named as what they are.
+pub fn as_results(
     config: &HeadsConfig,
-    is_depth: bool,
-    encoder: &str,
+    encoder: (&str, Role),
     results: &[HeadResult],
-) -> Result<()> {
+) -> Vec<EvaluationResult> {
+    results.iter().map(|result| as_result(config, encoder, result)).collect()
+}
+
+fn as_result(
+    config: &HeadsConfig,
+    (encoder, role): (&str, Role),
+    result: &HeadResult,
+) -> EvaluationResult {
+    let (data, is_depth) = (config.data.name(), config.data.classes().is_none());
     let kind = if is_depth { "depth" } else { "segmentation" };
-    let one = |result: &HeadResult| {
-        let last = result.last.iter().map(|(name, value)| (format!("{name}_last"), *value));
-        let best = result.best.iter().map(|(name, value, _)| (format!("{name}_best"), *value));
-        let figures: Vec<(String, f64)> = last.chain(best).collect();
-        let measurement = |(metric, value): &(String, f64)| Measurement {
-            encoder: encoder.to_string(),
-            role: Role::Trained,
-            metric: metric.clone(),
-            value: *value,
+    let last = result.last.iter().map(|(name, value)| (name, LAST, *value));
+    let best = result.best.iter().map(|(name, value, _)| (name, BEST, *value));
+    let (mut metrics, mut measurements) = (Vec::new(), Vec::new());
+    for (figure, when, value) in last.chain(best) {
+        let (unit, value) = match is_depth {
+            true if less_is_better(figure) => (Unit::Number, value),
+            true => (Unit::Share, value),
+            // Counted in %.
+            false => (Unit::Share, value / 100.0),
         };
-        EvaluationResult {
-            name: format!("{}-{}", config.data.name(), result.head),
-            kind: kind.into(),
-            step: config.encoder.step,
-            of: None,
-            title: format!(
-                "{} on {}, head `{}`",
-                capitalised(kind),
-                config.data.name(),
-                result.head
-            ),
-            description: format!(
-                "A head on the frozen encoder {}, {} epochs; `best` is the best of all epochs on the test                  split, each figure by itself, as published figures are",
-                config.encoder.describe(),
-                config.training.epochs
-            ),
-            images: Vec::new(),
-            metrics: figures
-                .iter()
-                .map(|(name, _)| Metric { name: name.clone(), label: name.replace('_', " ") })
-                .collect(),
-            measurements: figures.iter().map(measurement).collect(),
-        }
-    };
-    let file = EvaluationFile { results: results.iter().map(one).collect() };
-    file.write(&paths::evaluation(&config.run.dir))
+        let (name, label) = (format!("{figure}_{when}"), format!("{figure} {when}"));
+        metrics.push(Metric { name: name.clone(), label, unit });
+        let encoder = encoder.to_string();
+        measurements.push(Measurement { encoder, role, metric: name, value });
+    }
+    let main =
+        result.last.first().map(|(figure, _)| [LAST, BEST].map(|when| format!("{figure}_{when}")));
+    EvaluationResult {
+        name: format!("{data}-{}", result.head),
+        kind: kind.into(),
+        step: config.encoder.step,
+        of: None,
+        title: format!("{} on {data}, head `{}`", capitalised(kind), result.head),
+        description: format!(
+            "A head on frozen features, {} epochs; `best` is the best of all epochs on the test split, \
+             each figure by itself, as published figures are",
+            config.training.epochs
+        ),
+        images: Vec::new(),
+        metrics,
+        main: main.into_iter().flatten().collect(),
+        measurements,
+    }
+}
+
+/// What [`as_result`] adds to the names of figures.
+const LAST: &str = "last";
+const BEST: &str = "best";
+
+/// What is published of this head on this data set, of the encoder [`PUBLISHED_ENCODER`].
+pub fn published(config: &HeadsConfig, head: &HeadConfig) -> Option<Measurement> {
+    let PairSource::Known(known) = &config.data else { return None };
+    let figure = if known.dataset.classes().is_none() { "d1" } else { "miou" };
+    Some(Measurement {
+        encoder: PUBLISHED_ENCODER.into(),
+        role: Role::Published,
+        metric: format!("{figure}_{BEST}"),
+        value: published_share(known.dataset, head.kind),
+    })
 }
 
 fn capitalised(word: &str) -> String {

@@ -15,6 +15,7 @@ use tch::Device;
 
 pub use config::{HeadConfig, HeadTraining, HeadsConfig, TestConfig};
 pub use figures::{EpochFigures, HeadResult};
+pub(super) use figures::{as_results, published};
 pub use outcome::HeadsOutcome;
 
 use super::setup;
@@ -23,7 +24,6 @@ use super::worker_program::worker_program;
 use crate::artifacts::paths;
 use crate::config::ConfigError;
 use crate::dist::ProcessGroup;
-use crate::eval::dense::DenseTask;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::is_out_of_memory;
 use ground::Ground;
@@ -40,7 +40,7 @@ pub fn train_heads(config: &HeadsConfig, options: &Options) -> Result<HeadsOutco
 }
 
 /// Adds what to lower, where `error` is that the device has no memory left.
-fn explain_memory(error: Error) -> Error {
+pub(super) fn explain_memory(error: Error) -> Error {
     if !is_out_of_memory(&error) {
         return error;
     }
@@ -50,7 +50,11 @@ fn explain_memory(error: Error) -> Error {
     )
 }
 
-fn train_in_group(
+/// [`train_heads`] within a group whose processes have met, on its `device`.
+///
+/// # Errors
+/// Those of [`train_heads`].
+pub(super) fn train_in_group(
     config: &HeadsConfig,
     options: &Options,
     group: &ProcessGroup,
@@ -80,8 +84,7 @@ fn train_in_group(
     let ground = Ground { config, group, encoder: &encoder, set: &set, worker_program: &program };
     let outcome = session::train(&ground, checkpoint.as_ref())?;
     if let (HeadsOutcome::Finished(results), Some(_)) = (&outcome, run_directory) {
-        let is_depth = matches!(ground.task(), DenseTask::Depth { .. });
-        figures::write(config, is_depth, &encoder.name, results)?;
+        figures::write(config, &encoder.name, results)?;
     }
     Ok(outcome)
 }

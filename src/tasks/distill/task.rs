@@ -9,7 +9,7 @@ use super::distillation::{Distillation, Student, flops_per_image};
 use super::fp8_report::Fp8Report;
 use super::models::{load_teacher, students, weights_of};
 use crate::config::{Check, ConfigError, KeyError, TrainConfig};
-use crate::encoders::Encoder;
+use crate::encoders::{Encoder, EncoderSpec};
 use crate::native::guard;
 use crate::nn::require_fp8;
 use crate::tasks::initial_weights::check;
@@ -63,6 +63,10 @@ impl TaskConfig for DistillConfig {
 
     fn encoders(&self) -> &[TraineeConfig] {
         &self.students
+    }
+
+    fn teacher(&self) -> Option<(&EncoderSpec, &str)> {
+        Some((&self.teacher.model, &self.teacher.weights))
     }
 
     fn draw_weights(&mut self) {

@@ -1,5 +1,6 @@
 //! What several areas of tests use.
 
+pub mod bands;
 pub mod coloured;
 pub mod device;
 pub mod exported;

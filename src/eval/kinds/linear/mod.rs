@@ -61,7 +61,7 @@ impl Evaluation for Linear {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        let metric = |name: &str, label: &str| Metric { name: name.into(), label: label.into() };
+        let metric = |name: &str, label: &str| Metric::share(name, label);
         let mut metrics = vec![metric(TOP1, "test"), metric(VALIDATION, "valid.")];
         for &shots in &self.shots {
             let [mean, deviation] = shot_names(shots);

@@ -58,7 +58,7 @@ impl Evaluation for MemoryBank {
     }
 
     fn metrics(&self) -> Vec<Metric> {
-        METRICS.map(|[name, label]| Metric { name: name.into(), label: label.into() }).into()
+        METRICS.map(|[name, label]| Metric::share(name, label)).into()
     }
 
     fn image_sets(&self) -> Vec<ImageSet> {
