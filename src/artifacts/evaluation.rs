@@ -135,6 +135,9 @@ pub struct Measurement {
     /// [`Metric::name`].
     pub metric: String,
     pub value: f64,
+    /// What stands behind it, for people, such as the classifier that was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// What an encoder is in a run.
@@ -174,7 +177,7 @@ impl EvaluationResult {
     /// The measurements as a table, a row for each encoder in the order of measuring.
     pub fn rows(&self) -> Vec<Row<'_>> {
         let mut rows: Vec<Row<'_>> = Vec::new();
-        for Measurement { encoder, role, metric, value } in &self.measurements {
+        for Measurement { encoder, role, metric, value, .. } in &self.measurements {
             let row = match rows.iter().position(|row| (row.0, row.1) == (encoder, *role)) {
                 Some(row) => row,
                 None => {
@@ -319,6 +322,7 @@ impl FirstKnn {
                 role: encoder.role,
                 metric: metric.name.clone(),
                 value,
+                detail: None,
             })
         });
         EvaluationResult {

@@ -1,6 +1,6 @@
 //! The main figures of several evaluations in one table: a row for each encoder.
 
-use comfy_table::{Table, presets};
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde_json::{Map, Value, json};
 
 use super::evaluation::{EvaluationResult, Metric, Role, Row};
@@ -45,15 +45,17 @@ impl<'a> Overview<'a> {
 
     /// A table for people on a terminal.
     pub fn table(&self) -> String {
-        self.laid_out(presets::UTF8_HORIZONTAL_ONLY, "\n")
+        let mut table = self.laid_out(presets::UTF8_HORIZONTAL_ONLY, "\n");
+        table.remove_style(TableComponent::HorizontalLines);
+        table.trim_fmt() + "\n"
     }
 
     /// A table of Markdown.
     pub fn markdown(&self) -> String {
-        self.laid_out(presets::ASCII_MARKDOWN, " ")
+        self.laid_out(presets::ASCII_MARKDOWN, " ").trim_fmt() + "\n"
     }
 
-    fn laid_out(&self, preset: &str, between: &str) -> String {
+    fn laid_out(&self, preset: &str, between: &str) -> Table {
         let mut table = Table::new();
         let names = self
             .columns
@@ -72,10 +74,10 @@ impl<'a> Overview<'a> {
         }
         for number in 2..table.column_count() {
             if let Some(column) = table.column_mut(number) {
-                column.set_cell_alignment(comfy_table::CellAlignment::Right);
+                column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        table.trim_fmt() + "\n"
+        table
     }
 
     /// The rows with their figures by `EVALUATION.METRIC`, for programs.
@@ -117,6 +119,7 @@ mod tests {
             role,
             metric: main.first().unwrap_or(&"a").to_string(),
             value,
+            detail: None,
         };
         EvaluationResult {
             name: name.into(),

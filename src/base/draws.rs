@@ -27,6 +27,8 @@ pub enum Purpose {
     DropPath = 6,
     /// Which patches of the image at a position of an evaluation's pass are kept.
     Bank = 7,
+    /// What a drawn scene has in it; position is its number.
+    Scene = 8,
 }
 
 /// A stream of draws under one key.

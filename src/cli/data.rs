@@ -1,4 +1,4 @@
-//! `distill data`: shards made, indexed, checked and looked at.
+//! `distill data`: shards made, indexed, checked and looked at; small dense data sets made.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use indicatif::HumanBytes;
 
+use super::made::{self, MasksArgs, ScenesArgs};
 use super::output::print;
 use super::patterns::PATTERN_HELP;
 use super::preview::{self, PreviewArgs};
@@ -19,7 +20,7 @@ use crate::data::{Dataset, DensePixels, IndexCache};
 use crate::tasks;
 use crate::ui::with_bar;
 
-/// Make, index, check and look at WebDataset shards (tar files of images)
+/// Make, index, check and look at WebDataset shards (tar files of images), and make small dense data sets
 #[derive(Debug, Args)]
 pub struct DataArgs {
     #[command(subcommand)]
@@ -32,6 +33,8 @@ enum DataCommand {
     Index(IndexArgs),
     Check(CheckArgs),
     Preview(PreviewArgs),
+    Masks(MasksArgs),
+    Scenes(ScenesArgs),
 }
 
 /// Pack a folder of images into shards
@@ -118,6 +121,8 @@ pub fn run(args: DataArgs) -> Result<()> {
         DataCommand::Index(args) => run_index(&args),
         DataCommand::Check(args) => run_check(args),
         DataCommand::Preview(args) => preview::run(&args),
+        DataCommand::Masks(args) => made::run_masks(args),
+        DataCommand::Scenes(args) => made::run_scenes(args),
     }
 }
 

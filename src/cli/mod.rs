@@ -7,6 +7,7 @@ mod exit;
 mod export;
 mod launch;
 pub mod logging;
+mod made;
 mod output;
 mod patterns;
 mod pretrain;

@@ -4,13 +4,14 @@
 //! what lies where in each, a [`Dataset`] says which sample stands at a position of the endless
 //! stream of them, [`image`] decodes and crops it, and a [`Loader`] gathers batches from [`worker`]
 //! processes. So whoever asks gets the same pixels for the same position. [`pack`] goes the other
-//! way, from a folder of images to shards.
+//! way, from a folder of images to shards; [`made`] makes small data sets of its own.
 
 pub mod config;
 pub mod dataset;
 pub mod format;
 pub mod image;
 mod loader;
+pub mod made;
 pub mod pack;
 pub mod pairs;
 mod shared_memory;

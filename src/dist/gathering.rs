@@ -109,6 +109,32 @@ impl ProcessGroup {
         sums.try_into().map_err(|_| anyhow!("a sum has another length"))
     }
 
+    /// Calls `compute` with those of `0..count` that are this process's, which gives N numbers of each; the
+    /// numbers of all, which every process then has.
+    ///
+    /// # Errors
+    /// Those of `compute`, or another process failed.
+    pub fn divide<const N: usize>(
+        &self,
+        count: usize,
+        compute: impl FnOnce(&[usize]) -> Result<Vec<[f64; N]>>,
+    ) -> Result<Vec<[f64; N]>> {
+        let own: Vec<usize> = (self.rank()..count).step_by(self.world_size()).collect();
+        let found = compute(&own)?;
+        if self.world_size() == 1 {
+            return Ok(found);
+        }
+        let mut all = vec![[0.0; N]; count];
+        own.into_iter().zip(found).for_each(|(number, found)| all[number] = found);
+        // A sum with zeros is exact.
+        let sums = guard(|| Ok(Tensor::from_slice(all.as_flattened()).to_device(self.device())))?;
+        self.sum(&sums)?;
+        self.synchronize()?;
+        let sums = guard(|| Ok(Vec::<f64>::try_from(sums)?))?;
+        let (sums, _) = sums.as_chunks::<N>();
+        Ok(sums.to_vec())
+    }
+
     /// The numbers of all processes, rank after rank.
     ///
     /// # Errors

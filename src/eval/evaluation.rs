@@ -51,8 +51,13 @@ pub trait Evaluation {
 
     /// What `distill eval --json` says of `measurements` of one encoder: each metric by its name.
     fn to_json(&self, measurements: &[Measurement]) -> Map<String, Value> {
-        measurements.iter().map(|one| (one.metric.clone(), one.value.into())).collect()
+        metrics_by_name(measurements)
     }
+}
+
+/// Values of one encoder's `measurements` by their metrics.
+pub fn metrics_by_name(measurements: &[Measurement]) -> Map<String, Value> {
+    measurements.iter().map(|one| (one.metric.clone(), one.value.into())).collect()
 }
 
 /// An evaluation's table in a configuration.
@@ -121,7 +126,7 @@ impl Subject<'_> {
     /// A figure of this encoder.
     pub fn measurement(&self, metric: &str, value: f64) -> Measurement {
         let (encoder, metric) = (self.name.to_string(), metric.to_string());
-        Measurement { encoder, role: self.role, metric, value }
+        Measurement { encoder, role: self.role, metric, value, detail: None }
     }
 }
 

@@ -25,7 +25,7 @@ pub fn page(run: &Run) -> Result<String> {
             (results::evaluations(&run.evaluations))
             (training::section(run)?)
             (results::reconstructions(run))
-            (results::exports(run))
+            @if run.plan.trains_encoders { (results::exports(run)) }
             (configuration(&run.config))
         }
         footer { (footer(run)) }

@@ -10,12 +10,19 @@ use crate::encoders::EncoderSpec;
 use crate::nn::{Parameters, Storage};
 use crate::tasks::TASKS;
 
+/// What a page calls a training of heads, and its parts with the keys of their tables.
+const TRAINING_OF_HEADS: &str = "Heads on a frozen encoder";
+const FROZEN: (&str, &str) = ("frozen encoder", "encoder");
+const HEADS: (&str, &str) = ("head", "heads");
+
 /// What is to be trained, and for how long.
 #[derive(Debug)]
 pub struct Plan {
     /// What the run does, such as distillation.
     pub task: &'static str,
     pub models: Vec<Model>,
+    /// Whether encoders come out of it, rather than heads on a frozen one.
+    pub trains_encoders: bool,
     /// Side of the crops, in pixels.
     pub input_size: Option<i64>,
     /// Number format of matrix products.
@@ -46,7 +53,10 @@ impl Plan {
         let number = |table, key| number(&value(table, key)?);
         let input_size = value("data", "input_size").and_then(|image_size| image_size.as_integer());
         let mut models = Vec::new();
-        for &(role, key) in TASKS.iter().flat_map(|task| task.networks) {
+        let trains_encoders = !config.contains_key(HEADS.1);
+        let of_tasks = TASKS.iter().flat_map(|task| task.networks).filter(|_| trains_encoders);
+        let of_heads = [FROZEN, HEADS].into_iter().filter(|_| !trains_encoders);
+        for (role, key) in of_tasks.copied().chain(of_heads) {
             let tables = match config.get(key) {
                 Some(Value::Array(tables)) => &tables[..],
                 table => table.map_or(&[][..], std::slice::from_ref),
@@ -59,8 +69,9 @@ impl Plan {
         let precision = value("run", "precision").and_then(|name| Some(name.as_str()?.to_string()));
         let (epochs, steps) = (number("schedule", "epochs"), number("schedule", "steps_per_epoch"));
         Ok(Self {
-            task: task.unwrap_or("Training"),
+            task: if trains_encoders { task.unwrap_or("Training") } else { TRAINING_OF_HEADS },
             models,
+            trains_encoders,
             input_size,
             precision,
             epochs,

@@ -9,6 +9,9 @@ use super::run::{Export, Reconstruction, Run};
 use crate::artifacts::{Column, EvaluationResult, Overview, Role, Unit, paths};
 use crate::encoders::FAMILIES;
 
+/// A table of more figures has them one below another.
+const MOST_COLUMNS: usize = 8;
+
 /// Width and height that small reconstructions are enlarged to, in pixels of the page.
 const NEWEST: (u32, u32) = (640, 1100);
 
@@ -56,7 +59,7 @@ pub fn evaluations(results: &[EvaluationResult]) -> Markup {
         @for result in results {
             section {
                 h2 { (result.title) }
-                (table(result))
+                @if result.metrics.len() > MOST_COLUMNS { (turned(result)) } @else { (table(result)) }
                 p.note {
                     (result.description) ". Bars reach from 0 to 100 %."
                     @if let Some(step) = result.step { " Measured after step " (HumanCount(step)) "." }
@@ -84,6 +87,31 @@ fn table(result: &EvaluationResult) -> Markup {
                         @for (value, metric) in values.into_iter().zip(&result.metrics) {
                             td { (bar(role, metric.unit, value)) }
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The same with a row for each figure, where those are many.
+fn turned(result: &EvaluationResult) -> Markup {
+    let rows = result.rows();
+    html! {
+        table.figures {
+            thead {
+                tr {
+                    th { "Figure" }
+                    th {}
+                    @for (encoder, role, _) in &rows { th { (encoder) br; (role.name()) } }
+                }
+            }
+            tbody {
+                @for (place, metric) in result.metrics.iter().enumerate() {
+                    tr {
+                        td { (metric.label) }
+                        td {}
+                        @for (_, role, values) in &rows { td { (bar(*role, metric.unit, values[place])) } }
                     }
                 }
             }

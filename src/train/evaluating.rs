@@ -88,6 +88,7 @@ mod tests {
             role: Role::Trained,
             metric: "top1_k10".into(),
             value,
+            detail: None,
         };
         let measurements = ["a", "b"].into_iter().zip(values).map(measurement).collect();
         EvaluationLine {

@@ -111,6 +111,13 @@ fn heads_learn_and_say_so() {
     assert_eq!([value("miou_last"), value("miou_best")], [miou / 100.0, best / 100.0]);
     assert!(result["description"].as_str().unwrap().contains("best of all epochs on the test"));
     assert!(!workshop.path("heads/features-0").exists(), "kept features go with the run");
+    let report = ["report", "--run", "heads"];
+    Finished::of(workshop.command(&report).output().unwrap()).succeeds();
+    let page = fs::read_to_string(workshop.path("heads/report.html")).unwrap();
+    for words in ["Heads on a frozen encoder", "Segmentation on bands, head", "frozen encoder"] {
+        assert!(page.contains(words), "{words}");
+    }
+    assert!(!page.contains("distill export"), "no encoder comes out of it");
 }
 
 /// A run that goes on from any of its checkpoints ends with the same bits and figures.

@@ -8,6 +8,7 @@ use tch::{Device, Tensor};
 use crate::support::coloured::coloured;
 use crate::support::exported::with_export;
 use crate::support::python::{python, run};
+use crate::support::ranks::alone;
 use crate::support::workshop::{Finished, Workshop};
 
 const CLASSES: u32 = 10;
@@ -76,7 +77,7 @@ fn accuracies_are_those_of_scikit_learn() {
     let (class_alone, both) = expected.split_at(strengths.len());
     let measure = |settings: &Linear| -> Found {
         let (train, validation, test) = (train.images(), validation.images(), test.images());
-        probe(settings, &train, Some(&validation), &test, Device::Cpu).unwrap()
+        probe(settings, &train, Some(&validation), &test, &alone(Device::Cpu)).unwrap()
     };
     for (number, strength) in strengths.into_iter().enumerate() {
         let [validation, test] = both[number];
@@ -102,7 +103,7 @@ fn few_shots_grow_better() {
     let (train, test) = (Made::new(800, 0), Made::new(1000, 1));
     let measure = |more: &str| {
         let settings = settings(Solver::Lbfgs, &format!("strengths = [1.0]\n{more}"));
-        probe(&settings, &train.images(), None, &test.images(), Device::Cpu).unwrap()
+        probe(&settings, &train.images(), None, &test.images(), &alone(Device::Cpu)).unwrap()
     };
     let found = measure("shots = [1, 5, 10]\ndraws = 4");
     println!("{found:?}");
@@ -136,6 +137,7 @@ fn a_class_that_shows_is_learnt() {
         assert!(report[key].as_f64().unwrap() >= least, "{key}: {report}");
     }
     assert!(report["shots5_deviation"].is_number(), "{report}");
+    assert!(report["chosen"].as_str().unwrap().starts_with("learning rate "), "{report}");
     assert_eq!(
         (&report["training"]["pictures"], &report["test"]["pictures"]),
         (&60.into(), &31.into())

@@ -23,6 +23,7 @@ mod kernels;
 mod launch;
 mod linear;
 mod losses;
+mod made;
 mod many;
 mod memory_bank;
 mod pairs;

@@ -19,7 +19,7 @@ const IMAGES: &str = "-images-idx3-ubyte";
 const LABELS: &str = "-labels-idx1-ubyte";
 
 /// Grey images of one size with their labels.
-pub(super) struct Split {
+pub(crate) struct Split {
     name: String,
     height: u32,
     width: u32,
@@ -33,7 +33,7 @@ pub(super) struct Split {
 ///
 /// # Errors
 /// A file is damaged, or labels and images do not match.
-pub(super) fn splits(folder: &Path) -> Result<Vec<Split>> {
+pub(crate) fn splits(folder: &Path) -> Result<Vec<Split>> {
     let files = list(folder)?;
     let mut splits = Vec::new();
     for path in &files {
@@ -109,8 +109,37 @@ fn read(path: &Path, rank: usize) -> Result<(Vec<u64>, Vec<u8>)> {
 
 impl Split {
     /// What comes before `-images` in the file's name.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Number of images.
+    pub(crate) fn count(&self) -> usize {
+        self.pixels.len() / self.image_bytes()
+    }
+
+    /// Width and height of every image, in pixels.
+    pub(crate) fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    /// The grey levels of an image, row after row.
+    pub(crate) fn grey(&self, index: usize) -> &[u8] {
+        &self.pixels[index * self.image_bytes()..][..self.image_bytes()]
+    }
+
+    /// The class of an image, where there is a file of labels.
+    pub(crate) fn label(&self, index: usize) -> Option<u8> {
+        self.labels.get(index).copied()
+    }
+
+    /// An image as a grey PNG.
+    pub(crate) fn png(&self, index: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let (width, height) = self.size();
+        let encoder = PngEncoder::new(&mut bytes);
+        encoder.write_image(self.grey(index), width, height, ExtendedColorType::L8)?;
+        Ok(bytes)
     }
 
     fn image_bytes(&self) -> usize {
@@ -120,19 +149,11 @@ impl Split {
 
 impl Source for Split {
     fn images(&self) -> usize {
-        self.pixels.len() / self.image_bytes()
+        self.count()
     }
 
     fn samples(&self, index: usize) -> Result<Vec<Sample>> {
-        let pixels = &self.pixels[index * self.image_bytes()..][..self.image_bytes()];
-        let mut bytes = Vec::new();
-        PngEncoder::new(&mut bytes).write_image(
-            pixels,
-            self.width,
-            self.height,
-            ExtendedColorType::L8,
-        )?;
-        let label = self.labels.get(index).map(|&label| u32::from(label));
+        let (bytes, label) = (self.png(index)?, self.label(index).map(u32::from));
         Ok(vec![Sample { bytes, extension: "png", name: String::new(), label }])
     }
 }

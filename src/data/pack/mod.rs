@@ -6,7 +6,7 @@
 
 mod encode;
 mod folder;
-mod idx;
+pub(crate) mod idx;
 #[expect(clippy::module_inception, reason = "packing itself")]
 mod pack;
 mod source;

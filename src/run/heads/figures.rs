@@ -141,7 +141,7 @@ fn as_result(
         let (name, label) = (format!("{figure}_{when}"), format!("{figure} {when}"));
         metrics.push(Metric { name: name.clone(), label, unit });
         let encoder = encoder.to_string();
-        measurements.push(Measurement { encoder, role, metric: name, value });
+        measurements.push(Measurement { encoder, role, metric: name, value, detail: None });
     }
     let main =
         result.last.first().map(|(figure, _)| [LAST, BEST].map(|when| format!("{figure}_{when}")));
@@ -176,6 +176,7 @@ pub fn published(config: &HeadsConfig, head: &HeadConfig) -> Option<Measurement>
         role: Role::Published,
         metric: format!("{figure}_{BEST}"),
         value: published_share(known.dataset, head.kind),
+        detail: None,
     })
 }
 

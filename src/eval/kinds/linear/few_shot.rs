@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::logistic::Logistic;
 use super::vectors::{Input, Labelled};
+use crate::dist::ProcessGroup;
 use crate::draws::{Draws, Purpose};
 
 /// What regressions of few images are fitted with: their strength, see [`Logistic`].
@@ -18,27 +19,28 @@ pub struct Spread {
 }
 
 /// Accuracy on `test` of logistic regressions of `shots` images of each of `classes` classes of `train`,
-/// over so many `draws`. A class of fewer images gives all that it has.
+/// over so many `draws`, which the processes of `group` divide. A class of fewer images gives all that it has.
 pub fn spread(
-    train: &Labelled,
-    test: &Labelled,
+    [train, test]: [&Labelled; 2],
     classes: i64,
     shots: usize,
-    draws: u64,
-    seed: u64,
+    (draws, seed): (u64, u64),
+    group: &ProcessGroup,
 ) -> Result<Spread> {
     let mut members = vec![Vec::new(); classes as usize];
     for (row, class) in (0i64..).zip(Vec::<i64>::try_from(&train.classes)?) {
         members[class as usize].push(row);
     }
-    let mut accuracies = Vec::new();
-    for draw in 0..draws {
-        let rows = drawn(&members, shots, seed, draw);
-        let input = Input::ClassAndPatches;
-        let regression = Logistic::fit(input, &train.select(&rows), classes, STRENGTH);
-        accuracies.push(regression.accuracy(test)?);
-    }
-    Ok(Spread::of(&accuracies))
+    let accuracies = group.divide(draws as usize, |own| {
+        let fit = |&draw: &usize| {
+            let rows = drawn(&members, shots, seed, draw as u64);
+            let input = Input::ClassAndPatches;
+            let regression = Logistic::fit(input, &train.select(&rows), classes, STRENGTH);
+            Ok([regression.accuracy(test)?])
+        };
+        own.iter().map(fit).collect()
+    })?;
+    Ok(Spread::of(accuracies.as_flattened()))
 }
 
 /// So many rows of each class, whose rows are `members`: a function of seed, draw and number of shots.

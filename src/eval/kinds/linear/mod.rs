@@ -10,6 +10,7 @@ mod vectors;
 
 use anyhow::{Result, ensure};
 use indicatif::HumanCount;
+use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 use tracing::info;
 
@@ -20,7 +21,7 @@ use crate::artifacts::{Measurement, Metric};
 use crate::config::{Check, KeyError, require};
 use crate::dist::ProcessGroup;
 use crate::eval::evaluation::{
-    Evaluation, FeatureConsumer, ImageSet, SetImages, Settings, Subject,
+    Evaluation, FeatureConsumer, ImageSet, SetImages, Settings, Subject, metrics_by_name,
 };
 use crate::eval::extract::{DenseBatch, Features};
 
@@ -69,6 +70,13 @@ impl Evaluation for Linear {
             metrics.push(metric(&deviation, "± dev."));
         }
         metrics
+    }
+
+    fn to_json(&self, measurements: &[Measurement]) -> Map<String, Value> {
+        let mut object = metrics_by_name(measurements);
+        let chosen = measurements.iter().find_map(|one| one.detail.clone());
+        object.insert("chosen".into(), chosen.into());
+        object
     }
 
     fn image_sets(&self) -> Vec<ImageSet> {
@@ -154,13 +162,8 @@ impl FeatureConsumer for Gathering<'_> {
                 );
             }
             let validation = (vectors.len() > 2).then(|| images(2));
-            let found = probe(
-                self.settings,
-                &images(0),
-                validation.as_ref(),
-                &images(1),
-                self.group.device(),
-            )?;
+            let found =
+                probe(self.settings, &images(0), validation.as_ref(), &images(1), self.group)?;
             measurements.extend(self.measurements(subject, &found));
         }
         Ok(measurements)
@@ -171,7 +174,10 @@ impl Gathering<'_> {
     fn measurements(&self, subject: &Subject<'_>, found: &Found) -> Vec<Measurement> {
         info!("{} ({}): {} is best", subject.name, subject.role.name(), found.chosen);
         let mut measurements = vec![
-            subject.measurement(TOP1, found.top1),
+            Measurement {
+                detail: Some(found.chosen.clone()),
+                ..subject.measurement(TOP1, found.top1)
+            },
             subject.measurement(VALIDATION, found.validation),
         ];
         for (&shots, spread) in self.settings.shots.iter().zip(&found.shots) {

@@ -1,13 +1,14 @@
 //! One encoder's classifiers, from features to figures.
 
 use anyhow::{Context, Result, ensure};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::few_shot::{self, Spread};
 use super::grid::{Heads, Plan};
 use super::logistic::Logistic;
 use super::settings::{Linear, Solver};
 use super::vectors::{Input, Labelled, classes, split};
+use crate::dist::ProcessGroup;
 
 /// Features of a set of images, by one encoder.
 pub struct Images<'a> {
@@ -38,16 +39,17 @@ struct Candidate {
 }
 
 /// Trains on `train`, or where there are no validation images on nine tenths of it, chooses by validation,
-/// and tests; computed on `device`.
+/// and tests; the processes of `group` divide the classifiers, and all have what is found.
 ///
 /// # Errors
-/// There is one class alone, there are too few images to hold some out, or every classifier failed.
+/// There is one class alone, there are too few images to hold some out, every classifier failed, or another
+/// process did.
 pub fn probe(
     settings: &Linear,
     train: &Images<'_>,
     validation: Option<&Images<'_>>,
     test: &Images<'_>,
-    device: Device,
+    group: &ProcessGroup,
 ) -> Result<Found> {
     let known = classes(train.labels);
     ensure!(
@@ -55,7 +57,7 @@ pub fn probe(
         "all training images are of one class: there is nothing to tell apart"
     );
     let labelled =
-        |images: &Images<'_>| Labelled::new(images.vectors, images.labels, &known, device);
+        |images: &Images<'_>| Labelled::new(images.vectors, images.labels, &known, group.device());
     let (all, test) = (labelled(train), labelled(test));
     let (fitted, validation) = match validation {
         Some(validation) => (None, labelled(validation)),
@@ -67,8 +69,8 @@ pub fn probe(
     let fitted = fitted.as_ref().unwrap_or(&all);
     let classes = known.len() as i64;
     let candidates = match settings.solver {
-        Solver::Sgd => grid(settings, fitted, &validation, &test, classes)?,
-        Solver::Lbfgs => regressions(settings, fitted, &validation, &test, classes)?,
+        Solver::Sgd => grid(settings, fitted, [&validation, &test], classes, group)?,
+        Solver::Lbfgs => regressions(settings, fitted, [&validation, &test], classes, group)?,
     };
     // Of equal ones the first.
     let best = candidates
@@ -78,7 +80,7 @@ pub fn probe(
     let Candidate { name, validation, test: top1 } =
         best.context("no classifier finds the class of a validation image")?;
     let spread = |&shots: &usize| {
-        few_shot::spread(&all, &test, classes, shots, settings.draws, settings.seed)
+        few_shot::spread([&all, &test], classes, shots, (settings.draws, settings.seed), group)
     };
     let shots = settings.shots.iter().map(spread).collect::<Result<Vec<_>>>()?;
     Ok(Found { top1, validation, chosen: name, shots })
@@ -88,22 +90,29 @@ pub fn probe(
 fn grid(
     settings: &Linear,
     train: &Labelled,
-    validation: &Labelled,
-    test: &Labelled,
+    [validation, test]: [&Labelled; 2],
     classes: i64,
+    group: &ProcessGroup,
 ) -> Result<Vec<Candidate>> {
-    let plan = Plan {
-        learning_rates: &settings.learning_rates,
-        steps: settings.steps,
-        batch: settings.images_per_step as i64,
-        seed: settings.seed,
-    };
+    let rates = &settings.learning_rates;
     let mut candidates = Vec::new();
     for input in Input::ALL {
-        let heads = Heads::train(&plan, input, train, classes);
-        let shares = heads.accuracies(validation)?.into_iter().zip(heads.accuracies(test)?);
-        let named = settings.learning_rates.iter().zip(shares);
-        candidates.extend(named.map(|(rate, (validation, test))| {
+        let shares = group.divide(rates.len(), |own| {
+            let learning_rates: Vec<f64> = own.iter().map(|&number| rates[number]).collect();
+            if learning_rates.is_empty() {
+                return Ok(Vec::new());
+            }
+            let plan = Plan {
+                learning_rates: &learning_rates,
+                steps: settings.steps,
+                batch: settings.images_per_step as i64,
+                seed: settings.seed,
+            };
+            let heads = Heads::train(&plan, input, train, classes);
+            let pairs = heads.accuracies(validation)?.into_iter().zip(heads.accuracies(test)?);
+            Ok(pairs.map(<[f64; 2]>::from).collect())
+        })?;
+        candidates.extend(rates.iter().zip(shares).map(|(rate, [validation, test])| {
             let name = format!("learning rate {rate}, {}", input.name());
             Candidate { name, validation, test }
         }));
@@ -115,20 +124,26 @@ fn grid(
 fn regressions(
     settings: &Linear,
     train: &Labelled,
-    validation: &Labelled,
-    test: &Labelled,
+    [validation, test]: [&Labelled; 2],
     classes: i64,
+    group: &ProcessGroup,
 ) -> Result<Vec<Candidate>> {
-    let mut candidates = Vec::new();
-    for input in Input::ALL {
-        for &strength in &settings.strengths {
+    let strengths = &settings.strengths;
+    let all: Vec<(Input, f64)> = Input::ALL
+        .into_iter()
+        .flat_map(|input| strengths.iter().map(move |&strength| (input, strength)))
+        .collect();
+    let shares = group.divide(all.len(), |own| {
+        let fit = |&number: &usize| {
+            let (input, strength) = all[number];
             let regression = Logistic::fit(input, train, classes, strength);
-            candidates.push(Candidate {
-                name: format!("strength {strength}, {}", input.name()),
-                validation: regression.accuracy(validation)?,
-                test: regression.accuracy(test)?,
-            });
-        }
-    }
-    Ok(candidates)
+            Ok([regression.accuracy(validation)?, regression.accuracy(test)?])
+        };
+        own.iter().map(fit).collect()
+    })?;
+    let candidate = |(&(input, strength), [validation, test]): (&(Input, f64), [f64; 2])| {
+        let name = format!("strength {strength}, {}", input.name());
+        Candidate { name, validation, test }
+    };
+    Ok(all.iter().zip(shares).map(candidate).collect())
 }
