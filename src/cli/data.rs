@@ -40,7 +40,7 @@ enum DataCommand {
 /// Pack a folder of images into shards
 ///
 /// SOURCE is a folder of images (.jpg, .jpeg, .png, .webp); or a folder of class folders, which
-/// become labels 0, 1, ... in sorted order, listed in OUT/classes.json; or a folder of MNIST-style
+/// become labels 0, 1, ... in sorted order (whole numbers as numbers), listed in OUT/classes.json; or a folder of MNIST-style
 /// files (NAME-images-idx3-ubyte and NAME-labels-idx1-ubyte, plain or .gz), one set of shards for
 /// each NAME. Samples are shuffled, always in the same way. Images that cannot be read are
 /// named, counted and left out.
@@ -71,6 +71,9 @@ struct PackArgs {
     /// Largest image that is read, in pixels (width × height) [default: as data.max_pixels]
     #[arg(long, value_name = "N")]
     max_pixels: Option<u64>,
+    /// Number class folders as this classes.json of an earlier packing does
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
 }
 
 /// Index shards ahead of a run, and show what is in them
@@ -131,6 +134,7 @@ fn run_pack(args: PackArgs) -> Result<()> {
         source: args.source,
         out: args.out,
         prefix: args.prefix,
+        classes: args.classes,
         shard_samples: args.shard_samples as usize,
         encoding: Encoding {
             shorter_side: args.shorter_side.map(|side| side as usize),

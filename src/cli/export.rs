@@ -8,7 +8,7 @@ use crate::config::{ConfigError, ExportFormat};
 use crate::encoders::{self, EncoderWeights};
 use crate::nn::Projector;
 use crate::run::{Source, encoder_of_run};
-use crate::weights::Preprocessing;
+use crate::weights::{Preprocessing, Strangers};
 
 /// Write a trained encoder, or other weights, so that transformers or the original Pixio code
 /// load them.
@@ -60,8 +60,10 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         return Err(wrong("--projector", &message));
     }
     let formats = [args.format];
-    let written =
-        encoders::export(&weights, &encoder, preprocessing, &formats, args.projector, &args.out)?;
+    let written = {
+        let place = (args.out.as_path(), Strangers::Refuse);
+        encoders::export(&weights, &encoder, preprocessing, &formats, args.projector, place)?
+    };
     println!("{} ({}, {}) →", file.path().display(), file.layout(), encoder.spec);
     for path in written {
         println!("  {} ({})", path.display(), indicatif::HumanBytes(path.metadata()?.len()));

@@ -12,6 +12,7 @@ use tch::Cuda;
 use tracing::warn;
 
 use super::exit::{DONE, RESUME_ME, WRONG_USAGE};
+use super::output::print_error;
 use crate::config::ConfigError;
 use crate::dist::launcher::{Ending, Launch, launch};
 use crate::native::guard;
@@ -79,7 +80,7 @@ pub fn run(args: LaunchArgs) -> Result<u8> {
             INTERRUPTED
         }
         Ending::Failed(failure) => {
-            eprintln!("error: {failure}");
+            print_error(&failure.to_string());
             failure.how.code() as u8
         }
     })

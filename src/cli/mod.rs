@@ -87,7 +87,7 @@ pub fn main() -> ExitCode {
     let code = match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::print_error(&format!("{error:#}"));
             let is_usage = |cause: &(dyn std::error::Error + 'static)| {
                 cause.is::<ConfigError>()
                     || cause.downcast_ref::<Failure>().is_some_and(|failure| failure.usage)

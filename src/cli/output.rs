@@ -1,4 +1,4 @@
-//! Standard output.
+//! Standard output, and what ends a command on standard error.
 
 use std::io::{self, Write};
 
@@ -10,4 +10,9 @@ pub fn print(text: &str) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result?),
     }
+}
+
+/// Writes an error to standard error, which nobody may read any more.
+pub fn print_error(text: &str) {
+    let _ = writeln!(io::stderr(), "error: {text}");
 }

@@ -107,6 +107,14 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Its word in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// The kind of tensor that is meant.
     pub fn kind(self) -> Kind {
         match self {

@@ -1,5 +1,7 @@
 //! Checks between values, before any file or device is touched.
 
+use std::path::PathBuf;
+
 use super::TrainConfig;
 use super::load::KeyError;
 
@@ -14,6 +16,10 @@ pub fn require(holds: bool, key: impl Into<String>, message: impl FnOnce() -> St
 impl TrainConfig {
     /// The first contradiction as (key, what was found and what was expected).
     pub fn validate(&self) -> Check {
+        // Most often a variable that is not set.
+        require(!self.run.dir.as_os_str().is_empty(), "run.dir", || {
+            "found ``, expected a folder".into()
+        })?;
         self.check_data()?;
         self.check_curation()?;
         self.check_optimizer()?;
@@ -50,6 +56,17 @@ impl TrainConfig {
         require(!data.shards.is_empty(), "data.shards", || {
             "found an empty list, expected at least one path or pattern".into()
         })?;
+        let is_named = data.shards.iter().all(|pattern| !pattern.trim().is_empty());
+        require(is_named, "data.shards", || {
+            "found an empty path, expected shards: is a variable not set?".into()
+        })?;
+        let is_empty =
+            |path: &Option<PathBuf>| path.as_ref().is_some_and(|path| path.as_os_str().is_empty());
+        for (key, path) in [("index_dir", &data.index_dir), ("cache_dir", &data.cache_dir)] {
+            require(!is_empty(path), format!("data.{key}"), || {
+                "found ``, expected a folder".into()
+            })?;
+        }
         require(data.batch_size > 0, "data.batch_size", || {
             "found 0, expected at least one image".into()
         })?;

@@ -26,4 +26,5 @@ pub use dataset::{
 pub use format::ShardIndex;
 pub use loader::{
     Batch, Loader, LoaderMonitor, LoaderStatistics, LoaderStatus, WorkerActivity, WorkerStatus,
+    share_cores,
 };

@@ -11,9 +11,10 @@ use super::family::StoredEncoder;
 use super::stored::{ENCODER_KEY, EncoderWeights};
 use crate::config::ExportFormat;
 use crate::durable;
-use crate::nn::Projector;
+use crate::nn::{Parameters, Projector, Storage};
 use crate::weights::{
-    CONFIG, MODEL, PREPROCESSOR, Preprocessing, WeightFile, replace_folder, write_renamed,
+    CONFIG, MODEL, PREPROCESSOR, Preprocessing, Strangers, WeightFile, replace_folder,
+    write_renamed,
 };
 
 /// Writes the encoder in `weights` to the folder `out`, in each of `formats`; returns the files.
@@ -31,15 +32,15 @@ pub fn export(
     preprocessing: Preprocessing,
     formats: &[ExportFormat],
     projector: bool,
-    out: &Path,
+    (out, strangers): (&Path, Strangers),
 ) -> Result<Vec<PathBuf>> {
     let file = &weights.file;
     ensure!(!holds(out, file.path()), "{} holds the weights themselves", out.display());
-    let names = parameters(file, encoder)?;
+    let names = parameters(weights, encoder)?;
     // Everything that an export's folder may hold.
     let mut files = vec![CONFIG, MODEL, PREPROCESSOR];
     files.extend(FAMILIES.iter().map(|family| family.file_name()));
-    replace_folder(out, &files, |folder| {
+    replace_folder(out, (&files, strangers), |folder| {
         for format in formats {
             match format {
                 ExportFormat::Hf => {
@@ -53,8 +54,10 @@ pub fn export(
     Ok(files.iter().map(|file| out.join(file)).filter(|file| file.is_file()).collect())
 }
 
-/// The names of the encoder's parameters, all of which `file` must hold.
-fn parameters(file: &WeightFile, encoder: &StoredEncoder) -> Result<Vec<String>> {
+/// The names of the encoder's parameters, all of which `weights` must hold, and nothing that would make it
+/// another encoder.
+fn parameters(weights: &EncoderWeights, encoder: &StoredEncoder) -> Result<Vec<String>> {
+    let file = &weights.file;
     let names = encoder.spec.family.parameters(&encoder.spec);
     let missing: Vec<&str> =
         names.iter().map(String::as_str).filter(|name| file.kind(name).is_none()).collect();
@@ -66,6 +69,9 @@ fn parameters(file: &WeightFile, encoder: &StoredEncoder) -> Result<Vec<String>>
         missing.len(),
         missing[..missing.len().min(10)].join(", ")
     );
+    let mut shapes = Parameters::new(Storage::Shapes);
+    encoder.spec.build(&mut shapes, encoder.spec.grid_size(encoder.image_size));
+    weights.check_fit(shapes.named())?;
     Ok(names)
 }
 

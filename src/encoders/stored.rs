@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tch::Tensor;
 
 use super::families::FAMILIES;
@@ -74,8 +74,14 @@ impl EncoderWeights {
         if let Some(declared) = self.declared {
             ensure!(
                 with_heads(declared.heads) == declared,
-                "{path}: the tensors are of another encoder ({spec:?}) than the one noted beside \
-                 them ({declared:?})"
+                "{path}: {}",
+                difference(&spec, &declared)
+            );
+            ensure!(
+                heads.is_none_or(|heads| heads == declared.heads),
+                "{path}: {} attention heads are asked for, but what stands beside the tensors says {}",
+                heads.unwrap_or_default(),
+                declared.heads
             );
         }
         let mut published = self.family.published().into_iter().map(|(_, published)| published);
@@ -116,11 +122,51 @@ impl EncoderWeights {
     }
 }
 
+/// In which numbers the tensors differ from what is noted beside them.
+fn difference(tensors: &EncoderSpec, noted: &EncoderSpec) -> String {
+    let numbers = |spec: &EncoderSpec| match serde_json::to_value(spec) {
+        Ok(Value::Object(numbers)) => numbers,
+        _ => Map::new(),
+    };
+    let (found, noted) = (numbers(tensors), numbers(noted));
+    let differs = |(name, value): &(&String, &Value)| {
+        *name != "heads" && found.get(*name).is_some_and(|own| own != *value)
+    };
+    let all: Vec<String> = noted
+        .iter()
+        .filter(differs)
+        .map(|(name, value)| {
+            format!("{} {value} is noted, the tensors have {}", name.replace('_', " "), found[name])
+        })
+        .collect();
+    format!("what is noted beside the tensors is another encoder: {}", all.join("; "))
+}
+
+/// Numbers with a point that are whole, which other programs write, as whole ones.
+fn with_whole_numbers(value: Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => {
+                (float as i64).into()
+            }
+            _ => Value::Number(number),
+        },
+        Value::Array(items) => items.into_iter().map(with_whole_numbers).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name, with_whole_numbers(value))).collect()
+        }
+        other => other,
+    }
+}
+
 /// The encoder that a `config.json` describes.
 fn read_config(path: &Path) -> Result<EncoderSpec> {
     let context = || path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(context)?;
-    let config: Value = serde_json::from_str(&text).with_context(context)?;
+    // Some editors put a mark before the first character.
+    let text = text.trim_start_matches('\u{feff}');
+    let config: Value = serde_json::from_str(text).with_context(context)?;
+    let config = with_whole_numbers(config);
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("nothing");
     let family = FAMILIES.iter().find(|family| family.model_type() == model_type);
     let family = family.with_context(|| {

@@ -114,7 +114,10 @@ impl SetFacts {
 
     /// Says what makes figures of this set other than they look, where the first set is for `first`.
     fn warn(&self, first: &str) {
-        let Self { title, images, also_in_first, unknown, .. } = self;
+        let Self { title, images, also_in_first, unknown, classes: own, .. } = self;
+        if *title == first && *own == 1 && *images > 1 {
+            warn!("all {images} {title} images are of one class: there is nothing to tell apart");
+        }
         let [of_unknown, classes] = unknown;
         if *of_unknown > 0 {
             warn!(

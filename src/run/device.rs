@@ -1,14 +1,18 @@
 //! The device that this process computes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tch::{Cuda, Device};
+use tracing::{info, warn};
 
-use crate::config::{ConfigError, DeviceChoice, RunConfig};
+use crate::config::{ConfigError, DeviceChoice, Precision, RunConfig};
+use crate::data::share_cores;
 use crate::dist::RankInfo;
+use crate::native::Gpu;
 
 /// The device of this process: on a node with several GPUs that of its local rank, unless its
-/// launcher lets it see one only. Sets the number of CPU threads, too.
+/// launcher lets it see one only. Sets the number of CPU threads, too, and how many decoding workers there
+/// are by default: all processes of a machine divide its cores.
 pub fn choose(config: &RunConfig, rank_info: &RankInfo) -> Result<Device, ConfigError> {
     let threads = match config.threads {
         // What a launcher says of threads stands; alone, libtorch takes all cores.
@@ -24,7 +28,39 @@ pub fn choose(config: &RunConfig, rank_info: &RankInfo) -> Result<Device, Config
     if let Some(threads) = threads {
         tch::set_num_threads(threads as i32);
     }
+    share_cores(rank_info.local_world_size);
     find("run.device", config.device, rank_info.local_rank)
+}
+
+/// What is computed on, in words: `the CPU, 2 threads` or `GPU 0, NVIDIA H200`.
+pub fn describe(device: Device) -> String {
+    match (device, Gpu::of(device)) {
+        (Device::Cuda(number), Ok(gpu)) => format!("GPU {number}, {}", gpu.name),
+        (Device::Cuda(number), Err(_)) => format!("GPU {number}"),
+        _ => format!("the CPU, {} threads", tch::get_num_threads()),
+    }
+}
+
+/// Says what is computed on, and what of it may not be meant.
+pub fn tell(config: &RunConfig, device: Device) {
+    info!("computing on {} in {}", describe(device), config.precision.name());
+    if device != Device::Cpu {
+        return;
+    }
+    let is_visible = std::env::var("CUDA_VISIBLE_DEVICES").is_ok_and(|value| {
+        // What hides all GPUs on purpose.
+        !value.trim().is_empty() && value.trim() != "-1"
+    });
+    if config.device == DeviceChoice::Auto && (is_visible || Path::new("/dev/nvidiactl").exists()) {
+        warn!(
+            "a GPU seems to be meant ({}), but libtorch can use none: check nvidia-smi and the driver, or \
+             set run.device = \"cpu\"",
+            if is_visible { "CUDA_VISIBLE_DEVICES is set" } else { "there is /dev/nvidiactl" }
+        );
+    }
+    if config.precision == Precision::Bf16 {
+        warn!("run.precision = \"bf16\" on a CPU is slower than \"fp32\" on most");
+    }
 }
 
 /// The device that `key` chooses, for the process of this rank on its node.

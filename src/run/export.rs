@@ -9,7 +9,7 @@ use crate::config::{ConfigError, DataConfig};
 use crate::encoders::{self, EncoderWeights, StoredEncoder};
 use crate::tasks::{self, TaskConfig};
 use crate::train::checkpoint::{self, Checkpoint};
-use crate::weights::Preprocessing;
+use crate::weights::{Preprocessing, Strangers};
 
 /// An encoder that can be exported: its weights, what it holds, and what its images are normalised by.
 pub type Source = (EncoderWeights, StoredEncoder, Preprocessing);
@@ -27,8 +27,15 @@ pub(super) fn export_all(config: &dyn TaskConfig, checkpoint: &Checkpoint) -> Re
         let weights = EncoderWeights::of_trainee(file, trained.model.family)?;
         let encoder = weights.measure(Some(trained.model.heads))?;
         let out = paths::export(&train.run.dir, &trained.name);
-        encoders::export(&weights, &encoder, preprocessing, &train.export.formats, false, &out)
-            .with_context(|| format!("cannot export `{}`", trained.name))?;
+        encoders::export(
+            &weights,
+            &encoder,
+            preprocessing,
+            &train.export.formats,
+            false,
+            (&out, Strangers::Keep),
+        )
+        .with_context(|| format!("cannot export `{}`", trained.name))?;
     }
     Ok(())
 }

@@ -24,6 +24,7 @@
 //! #         out: shards.clone(),
 //! #         prefix: None,
 //! #         shard_samples: 4,
+//! #         classes: None,
 //! #         encoding,
 //! #     },
 //! #     &|_, _| (),

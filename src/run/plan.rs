@@ -43,7 +43,9 @@ pub struct Length {
 pub fn plan(config: &dyn TaskConfig, mut report: impl FnMut(Planned)) -> Result<()> {
     let rank_info = environment::of_this_process()?;
     setup::answer_quit(rank_info.as_ref())?;
-    device::choose(&config.train().run, &rank_info.unwrap_or_else(RankInfo::alone))?;
+    let run = &config.train().run;
+    let device = device::choose(run, &rank_info.unwrap_or_else(RankInfo::alone))?;
+    device::tell(run, device);
     report(Planned::Networks(config.networks()));
     config.check_weights()?;
     let train = config.train();

@@ -54,6 +54,7 @@ pub fn with_group<T>(
     answer_quit(rank_info.as_ref())?;
     let device = device::choose(&config.run, &rank_info.clone().unwrap_or_else(RankInfo::alone))?;
     require(device)?;
+    device::tell(&config.run, device);
     signals::install()?;
     let joining = debug_span!("join").entered();
     let group = match join(rank_info, config, device) {
@@ -101,7 +102,7 @@ pub fn open_directory(
     settle: &mut dyn FnMut(Option<&Checkpoint>) -> Result<String>,
 ) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
     if group.is_first() {
-        let is_restart = group.rank_info().rendezvous.attempt > 0;
+        let is_restart = group.rank_info().rendezvous.attempt > 0 || environment::is_requeued();
         let (run, checkpoint) = RunDirectory::open(dir, resume, is_restart)?;
         let config = settle(checkpoint.as_ref())?;
         run.write_config(&config)?;

@@ -13,6 +13,7 @@ pub mod run_directory;
 mod run_log;
 pub mod schedule;
 pub mod signals;
+mod sound_end;
 pub mod step;
 mod step_numbers;
 pub mod trainee_optimizer;

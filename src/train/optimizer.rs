@@ -157,6 +157,11 @@ impl AdamW {
         }
     }
 
+    /// Does not count the last `updates`, which were skipped.
+    pub fn take_back(&mut self, updates: u64) {
+        self.updates -= updates;
+    }
+
     /// From here on updates set gradients to zero instead of giving their memory back.
     pub fn keep_gradients(&mut self) {
         self.gradients_stay = true;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use tch::Tensor;
 use tracing::{debug_span, info, warn};
 
 use super::checkpoint::{Checkpoint, Saver, Snapshot};
@@ -13,6 +14,7 @@ use super::trainee_optimizer::TraineeOptimizer;
 use crate::artifacts::Stream;
 use crate::config::TrainConfig;
 use crate::dist::{Activity, ProcessGroup};
+use crate::native::guard;
 
 /// What the training loop works with.
 pub struct Run<'a> {
@@ -46,6 +48,8 @@ pub struct State {
     /// Samples of the global stream consumed.
     pub position: u64,
     pub stream: Stream,
+    /// A scalar on the device: 1 once an update was skipped, else 0; none before the first step.
+    skipping: Option<Tensor>,
 }
 
 impl State {
@@ -60,7 +64,13 @@ impl State {
             .trainees()
             .iter()
             .map(|trainee| TraineeOptimizer::new(group, trainee, config));
-        Ok(Self { optimizers: optimizers.collect::<Result<_>>()?, step: 0, position: 0, stream })
+        Ok(Self {
+            optimizers: optimizers.collect::<Result<_>>()?,
+            step: 0,
+            position: 0,
+            stream,
+            skipping: None,
+        })
     }
 
     /// Continues from a checkpoint. A stream that is not the checkpoint's is warned about: the
@@ -92,6 +102,27 @@ impl State {
         }
         info!(step = self.step, "continuing from {}", checkpoint.folder.display());
         Ok(())
+    }
+
+    /// Whether the next update is to be skipped, which `now` says of it alone: after one that was, all are,
+    /// until the host has read why. So the weights stay those of the step before.
+    pub(super) fn skip_from_now_on(&mut self, now: &Tensor) -> Result<Tensor> {
+        let skip = match &self.skipping {
+            None => now.shallow_clone(),
+            Some(before) => guard(|| Ok(now.maximum(before)))?,
+        };
+        self.skipping = Some(skip.shallow_clone());
+        Ok(skip)
+    }
+
+    /// Goes back to the state after `step`: all updates since were skipped.
+    pub(super) fn take_back(&mut self, step: u64) {
+        let steps = self.step - step;
+        self.step = step;
+        self.position -= steps * self.stream.global_batch_size as u64;
+        for trainee_optimizer in &mut self.optimizers {
+            trainee_optimizer.optimizer_mut().take_back(steps);
+        }
     }
 
     /// Begins to save the state as it is, whose weights every process must hold whole first.

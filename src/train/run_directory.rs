@@ -1,10 +1,12 @@
 //! The folder of a run: one process at a time, nothing in it ever overwritten by another run.
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use tracing::info;
+use rustix::io::Errno;
+use tracing::{info, warn};
 
 use super::checkpoint::{self, Checkpoint};
 use crate::artifacts::paths;
@@ -42,7 +44,7 @@ pub struct RunDirectory {
 
 impl RunDirectory {
     /// Creates or takes over the folder of a run and finds the checkpoint to start from. A restart
-    /// by a launcher goes on from what an earlier attempt has saved, whatever `resume` said of the
+    /// by a launcher, or by a scheduler that queues a job again, goes on from what an earlier attempt has saved, whatever `resume` said of the
     /// beginning.
     ///
     /// # Errors
@@ -53,7 +55,8 @@ impl RunDirectory {
         resume: &Resume,
         is_restart: bool,
     ) -> Result<(Self, Option<Checkpoint>)> {
-        // A launcher's restart continues what its first attempt began.
+        // A launcher's restart, and a job that its scheduler has queued again, continue what the first attempt
+        // began.
         let resume = match resume {
             Resume::Never if is_restart => &Resume::Auto,
             resume => resume,
@@ -65,7 +68,13 @@ impl RunDirectory {
         let run = Self::lock(&path)?;
         checkpoint::remove_partial(&path)?;
         let start = match resume {
-            Resume::Auto => checkpoint::newest(&path)?,
+            Resume::Auto => {
+                let newest = checkpoint::newest(&path)?;
+                if let Some(newest) = &newest {
+                    checkpoint::set_aside_damaged(&path, newest.manifest.step)?;
+                }
+                newest
+            }
             Resume::Never => None,
             Resume::From(folder) => {
                 let start = Checkpoint::open(folder)?;
@@ -97,9 +106,22 @@ impl RunDirectory {
                 "another process is training in {}; wait for it or choose another run.dir",
                 path.display()
             ),
+            Err(TryLockError::Error(error)) if is_unsupported(&error) => {
+                warn!(
+                    "{} is not guarded against a second run: its file system has no locks ({error})",
+                    path.display()
+                );
+                Ok(Self { path: path.to_path_buf(), _lock: lock })
+            }
             Err(TryLockError::Error(error)) => Err(error).with_context(fail),
         }
     }
+}
+
+/// Whether the file system has no locks, as Lustre without `-o flock` and some of NFS.
+fn is_unsupported(error: &io::Error) -> bool {
+    let codes = [Errno::NOLCK, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTSUP];
+    error.raw_os_error().is_some_and(|code| codes.iter().any(|known| known.raw_os_error() == code))
 }
 
 fn move_aside(path: &Path) -> Result<()> {

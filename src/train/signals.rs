@@ -1,59 +1,80 @@
-//! Signals that ask to stop: from Ctrl-C, or from the cluster's scheduler.
+//! Signals that ask to stop: from Ctrl-C, from the cluster's scheduler, from a terminal that goes.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::consts::SIGINT;
+use signal_hook::iterator::Signals;
+use signal_hook::low_level;
+use tracing::warn;
+
+use crate::{ONE_INTERRUPT, ending_signals};
 
 /// Exit code of a process that a second Ctrl-C ends: 128 + SIGINT, as shells have it.
 const INTERRUPTED: i32 = 130;
 
 /// A request to save the run's state and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// SIGINT: Ctrl-C.
-    Interrupt,
-    /// SIGTERM: a scheduler that wants its machine back.
-    Terminate,
-}
+pub struct Signal(i32);
 
 impl fmt::Display for Signal {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        text.write_str(match self {
-            Signal::Interrupt => "Ctrl-C (SIGINT)",
-            Signal::Terminate => "SIGTERM",
-        })
+        match (self.0, low_level::signal_name(self.0)) {
+            (SIGINT, _) => text.write_str("Ctrl-C (SIGINT)"),
+            (_, Some(name)) => text.write_str(name),
+            (number, None) => write!(text, "signal {number}"),
+        }
     }
 }
 
 /// Number of the last signal caught, 0 for none.
-static CAUGHT: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
+static CAUGHT: AtomicI32 = AtomicI32::new(0);
 
-/// From here on SIGINT and SIGTERM no longer end the process; [`stop_requested`] reports them.
-/// Only a second SIGINT ends it at once, with exit code 130. Calling this again changes nothing.
+/// From here on the [`ending_signals`] no longer end the process; [`stop_requested`] reports them. Only a
+/// second SIGINT, half a second after the first one or later, ends it at once, with exit code 130. Calling this
+/// again changes nothing.
 pub fn install() -> Result<()> {
-    let caught = Arc::new(AtomicUsize::new(0));
-    if CAUGHT.set(caught.clone()).is_err() {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    if INSTALLED.set(()).is_err() {
         return Ok(());
     }
-    // Actions run in the order of registration: the first SIGINT finds `interrupted` unset.
-    let interrupted = Arc::new(AtomicBool::new(false));
-    flag::register_conditional_shutdown(SIGINT, INTERRUPTED, interrupted.clone())
-        .and_then(|_| flag::register(SIGINT, interrupted))
-        .and_then(|_| flag::register_usize(SIGINT, caught.clone(), SIGINT as usize))
-        .and_then(|_| flag::register_usize(SIGTERM, caught, SIGTERM as usize))
-        .context("cannot listen for SIGINT and SIGTERM")?;
+    let signals = Signals::new(ending_signals()).context("cannot listen for signals")?;
+    let listen = move || listen(signals);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(listen)
+        .context("cannot start the thread that listens for signals")?;
     Ok(())
+}
+
+fn listen(mut signals: Signals) {
+    let mut interrupted: Option<Instant> = None;
+    for signal in signals.forever() {
+        CAUGHT.store(signal, Ordering::Relaxed);
+        if signal != SIGINT {
+            continue;
+        }
+        match interrupted {
+            Some(first) if first.elapsed() >= ONE_INTERRUPT => low_level::exit(INTERRUPTED),
+            Some(_) => {}
+            None => {
+                interrupted = Some(Instant::now());
+                warn!(
+                    "Ctrl-C: ending as soon as what is done is kept; press it again to end without saving"
+                );
+            }
+        }
+    }
 }
 
 /// The signal that asked this process to stop, if one did since [`install`].
 pub fn stop_requested() -> Option<Signal> {
-    match CAUGHT.get()?.load(Ordering::Relaxed) as i32 {
-        SIGINT => Some(Signal::Interrupt),
-        SIGTERM => Some(Signal::Terminate),
-        _ => None,
+    match CAUGHT.load(Ordering::Relaxed) {
+        0 => None,
+        signal => Some(Signal(signal)),
     }
 }

@@ -13,6 +13,7 @@ use super::clock::{Phase, StepClock};
 use super::prefetch::DevicePrefetcher;
 use super::run::{Run, State};
 use super::signals;
+use super::sound_end::SoundEnd;
 use super::step_numbers::{PendingNumbers, StepNumbers, require_finite, sum_over_ranks};
 use super::trainee_optimizer::TraineeHooks;
 use crate::artifacts::StepMetrics;
@@ -82,8 +83,9 @@ pub fn begin(
         // AdamW then keeps the device busy while the next step is queued.
         group.wait_event(numbers.arrived())?;
     }
+    let skip = state.skip_from_now_on(&verdict.skip)?;
     for (trainee_optimizer, norm) in state.optimizers.iter_mut().zip(&verdict.norms) {
-        trainee_optimizer.update(group, learning_rate, norm, &verdict.skip)?;
+        trainee_optimizer.update(group, learning_rate, norm, &skip)?;
     }
     state.step += 1;
     state.position += global_batch as u64;
@@ -124,7 +126,8 @@ impl PendingStep {
         let trainees = run.objective.trainees().iter();
         let names: Vec<&str> = trainees.map(|trainee| trainee.name.as_str()).collect();
         let numbers = self.numbers.read(run.group, &names)?;
-        require_finite(self.step(), &numbers)?;
+        let is_finite = require_finite(self.step(), &numbers);
+        is_finite.map_err(|error| SoundEnd::skipped(error, self.step()))?;
         let StepNumbers { trainees, sums: [waited, failed, stop], .. } = numbers;
         let metrics = StepMetrics {
             data_wait_seconds: waited,
@@ -174,5 +177,5 @@ fn next_batch(
             return Err(Abandoned.into());
         }
     }
-    prefetcher.next_batch()
+    prefetcher.next_batch().map_err(SoundEnd::beside)
 }

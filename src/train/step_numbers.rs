@@ -169,8 +169,7 @@ pub fn require_finite(step: u64, numbers: &StepNumbers) -> Result<()> {
         for (what, value) in [("loss", trainee.loss), ("gradient norm", trainee.grad_norm)] {
             if !value.is_finite() {
                 bail!(
-                    "the {what} of `{}` is {value} at step {step}; the last checkpoint is \
-                     from before that. Lower optimizer.learning_rate, set \
+                    "the {what} of `{}` is {value} at step {step}, whose update was skipped. Lower optimizer.learning_rate, set \
                      optimizer.clip_grad_norm, or use run.precision = \"fp32\"",
                     trainee.name
                 );

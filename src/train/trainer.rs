@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use tracing::{debug, debug_span, info};
+use anyhow::{Context, Error, Result, anyhow};
+use tracing::{debug, debug_span, info, warn};
 
 use super::checkpoint::Saver;
 use super::evaluating::Best;
@@ -13,8 +13,9 @@ use super::prefetch::DevicePrefetcher;
 use super::run::{Drawing, Run, State};
 use super::run_log::RunLog;
 use super::signals::{self, Signal};
+use super::sound_end::SoundEnd;
 use super::step::{self, PendingStep};
-use crate::artifacts::{EvaluationLine, MetricsLines};
+use crate::artifacts::{EvaluationLine, MetricsLines, paths};
 use crate::config::{CheckpointConfig, TrainConfig};
 use crate::dist::{Abandoned, Activity, require_equal_weights};
 use crate::native::DeviceEvent;
@@ -78,7 +79,10 @@ fn take_steps(
             progress.give_up(run, state, prefetcher)?;
             Outcome::Stopped(signals::stop_requested())
         }
-        Err(error) => return Err(error),
+        Err(error) => match error.downcast::<SoundEnd>() {
+            Ok(end) => return Err(progress.keep(end, run, state, prefetcher, saver)),
+            Err(error) => return Err(error),
+        },
     };
     if progress.saved < state.step {
         state.save(run, saver)?;
@@ -203,7 +207,13 @@ impl Progressing<'_> {
         let mut is_best = false;
         for &place in due {
             let begun = Instant::now();
-            let Some(measurements) = (evaluating.measure)(place)? else {
+            let measured = (evaluating.measure)(place);
+            // Other processes are in the midst of it, and would wait.
+            let measured = match run.group.is_alone() {
+                true => measured.map_err(SoundEnd::beside)?,
+                false => measured?,
+            };
+            let Some(measurements) = measured else {
                 self.is_to_stop = true;
                 return Ok(false);
             };
@@ -253,7 +263,8 @@ impl Progressing<'_> {
         }
         run.group.synchronize()?;
         if let Some(log) = &mut self.log {
-            log.image(state.step, &(drawing.draw)()?)?;
+            let drawn = (drawing.draw)().and_then(|png| log.image(state.step, &png));
+            drawn.map_err(SoundEnd::beside)?;
         }
         Ok(())
     }
@@ -266,12 +277,73 @@ impl Progressing<'_> {
             let seconds = self.since.seconds_until(pending.read_at())?;
             let is_last = pending.step() == run.schedule.total_steps();
             if let Some(log) = &mut self.log {
-                log.add(done.metrics, seconds, is_last)?;
+                log.add(done.metrics, seconds, is_last).map_err(SoundEnd::beside)?;
             }
             self.is_to_stop |= done.is_to_stop;
             if let Some(pending) = self.unread.pop_front() {
                 self.since = pending.into_read_at();
             }
+        }
+        Ok(())
+    }
+
+    /// Saves the last state that is sound before the run ends with an error, which then says so.
+    fn keep(
+        &mut self,
+        end: SoundEnd,
+        run: &Run,
+        state: &mut State,
+        prefetcher: &DevicePrefetcher,
+        saver: &mut Saver,
+    ) -> Error {
+        // It may be what failed.
+        self.log = None;
+        let SoundEnd { error, skipped } = end;
+        match self.save_sound(skipped, run, state, prefetcher, saver) {
+            Ok(()) if self.saved > 0 => anyhow!(
+                "{error:#}; the state after step {} is saved in {}: the same command goes on from there",
+                self.saved,
+                paths::checkpoint(run.path, self.saved).display()
+            ),
+            Ok(()) => error,
+            Err(failed) => {
+                warn!("the last state could not be saved: {failed:#}");
+                error
+            }
+        }
+    }
+
+    /// Saves the state after the last step, or before the `skipped` one.
+    fn save_sound(
+        &mut self,
+        skipped: Option<u64>,
+        run: &Run,
+        state: &mut State,
+        prefetcher: &DevicePrefetcher,
+        saver: &mut Saver,
+    ) -> Result<()> {
+        let skipped = match skipped {
+            Some(step) => Some(step),
+            None => {
+                run.group.abandon(state.step + 1)?;
+                match self.give_up(run, state, prefetcher) {
+                    Ok(()) => None,
+                    Err(error) => error.downcast::<SoundEnd>()?.skipped,
+                }
+            }
+        };
+        if let Some(step) = skipped {
+            // All processes read the same numbers, and do the same.
+            self.unread.clear();
+            for trainee_optimizer in &mut state.optimizers {
+                trainee_optimizer.settle_weights(run.group)?;
+            }
+            state.take_back(step - 1);
+        }
+        if self.saved < state.step {
+            state.save(run, saver)?;
+            saver.finish(&|| run.group.check_failure())?;
+            self.saved = state.step;
         }
         Ok(())
     }

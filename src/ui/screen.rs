@@ -28,13 +28,22 @@ pub fn hide() {
 pub struct AboveBars;
 
 impl Write for AboveBars {
+    /// What cannot be written is dropped: a terminal that is gone, a pipe that nobody reads and a full disk end
+    /// no run.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        BARS.suspend(|| io::stderr().write_all(bytes))?;
+        let write = || _ = io::stderr().write_all(bytes);
+        if is_drawn() && BARS.clear().is_err() {
+            hide();
+        }
+        match is_drawn() {
+            true => BARS.suspend(write),
+            false => write(),
+        }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 

@@ -13,10 +13,12 @@ use anyhow::{Context, Result, ensure};
 /// `out` holds other files, the disk is full, or `write` fails.
 pub fn replace_folder(
     out: &Path,
-    files: &[&str],
+    (files, strangers): (&[&str], Strangers),
     write: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
-    check_replaceable(out, files)?;
+    if strangers == Strangers::Refuse {
+        check_replaceable(out, files)?;
+    }
     let parent = parent(out);
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let folder = tempfile::Builder::new()
@@ -25,8 +27,38 @@ pub fn replace_folder(
         .tempdir_in(parent)
         .with_context(|| format!("cannot write to {}", parent.display()))?;
     write(folder.path())?;
+    if strangers == Strangers::Keep {
+        bring_along(out, files, folder.path())?;
+    }
     File::open(folder.path())?.sync_all()?;
     publish(folder, out)
+}
+
+/// What becomes of files in a replaced folder that are none of those that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strangers {
+    /// It is not replaced.
+    Refuse,
+    /// They stay.
+    Keep,
+}
+
+/// Brings what lies in `out` beside `files` into `folder`, which is to take its place.
+fn bring_along(out: &Path, files: &[&str], folder: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(out) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default();
+        if files.iter().any(|file| name == *file) {
+            continue;
+        }
+        let fail = || format!("cannot keep {}", path.display());
+        match path.is_dir() {
+            true => fs::rename(&path, folder.join(name)).with_context(fail)?,
+            // Copied, so that it is there twice rather than nowhere if anything fails.
+            false => _ = fs::copy(&path, folder.join(name)).with_context(fail)?,
+        }
+    }
+    Ok(())
 }
 
 /// The folder in which `out` is an entry.

@@ -19,7 +19,7 @@ mod tensor_file;
 mod weight_file;
 mod write;
 
-pub use folder::replace_folder;
+pub use folder::{Strangers, replace_folder};
 pub use header::torch_name;
 pub use name_map::{NameMap, Place};
 pub use open::{CONFIG, MODEL};

@@ -8,11 +8,12 @@
 //!
 //! Where fields beside image and label are asked for, the index is a file of its own, named after
 //! them, whose body goes on with their names and places. A data set without such fields reads and
-//! writes what it always did.
+//! writes what it always did. What is odd about a shard follows the body, where anything is, and is told
+//! whenever the shard is opened.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, Permissions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ use distill_base::durable::user_cache;
 /// Of an index of images and labels alone, and of one with fields beside them.
 const MAGIC: &[u8; 8] = b"DSTLIX02";
 const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX03";
+/// At the end of a file with notes: before it their checksum and number of bytes, before these the notes.
+const NOTES: &[u8; 8] = b"DSTLNOTE";
 const CHECKSUM: usize = 32;
 /// Magic word, four numbers, the body's checksum, the checksum of all these.
 const HEAD: usize = 8 + 4 * 8 + 2 * CHECKSUM;
@@ -44,6 +47,8 @@ pub struct IndexCache {
     fields: Vec<String>,
     /// Indexes that no folder can keep.
     kept_nowhere: Mutex<HashMap<ShardAddress, (Head, Arc<ShardIndex>)>>,
+    /// Shards whose notes were told.
+    told: Mutex<HashSet<ShardAddress>>,
 }
 
 /// The head of an index: what is known of a shard without reading its rows.
@@ -71,7 +76,8 @@ impl IndexCache {
     /// user's cache folder where that place cannot be written.
     pub fn new(sources: Arc<Sources>, folder: Option<&Path>) -> Self {
         let folder = folder.map(Path::to_path_buf);
-        Self { sources, folder, fields: Vec::new(), kept_nowhere: Mutex::default() }
+        let (kept_nowhere, told) = Default::default();
+        Self { sources, folder, fields: Vec::new(), kept_nowhere, told }
     }
 
     /// Indexes these fields too: members with these extensions, beside image and label.
@@ -106,8 +112,11 @@ impl IndexCache {
         let stamp = self.sources.stamp(shard)?;
         let found = self.places(shard).iter().find_map(|place| {
             let mut head = [0; HEAD];
-            File::open(place).ok()?.read_exact(&mut head).ok()?;
-            Head::decode(&head, self.magic()).filter(|head| head.stamp == stamp)
+            let mut file = File::open(place).ok()?;
+            file.read_exact(&mut head).ok()?;
+            let head = Head::decode(&head, self.magic()).filter(|head| head.stamp == stamp)?;
+            self.tell(shard, &notes_in(&mut file).ok()?);
+            Some(head)
         });
         found.map_or_else(|| Ok(self.open(shard)?.head), Ok)
     }
@@ -119,6 +128,7 @@ impl IndexCache {
     pub fn open(&self, shard: &ShardAddress) -> Result<CachedIndex> {
         let stamp = self.sources.stamp(shard)?;
         if let Some((head, index)) = self.found(shard, stamp) {
+            self.tell(shard, &index.notes);
             return Ok(CachedIndex { head, index, reused: true });
         }
         if let ShardAddress::Bundle(bundle) = shard {
@@ -129,6 +139,7 @@ impl IndexCache {
         }
         let mut reader = self.sources.open(shard)?;
         let index = Arc::new(index_shard(&mut reader, stamp.size, &self.fields, shard)?);
+        self.tell(shard, &index.notes);
         let (head, file) = encode(&index, &self.fields, stamp);
         let mut errors = Vec::new();
         let places = self.places(shard);
@@ -141,6 +152,17 @@ impl IndexCache {
             self.keep_in_memory(shard, head, index.clone());
         }
         Ok(CachedIndex { head, index, reused: false })
+    }
+
+    /// Says what is odd about a shard, once in a process.
+    fn tell(&self, shard: &ShardAddress, notes: &[String]) {
+        if notes.is_empty() {
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(shard.clone()) {
+            notes.iter().for_each(|note| tracing::warn!("{shard}: {note}"));
+        }
     }
 
     fn keep_in_memory(&self, shard: &ShardAddress, head: Head, index: Arc<ShardIndex>) {
@@ -268,13 +290,57 @@ fn encode(index: &ShardIndex, fields: &[String], stamp: Stamp) -> (Head, Vec<u8>
     let (rows, names) = (index.rows() as u64, index.names.len() as u64);
     let head = Head { stamp, rows, digest, names };
     let magic = if fields.is_empty() { MAGIC } else { MAGIC_WITH_FIELDS };
-    (head, [head.encode(magic), body].concat())
+    (head, [head.encode(magic), body, encode_notes(&index.notes)].concat())
+}
+
+fn encode_notes(notes: &[String]) -> Vec<u8> {
+    if notes.is_empty() {
+        return Vec::new();
+    }
+    let text = notes.join("\n").into_bytes();
+    let checksum = *blake3::hash(&text).as_bytes();
+    let length = (text.len() as u64).to_le_bytes();
+    [&text[..], &checksum, &length, NOTES].concat()
+}
+
+/// Bytes of what stands behind the text of notes.
+const NOTES_TAIL: usize = CHECKSUM + 8 + NOTES.len();
+
+/// The rest of a file before its notes, and these; none where it is damaged.
+fn split_notes(file: &[u8]) -> Option<(&[u8], Vec<String>)> {
+    if !file.ends_with(NOTES) {
+        return Some((file, Vec::new()));
+    }
+    let (rest, tail) = file.split_at_checked(file.len().checked_sub(NOTES_TAIL)?)?;
+    let (checksum, tail) = tail.split_first_chunk::<CHECKSUM>()?;
+    let length = u64::from_le_bytes(*tail.first_chunk()?);
+    let (rest, text) = rest.split_at_checked(rest.len().checked_sub(length.try_into().ok()?)?)?;
+    if blake3::hash(text).as_bytes() != checksum {
+        return None;
+    }
+    Some((rest, std::str::from_utf8(text).ok()?.lines().map(str::to_string).collect()))
+}
+
+/// The notes at the end of an index.
+fn notes_in(file: &mut File) -> Result<Vec<String>> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let mut tail = [0; NOTES_TAIL];
+    file.seek(SeekFrom::Start(length.saturating_sub(NOTES_TAIL as u64)))?;
+    file.read_exact(&mut tail)?;
+    if !tail.ends_with(NOTES) {
+        return Ok(Vec::new());
+    }
+    let mut whole = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut whole)?;
+    split_notes(&whole).map(|(_, notes)| notes).context("its notes are damaged")
 }
 
 /// The index in `file`, or nothing if the file is not whole, has other fields or is not about the
 /// stamped state.
 fn decode(file: &[u8], fields: &[String], stamp: Stamp) -> Option<(Head, ShardIndex)> {
     let magic = if fields.is_empty() { MAGIC } else { MAGIC_WITH_FIELDS };
+    let (file, notes) = split_notes(file)?;
     let (head, body) = file.split_first_chunk::<HEAD>()?;
     let head = Head::decode(head, magic).filter(|head| head.stamp == stamp)?;
     if *blake3::hash(body).as_bytes() != head.digest {
@@ -291,7 +357,7 @@ fn decode(file: &[u8], fields: &[String], stamp: Stamp) -> Option<(Head, ShardIn
         known.then_some(FieldColumn { offsets: rest.u64s(rows)?, sizes: rest.u32s(rows)? })
     };
     let fields = fields.iter().map(column).collect::<Option<_>>()?;
-    let index = ShardIndex { offsets, sizes, labels, fields, names, name_ends };
+    let index = ShardIndex { offsets, sizes, labels, fields, notes, names, name_ends };
     rest.0.is_empty().then_some((head, index))
 }
 
@@ -324,6 +390,7 @@ mod tests {
             sizes: vec![10, 20],
             labels: vec![3, crate::format::NO_LABEL],
             fields,
+            notes: Vec::new(),
             names: b"a.jpgbb.png".to_vec(),
             name_ends: vec![5, 11],
         }
@@ -362,6 +429,24 @@ mod tests {
                 assert_eq!(decode(&file, other, stamp), None, "{other:?} is not {fields:?}");
             }
         }
+    }
+
+    /// Notes come back too, and damage to them shows; a reader of the head alone finds them.
+    #[test]
+    fn notes_are_kept_beside() {
+        let stamp = Stamp { size: 4608, version: 5 };
+        let noted = ShardIndex { notes: vec!["one".into(), "two".into()], ..index(vec![]) };
+        let (head, file) = encode(&noted, &[], stamp);
+        assert_eq!(decode(&file, &[], stamp), Some((head, noted.clone())));
+        assert_eq!(head.digest, encode(&index(vec![]), &[], stamp).0.digest, "no other data set");
+        for place in 0..file.len() {
+            let mut damaged = file.clone();
+            damaged[place] ^= 4;
+            assert_ne!(decode(&damaged, &[], stamp), Some((head, noted.clone())), "{place}");
+        }
+        let mut kept = tempfile::tempfile().unwrap();
+        kept.write_all(&file).unwrap();
+        assert_eq!(notes_in(&mut kept).unwrap(), noted.notes);
     }
 
     /// What was written before there were fields: it must be found by every later version, or data

@@ -19,6 +19,8 @@ pub struct ShardEntry {
     /// The state of the shard that the places of its images are for.
     pub stamp: Stamp,
     pub selection: Selection,
+    /// Checksum of the shard's index.
+    index: [u8; 32],
     /// Sum of the probabilities with which its images are accepted when drawn.
     accepted: f64,
     /// Changes with the places, labels and probabilities of the kept images.
@@ -75,8 +77,13 @@ pub fn rows(
             }
         }
     };
+    // A file that something has touched is the same where all lies as it did.
+    let is_same = match shard {
+        ShardAddress::File(_) => cached.head.digest == chosen.index,
+        _ => cached.head.stamp == chosen.stamp,
+    };
     ensure!(
-        cached.head.stamp == chosen.stamp && rows.offsets.len() as u64 == chosen.selection.kept,
+        is_same && rows.offsets.len() as u64 == chosen.selection.kept,
         "{shard}: changed since the run began; restart it on the new state"
     );
     Ok(rows)
@@ -114,6 +121,7 @@ fn one(
         return Ok(ShardEntry {
             shard: shard.clone(),
             stamp: head.stamp,
+            index: head.digest,
             selection,
             accepted,
             digest,
@@ -130,6 +138,7 @@ fn one(
     Ok(ShardEntry {
         shard: shard.clone(),
         stamp: cached.head.stamp,
+        index: cached.head.digest,
         selection: curated.selection,
         accepted: if sampled { sum() } else { curated.selection.kept as f64 },
         digest: hasher.finalize(),

@@ -32,7 +32,7 @@ pub fn index_shard(
         let mut beginning = vec![0; length.min(BEGINNING_BYTES as u64) as usize];
         shard.read_exact(&mut beginning)?;
         shard.seek(SeekFrom::Start(0))?;
-        format_of(&beginning)?.index(shard, length, fields, name)
+        format_of(&beginning)?.index(shard, length, fields)
     };
     index().with_context(|| format!("{name}: cannot be indexed"))
 }

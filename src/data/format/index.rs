@@ -16,6 +16,8 @@ pub struct ShardIndex {
     pub labels: Vec<u32>,
     /// The fields that were asked for beside image and label, in that order.
     pub fields: Vec<FieldColumn>,
+    /// What is odd about the shard, a sentence each: what looks like part of a sample and is not taken.
+    pub notes: Vec<String>,
     pub(crate) names: Vec<u8>,
     pub(crate) name_ends: Vec<u32>,
 }

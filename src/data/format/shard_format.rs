@@ -1,7 +1,5 @@
 //! What a format of shards is.
 
-use std::fmt::Display;
-
 use anyhow::Result;
 
 use crate::source::ReadSeek;
@@ -25,15 +23,10 @@ pub trait ShardFormat: Sync {
 
     /// The samples of `shard`, which has `length` bytes and stands at its beginning, in one pass.
     /// `fields` are the extensions of members that samples carry beside their image, in the order of
-    /// [`ShardIndex::fields`]. What is left out, and why, is told in warnings about `name`.
+    /// [`ShardIndex::fields`]. What is left out, and why, is in [`ShardIndex::notes`].
     ///
     /// # Errors
     /// The shard is damaged or cut off, or holds no image.
-    fn index(
-        &self,
-        shard: &mut dyn ReadSeek,
-        length: u64,
-        fields: &[String],
-        name: &dyn Display,
-    ) -> Result<ShardIndex>;
+    fn index(&self, shard: &mut dyn ReadSeek, length: u64, fields: &[String])
+    -> Result<ShardIndex>;
 }

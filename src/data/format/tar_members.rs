@@ -263,13 +263,50 @@ pub(super) fn begins_tar(beginning: &[u8]) -> Result<()> {
     let mut header = Header::new_old();
     let length = header.as_bytes().len();
     let Some(block) = beginning.get(..length).filter(|block| block.iter().any(|&b| b != 0)) else {
+        // Pointers and error pages are shorter than a header.
+        let kind = other_kind(beginning);
+        ensure!(kind.starts_with(NO_TAR), kind);
         return Ok(());
     };
     header.as_mut_bytes().copy_from_slice(block);
     match block {
         _ if checksum_fits(&header) => Ok(()),
-        [0x1f, 0x8b, ..] => bail!("compressed tar; expected one that is not"),
-        _ => bail!("no tar file: it does not begin with the header of a member"),
+        _ => bail!(other_kind(block)),
+    }
+}
+
+/// What is said where nothing else can be told.
+const NO_TAR: &str = "no tar file: it does not begin with the header of a member";
+
+/// What a file that is no tar file seems to be by its first bytes, and the way out.
+fn other_kind(beginning: &[u8]) -> &'static str {
+    const KINDS: [(&[u8], &str); 11] = [
+        (b"\x1f\x8b", "compressed with gzip; expected a plain tar: unpack it (gzip -d)"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd; expected a plain tar: unpack it (zstd -d)"),
+        (b"BZh", "compressed with bzip2; expected a plain tar: unpack it (bzip2 -d)"),
+        (b"\xfd7zXZ\0", "compressed with xz; expected a plain tar: unpack it (xz -d)"),
+        (b"\x04\x22\x4d\x18", "compressed with lz4; expected a plain tar: unpack it (lz4 -d)"),
+        (b"PK\x03\x04", "a zip file; expected a tar: unpack it and pack a folder"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z file; expected a tar: unpack it and pack a folder"),
+        (
+            b"version https://git-lfs",
+            "a Git LFS pointer, not the shard: fetch it with `git lfs pull`",
+        ),
+        (b"PAR1", "a Parquet file; expected a tar of images"),
+        (b"\x89HDF", "an HDF5 file; expected a tar of images"),
+        (b"\x89PNG", "a PNG image; expected a tar of images"),
+    ];
+    if let Some((_, kind)) = KINDS.iter().find(|(bytes, _)| beginning.starts_with(bytes)) {
+        return kind;
+    }
+    let text = String::from_utf8_lossy(beginning).trim_start().to_ascii_lowercase();
+    match text {
+        _ if ["<!doctype", "<html", "<?xml", "<head"].iter().any(|tag| text.starts_with(tag)) => {
+            "a web page, not a shard: was it downloaded without signing in?"
+        }
+        _ if beginning.starts_with(b"\xff\xd8\xff") => "a JPEG image; expected a tar of images",
+        _ if text.starts_with(['{', '[']) => "a text of JSON, not a shard",
+        _ => NO_TAR,
     }
 }
 

@@ -16,7 +16,7 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -347,7 +347,19 @@ fn end_threads(threads: Vec<JoinHandle<()>>) {
 
 fn worker_count(config: &DataConfig) -> usize {
     match config.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            (cores / PROCESSES.load(Ordering::Relaxed)).max(1)
+        }
         workers => workers,
     }
+}
+
+/// Processes of this machine that have loaders.
+static PROCESSES: AtomicUsize = AtomicUsize::new(1);
+
+/// From here on loaders that may take all cores leave theirs to as many `processes` of this machine, this one
+/// among them.
+pub fn share_cores(processes: usize) {
+    PROCESSES.store(processes.max(1), Ordering::Relaxed);
 }

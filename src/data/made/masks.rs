@@ -71,8 +71,10 @@ fn write_split(
         let row = place * all / count;
         let label = split.label(row);
         let label = label.with_context(|| format!("{} has no labels", split.name()))?;
+        // 255 does not count in masks.
+        let class = label.checked_add(1).filter(|class| *class < 255);
         let class =
-            label.checked_add(1).context("a label of 255 leaves no number for its class")?;
+            class.with_context(|| format!("label {label} leaves no number for its class"))?;
         let of_pixel = |&grey: &u8| if grey > threshold { class } else { 0 };
         let mask: Vec<u8> = split.grey(row).iter().map(of_pixel).collect();
         let (width, height) = split.size();

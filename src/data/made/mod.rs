@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::syncfs;
 
 pub use masks::{MasksOptions, masks};
 pub use scenes::{ScenesOptions, scenes};
@@ -33,7 +34,13 @@ fn make_folder(out: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()
         fs::remove_dir_all(&partial)
             .with_context(|| format!("cannot remove {}", partial.display()))?;
     }
-    write(&partial)?;
+    if let Err(error) = write(&partial) {
+        // Otherwise the next attempt does.
+        let _ = fs::remove_dir_all(&partial);
+        return Err(error);
+    }
+    // Many small files: all of them at once.
+    syncfs(fs::File::open(&partial)?)?;
     fs::rename(&partial, out).with_context(|| format!("cannot make {}", out.display()))
 }
 

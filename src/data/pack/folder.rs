@@ -12,6 +12,51 @@ use super::source::{Sample, Source};
 /// Longest part of a file's name that goes into a key; with it a key needs no long-name header.
 const NAME_LENGTH: usize = 60;
 
+/// Classes that have their numbers already.
+pub(super) struct Known {
+    /// Where they stand.
+    pub path: PathBuf,
+    pub classes: Vec<String>,
+    /// Whether a user has named them, rather than that they lie where shards go.
+    pub are_named: bool,
+}
+
+impl Known {
+    /// Gives the `files` of `classes` the numbers that these have here.
+    fn number(
+        &self,
+        source: &Path,
+        files: &mut [(PathBuf, Option<u32>)],
+        classes: &[String],
+    ) -> Result<()> {
+        let place = self.path.display();
+        ensure!(
+            self.are_named || self.classes == classes,
+            "{place} numbers other classes ({}) than {} has ({}); to number them alike give --classes \
+             {place}, else another --out",
+            some_of(&self.classes),
+            source.display(),
+            some_of(classes)
+        );
+        let number = |class: &String| self.classes.iter().position(|known| known == class);
+        let unknown: Vec<String> =
+            classes.iter().filter(|class| number(class).is_none()).cloned().collect();
+        ensure!(unknown.is_empty(), "{place} has no class {}", some_of(&unknown));
+        let numbers: Vec<u32> =
+            classes.iter().filter_map(number).map(|number| number as u32).collect();
+        for (_, label) in files {
+            *label = label.map(|label| numbers[label as usize]);
+        }
+        Ok(())
+    }
+}
+
+/// A few names, for people.
+fn some_of(names: &[String]) -> String {
+    let more = if names.len() > 5 { ", ..." } else { "" };
+    names[..names.len().min(5)].join(", ") + more
+}
+
 /// The images of a folder.
 pub(super) struct Images {
     files: Vec<(PathBuf, Option<u32>)>,
@@ -24,15 +69,19 @@ impl Images {
     /// anywhere below each of its folders have the folder's number, in sorted order, as label.
     ///
     /// # Errors
-    /// There is no image, or there are both kinds.
-    pub(super) fn find(source: &Path, encoding: Encoding) -> Result<Self> {
-        let ClassFolder { files, classes } = ClassFolder::find(source)?;
+    /// There is no image, there are both kinds, or a class is not among those that are `known`.
+    pub(super) fn find(source: &Path, encoding: Encoding, known: Option<Known>) -> Result<Self> {
+        let ClassFolder { mut files, mut classes } = ClassFolder::find(source)?;
         ensure!(
             !files.is_empty(),
             "{}: has no image (.jpg, .jpeg, .png, .webp) and no IDX files \
              (NAME-images-idx3-ubyte[.gz])",
             source.display()
         );
+        if let Some(known) = known.filter(|_| !classes.is_empty()) {
+            known.number(source, &mut files, &classes)?;
+            classes = known.classes;
+        }
         Ok(Self { files, classes, encoding })
     }
 

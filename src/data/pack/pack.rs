@@ -8,9 +8,10 @@ use rayon::prelude::*;
 use distill_base::draws::{Draws, Purpose};
 
 use super::encode::Encoding;
+use super::folder::{self, Known};
+use super::idx;
 use super::source::Source;
 use super::writer::ShardWriter;
-use super::{folder, idx};
 
 /// Samples that are in memory at a time while packing.
 const CHUNK: usize = 256;
@@ -27,6 +28,8 @@ pub struct PackOptions {
     /// Samples in a shard; the last one has what is left.
     pub shard_samples: usize,
     pub encoding: Encoding,
+    /// A `classes.json` whose numbers class folders get.
+    pub classes: Option<PathBuf>,
 }
 
 /// What came out.
@@ -53,7 +56,8 @@ pub fn pack(options: &PackOptions, progress: &dyn Fn(usize, usize)) -> Result<Pa
     let mut packed = Packed::default();
     let splits = idx::splits(&options.source)?;
     let sources: Vec<(String, Box<dyn Source>)> = if splits.is_empty() {
-        let images = folder::Images::find(&options.source, options.encoding)?;
+        let known = known_classes(options)?;
+        let images = folder::Images::find(&options.source, options.encoding, known)?;
         packed.classes = images.classes().to_vec();
         vec![(options.prefix.clone().unwrap_or_else(|| "shard".into()), Box::new(images))]
     } else {
@@ -71,11 +75,28 @@ pub fn pack(options: &PackOptions, progress: &dyn Fn(usize, usize)) -> Result<Pa
         pack_source(options, name, source.as_ref(), &mut packed, step)?;
     }
     if !packed.classes.is_empty() {
-        let path = options.out.join("classes.json");
+        let path = options.out.join(CLASSES);
         let names = serde_json::to_string_pretty(&packed.classes)?;
         std::fs::write(&path, names + "\n").with_context(|| path.display().to_string())?;
     }
     Ok(packed)
+}
+
+/// Names of the classes in the order of their labels, beside the shards.
+const CLASSES: &str = "classes.json";
+
+/// The classes whose numbers are to be used: those that are named, or those of shards that are there.
+fn known_classes(options: &PackOptions) -> Result<Option<Known>> {
+    let there = options.out.join(CLASSES);
+    let (path, are_named) = match &options.classes {
+        Some(path) => (path, true),
+        None if there.is_file() => (&there, false),
+        None => return Ok(None),
+    };
+    let fail = || format!("{}: is no list of classes", path.display());
+    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let classes: Vec<String> = serde_json::from_slice(&text).with_context(fail)?;
+    Ok(Some(Known { path: path.clone(), classes, are_named }))
 }
 
 fn pack_source(

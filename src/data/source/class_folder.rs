@@ -1,10 +1,26 @@
 //! Folders of images; sub-folders are classes.
 
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use tracing::warn;
 
 use super::bundle::SampleFiles;
+
+/// Endings of the images that are read.
+const READ: [&str; 6] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp"];
+/// Endings of images that are not.
+pub const NOT_READ: [&str; 14] = [
+    "gif", "bmp", "tif", "tiff", "heic", "heif", "avif", "jp2", "j2k", "jxl", "ppm", "pgm", "tga",
+    "svg",
+];
+/// Names of folders that are splits and no classes.
+const SPLITS: [&str; 8] =
+    ["train", "training", "val", "valid", "validation", "test", "testing", "eval"];
+/// What macOS puts into archives.
+const LEFTOVER: &str = "__MACOSX";
 
 /// The images of a folder.
 #[derive(Debug)]
@@ -17,32 +33,43 @@ pub struct ClassFolder {
 
 impl ClassFolder {
     /// Finds images by extension: those in `folder` itself have no label; or else those anywhere
-    /// below each of its folders have the folder's number, in sorted order, as label.
+    /// below each of its folders have the folder's number as label, in sorted order, where all are whole
+    /// numbers in that of these. Links are followed, each folder once. What looks like an image and is not
+    /// taken is counted in a warning.
     ///
     /// # Errors
-    /// The folder cannot be read, or there are images of both kinds.
+    /// A folder cannot be read, there are images of both kinds, or the folders are splits.
     pub fn find(folder: &Path) -> Result<Self> {
-        let (folders, files): (Vec<_>, Vec<_>) =
+        let (mut folders, files): (Vec<_>, Vec<_>) =
             list(folder)?.into_iter().partition(|path| path.is_dir());
-        let mut files: Vec<_> =
-            files.into_iter().filter(|file| is_image(file)).map(|file| (file, None)).collect();
-        let unlabelled = files.len();
-        let mut classes = Vec::new();
+        folders.retain(|path| path.file_name().is_none_or(|name| name != LEFTOVER));
+        sort_numbers(&mut folders);
+        let mut walk = Walk::default();
+        walk.enter(folder)?;
+        let mut own = Vec::new();
+        files.into_iter().for_each(|file| walk.take(file, &mut own));
+        let unlabelled = own.len();
+        let mut files: Vec<(PathBuf, Option<u32>)> =
+            own.into_iter().map(|file| (file, None)).collect();
+        let (mut classes, mut are_flat) = (Vec::new(), false);
         for class in folders {
             let mut images = Vec::new();
-            collect(&class, &mut images)?;
+            walk.collect(&class, &mut images)?;
             if !images.is_empty() {
+                are_flat |= images.iter().any(|image| image.parent() == Some(&class));
                 let label = Some(classes.len() as u32);
                 files.extend(images.into_iter().map(|file| (file, label)));
-                classes.push(class.file_name().unwrap_or_default().to_string_lossy().into_owned());
+                classes.push(name_of(&class));
             }
         }
+        walk.tell(folder);
         ensure!(
             classes.is_empty() || unlabelled == 0,
             "{}: has {unlabelled} images of its own beside folders of images; either all images lie \
              in class folders or none does",
             folder.display()
         );
+        require_classes(folder, &classes, are_flat)?;
         Ok(Self { files, classes })
     }
 
@@ -55,6 +82,123 @@ impl ClassFolder {
         };
         self.files.iter().map(sample).collect()
     }
+}
+
+/// Refuses splits in the place of classes, and warns of what is most likely not meant.
+fn require_classes(folder: &Path, classes: &[String], are_flat: bool) -> Result<()> {
+    let is_split = |name: &String| SPLITS.contains(&&*name.to_ascii_lowercase());
+    let first = classes.first().map_or("", String::as_str);
+    ensure!(
+        classes.is_empty() || !classes.iter().all(is_split),
+        "{}: its folders are splits ({}), no classes; name one of them: {}",
+        folder.display(),
+        classes.join(", "),
+        folder.join(first).display()
+    );
+    if !classes.is_empty() && !are_flat {
+        warn!(
+            "{}: no class folder ({first}, ...) holds an image itself, only folders that do: are these \
+             the classes?",
+            folder.display()
+        );
+    } else if classes.len() == 1 {
+        warn!("{}: there is one class folder alone, {first}", folder.display());
+    }
+    Ok(())
+}
+
+/// A way through folders, and what was left out on it.
+#[derive(Default)]
+struct Walk {
+    /// Device and number of every folder that was entered.
+    entered: HashSet<(u64, u64)>,
+    /// Images of kinds that are not read, by their ending.
+    not_read: BTreeMap<String, usize>,
+    /// What has an image's name and is no file, or cannot be looked at.
+    no_files: Vec<PathBuf>,
+    /// Folders that were met again.
+    again: Vec<PathBuf>,
+}
+
+impl Walk {
+    /// Whether the folder is met for the first time.
+    fn enter(&mut self, folder: &Path) -> Result<bool> {
+        let found = folder.metadata().with_context(|| folder.display().to_string())?;
+        Ok(self.entered.insert((found.dev(), found.ino())))
+    }
+
+    /// Adds images anywhere below `folder`.
+    fn collect(&mut self, folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
+        if !self.enter(folder)? {
+            self.again.push(folder.to_path_buf());
+            return Ok(());
+        }
+        for path in list(folder)? {
+            match path.is_dir() {
+                true => self.collect(&path, images)?,
+                false => self.take(path, images),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a file that is an image, by its ending.
+    fn take(&mut self, path: PathBuf, images: &mut Vec<PathBuf>) {
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+        let Some(ending) = ending else { return };
+        if NOT_READ.contains(&&*ending) {
+            *self.not_read.entry(ending).or_default() += 1;
+        } else if is_image_extension(&ending) {
+            match path.metadata().is_ok_and(|found| found.is_file()) {
+                true => images.push(path),
+                // A FIFO would be waited for without end.
+                false => self.no_files.push(path),
+            }
+        }
+    }
+
+    fn tell(&self, folder: &Path) {
+        let place = folder.display();
+        if !self.not_read.is_empty() {
+            warn!("{place}: {}", kinds_left_out(&self.not_read));
+        }
+        if let Some(first) = self.no_files.first() {
+            warn!(
+                "{place}: {} entries with names of images are no files and are left out, the first of \
+                 them {}",
+                self.no_files.len(),
+                first.display()
+            );
+        }
+        if let Some(first) = self.again.first() {
+            warn!(
+                "{place}: {} links lead to folders that are there already and are left out, the first of \
+                 them {}",
+                self.again.len(),
+                first.display()
+            );
+        }
+    }
+}
+
+/// Says how many images of which kinds are not read.
+pub fn kinds_left_out(counts: &BTreeMap<String, usize>) -> String {
+    let count: usize = counts.values().sum();
+    let kinds: Vec<String> =
+        counts.iter().map(|(ending, count)| format!(".{ending} {count}")).collect();
+    format!("{count} images of kinds that are not read are left out: {}", kinds.join(", "))
+}
+
+/// Orders folders by their numbers, where all their names are whole numbers.
+fn sort_numbers(folders: &mut [PathBuf]) {
+    let number = |path: &PathBuf| name_of(path).parse::<u64>().ok();
+    if folders.iter().all(|path| number(path).is_some()) {
+        folders.sort_by_key(|path| number(path));
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The entries of a folder, sorted by name; hidden ones are left out.
@@ -72,22 +216,7 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Whether `extension` is an image's, in any case.
+/// Whether `extension` is that of an image that is read, in any case.
 pub fn is_image_extension(extension: &str) -> bool {
-    ["jpg", "jpeg", "png", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-}
-
-fn is_image(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| is_image_extension(&extension.to_string_lossy()))
-}
-
-fn collect(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
-    for path in list(folder)? {
-        if path.is_dir() {
-            collect(&path, images)?;
-        } else if is_image(&path) {
-            images.push(path);
-        }
-    }
-    Ok(())
+    READ.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }

@@ -1,6 +1,8 @@
 //! Finding shards by pattern.
 
 use std::collections::HashSet;
+use std::fmt::Display;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +36,12 @@ pub(super) fn expand(patterns: &[String], key: &str, list: List<'_>) -> Result<V
     let mut shards = Vec::new();
     for pattern in patterns {
         let mut found = Vec::new();
+        let count = spelling_count(pattern);
+        if count > MOST_SPELLINGS {
+            let message =
+                format!("`{pattern}` spells {count} names, expected at most {MOST_SPELLINGS}");
+            return Err(fail(message).into());
+        }
         let spellings = webdataset::braceexpand(pattern)
             .map_err(|error| fail(format!("`{pattern}` is not a pattern: {error}")))?;
         for spelling in &spellings {
@@ -60,6 +68,19 @@ pub(super) fn expand(patterns: &[String], key: &str, list: List<'_>) -> Result<V
     Ok(shards)
 }
 
+/// Most names that one pattern may spell.
+const MOST_SPELLINGS: u128 = 10_000_000;
+
+/// How many names the brace ranges `{A..B}` of a pattern spell; lists count as one.
+fn spelling_count(pattern: &str) -> u128 {
+    let range = |text: &str| {
+        let (first, last) = text.split_once('}')?.0.split_once("..")?;
+        let (first, last) = (first.parse::<i128>().ok()?, last.parse::<i128>().ok()?);
+        first.abs_diff(last).checked_add(1)
+    };
+    pattern.split('{').skip(1).filter_map(range).fold(1, u128::saturating_mul)
+}
+
 /// What is the same for two names of one file.
 fn identity(shard: &ShardAddress) -> ShardAddress {
     match shard {
@@ -75,17 +96,45 @@ fn identity(shard: &ShardAddress) -> ShardAddress {
 type Found = Result<Vec<ShardAddress>, String>;
 
 fn files(path: &Path, spelling: &str) -> Found {
-    if path.is_file() {
-        return Ok(vec![ShardAddress::File(path.to_path_buf())]);
+    match path.metadata() {
+        Ok(found) if found.is_file() => return Ok(vec![ShardAddress::File(path.to_path_buf())]),
+        Ok(found) if found.is_dir() => {
+            return class_folder(path).map_err(|error| format!("cannot be read: {error:#}"));
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Err(format!("cannot be read: {error}"));
+        }
+        _ => {}
     }
-    if path.is_dir() {
-        return class_folder(path).map_err(|error| format!("cannot be read: {error:#}"));
-    }
-    let paths = glob::glob(spelling).map_err(|error| format!("is not a pattern: {error}"))?;
-    let paths = paths.filter_map(Result::ok).filter(|path| path.is_file());
-    let addresses = paths.map(ShardAddress::File);
-    let found: Vec<_> = addresses.filter(|shard| !is_index(&shard.file_name())).collect();
+    let found = matching(spelling)?;
     if found.is_empty() { Err("matches no file".into()) } else { Ok(found) }
+}
+
+/// The files that a pattern with wildcards matches.
+fn matching(spelling: &str) -> Found {
+    // As in a shell: a wildcard does not match a leading dot.
+    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
+    let paths =
+        glob::glob_with(spelling, options).map_err(|error| format!("is not a pattern: {error}"))?;
+    let unreadable = |path: &Path, error: &dyn Display| {
+        format!("reaches {}, which cannot be read: {error}", path.display())
+    };
+    let mut found = Vec::new();
+    for path in paths {
+        let path = path.map_err(|error| unreadable(error.path(), error.error()))?;
+        match path.metadata() {
+            Ok(file) if !file.is_file() => continue,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(unreadable(&path, &error));
+            }
+            Ok(_) | Err(_) => {}
+        }
+        let shard = ShardAddress::File(path);
+        if !is_index(&shard.file_name()) {
+            found.push(shard);
+        }
+    }
+    Ok(found)
 }
 
 /// A folder of images is one shard; its folders are classes.
@@ -94,7 +143,8 @@ fn class_folder(path: &Path) -> Result<Vec<ShardAddress>> {
     let samples = folder.samples();
     ensure!(
         !samples.is_empty(),
-        "has no image (.jpg, .jpeg, .png, .webp); for shards write DIR/*.tar"
+        "it is a folder without an image (.jpg, .jpeg, .png, .webp); for the shards in it write {}/*.tar",
+        path.display()
     );
     let bundle = Bundle::new(&path.display().to_string(), &samples)?;
     Ok(vec![ShardAddress::Bundle(Arc::new(bundle))])

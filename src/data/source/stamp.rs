@@ -1,15 +1,15 @@
 //! What tells one state of a shard from another.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 /// What tells one state of a shard from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Bytes.
     pub size: u64,
-    /// Of a file: its modification time in nanoseconds. Of an object: a hash of its `ETag`, or of
+    /// Of a file: its times of modification and of change, which no program can set back. Of an object: a hash of its `ETag`, or of
     /// its `Last-Modified` where it has none.
     pub version: u64,
 }
@@ -23,9 +23,9 @@ impl Stamp {
 
     pub(super) fn from_file(path: &Path) -> io::Result<Self> {
         let metadata = path.metadata()?;
-        let modified =
-            metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let version = modified.map_or(0, |age| age.as_nanos() as u64);
-        Ok(Self { size: metadata.len(), version })
+        let times =
+            [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+        let times: Vec<u8> = times.iter().flat_map(|number| number.to_le_bytes()).collect();
+        Ok(Self::from_object(metadata.len(), &times))
     }
 }

@@ -1,7 +1,7 @@
 //! The worker's side: jobs in, crops and replies out, until the trainer is gone.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -30,11 +30,14 @@ const LONGEST_REPLY_DELAY: Duration = Duration::from_millis(5);
 
 /// Signals that a terminal or a scheduler sends to every process of a run. The trainer decides
 /// when its workers end.
-const LEFT_TO_THE_TRAINER: [i32; 4] = [
+const LEFT_TO_THE_TRAINER: [i32; 7] = [
     signal_hook::consts::SIGINT,
     signal_hook::consts::SIGTERM,
     signal_hook::consts::SIGHUP,
     signal_hook::consts::SIGQUIT,
+    signal_hook::consts::SIGUSR1,
+    signal_hook::consts::SIGUSR2,
+    signal_hook::consts::SIGXCPU,
 ];
 
 /// The worker program: works for the trainer whose socket stands in for standard input.
@@ -43,7 +46,10 @@ pub fn main() -> ExitCode {
     match stdin.map_err(anyhow::Error::from).and_then(|socket| serve(socket.into())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {PROGRAM}: {error:#}; it is started by `distill`, not by hand");
+            let text =
+                format!("error: {PROGRAM}: {error:#}; it is started by `distill`, not by hand");
+            // Nobody may read it any more.
+            let _ = writeln!(io::stderr(), "{text}");
             ExitCode::FAILURE
         }
     }

@@ -12,6 +12,12 @@ pub fn of_this_process() -> Result<Option<RankInfo>, ConfigError> {
     rank_info(|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
 }
 
+/// Whether the scheduler has queued this job again: what it begins was begun before.
+pub fn is_requeued() -> bool {
+    let restarts = env::var("SLURM_RESTART_COUNT").ok().and_then(|count| count.parse::<u64>().ok());
+    restarts.is_some_and(|count| count > 0)
+}
+
 /// The rank that environment variables give; `None` if no launcher set them.
 ///
 /// An empty variable counts as a missing one.

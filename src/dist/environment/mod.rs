@@ -13,6 +13,6 @@ mod tests;
 mod torchrun;
 mod variables;
 
-pub use detection::{of_this_process, rank_info};
+pub use detection::{is_requeued, of_this_process, rank_info};
 pub use rank_info::{RankInfo, Rendezvous};
 pub use variables::LAUNCH_MARK;

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::ending::{End, Ending, Failure};
 use super::lines::{LastLines, Stream, merge};
 use super::plan::Launch;
+use crate::ONE_INTERRUPT;
 use crate::dist::environment::LAUNCH_MARK;
 
 /// Only a process inside a driver or a network file system can outlive SIGKILL for so long.
@@ -33,7 +34,8 @@ pub(super) struct Attempt<'a> {
     /// Closed when all output of all processes is handed on.
     output: Receiver<Infallible>,
     asked_to_stop: bool,
-    interrupts: u32,
+    interrupted: Option<Instant>,
+    is_interrupted_twice: bool,
     /// The first that failed, by its place in `processes`.
     failed: Option<usize>,
     /// When the next harsher means is due.
@@ -57,7 +59,8 @@ impl<'a> Attempt<'a> {
             processes: Vec::new(),
             output,
             asked_to_stop: false,
-            interrupts: 0,
+            interrupted: None,
+            is_interrupted_twice: false,
             failed: None,
             deadline: None,
             killed: false,
@@ -156,12 +159,18 @@ impl<'a> Attempt<'a> {
     }
 
     /// Hands a signal to the processes: each is in a group of its own, so that a terminal's
-    /// Ctrl-C reaches it this way alone. A second SIGINT kills them.
+    /// Ctrl-C reaches it this way alone. A second SIGINT kills them, unless it comes so soon that a terminal
+    /// and a wrapper have sent one and the same.
     fn pass_on(&mut self, signal: i32) {
         self.asked_to_stop = true;
-        self.interrupts += u32::from(signal == SIGINT);
-        if signal == SIGINT && self.interrupts > 1 {
-            return self.kill();
+        if signal == SIGINT {
+            if self.interrupted.is_some_and(|first| first.elapsed() < ONE_INTERRUPT) {
+                return;
+            }
+            if self.interrupted.replace(Instant::now()).is_some() {
+                self.is_interrupted_twice = true;
+                return self.kill();
+            }
         }
         self.send(if signal == SIGINT { Signal::INT } else { Signal::TERM });
     }
@@ -195,7 +204,7 @@ impl<'a> Attempt<'a> {
         let resumes = |process: &Process| process.end == Some(End::Exit(self.launch.resume_code));
         let failed = self.failed.map(|index| &self.processes[index]);
         match failed {
-            _ if self.interrupts > 1 => Ending::Interrupted,
+            _ if self.is_interrupted_twice => Ending::Interrupted,
             Some(Process { rank, end: Some(how), last_lines, .. }) => Ending::Failed(Failure {
                 rank: *rank,
                 how: *how,

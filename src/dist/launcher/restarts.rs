@@ -5,13 +5,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGQUIT};
 use signal_hook::iterator::Signals;
 use tracing::warn;
 
 use super::attempt::Attempt;
 use super::ending::Ending;
 use super::plan::Launch;
+use crate::ending_signals;
 
 /// Runs the processes to their end, with as many new attempts as are allowed. They die with the
 /// thread that calls this, so it must be the main one.
@@ -45,8 +46,8 @@ pub fn launch(launch: &Launch) -> Result<Ending> {
 
 /// From here on these signals no longer end this process, but come out of the receiver.
 fn listen() -> Result<Receiver<i32>> {
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGQUIT, SIGCHLD]).context("cannot listen for signals")?;
+    let signals = ending_signals().iter().chain(&[SIGQUIT, SIGCHLD]);
+    let mut signals = Signals::new(signals).context("cannot listen for signals")?;
     let (sender, receiver) = channel();
     thread::Builder::new()
         .name("signals".into())

@@ -65,6 +65,20 @@ pub fn set_aside_after(run: &Path, step: u64) -> Result<()> {
     Ok(())
 }
 
+/// Renames what lies among the checkpoints of `run` and is not one of its whole ones, given the newest that is:
+/// what is later was found to be damaged, and of the rest what cannot be whole.
+pub fn set_aside_damaged(run: &Path, newest: u64) -> Result<()> {
+    let is_damaged =
+        |(step, folder): &(u64, PathBuf)| *step > newest || !Checkpoint::looks_whole(folder);
+    for (_, folder) in list(run)?.into_iter().filter(is_damaged) {
+        let aside = free_name(&folder);
+        fs::rename(&folder, &aside)
+            .with_context(|| format!("cannot rename {}", folder.display()))?;
+        warn!("{} is no whole checkpoint: it is now {}", folder.display(), aside.display());
+    }
+    Ok(())
+}
+
 /// `path` with `.old-1` or the first higher number that is not taken.
 pub fn free_name(path: &Path) -> PathBuf {
     (1..)

@@ -14,6 +14,7 @@ use tracing::{debug_span, info};
 use super::coordination::{SaveCoordination, WrittenFile};
 use super::folders::list;
 use super::progress::SaveProgress;
+use super::read::Checkpoint;
 use crate::artifacts::{FORMAT, FileEntry, Manifest, Stream, file_name, paths};
 use crate::dist::KvStore;
 use crate::{durable, native, weights};
@@ -157,10 +158,13 @@ impl Job {
         ))
     }
 
-    /// Removes all checkpoints but the newest and the best.
+    /// Removes all checkpoints but the newest and the best. What is not whole, or of a later step than this one,
+    /// is not this run's: it neither counts nor goes.
     fn prune(&self) -> Result<()> {
         let folders = list(&self.run)?;
-        let older = folders.iter().rev().skip(self.keep);
+        let own = folders.iter().rev().filter(|(step, _)| *step <= self.step);
+        let whole = own.filter(|(_, folder)| Checkpoint::looks_whole(folder));
+        let older = whole.skip(self.keep);
         for (_, old) in older.filter(|(step, _)| Some(*step) != self.best) {
             fs::remove_dir_all(old)
                 .with_context(|| format!("cannot remove the old checkpoint {}", old.display()))?;

@@ -18,7 +18,7 @@ mod save;
 mod shares;
 mod state;
 
-pub use folders::{free_name, newest, remove_partial, set_aside_after};
+pub use folders::{free_name, newest, remove_partial, set_aside_after, set_aside_damaged};
 pub use job::Saved;
 pub use read::Checkpoint;
 pub use save::{Saver, Snapshot};

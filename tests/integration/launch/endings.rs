@@ -195,7 +195,7 @@ fn a_second_interrupt_kills() {
     let child = Plan { max_restarts: 3, ..Plan::new(2, &script) }.start();
     wait_until("the processes run", || is_left(mark));
     kill_process(id(&child), Signal::INT).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(700));
     kill_process(id(&child), Signal::INT).unwrap();
     let (ending, all) = ending_of(&child.wait_with_output().unwrap());
     assert!(ending.starts_with("Interrupted"), "{all}");

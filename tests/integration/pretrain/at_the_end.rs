@@ -77,7 +77,7 @@ fn a_run_ends_with_the_figures_of_its_encoders() {
         assert!(done.stdout.contains(words), "`{words}` is not in {}", done.stdout);
     }
     let found = evaluation(&workshop, "pre");
-    assert_eq!(found["version"], 2);
+    assert_eq!(found["version"], 3);
     assert_eq!(knn_of(&found)["step"], 8);
     let measured = encoders(&found);
     let names: Vec<_> = measured.iter().map(|(name, role, _)| (&**name, &**role)).collect();
@@ -221,11 +221,11 @@ fn figures_of_an_earlier_version_are_not_measured_again() {
     assert!(again.stdout.contains("trained      12.3 %"), "{}", again.stdout);
     assert_eq!(fs::read_to_string(&file).unwrap(), first.to_string(), "it is left as it was");
 
-    fs::write(&file, "{\"version\": 3}").unwrap();
+    fs::write(&file, "{\"version\": 4}").unwrap();
     let again = workshop.pretrain(&[&knn, &data]).succeeds();
-    assert!(again.stderr.contains("version 3"), "{}", again.stderr);
+    assert!(again.stderr.contains("version 4"), "{}", again.stderr);
     let found = evaluation(&workshop, "pre");
-    assert_eq!(found["version"], 2);
+    assert_eq!(found["version"], 3);
     assert_eq!(encoders(&found)[1].2, eval(&workshop, "pre/exports/encoder"));
 }
 

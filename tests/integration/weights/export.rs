@@ -15,7 +15,7 @@ use distill::tasks::distill::{Distillation, Teacher};
 use distill::train::checkpoint::{Saver, Snapshot};
 use distill::train::objective::Objective;
 use distill::train::optimizer::AdamW;
-use distill::weights::Preprocessing;
+use distill::weights::{Preprocessing, Strangers};
 use tch::{Device, Kind};
 use tempfile::TempDir;
 
@@ -35,8 +35,15 @@ fn text(path: &Path) -> &str {
 fn exported(out: &Path) {
     let file = EncoderWeights::open(&golden("infer_native/pixio.safetensors")).unwrap();
     let encoder = file.measure(Some(4)).unwrap();
-    let written =
-        export(&file, &encoder, Preprocessing::IMAGENET, &[ExportFormat::Hf], false, out).unwrap();
+    let written = export(
+        &file,
+        &encoder,
+        Preprocessing::IMAGENET,
+        &[ExportFormat::Hf],
+        false,
+        (out, Strangers::Refuse),
+    )
+    .unwrap();
     let names = ["config.json", "model.safetensors", "preprocessor_config.json"];
     assert_eq!(written, names.map(|name| out.join(name)));
 }
@@ -123,7 +130,7 @@ fn an_export_replaces_an_export_and_nothing_else() {
     let file = EncoderWeights::open(&golden("infer_native")).unwrap();
     let encoder = file.measure(None).unwrap();
     let write = |formats: &[ExportFormat]| {
-        export(&file, &encoder, Preprocessing::IMAGENET, formats, false, &out)
+        export(&file, &encoder, Preprocessing::IMAGENET, formats, false, (&out, Strangers::Refuse))
     };
     assert_eq!(write(&[ExportFormat::Hf, ExportFormat::Original]).unwrap().len(), 4);
     assert_eq!(write(&[ExportFormat::Hf]).unwrap().len(), 3);

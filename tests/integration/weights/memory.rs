@@ -8,7 +8,7 @@ use std::path::Path;
 use distill::config::ExportFormat;
 use distill::encoders::{EncoderSpec, EncoderWeights, export};
 use distill::native::peak_memory;
-use distill::weights::Preprocessing;
+use distill::weights::{Preprocessing, Strangers};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -109,6 +109,7 @@ fn child_exports() {
     let encoder = file.measure(None).unwrap();
     let formats = [ExportFormat::Hf];
     let out = folder.join("out");
-    export(&file, &encoder, Preprocessing::IMAGENET, &formats, false, &out).unwrap();
+    export(&file, &encoder, Preprocessing::IMAGENET, &formats, false, (&out, Strangers::Refuse))
+        .unwrap();
     println!("\npeak {}", peak_memory().unwrap());
 }
