@@ -72,6 +72,9 @@ pub struct Provenance {
     pub std: [f64; 3],
     /// As `run.precision`.
     pub precision: Value,
+    /// Path and checksum of the teacher's weights, where it is measured too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
 }
 
 /// How many images one set of an evaluation had.
@@ -305,7 +308,15 @@ impl From<FirstVersion> for EvaluationFile {
         let FirstVersion { step, of, knn } = first;
         let of = of.map(|of| {
             let FirstProvenance { weights, config, input_size, mean, std, precision } = of;
-            Provenance { weights, settings: config.knn, input_size, mean, std, precision }
+            Provenance {
+                weights,
+                settings: config.knn,
+                input_size,
+                mean,
+                std,
+                precision,
+                teacher: None,
+            }
         });
         Self { results: knn.map(|knn| knn.into_result(step, of)).into_iter().collect() }
     }

@@ -1,5 +1,6 @@
 //! `manifest.json`: what a checkpoint is of, and which files it consists of.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -27,7 +28,33 @@ pub struct Manifest {
     /// Samples of the global stream consumed.
     pub position: u64,
     pub stream: Stream,
+    /// Empty where an earlier version wrote it.
+    #[serde(default)]
+    pub identity: Identity,
     pub files: Vec<FileEntry>,
+}
+
+/// What a state was trained with, beside its [`Stream`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Every setting that changes what is learned, by its key; the content of what a path names, too.
+    pub settings: BTreeMap<String, String>,
+    /// What was otherwise before, the oldest first.
+    #[serde(default)]
+    pub history: Vec<Change>,
+    /// Steps of the whole schedule.
+    pub total_steps: u64,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
+}
+
+/// A setting that changed while a run went on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub key: String,
+    /// Its value, up to and with this step.
+    pub value: String,
+    pub until: u64,
 }
 
 /// Which stream of samples and draws a state belongs to. Resuming is exact if it is the same.
@@ -165,7 +192,9 @@ mod tests {
         let stream = Stream { seed: 0, dataset: "".into(), shuffle, global_batch_size: 1 };
         let files = names.iter().map(entry).collect();
         let version = "0".into();
-        let manifest = Manifest { format: FORMAT, version, step: 0, position: 0, stream, files };
+        let identity = Identity::default();
+        let manifest =
+            Manifest { format: FORMAT, version, step: 0, position: 0, stream, identity, files };
         assert_eq!(manifest.trainees(), ["a", "a-1-of-2", "ab"]);
         for (trainee, count) in [("a", 2), ("a-1-of-2", 1), ("ab", 1), ("b", 0)] {
             for holds in [Holds::Weights, Holds::Optimizer] {

@@ -10,6 +10,6 @@ pub mod paths;
 pub use evaluation::{
     EvaluationFile, EvaluationResult, ImageCount, Measurement, Metric, Provenance, Role, Row, Unit,
 };
-pub use manifest::{FORMAT, FileEntry, Holds, Manifest, Stream, file_name, stem};
+pub use manifest::{Change, FORMAT, FileEntry, Holds, Identity, Manifest, Stream, file_name, stem};
 pub use metrics::{EvaluationLine, MetricsLine, MetricsLines, StepMetrics, TraineeMetrics};
 pub use overview::{Column, Overview};

@@ -27,6 +27,9 @@ pub struct TrainArgs {
     /// earlier run aside and starts again, a path continues from that checkpoint folder
     #[arg(long, value_name = "auto|never|PATH", default_value = "auto", requires = "config")]
     resume: Resume,
+    /// Go on with other settings than the run was trained with until now, which are named
+    #[arg(long, requires = "config")]
+    accept_changes: bool,
     /// Check config, shards and weights, say what would be trained, and stop
     #[arg(long, requires = "config")]
     dry_run: bool,
@@ -54,7 +57,8 @@ pub fn run_task<C: TaskConfig>(args: &TrainArgs) -> Result<u8> {
         run::plan(&config, |part| print!("{}", summary::planned(&part)))?;
         return Ok(DONE);
     }
-    let options = Options { resume: args.resume.clone(), worker_program: None };
+    let accept_changes = args.accept_changes;
+    let options = Options { resume: args.resume.clone(), accept_changes, worker_program: None };
     match run::train(&config, &options)? {
         Outcome::Finished(came_out) => {
             if let Some(came_out) = came_out {

@@ -1,10 +1,12 @@
 //! [`EncoderWeights`]: an encoder's stored weights, under the names of its family.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 use tch::Tensor;
+use tracing::info;
 
 use super::families::FAMILIES;
 use super::family::{EncoderSpec, Family, StoredEncoder};
@@ -29,9 +31,13 @@ impl EncoderWeights {
     ///
     /// # Errors
     /// A file is missing, damaged, or of another form; the names are of no family.
+    ///
+    /// Behind `#`, a path may say which of several it means: a key of a state dict, or what the names begin with.
     pub fn open(path: &Path) -> Result<Self> {
         let file_names: Vec<_> = FAMILIES.iter().map(|family| family.file_name()).collect();
-        let file = WeightFile::open(path, &file_names)?;
+        let (path, part) = split_part(path);
+        let (path, part) = (path.as_path(), part.as_deref());
+        let file = WeightFile::open(path, &file_names, part)?;
         let declared = match file.metadata(ENCODER_KEY) {
             Some(text) => Some(
                 serde_json::from_str(text)
@@ -42,6 +48,7 @@ impl EncoderWeights {
             }
             None => None,
         };
+        let file = within(file, declared.as_ref(), part)?;
         let (family, layout) = recognise(&file, declared.as_ref())?;
         Ok(Self { file: file.renamed(layout)?, family, declared })
     }
@@ -175,6 +182,59 @@ fn read_config(path: &Path) -> Result<EncoderSpec> {
         format!("{}: model_type is `{model_type}`, expected {known}", path.display())
     })?;
     family.read_config(config).with_context(context)
+}
+
+/// A path, and what stands behind its `#` unless there is a file of that name.
+fn split_part(path: &Path) -> (PathBuf, Option<String>) {
+    let text = path.to_string_lossy();
+    match text.rsplit_once('#') {
+        Some((path, part)) if !Path::new(&*text).exists() => (path.into(), Some(part.to_string())),
+        _ => (path.to_path_buf(), None),
+    }
+}
+
+/// Fewer tensors with places below a prefix are a coincidence.
+const LEAST_PLACED: usize = 4;
+
+/// The file's tensors below the prefix that an encoder's names have in it, such as `teacher.backbone.`: the one
+/// that `part` names, or the only one; all of them where no prefix is needed.
+fn within(
+    file: WeightFile,
+    declared: Option<&EncoderSpec>,
+    part: Option<&str>,
+) -> Result<WeightFile> {
+    if recognise(&file, declared).is_ok() {
+        return Ok(file);
+    }
+    let families = declared.map_or_else(|| FAMILIES.to_vec(), |declared| vec![declared.family]);
+    let layouts: Vec<_> = families
+        .iter()
+        .flat_map(|family| [family.hugging_face_names(), family.own_names()])
+        .collect();
+    let shapes = file.shapes();
+    let ends = shapes.keys().flat_map(|name| name.match_indices('.').map(|(at, _)| &name[..=at]));
+    let prefixes: BTreeSet<String> = ends.map(str::to_string).collect();
+    let is_encoder = |prefix: &String| {
+        layouts.iter().any(|layout| file.placed_below(prefix, *layout) >= LEAST_PLACED)
+    };
+    let mut found: Vec<String> = prefixes.into_iter().filter(is_encoder).collect();
+    if let Some(part) = part {
+        found.retain(|prefix| prefix.trim_end_matches('.') == part);
+    }
+    match &found[..] {
+        [prefix] => {
+            info!("{}: the encoder is what begins with `{prefix}`", file.path().display());
+            Ok(file.below(prefix))
+        }
+        [] => Ok(file),
+        several => bail!(
+            "{}: there are several encoders, which begin with {}: choose one with {}#{}",
+            file.path().display(),
+            several.join(", "),
+            file.path().display(),
+            several[0].trim_end_matches('.')
+        ),
+    }
 }
 
 /// The family and layout that the file's names belong to.

@@ -41,21 +41,23 @@ pub fn check(train: &TrainConfig) -> Result<()> {
 
 /// Measures what the config asks for of the newest checkpoint, whose encoders are `trained`, but for what
 /// was measured before, and writes all of it down in the run's directory. All processes take part; the
-/// first one alone needs the `checkpoint`, and has the results.
+/// first one alone needs the `checkpoint`, with what names the teacher, and has the results.
 ///
 /// # Errors
 /// Shards cannot be read or have no labels, the disk is full, or [`eval::Interrupted`].
 pub fn measure(
     task: &dyn TaskConfig,
     setting: &Setting,
-    checkpoint: Option<&Checkpoint>,
+    checkpoint: Option<(&Checkpoint, Option<String>)>,
     trained: &Trained,
 ) -> Result<Vec<EvaluationResult>> {
     let train = task.train();
     let named = evaluations(train)?;
     let path = paths::evaluation(&train.run.dir);
-    let mut done = match checkpoint {
-        Some(checkpoint) => done_before(&path, train, checkpoint, &named)?,
+    let mut done = match &checkpoint {
+        Some((checkpoint, teacher)) => {
+            done_before(&path, train, (checkpoint, teacher.as_deref()), &named)?
+        }
         None => vec![None; named.len()],
     };
     let missing = agree_on_missing(&done, setting.group)?;
@@ -68,9 +70,9 @@ pub fn measure(
         let source = source(train, &OnScreen { shows_features: true });
         let found = eval::measure(&named, &subjects, &source, worker, setting.group)?;
         // The first process has the checkpoint, and writes.
-        let Some(checkpoint) = checkpoint else { return Ok(Vec::new()) };
+        let Some((checkpoint, teacher)) = checkpoint else { return Ok(Vec::new()) };
         for ((place, one), found) in places.into_iter().zip(named).zip(found) {
-            let of = provenance(train, checkpoint, &one)?;
+            let of = provenance(train, (checkpoint, teacher.as_deref()), &one)?;
             done[place] = Some(result(&one, found, of, Some(checkpoint.manifest.step)));
         }
         let file = EvaluationFile { results: done.into_iter().flatten().collect() };
@@ -80,16 +82,16 @@ pub fn measure(
     Ok(done.into_iter().flatten().collect())
 }
 
-/// Of each of the evaluations `named` what the file at `path` says of this `checkpoint`.
+/// Of each of the evaluations `named` what the file at `path` says of this checkpoint and teacher.
 fn done_before(
     path: &Path,
     train: &TrainConfig,
-    checkpoint: &Checkpoint,
+    of: (&Checkpoint, Option<&str>),
     named: &[NamedEvaluation],
 ) -> Result<Vec<Option<EvaluationResult>>> {
     let before = measured_before(path);
     let known = |one: &NamedEvaluation| {
-        let own = (&one.name, one.kind, Some(provenance(train, checkpoint, one)?));
+        let own = (&one.name, one.kind, Some(provenance(train, of, one)?));
         let is_own = |result: &&EvaluationResult| {
             (&result.name, &*result.kind, &result.of) == (own.0, own.1, &own.2)
         };
@@ -127,7 +129,7 @@ pub(super) fn evaluations(train: &TrainConfig) -> Result<Vec<NamedEvaluation>> {
 
 fn provenance(
     train: &TrainConfig,
-    checkpoint: &Checkpoint,
+    (checkpoint, teacher): (&Checkpoint, Option<&str>),
     one: &NamedEvaluation,
 ) -> Result<Provenance> {
     let TrainConfig { data, run, .. } = train;
@@ -138,6 +140,7 @@ fn provenance(
         mean: data.mean,
         std: data.std,
         precision: serde_json::to_value(run.precision)?,
+        teacher: teacher.map(str::to_string),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use anyhow::Result;
+use tracing::info;
 
 use crate::config::TrainConfig;
 use crate::data::{Dataset, ShardProgress};
@@ -13,7 +14,22 @@ use crate::ui::screen::Phase;
 /// # Errors
 /// Shards cannot be read.
 pub fn open_dataset(config: &TrainConfig) -> Result<Dataset> {
-    opening("opening shards", |progress| Dataset::open(&config.data, config.seed, progress))
+    let dataset =
+        opening("opening shards", |progress| Dataset::open(&config.data, config.seed, progress))?;
+    if config.data.curation.is_some() {
+        let selection = dataset.selection();
+        info!(
+            "curation keeps {} of {} images: {} have no scores, {} a histogram_score that is too low, {} are \
+             too small, {} have a mae_loss of 0",
+            selection.kept,
+            selection.images(),
+            selection.without_scores,
+            selection.low_histogram_score,
+            selection.small,
+            selection.never_drawn
+        );
+    }
+    Ok(dataset)
 }
 
 /// Runs `open` and shows its progress under this label.

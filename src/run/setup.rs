@@ -11,7 +11,9 @@ use tch::Device;
 use tracing::{debug_span, info};
 
 use super::device;
-use crate::artifacts::paths;
+use super::identity::{self, go_on, identity};
+use super::options::Options;
+use crate::artifacts::{Identity, paths};
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::Dataset;
 use crate::dist::{ProcessGroup, RankInfo, StoppedEarly, environment};
@@ -35,6 +37,8 @@ struct Start {
     checkpoint: Option<PathBuf>,
     /// The resolved configuration.
     config: String,
+    /// What of it is written, comments included.
+    written: String,
 }
 
 /// Joins the processes of a run and does `work` with them, once `require` has said that the device can do
@@ -79,18 +83,31 @@ pub fn with_group<T>(
 /// Those of [`open_directory`], or there are more processes than images of a step.
 pub fn open_run(
     config: &mut dyn TaskConfig,
-    resume: &Resume,
+    options: &Options,
     group: &ProcessGroup,
-) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
+) -> Result<(Option<RunDirectory>, Option<Checkpoint>, Identity)> {
     let dir = config.train().run.dir.clone();
-    open_directory(dir, resume, group, &mut |checkpoint| {
+    let mut found = Identity::default();
+    let (run, checkpoint) = open_directory(dir, &options.resume, group, &mut |checkpoint| {
         settle_global_batch(config.train_mut(), group.world_size(), checkpoint)?;
-        Ok(config.to_toml())
-    })
+        let mut comments = String::new();
+        if group.is_first() {
+            found = identity(config)?;
+            if let Some(checkpoint) = checkpoint {
+                go_on(&mut found, &checkpoint.manifest, options.accept_changes)?;
+            }
+            comments = identity::comments(&found);
+        }
+        Ok((comments, config.to_toml()))
+    })?;
+    Ok((run, checkpoint, found))
 }
 
+/// Gives comments and configuration for a run that starts from a checkpoint.
+pub type Settle<'a> = &'a mut dyn FnMut(Option<&Checkpoint>) -> Result<(String, String)>;
+
 /// Opens the directory `dir` of a run, on rank 0, and the checkpoint to start from, on all. `settle` gives
-/// the resolved configuration, which may depend on that.
+/// the resolved configuration, which may depend on that, and on rank 0 comments that come before it.
 ///
 /// # Errors
 /// The directory is in use or cannot be written, another process has another configuration or does
@@ -99,29 +116,31 @@ pub fn open_directory(
     dir: PathBuf,
     resume: &Resume,
     group: &ProcessGroup,
-    settle: &mut dyn FnMut(Option<&Checkpoint>) -> Result<String>,
+    settle: Settle<'_>,
 ) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
     if group.is_first() {
         let is_restart = group.rank_info().rendezvous.attempt > 0 || environment::is_requeued();
         let (run, checkpoint) = RunDirectory::open(dir, resume, is_restart)?;
-        let config = settle(checkpoint.as_ref())?;
-        run.write_config(&config)?;
+        let (comments, config) = settle(checkpoint.as_ref())?;
+        let written = comments + &config;
+        run.write_config(&written)?;
         let folder = checkpoint.as_ref().map(|checkpoint| checkpoint.folder.clone());
-        group.publish("start", &serde_json::to_vec(&Start { checkpoint: folder, config })?)?;
+        let start = Start { checkpoint: folder, config, written };
+        group.publish("start", &serde_json::to_vec(&start)?)?;
         return Ok((Some(run), checkpoint));
     }
     let start: Start = serde_json::from_slice(&group.wait_for("start")?)
         .context("rank 0 runs another version of distill")?;
     let written = paths::config(&dir);
     ensure!(
-        std::fs::read_to_string(&written).is_ok_and(|text| text == start.config),
+        std::fs::read_to_string(&written).is_ok_and(|text| text == start.written),
         "rank {} does not see what rank 0 wrote to {}: run.dir must lie on storage that all nodes \
          share, under the same path",
         group.rank(),
         written.display()
     );
     let checkpoint = start.checkpoint.as_deref().map(Checkpoint::open_unverified).transpose()?;
-    let own = settle(checkpoint.as_ref())?;
+    let (_, own) = settle(checkpoint.as_ref())?;
     if start.config != own {
         let first = |text: &str, other: &str| {
             let other: Vec<&str> = other.lines().collect();

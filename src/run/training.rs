@@ -1,6 +1,5 @@
 //! A run from its configuration to exported and measured encoders: what all tasks have in common.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -9,7 +8,9 @@ use tracing::{debug_span, info};
 
 use super::evaluation::{self, Trained};
 use super::export::export_all;
+use super::identity::tell_schedule;
 use super::opening::open_dataset;
+use super::options::Options;
 use super::outcome::{Outcome, Stop, Summary};
 use super::plan::schedule;
 use super::worker_program::worker_program;
@@ -24,20 +25,11 @@ use crate::status;
 use crate::tasks::{self, Models, Setting, TaskConfig};
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::prefetch::DevicePrefetcher;
-use crate::train::run_directory::Resume;
 use crate::train::{self, Drawing, Run, State, explain_memory, signals};
 use crate::viz;
 
 /// Where the first process leaves word for the others that the run is complete.
 const ENDED: &str = "ended";
-
-/// How a run is begun.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    pub resume: Resume,
-    /// The program `distill-worker`; none: it lies beside the program that runs.
-    pub worker_program: Option<PathBuf>,
-}
 
 /// Trains the encoders of `config`, or goes on with that, exports them and measures what is asked for.
 ///
@@ -61,8 +53,8 @@ fn train_and_export(
     device: Device,
 ) -> Result<Outcome> {
     // Held by the first process until the end.
-    let (_run_directory, checkpoint) =
-        debug_span!("open_run").in_scope(|| setup::open_run(&mut *task, &options.resume, group))?;
+    let (_run_directory, checkpoint, identity) =
+        debug_span!("open_run").in_scope(|| setup::open_run(&mut *task, options, group))?;
     let config = task.train();
     let dataset = debug_span!("open_dataset")
         .in_scope(|| setup::open_dataset(config, group, || open_dataset(config)))?;
@@ -75,12 +67,14 @@ fn train_and_export(
     let setting = Setting { group, device, images: Some(images) };
     let (models, mut state) = debug_span!("load_models")
         .in_scope(|| models_and_state(&*task, &setting, checkpoint.as_ref()))?;
-    let outcome = take_steps(&*task, &setting, &*models, &mut state)?;
+    let teacher = identity.settings.get("teacher.weights").cloned();
+    state.identity = identity;
+    let outcome = take_steps(&*task, &setting, &*models, &mut state, checkpoint.as_ref())?;
     let step = state.step;
     // What comes needs the weights only, and may need the memory.
     drop(state);
     match outcome {
-        train::Outcome::Finished => conclude(&*task, &setting, &*models, step),
+        train::Outcome::Finished => conclude(&*task, &setting, &*models, (step, teacher)),
         train::Outcome::Stopped(signal) => {
             Ok(Outcome::Stopped { at: Stop::Training { step }, signal })
         }
@@ -109,6 +103,7 @@ fn take_steps(
     setting: &Setting,
     models: &dyn Models,
     state: &mut State,
+    checkpoint: Option<&Checkpoint>,
 ) -> Result<train::Outcome> {
     let Setting { group, device, images } = setting;
     let config = task.train();
@@ -116,6 +111,10 @@ fn take_steps(
     let named = while_training::named(config)?;
     let evaluating = while_training::evaluating(&named, config, setting, models, task.encoders())?;
     let schedule = schedule(config, images.dataset);
+    if let Some(checkpoint) = checkpoint.filter(|_| group.is_first()) {
+        let rate = schedule.learning_rate(state.step);
+        tell_schedule(&checkpoint.manifest, schedule.total_steps(), rate);
+    }
     if state.step >= schedule.total_steps() {
         info!(step = state.step, "this run is complete; nothing is left to train");
     }
@@ -172,7 +171,7 @@ fn conclude(
     config: &dyn TaskConfig,
     setting: &Setting,
     models: &dyn Models,
-    step: u64,
+    (step, teacher): (u64, Option<String>),
 ) -> Result<Outcome> {
     let (train, group) = (config.train(), setting.group);
     let mut checkpoint = None;
@@ -184,7 +183,7 @@ fn conclude(
         let newest = checkpoint.insert(newest.context("the run has no checkpoint to export")?);
         debug_span!("export").in_scope(|| export_all(config, newest))?;
     }
-    match evaluate(config, setting, models, checkpoint.as_ref()) {
+    match evaluate(config, setting, models, (checkpoint.as_ref(), teacher)) {
         Ok(evaluations) if group.is_first() => {
             let summary = Summary::read(config, step, evaluations)?;
             group.publish(ENDED, b"")?;
@@ -204,7 +203,7 @@ fn evaluate(
     config: &dyn TaskConfig,
     setting: &Setting,
     models: &dyn Models,
-    checkpoint: Option<&Checkpoint>,
+    (checkpoint, teacher): (Option<&Checkpoint>, Option<String>),
 ) -> Result<Vec<EvaluationResult>> {
     let _span = debug_span!("evaluate").entered();
     if config.train().evaluation.is_empty() {
@@ -212,7 +211,7 @@ fn evaluate(
     }
     let _evaluating = setting.group.enter(Activity::Evaluating);
     let trained = Trained { encoders: models.encoders(), teacher: models.teacher() };
-    evaluation::measure(config, setting, checkpoint, &trained)
+    evaluation::measure(config, setting, checkpoint.map(|of| (of, teacher)), &trained)
 }
 
 fn stream(config: &TrainConfig, dataset: &Dataset) -> Stream {

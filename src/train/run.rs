@@ -11,7 +11,7 @@ use super::evaluating::Evaluating;
 use super::objective::Objective;
 use super::schedule::Schedule;
 use super::trainee_optimizer::TraineeOptimizer;
-use crate::artifacts::Stream;
+use crate::artifacts::{Identity, Stream};
 use crate::config::TrainConfig;
 use crate::dist::{Activity, ProcessGroup};
 use crate::native::guard;
@@ -48,6 +48,8 @@ pub struct State {
     /// Samples of the global stream consumed.
     pub position: u64,
     pub stream: Stream,
+    /// What checkpoints say that it was trained with; the first process knows.
+    pub identity: Identity,
     /// A scalar on the device: 1 once an update was skipped, else 0; none before the first step.
     skipping: Option<Tensor>,
 }
@@ -69,6 +71,7 @@ impl State {
             step: 0,
             position: 0,
             stream,
+            identity: Identity::default(),
             skipping: None,
         })
     }
@@ -90,15 +93,8 @@ impl State {
         let manifest = &checkpoint.manifest;
         (self.step, self.position) = (manifest.step, manifest.position);
         let (then, now) = (&manifest.stream, &self.stream);
-        for (what, differs) in [
-            ("seed", then.seed != now.seed),
-            ("data set", then.dataset != now.dataset),
-            ("shuffle", then.shuffle != now.shuffle),
-            ("global batch size", then.global_batch_size != now.global_batch_size),
-        ] {
-            if differs && group.is_first() {
-                warn!("the {what} is not the checkpoint's: from here on other samples are seen");
-            }
+        if then.dataset != now.dataset && group.is_first() {
+            warn!("the data set is not the checkpoint's: from here on other samples are seen");
         }
         info!(step = self.step, "continuing from {}", checkpoint.folder.display());
         Ok(())
@@ -139,6 +135,9 @@ impl State {
         let trainees = run.objective.trainees().iter().zip(&self.optimizers);
         let trainees = trainees.map(|(trainee, own)| own.optimizer().state_of(trainee)).collect();
         let (step, position, stream) = (self.step, self.position, &self.stream);
+        let total_steps = run.schedule.total_steps();
+        let learning_rate = run.schedule.learning_rate(step.saturating_sub(1));
+        saver.identify(Identity { total_steps, learning_rate, ..self.identity.clone() });
         let snapshot = Snapshot { step, position, stream, trainees };
         saver.save(&snapshot, &|| run.group.check_failure())
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::metrics::MetricsLog;
 use super::run::Run;
-use crate::artifacts::{EvaluationLine, StepMetrics, paths};
+use crate::artifacts::{EvaluationLine, StepMetrics, TraineeMetrics, paths};
 use crate::config::LogConfig;
 use crate::durable;
 use crate::ui::progress::Progress;
@@ -25,6 +25,8 @@ pub struct RunLog {
     seconds: f64,
     data_wait: f64,
     exchange_wait: f64,
+    /// Sums of what was found of each trainee.
+    trainees: Vec<TraineeMetrics>,
 }
 
 impl RunLog {
@@ -56,6 +58,7 @@ impl RunLog {
             seconds: 0.0,
             data_wait: 0.0,
             exchange_wait: 0.0,
+            trainees: Vec::new(),
         })
     }
 
@@ -69,7 +72,8 @@ impl RunLog {
         self.log.evaluation(line)
     }
 
-    /// Records a step that took this many `seconds`.
+    /// Records a step that took this many `seconds`. What is shown and written of trainees is the mean over the
+    /// steps since the last line.
     pub fn add(&mut self, mut metrics: StepMetrics, seconds: f64, is_last: bool) -> Result<()> {
         self.steps += 1;
         self.seconds += seconds;
@@ -77,6 +81,8 @@ impl RunLog {
         self.exchange_wait += metrics.exchange_wait_seconds.unwrap_or(0.0);
         metrics.step_seconds = seconds;
         metrics.images_per_second = self.global_batch as f64 / seconds;
+        add_up(&mut self.trainees, &metrics.trainees);
+        metrics.trainees = self.trainees.iter().map(|sum| divided(sum, self.steps)).collect();
         self.progress.update(&metrics);
         if metrics.step.is_multiple_of(self.every) || is_last {
             let steps = f64::from(self.steps);
@@ -87,6 +93,7 @@ impl RunLog {
             metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
             self.log.write(&metrics)?;
             (self.steps, self.seconds, self.data_wait, self.exchange_wait) = (0, 0.0, 0.0, 0.0);
+            self.trainees.clear();
         }
         Ok(())
     }
@@ -104,6 +111,29 @@ impl RunLog {
     pub fn finish(self) {
         self.progress.finish();
     }
+}
+
+/// Adds what was found of each trainee to `sums`.
+fn add_up(sums: &mut Vec<TraineeMetrics>, found: &[TraineeMetrics]) {
+    if sums.is_empty() {
+        sums.extend_from_slice(found);
+        return;
+    }
+    for (sum, found) in sums.iter_mut().zip(found) {
+        sum.loss += found.loss;
+        sum.grad_norm += found.grad_norm;
+        sum.terms.iter_mut().zip(&found.terms).for_each(|(sum, (_, value))| sum.1 += value);
+    }
+}
+
+/// The means of so many `steps`.
+fn divided(sum: &TraineeMetrics, steps: u32) -> TraineeMetrics {
+    let steps = f64::from(steps);
+    let mut mean = sum.clone();
+    mean.loss /= steps;
+    mean.grad_norm /= steps;
+    mean.terms.iter_mut().for_each(|(_, value)| *value /= steps);
+    mean
 }
 
 /// Removes images of steps after `step`, which an earlier process took and this one takes again.

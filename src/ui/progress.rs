@@ -112,7 +112,8 @@ fn show(line: ProgressBar, template: &'static str) -> ProgressBar {
     screen::bars().add(line.with_style(screen::style(template)))
 }
 
-/// Step metrics, averaged over the last steps: [`Recent::STEPS`] of them, roughly.
+/// Step metrics, their times averaged over the last steps: [`Recent::STEPS`] of them, roughly. What is trained has
+/// means already, those since the last line of the log.
 #[derive(Debug, Default)]
 struct Recent {
     average: Option<StepMetrics>,
@@ -128,25 +129,11 @@ impl Recent {
         self.updates += 1.0;
         let weight = 1.0 / self.updates.min(Self::STEPS);
         let mix = |old: f64, new: f64| old + weight * (new - old);
-        let mix_terms = |old: &TraineeMetrics, new: &TraineeMetrics| {
-            let mixed = new
-                .terms
-                .iter()
-                .map(|(name, value)| (name.clone(), mix(old.term(name).unwrap_or(*value), *value)));
-            mixed.collect()
-        };
         let old = self.average.take().unwrap_or_else(|| new.clone());
-        let trainees = old.trainees.iter().zip(&new.trainees).map(|(old, new)| TraineeMetrics {
-            name: new.name.clone(),
-            loss: mix(old.loss, new.loss),
-            terms: mix_terms(old, new),
-            grad_norm: mix(old.grad_norm, new.grad_norm),
-        });
         self.average.insert(StepMetrics {
             images_per_second: mix(old.images_per_second, new.images_per_second),
             data_wait_seconds: mix(old.data_wait_seconds, new.data_wait_seconds),
             step_seconds: mix(old.step_seconds, new.step_seconds),
-            trainees: trainees.collect(),
             ..new.clone()
         })
     }

@@ -19,38 +19,45 @@ const INDEX: &str = "model.safetensors.index.json";
 impl Container {
     /// Opens a folder or file of any supported form, told by its contents. Beside the files of a
     /// Hugging Face folder, one of `file_names` may stand in a folder.
-    pub fn open(path: &Path, file_names: &[&str]) -> Result<Self> {
-        if path.is_dir() {
-            return Self::open_folder(path, file_names);
+    ///
+    /// Of a state dict that holds several, `part` names one by its key.
+    pub fn open(path: &Path, file_names: &[&str], part: Option<&str>) -> Result<Self> {
+        let mut container = Self::default();
+        match path.is_dir() {
+            true => container.add_folder(path, file_names, part)?,
+            false => container.add_file(path, part)?,
         }
-        Self::open_files(&[path.to_path_buf()])
+        Ok(container)
     }
 
     /// Opens files that hold the tensors of one model together.
     pub fn open_files(paths: &[PathBuf]) -> Result<Self> {
         let mut container = Self::default();
         for path in paths {
-            container.add_file(path)?;
+            container.add_file(path, None)?;
         }
         Ok(container)
     }
 
-    fn open_folder(folder: &Path, file_names: &[&str]) -> Result<Self> {
-        let mut container = Self::default();
+    fn add_folder(&mut self, folder: &Path, file_names: &[&str], part: Option<&str>) -> Result<()> {
         let mut single = [MODEL].iter().chain(file_names);
         if let Some(name) = single.find(|name| folder.join(name).is_file()) {
-            container.add_file(&folder.join(name))?;
-            return Ok(container);
+            return self.add_file(&folder.join(name), part);
         }
         let index = folder.join(INDEX);
-        ensure!(
-            index.is_file(),
-            "{} holds no weights: expected {MODEL}{} or {INDEX} in it",
-            folder.display(),
-            file_names.iter().map(|name| format!(", {name}")).collect::<String>()
-        );
-        container.add_shards(folder, &index)?;
-        Ok(container)
+        if index.is_file() {
+            return self.add_shards(folder, &index);
+        }
+        // What older versions of transformers, and other programs, wrote.
+        match &files_with(folder, &["safetensors", "bin", "pth", "pt"])?[..] {
+            [only] if !only.to_string_lossy().contains("-of-") => self.add_file(only, part),
+            _ => bail!(
+                "{} holds no weights: expected {MODEL}{} or {INDEX} in it{}",
+                folder.display(),
+                file_names.iter().map(|name| format!(", {name}")).collect::<String>(),
+                what_is_in(folder)
+            ),
+        }
     }
 
     /// Adds the tensors of a split model; `index` says which file holds which.
@@ -72,7 +79,7 @@ impl Container {
                 "{}: `{shard}` is not the name of a file beside it",
                 index.display()
             );
-            self.add_file(&folder.join(shard))
+            self.add_file(&folder.join(shard), None)
                 .with_context(|| format!("{} names {shard}", index.display()))?;
         }
         for (name, shard) in &weight_map {
@@ -85,16 +92,78 @@ impl Container {
         Ok(())
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<()> {
+    fn add_file(&mut self, path: &Path, part: Option<&str>) -> Result<()> {
         let file = MappedFile::open(path)?;
         let at_file = || path.display().to_string();
         let index = self.files.len();
         match sniff(&file)? {
             Form::Safetensors => header::add(self, index, file.bytes()).with_context(at_file)?,
-            Form::TorchZip => pth::add(self, index, file.bytes()).with_context(at_file)?,
+            Form::TorchZip => {
+                pth::add(self, index, file.bytes(), part).with_context(at_file)?;
+            }
         }
         self.files.push(file);
         Ok(())
+    }
+}
+
+/// The files in `folder` with one of these endings, sorted; those of optimizers are none.
+fn files_with(folder: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            let ending = path.extension().is_some_and(|own| endings.iter().any(|one| own == *one));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            ending && path.is_file() && !name.starts_with("optimizer") && !name.starts_with('.')
+        })
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+/// What a folder without weights seems to be, and the way on; empty if nothing tells.
+fn what_is_in(folder: &Path) -> String {
+    let has = |name: &str| folder.join(name).exists();
+    let first_in = |name: &str| {
+        let entries = std::fs::read_dir(folder.join(name)).ok()?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        paths.into_iter().find(|path| path.is_dir())
+    };
+    let found = files_with(folder, &["safetensors", "bin", "pth", "pt"]).unwrap_or_default();
+    if has("checkpoints") && has("config.toml") || has("exports") {
+        return match first_in("exports") {
+            Some(export) => {
+                format!("; it is the directory of a run: name its export {}", export.display())
+            }
+            None => format!(
+                "; it is the directory of a run: `distill export --run {}` writes its encoders",
+                folder.display()
+            ),
+        };
+    }
+    if let Some(snapshot) = first_in("snapshots") {
+        return format!("; it is a hub's cache: name {}", snapshot.display());
+    }
+    if files_with(folder, &["distcp"]).is_ok_and(|files| !files.is_empty()) || has(".metadata") {
+        return "; it is a distributed checkpoint of torch: python -m \
+                torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth makes one file of it"
+            .into();
+    }
+    match &found[..] {
+        [] => String::new(),
+        [first, ..] if first.to_string_lossy().contains("-of-") => {
+            format!("; it has {} parts of a model, but no {INDEX}", found.len())
+        }
+        [first, ..] => {
+            format!(
+                "; it has {} files of weights, such as {}: name one",
+                found.len(),
+                first.display()
+            )
+        }
     }
 }
 

@@ -21,10 +21,15 @@ const STATE_DICT_KEYS: [&str; 2] = ["model", "state_dict"];
 /// # Errors
 /// The archive is damaged, holds no state dict, or one of the state dict's entries is something
 /// else than a dense tensor.
-pub(super) fn add(container: &mut Container, index: usize, bytes: &[u8]) -> Result<()> {
+pub(super) fn add(
+    container: &mut Container,
+    index: usize,
+    bytes: &[u8],
+    part: Option<&str>,
+) -> Result<()> {
     let mut archive = Archive::open(bytes)?;
     let pickle = Pickle::read(&archive.read_member("data.pkl")?)?;
-    for &(name, value) in state_dict(&pickle)? {
+    for &(name, value) in state_dict(&pickle, part)? {
         let Some(name) = pickle.text(name) else { continue };
         let Some(described) = describe(&pickle, value).with_context(|| name.to_string())? else {
             continue;
@@ -40,8 +45,9 @@ pub(super) fn add(container: &mut Container, index: usize, bytes: &[u8]) -> Resu
     Ok(())
 }
 
-/// The entries of the state dict: the whole pickle, or what stands under one of the usual keys.
-fn state_dict(pickle: &Pickle) -> Result<&[(Id, Id)]> {
+/// The entries of the state dict: the whole pickle, or what stands under a key of it, perhaps a few deep: the one
+/// called `part`, else under one of the usual keys, else the only one there is.
+fn state_dict<'a>(pickle: &'a Pickle, part: Option<&str>) -> Result<&'a [(Id, Id)]> {
     let entries = match pickle.node(pickle.root) {
         Node::Dict(entries) => entries,
         Node::Call { callee, .. } => bail!(
@@ -51,14 +57,55 @@ fn state_dict(pickle: &Pickle) -> Result<&[(Id, Id)]> {
         ),
         _ => bail!("the file holds something else than a state dict"),
     };
-    let under = |key: &&str| {
-        let (_, value) = entries.iter().find(|(name, _)| pickle.text(*name) == Some(*key))?;
-        match pickle.node(*value) {
-            Node::Dict(inner) => Some(inner.as_slice()),
-            _ => None,
+    let mut found = Vec::new();
+    collect_dicts(pickle, entries, String::new(), &mut found);
+    let keys = || found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some((_, chosen)) = found.iter().find(|(key, _)| Some(key.as_str()) == part) {
+        return Ok(chosen);
+    }
+    let usual = STATE_DICT_KEYS.iter().find_map(|key| found.iter().find(|(own, _)| own == key));
+    match (&found[..], usual) {
+        // What stands at the top is the state dict, whatever else is there.
+        ([(key, top), ..], _) if key.is_empty() => Ok(top),
+        ([(_, only)], _) => Ok(only),
+        ([], _) => Ok(entries),
+        (_, Some((key, chosen))) => {
+            tracing::warn!(
+                "the file holds several state dicts ({}); `{key}` is taken: FILE#KEY takes another",
+                keys()
+            );
+            Ok(chosen)
         }
+        _ => bail!("the file holds several state dicts ({}): choose one with FILE#KEY", keys()),
+    }
+}
+
+/// How deep state dicts are looked for.
+const DEPTH: usize = 3;
+
+/// Adds every dict that has tensors under names, with the keys that lead to it.
+fn collect_dicts<'a>(
+    pickle: &'a Pickle,
+    entries: &'a [(Id, Id)],
+    at: String,
+    found: &mut Vec<(String, &'a [(Id, Id)])>,
+) {
+    let is_tensor = |&(name, value): &(Id, Id)| {
+        pickle.text(name).is_some() && describe(pickle, value).is_ok_and(|found| found.is_some())
     };
-    Ok(STATE_DICT_KEYS.iter().find_map(under).unwrap_or(entries))
+    if entries.iter().any(is_tensor) {
+        found.push((at.clone(), entries));
+        return;
+    }
+    if at.split('.').count() > DEPTH {
+        return;
+    }
+    for &(name, value) in entries {
+        if let (Some(name), Node::Dict(inner)) = (pickle.text(name), pickle.node(value)) {
+            let below = if at.is_empty() { name.to_string() } else { format!("{at}.{name}") };
+            collect_dicts(pickle, inner, below, found);
+        }
+    }
 }
 
 /// A tensor as the pickle describes it.

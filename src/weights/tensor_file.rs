@@ -20,7 +20,7 @@ impl TensorFile {
     /// # Errors
     /// The file is missing, damaged, or of another form.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.to_path_buf(), container: Container::open(path, &[])? })
+        Ok(Self { path: path.to_path_buf(), container: Container::open(path, &[], None)? })
     }
 
     /// Names, shapes and number formats of all tensors.

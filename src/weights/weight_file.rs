@@ -1,6 +1,6 @@
 //! [`WeightFile`]: stored weights under the names that a model gives its parameters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +13,29 @@ use crate::status;
 
 /// Prefixes that wrappers of any model put before every name.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
+/// Parts of names that wrappers of modules put between others: those of `torch.compile`, of data parallelism and of
+/// recomputation.
+const INNER_WRAPPERS: [&str; 5] = [
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+];
+
+/// The tensors under names without wrappers, unless two would then have one.
+fn without_wrappers(tensors: BTreeMap<String, Piece>) -> BTreeMap<String, Piece> {
+    let plain = |name: &String| {
+        let parts = name.split('.').filter(|part| !INNER_WRAPPERS.contains(part));
+        parts.collect::<Vec<_>>().join(".")
+    };
+    let names: BTreeSet<String> = tensors.keys().map(plain).collect();
+    match names.len() == tensors.len() {
+        true => tensors.into_iter().map(|(name, piece)| (plain(&name), piece)).collect(),
+        false => tensors,
+    }
+}
 
 /// One parameter: a stored tensor, or several that are stacked along their first dimension.
 pub(super) struct Entry {
@@ -75,9 +98,13 @@ impl WeightFile {
     ///
     /// # Errors
     /// A file is missing, damaged, or of another form.
-    pub fn open(path: &Path, file_names: &[&str]) -> Result<Self> {
-        ensure!(path.exists(), "{} does not exist", path.display());
-        Ok(Self::from_container(path, Container::open(path, file_names)?))
+    pub fn open(path: &Path, file_names: &[&str], part: Option<&str>) -> Result<Self> {
+        ensure!(
+            path.exists(),
+            "{} does not exist; names of a model hub are not fetched: expected a path",
+            path.display()
+        );
+        Ok(Self::from_container(path, Container::open(path, file_names, part)?))
     }
 
     /// Opens the files over which a model's tensors are divided; `path` is what they are called
@@ -91,11 +118,30 @@ impl WeightFile {
 
     fn from_container(path: &Path, container: Container) -> Self {
         let Container { files, tensors, unreadable, metadata } = container;
+        let tensors = without_wrappers(tensors);
         let entry = |(name, piece): (String, Piece)| {
             (name.clone(), Entry { pieces: vec![piece], own_names: vec![name] })
         };
         let entries = tensors.into_iter().map(entry).collect();
         Self { path: path.to_path_buf(), files, entries, unreadable, metadata, names: None }
+    }
+
+    /// How many of the tensors whose names begin with `prefix` have their place in `names` without it.
+    pub fn placed_below(&self, prefix: &str, names: &dyn NameMap) -> usize {
+        let below = self.entries.keys().filter_map(|name| name.strip_prefix(prefix));
+        below.filter(|name| names.place(name).is_some()).count()
+    }
+
+    /// The tensors whose names begin with `prefix`, without it; the others are left.
+    pub fn below(mut self, prefix: &str) -> Self {
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        let stripped = entries.filter_map(|(name, entry)| {
+            let name = name.strip_prefix(prefix)?.to_string();
+            let own_names = vec![name.clone()];
+            Some((name, Entry { own_names, ..entry }))
+        });
+        self.entries = stripped.collect();
+        self
     }
 
     /// Whether any of the file's tensors has its place in `names`.

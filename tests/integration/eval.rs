@@ -324,5 +324,5 @@ fn class_folders_are_read_as_they_are() {
         fewer.stderr
     );
     std::fs::create_dir(workshop.path("empty")).unwrap();
-    knn("empty", "held").fails(2, &["--reference", "has no image"]);
+    knn("empty", "held").fails(2, &["--reference", "without an image"]);
 }

@@ -322,7 +322,7 @@ fn weights_of_another_family_are_stored_and_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
     write_safetensors(&path, &stored, &BTreeMap::new(), &|| Ok(())).unwrap();
-    let file = WeightFile::open(&path, &[]).unwrap();
+    let file = WeightFile::open(&path, &[], None).unwrap();
     let weights = EncoderWeights::of_trainee(file, &Plain).unwrap();
     let found = weights.measure(Some(2)).unwrap();
     assert_eq!((found.spec, found.image_size), (spec(16, 2), 16));

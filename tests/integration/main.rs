@@ -15,6 +15,7 @@ mod eval;
 mod evaluation;
 mod evaluations;
 mod family;
+mod field;
 mod golden;
 mod heads;
 mod hostile;

@@ -169,13 +169,16 @@ fn going_back_keeps_the_later_checkpoints() {
     assert_eq!(fs::read(set_aside).unwrap(), kept.1);
 }
 
-/// Going on with another seed or data set is possible and said.
+/// Going on with another data set is said, and with another seed refused unless that is accepted.
 #[test]
 fn another_stream_is_warned_about() {
     let workshop = Workshop::new();
     workshop.train(&["schedule.epochs=2"]).succeeds();
-    let resumed = workshop.train(&["seed=5", "data.shards=[\"shards/0.tar\"]"]).succeeds();
-    for part in ["the seed is not the checkpoint's", "the data set is not the checkpoint's"] {
+    let other = ["schedule.epochs=2", "seed=5", "data.shards=[\"shards/0.tar\"]"];
+    workshop.train(&other).fails(2, &["`seed` was 0 up to step 4, and is 5", "--accept-changes"]);
+    let mut command = workshop.training(&other);
+    let resumed = Finished::of(command.arg("--accept-changes").output().unwrap()).succeeds();
+    for part in ["`seed` was 0 up to step 4, and is 5", "the data set is not the checkpoint's"] {
         assert!(resumed.stderr.contains(part), "`{part}` is not in: {}", resumed.stderr);
     }
 }
@@ -229,17 +232,33 @@ fn a_loss_that_is_no_number_stops_the_run() {
     assert!(losses.into_iter().all(|student| student["loss"].is_f64()));
 }
 
-/// Where the step after it has begun before its loss is read, it is told of all the same, and neither
-/// is saved nor written down.
+/// Where the step after it has begun before its loss is read, it is told of all the same. Neither is written
+/// down, the state before both is saved, and whoever goes on from there meets the same.
 #[test]
 fn a_loss_that_is_no_number_is_told_a_step_late() {
     let workshop = Workshop::new();
     let failed = workshop.train(&["optimizer.learning_rate=1e30", "checkpoint.every=1000"]);
     assert_eq!(failed.code, Some(1), "{}", failed.stderr);
-    assert!(workshop.checkpoints("run").is_empty());
     let step = metrics(&workshop, "run").len() + 1;
     assert!((2..8).contains(&step), "{step}");
     assert!(failed.stderr.contains(&format!("is NaN at step {step}")), "{}", failed.stderr);
+    let saved = format!("step-{}", step - 1);
+    assert_eq!(workshop.checkpoints("run"), std::slice::from_ref(&saved));
+    assert!(failed.stderr.contains(&format!("run/checkpoints/{saved}")), "{}", failed.stderr);
+    // Every step saved, and so never two under way, the state is the same.
+    let each = [
+        "optimizer.learning_rate=1e30",
+        "checkpoint.every=1",
+        "checkpoint.keep=100",
+        "run.dir=each",
+    ];
+    assert_eq!(workshop.train(&each).code, Some(1));
+    assert_eq!(
+        workshop.checkpoint("run", step as u64 - 1),
+        workshop.checkpoint("each", step as u64 - 1)
+    );
+    let again = workshop.train(&["optimizer.learning_rate=1e30", "checkpoint.every=1000"]);
+    assert!(again.stderr.contains(&format!("is NaN at step {step}")), "{}", again.stderr);
 }
 
 /// Out of memory says what to lower. The teacher's hidden layer wants terabytes at once.

@@ -17,6 +17,8 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::jpeg_headers::prepared;
+
 /// Encodings that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -78,7 +80,32 @@ pub fn decode(bytes: &[u8], max_pixels: u64, image: &mut Image) -> Result<()> {
             decode_other(WebPDecoder::new(Cursor::new(bytes))?, max_pixels, image)
         }),
         None if bytes.is_empty() => bail!("empty file"),
-        None => bail!("not a JPEG, PNG or WebP image"),
+        None => bail!("{}, not a JPEG, PNG or WebP image", other_kind(bytes)),
+    }
+}
+
+/// What else `bytes` seem to be.
+fn other_kind(bytes: &[u8]) -> &'static str {
+    const KINDS: [(&[u8], &str); 9] = [
+        (b"GIF8", "a GIF"),
+        (b"BM", "a BMP"),
+        (b"II*\0", "a TIFF"),
+        (b"MM\0*", "a TIFF"),
+        (b"\0\0\0\x0cjP", "a JPEG 2000"),
+        (b"\xff\x0a", "a JPEG XL"),
+        (b"\0\0\0\x0cJXL", "a JPEG XL"),
+        (b"version https://git-lfs", "a Git LFS pointer"),
+        (b"<", "a text, perhaps a web page"),
+    ];
+    let known = KINDS.iter().find(|(beginning, _)| bytes.starts_with(beginning));
+    match (known, bytes.get(4..12)) {
+        (Some((_, kind)), _) => kind,
+        (None, Some([b'f', b't', b'y', b'p', rest @ ..])) => match rest {
+            b"avif" | b"avis" => "an AVIF",
+            b"heic" | b"heix" | b"mif1" => "a HEIC",
+            _ => "a video",
+        },
+        _ => "something else",
     }
 }
 
@@ -92,6 +119,7 @@ pub(super) fn check_size(width: usize, height: usize, max_pixels: u64) -> Result
 }
 
 fn decode_jpeg(bytes: &[u8], max_pixels: u64, image: &mut Image) -> Result<()> {
+    let bytes = &*prepared(bytes)?;
     let options = DecoderOptions::default()
         .set_max_width(usize::from(u16::MAX))
         .set_max_height(usize::from(u16::MAX))

@@ -15,6 +15,7 @@ pub mod dense_transform;
 mod filter_weights;
 mod geometry;
 mod jpeg;
+mod jpeg_headers;
 pub mod resize;
 mod sample;
 mod simd;

@@ -18,8 +18,8 @@ pub use config::{ComparisonConfig, ImagesConfig};
 
 use super::evaluation::{OnScreen, in_config, result, source_of};
 use super::heads::{self, HeadsOutcome};
+use super::options::Options;
 use super::setup;
-use super::training::Options;
 use super::worker_program::worker_program;
 use crate::artifacts::{EvaluationFile, EvaluationResult, Overview, paths};
 use crate::dist::{Activity, ProcessGroup};
@@ -66,7 +66,7 @@ fn compare_in_group(
     let dir = &config.run.dir;
     let (_directory, _) = setup::open_directory(dir.clone(), &Resume::Auto, group, &mut |_| {
         require_own(dir, group)?;
-        Ok(config.to_toml())
+        Ok((String::new(), config.to_toml()))
     })?;
     let plans: Vec<RowPlan> = if group.is_first() {
         let plans = plan(config)?;

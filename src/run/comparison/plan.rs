@@ -100,6 +100,7 @@ fn plan_row(config: &ComparisonConfig, row: Row) -> Result<RowPlan> {
         mean,
         std,
         precision: precision.clone(),
+        teacher: None,
     };
     let mut evaluations = Vec::new();
     for one in config.evaluations().map_err(in_config)? {

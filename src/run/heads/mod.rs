@@ -18,8 +18,8 @@ pub use figures::{EpochFigures, HeadResult};
 pub(super) use figures::{as_results, published};
 pub use outcome::HeadsOutcome;
 
+use super::options::Options;
 use super::setup;
-use super::training::Options;
 use super::worker_program::worker_program;
 use crate::artifacts::paths;
 use crate::config::ConfigError;
@@ -73,7 +73,7 @@ pub(super) fn train_in_group(
         if checkpoint.is_some() && group.is_first() {
             require_same(config)?;
         }
-        Ok(config.to_toml())
+        Ok((String::new(), config.to_toml()))
     };
     let (run_directory, checkpoint) = setup::open_directory(dir, &options.resume, group, settle)?;
     let compute = config.run.precision.kind();

@@ -15,7 +15,7 @@ use super::coordination::{SaveCoordination, WrittenFile};
 use super::folders::list;
 use super::progress::SaveProgress;
 use super::read::Checkpoint;
-use crate::artifacts::{FORMAT, FileEntry, Manifest, Stream, file_name, paths};
+use crate::artifacts::{FORMAT, FileEntry, Identity, Manifest, Stream, file_name, paths};
 use crate::dist::KvStore;
 use crate::{durable, native, weights};
 
@@ -44,6 +44,7 @@ pub(super) struct Job {
     pub keep: usize,
     /// Step of a checkpoint that stays, too.
     pub best: Option<u64>,
+    pub identity: Identity,
     pub store: Arc<dyn KvStore>,
     pub cancelled: Arc<AtomicBool>,
     pub step: u64,
@@ -134,6 +135,7 @@ impl Job {
             step: self.step,
             position: self.position,
             stream: self.stream.clone(),
+            identity: self.identity.clone(),
             files,
         };
         let mut text = serde_json::to_vec_pretty(&manifest)?;

@@ -74,7 +74,7 @@ impl Checkpoint {
     pub fn weights(&self, name: &str) -> Result<WeightFile> {
         let files = self.files_of(name, Holds::Weights)?;
         match &files[..] {
-            [file] => WeightFile::open(file, &[]),
+            [file] => WeightFile::open(file, &[], None),
             _ => WeightFile::open_files(&self.folder.join(name), &files),
         }
     }

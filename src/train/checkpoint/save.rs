@@ -15,7 +15,7 @@ use super::job::{Job, Saved, Share};
 use super::progress::SaveProgress;
 use super::shares::owners;
 use super::state::{StateTensor, TraineeState};
-use crate::artifacts::{Holds, Stream, stem};
+use crate::artifacts::{Holds, Identity, Stream, stem};
 use crate::dist::KvStore;
 use crate::status::{self, Registration};
 
@@ -39,6 +39,7 @@ pub struct Saver {
     keep: usize,
     /// Step of a checkpoint that stays beside the newest.
     best: Option<u64>,
+    identity: Identity,
     store: Arc<dyn KvStore>,
     writers: usize,
     under_way: Option<UnderWay>,
@@ -66,6 +67,7 @@ impl Saver {
             run: run.to_path_buf(),
             keep,
             best: None,
+            identity: Identity::default(),
             store,
             writers,
             under_way: None,
@@ -74,6 +76,11 @@ impl Saver {
             progress,
             _status: status::register("checkpoint", move || described.describe()),
         }
+    }
+
+    /// From now on checkpoints say that they were trained with this.
+    pub fn identify(&mut self, identity: Identity) {
+        self.identity = identity;
     }
 
     /// From now on the checkpoint of `step` stays, beside the newest ones.
@@ -97,6 +104,7 @@ impl Saver {
             run: self.run.clone(),
             keep: self.keep,
             best: self.best,
+            identity: self.identity.clone(),
             store: self.store.clone(),
             cancelled: cancelled.clone(),
             step: snapshot.step,

@@ -3,8 +3,8 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use distill::ONE_INTERRUPT;
 use distill::train::signals::{install, stop_requested};
+use distill::{ONE_INTERRUPT, ending_signals};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
 use signal_hook::low_level::raise;
 
@@ -43,8 +43,11 @@ pub(super) fn terminated() {
         (SIGUSR2, "SIGUSR2"),
         (SIGXCPU, "SIGXCPU"),
     ] {
-        raise(signal).unwrap();
-        wait_until(name, || told() == name);
+        // Whoever runs the tests may have it ignored.
+        if ending_signals().contains(&signal) {
+            raise(signal).unwrap();
+            wait_until(name, || told() == name);
+        }
     }
     println!("told");
 }

@@ -1,0 +1,224 @@
+//! What a run was trained with: told by its checkpoints, and compared when it goes on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use toml::{Table, Value};
+use tracing::warn;
+
+use crate::artifacts::{Change, Identity, Manifest};
+use crate::config::ConfigError;
+use crate::encoders::EncoderWeights;
+use crate::tasks::{TaskConfig, TraineeConfig};
+
+/// Settings, or tables of them, that change nothing about what is learned: where and how fast it happens, what
+/// is told of it. Shards are known by the data set's fingerprint, the teacher by its weights' content.
+const BESIDE: [&str; 21] = [
+    "run.dir",
+    "run.device",
+    "run.threads",
+    "checkpoint",
+    "distributed",
+    "log",
+    "export",
+    "evaluation",
+    "reconstructions",
+    "data.shards",
+    "data.batch_size",
+    "data.workers",
+    "data.prefetch_batches",
+    "data.cache_dir",
+    "data.cache_gigabytes",
+    "data.index_dir",
+    "data.max_failed_share",
+    "data.max_pixels",
+    "teacher.weights",
+    "teacher.fused_kernels",
+    "teacher.cuda_graph",
+];
+
+/// The same in the table of anything that is trained.
+const BESIDE_OF_TRAINEES: &str = "recompute_blocks";
+
+/// Settings whose change a run may go on with: it is told.
+const ALLOWED: [&str; 2] = ["optimizer.", "schedule."];
+
+const TEACHER: &str = "teacher.weights";
+
+/// What a run of `config` is trained with.
+///
+/// # Errors
+/// The teacher's weights cannot be read.
+pub(super) fn identity(config: &dyn TaskConfig) -> Result<Identity> {
+    let table: Table = config.to_toml().parse().context("a configuration is TOML")?;
+    let mut identity = Identity::default();
+    flatten("", &Value::Table(table), &mut identity);
+    if let Some((_, weights)) = config.teacher() {
+        if weights == TraineeConfig::RANDOM {
+            identity.settings.insert(TEACHER.into(), weights.into());
+            return Ok(identity);
+        }
+        let digest = EncoderWeights::open(Path::new(weights)).and_then(|open| open.file.digest());
+        let digest = digest.with_context(|| format!("{TEACHER} = \"{weights}\""))?;
+        identity.settings.insert(TEACHER.into(), format!("{weights} [{}]", &digest[..16]));
+    }
+    Ok(identity)
+}
+
+/// Adds every setting below `key` that counts.
+fn flatten(key: &str, value: &Value, identity: &mut Identity) {
+    let last = key.rsplit('.').next().unwrap_or_default();
+    if BESIDE.contains(&key) || last == BESIDE_OF_TRAINEES {
+        return;
+    }
+    let below =
+        |name: &str| if key.is_empty() { name.to_string() } else { format!("{key}.{name}") };
+    match value {
+        Value::Table(table) => {
+            table.iter().for_each(|(name, value)| flatten(&below(name), value, identity));
+        }
+        Value::Array(items) if items.iter().any(Value::is_table) => {
+            let items = items.iter().enumerate();
+            items.for_each(|(number, value)| flatten(&below(&number.to_string()), value, identity));
+        }
+        _ => _ = identity.settings.insert(key.to_string(), value.to_string()),
+    }
+}
+
+/// A setting that is not what it was: its key, and both values where there are any.
+type Difference = (String, [Option<String>; 2]);
+
+fn differences(then: &Identity, now: &Identity) -> Vec<Difference> {
+    let new = now.settings.keys().filter(|key| !then.settings.contains_key(*key));
+    let both =
+        then.settings.keys().chain(new).map(|key| {
+            (key.clone(), [then, now].map(|identity| identity.settings.get(key).cloned()))
+        });
+    let differs = |(_, [then, now]): &Difference| content(then) != content(now);
+    both.filter(differs).collect()
+}
+
+/// What of a value counts: of a path, the content that it names.
+fn content(value: &Option<String>) -> Option<&str> {
+    value.as_deref().map(|value| match value.rfind(" [") {
+        Some(at) if value.ends_with(']') && !value.starts_with('[') => &value[at..],
+        _ => value,
+    })
+}
+
+/// Compares what a run is `now` with what `checkpoint` was trained with, names what differs, and gives `now` the
+/// history of that.
+///
+/// # Errors
+/// What differs changes what is learned, and that is not accepted.
+pub(super) fn go_on(
+    now: &mut Identity,
+    checkpoint: &Manifest,
+    accepts: bool,
+) -> Result<(), ConfigError> {
+    let then = &checkpoint.identity;
+    now.history.clone_from(&then.history);
+    if then.settings.is_empty() {
+        return Ok(());
+    }
+    let step = checkpoint.step;
+    let shown = |value: Option<String>| value.unwrap_or_else(|| "nothing".into());
+    let (mut refused, mut first) = (Vec::new(), None);
+    for (key, values) in differences(then, now) {
+        let [before, after] = values.map(shown);
+        let text = format!("`{key}` was {before} up to step {step}, and is {after}");
+        // What a trainee begins with was read at the first step.
+        let is_allowed = ALLOWED.iter().any(|known| key.starts_with(known))
+            || (key.ends_with(".weights") && key != TEACHER);
+        if accepts || is_allowed {
+            warn!("{text} from here on");
+        } else {
+            first.get_or_insert_with(|| key.clone());
+            refused.push(text);
+        }
+        now.history.push(Change { key, value: before, until: step });
+    }
+    let Some(key) = first else { return Ok(()) };
+    let message = format!(
+        "what is learned would be another thing from here on: {}. --accept-changes goes on so; another \
+         run.dir, or --resume never, begins anew",
+        refused.join("; ")
+    );
+    Err(ConfigError { file: PathBuf::new(), key, message })
+}
+
+/// The history as comments of a configuration.
+pub(super) fn comments(identity: &Identity) -> String {
+    let line =
+        |Change { key, value, until }: &Change| format!("# up to step {until}: {key} = {value}\n");
+    identity.history.iter().map(line).collect()
+}
+
+/// Says what another length of the schedule means for a run that goes on after `checkpoint`.
+pub(super) fn tell_schedule(checkpoint: &Manifest, total: u64, rate: f64) {
+    let Identity { total_steps, learning_rate, .. } = checkpoint.identity;
+    let step = checkpoint.step;
+    if total_steps == 0 || total_steps == total {
+        return;
+    }
+    if step >= total {
+        warn!(
+            "the run is at step {step}, past the end of a schedule of {total} steps (it had {total_steps}): \
+             nothing more is trained"
+        );
+    } else {
+        warn!(
+            "the schedule had {total_steps} steps, and has {total}: the learning rate goes from \
+             {learning_rate:.3e} at step {step} to {rate:.3e}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoders::EncoderSpec;
+    use crate::tasks::distill::DistillConfig;
+
+    fn config() -> DistillConfig {
+        let size = EncoderSpec::new(32, 2, 2);
+        let mut config = DistillConfig::minimal("run", size);
+        config.students.push(TraineeConfig::minimal("one", size));
+        config
+    }
+
+    fn keys(change: impl Fn(&mut DistillConfig)) -> Vec<String> {
+        let mut other = config();
+        change(&mut other);
+        let (then, now) = (identity(&config()).unwrap(), identity(&other).unwrap());
+        differences(&then, &now).into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// What is learned is told apart, and nothing else.
+    #[test]
+    fn settings_that_count_are_found() {
+        assert!(keys(|_| {}).is_empty());
+        let beside = keys(|config| {
+            config.train.run.dir = "elsewhere".into();
+            config.train.log.every = 7;
+            config.train.checkpoint.every = 3;
+            config.train.data.workers = 9;
+            config.students[0].recompute_blocks = 1;
+        });
+        assert_eq!(beside, Vec::<String>::new());
+        let decay = keys(|config| config.train.optimizer.weight_decay = 0.5);
+        assert_eq!(decay, ["optimizer.weight_decay"]);
+        assert_eq!(keys(|config| config.train.data.mean[0] = 0.5), ["data.mean"]);
+        assert_eq!(keys(|config| config.students[0].mask_ratio = 0.25), ["students.0.mask_ratio"]);
+        assert_eq!(keys(|config| config.train.seed = 3), ["seed"]);
+    }
+
+    /// A path counts by what it names.
+    #[test]
+    fn content_counts_and_no_path() {
+        let same = |a: &str, b: &str| content(&Some(a.into())) == content(&Some(b.into()));
+        assert!(same("a/b [12]", "c [12]"));
+        assert!(!same("a [12]", "a [13]"));
+        assert!(!same("[0.1, 0.2]", "[0.1, 0.3]"));
+    }
+}
