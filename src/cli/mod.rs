@@ -32,7 +32,7 @@ Exit codes:
   0   done
   1   failed; the message says what and what to do
   2   wrong usage or configuration
-  75  stopped by SIGINT or SIGTERM with the state saved: run the same command again to continue";
+  75  stopped by a signal with the state saved: run the same command again to continue";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -276,8 +276,12 @@ impl Progressing<'_> {
             let done = pending.read(run, prefetcher)?;
             let seconds = self.since.seconds_until(pending.read_at())?;
             let is_last = pending.step() == run.schedule.total_steps();
-            if let Some(log) = &mut self.log {
-                log.add(done.metrics, seconds, is_last).map_err(SoundEnd::beside)?;
+            if let Some(log) = &mut self.log
+                && let Err(error) = log.add(done.metrics, seconds, is_last)
+            {
+                // It is not tried again while the state is saved.
+                self.log = None;
+                return Err(SoundEnd::beside(error));
             }
             self.is_to_stop |= done.is_to_stop;
             if let Some(pending) = self.unread.pop_front() {
@@ -296,8 +300,6 @@ impl Progressing<'_> {
         prefetcher: &DevicePrefetcher,
         saver: &mut Saver,
     ) -> Error {
-        // It may be what failed.
-        self.log = None;
         let SoundEnd { error, skipped } = end;
         match self.save_sound(skipped, run, state, prefetcher, saver) {
             Ok(()) if self.saved > 0 => anyhow!(

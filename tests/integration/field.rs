@@ -54,9 +54,9 @@ fn a_log_that_cannot_be_written_ends_no_run() {
 #[test]
 fn an_error_of_data_saves_the_last_state() {
     let workshop = Workshop::new();
-    let good: Vec<_> = (0..90).map(|i| (format!("{i}.jpg"), image(i))).collect();
+    let good: Vec<_> = (0..60).map(|i| (format!("{i}.jpg"), image(i))).collect();
     let mut bad = good.clone();
-    bad.push(("bad.jpg".into(), b"GIF89a".to_vec()));
+    bad.extend(["bad.jpg", "worse.jpg"].map(|name| (name.to_string(), b"GIF89a".to_vec())));
     workshop.shard("shards/0.tar", &bad);
     fs::remove_file(workshop.path("shards/1.tar")).unwrap();
     let long = ["schedule.steps_per_epoch=40", "checkpoint.every=1000", "data.workers=1"];
