@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tracing::warn;
 
 use super::evaluation::{FeatureConsumer, ImageSet, SetImages, Subject};
@@ -158,9 +158,41 @@ pub fn prepare<'a>(
     for pass in &passes {
         datasets.push(Arc::new(pass.open(source, &mut opened)?));
     }
+    for (number, one) in evaluations.iter().enumerate() {
+        let own = passes_of(&passes, number);
+        require_same_classes(&own, &passes, &datasets).with_context(|| given.table(&one.name))?;
+    }
     let counts: Vec<u64> = datasets.iter().map(|dataset| dataset.sample_count()).collect();
     check_counts(evaluations, &passes, &counts, given)?;
     Ok(Prepared { evaluations, given, passes, datasets, is_warned: Cell::new(false) })
+}
+
+/// # Errors
+/// Class lists beside the shards of an evaluation's sets number other classes.
+fn require_same_classes(
+    own: &[(usize, &Use)],
+    passes: &[Pass],
+    datasets: &[Arc<Dataset>],
+) -> Result<()> {
+    let mut first: Option<(&str, Vec<String>)> = None;
+    for (place, _) in own {
+        let key = &passes[*place].key;
+        let Some(names) = datasets[*place].class_names().with_context(|| key.clone())? else {
+            continue;
+        };
+        let (other, known) = first.get_or_insert_with(|| (key, names.clone()));
+        let differs = |at: &usize| known.get(*at) != names.get(*at);
+        if let Some(at) = (0..known.len().max(names.len())).find(differs) {
+            let name = |list: &[String]| list.get(at).map_or("none", String::as_str).to_string();
+            bail!(
+                "class {at} is `{}` in {other} and `{}` in {key}: pack both with one list \
+                 (distill data pack --classes FILE)",
+                name(known),
+                name(&names)
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What each of `evaluations` finds of `subjects`, which lie on the device of `group`, whose processes

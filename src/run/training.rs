@@ -1,5 +1,6 @@
 //! A run from its configuration to exported and measured encoders: what all tasks have in common.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -15,7 +16,7 @@ use super::outcome::{Outcome, Stop, Summary};
 use super::plan::schedule;
 use super::worker_program::worker_program;
 use super::{setup, while_training};
-use crate::artifacts::{EvaluationResult, Stream};
+use crate::artifacts::{EvaluationResult, Stream, paths};
 use crate::config::TrainConfig;
 use crate::data::{Dataset, Loader, RankBatches};
 use crate::dist::{Activity, ProcessGroup};
@@ -93,6 +94,9 @@ fn models_and_state(
     let mut state = State::new(group, &*models, task.train(), stream)?;
     if let Some(checkpoint) = checkpoint {
         state.restore(group, &*models, checkpoint)?;
+        let own = paths::checkpoint(&task.train().run.dir, state.step);
+        let same = |path: &Path| path.canonicalize().ok();
+        state.is_kept = same(&own).is_some_and(|own| Some(own) == same(&checkpoint.folder));
     }
     Ok((models, state))
 }

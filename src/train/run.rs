@@ -50,6 +50,8 @@ pub struct State {
     pub stream: Stream,
     /// What checkpoints say that it was trained with; the first process knows.
     pub identity: Identity,
+    /// Whether the run's directory has the checkpoint that it goes on from, if it does.
+    pub is_kept: bool,
     /// A scalar on the device: 1 once an update was skipped, else 0; none before the first step.
     skipping: Option<Tensor>,
 }
@@ -72,6 +74,7 @@ impl State {
             position: 0,
             stream,
             identity: Identity::default(),
+            is_kept: true,
             skipping: None,
         })
     }

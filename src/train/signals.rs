@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGINT, SIGXCPU};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use tracing::warn;
@@ -25,6 +25,7 @@ impl fmt::Display for Signal {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0, low_level::signal_name(self.0)) {
             (SIGINT, _) => text.write_str("Ctrl-C (SIGINT)"),
+            (SIGXCPU, _) => text.write_str("SIGXCPU"),
             (_, Some(name)) => text.write_str(name),
             (number, None) => write!(text, "signal {number}"),
         }

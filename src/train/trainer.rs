@@ -62,7 +62,8 @@ fn take_steps(
         log: group.is_first().then(|| RunLog::open(run, state.step)).transpose()?,
         since: DeviceEvent::record(group.device())?,
         unread: VecDeque::new(),
-        saved: state.step,
+        // A checkpoint of another run is this one's when it is saved.
+        saved: if state.is_kept { state.step } else { 0 },
         is_to_stop: false,
         best: by.map(|by| Best::of(by, &before)),
         begun: Instant::now(),

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::support::exported::with_export;
 use crate::support::processes::send;
 use crate::support::ranks::{metrics, wait_for_steps};
 use crate::support::workshop::{Finished, Workshop, image};
@@ -240,6 +241,63 @@ fn odd_folders_are_packed_or_told() {
     distill(&workshop, &["data", "index", "a{0..999999999}.tar"])
         .fails(2, &["spells 1000000000 names"]);
     workshop.train(&["run.dir="]).fails(2, &["run.dir", "expected a folder"]);
+}
+
+/// Numbers of classes are not compared without the names behind them.
+#[test]
+fn classes_that_are_numbered_otherwise_are_not_compared() {
+    let workshop = with_export();
+    for (set, classes) in [("train", "abc"), ("val", "bc")] {
+        for class in classes.chars() {
+            let folder = workshop.path(&format!("{set}/{class}"));
+            fs::create_dir_all(&folder).unwrap();
+            for number in 0..2u32 {
+                fs::write(folder.join(format!("{number}.jpg")), image(class as u32 + number))
+                    .unwrap();
+            }
+        }
+    }
+    let pack = |set: &str, out: &str, more: &[&str]| {
+        _ = distill(&workshop, &[&["data", "pack", set, "--out", out], more].concat()).succeeds();
+    };
+    pack("train", "p/train", &[]);
+    pack("val", "p/val", &[]);
+    pack("val", "p/same", &["--classes", "p/train/classes.json"]);
+    let knn = |held_out: &str| {
+        let common = [
+            "eval",
+            "knn",
+            "--weights",
+            "export",
+            "--device",
+            "cpu",
+            "--neighbours",
+            "1",
+            "--json",
+        ];
+        let sets = ["--reference", "p/train/*.tar", "--held-out", held_out];
+        distill(&workshop, &[&common[..], &sets].concat())
+    };
+    knn("p/val/*.tar").fails(1, &["class 0 is `a`", "`b`", "--classes"]);
+    let report: Value = serde_json::from_str(&knn("p/same/*.tar").succeeds().stdout).unwrap();
+    assert_eq!(report["accuracies"][0]["top1"], 1.0, "{report}");
+}
+
+/// What is exported is the state that a run holds, also where it goes on from another's finished checkpoint.
+#[test]
+fn a_finished_checkpoint_of_another_run_is_what_is_exported() {
+    let workshop = Workshop::new();
+    workshop.train(&[]).succeeds();
+    workshop.train(&["run.dir=short", "schedule.steps_per_epoch=1"]).succeeds();
+    let weights =
+        |run: &str| fs::read(workshop.path(run).join("exports/one/model.safetensors")).unwrap();
+    assert_ne!(weights("run"), weights("short"));
+    for dir in ["short", "new"] {
+        let mut command = workshop.training(&[&format!("run.dir={dir}")]);
+        command.args(["--resume", "run/checkpoints/step-8"]);
+        Finished::of(command.output().unwrap()).succeeds();
+        assert_eq!(weights("run"), weights(dir), "{dir}");
+    }
 }
 
 /// A user's own file beside an export stays there, and the run ends well.

@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod check;
+mod class_names;
 pub mod curation;
 #[expect(clippy::module_inception, reason = "the data set itself")]
 mod dataset;
@@ -17,6 +18,7 @@ mod order;
 mod ranks;
 mod selection;
 
+pub use class_names::CLASSES;
 pub use dataset::{Attempts, Dataset, Sample, SampleLocation, Scratch};
 pub use evaluation::EvaluationPass;
 pub use failures::FailureCounts;

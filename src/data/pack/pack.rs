@@ -7,6 +7,8 @@ use rayon::prelude::*;
 
 use distill_base::draws::{Draws, Purpose};
 
+use crate::dataset::CLASSES;
+
 use super::encode::Encoding;
 use super::folder::{self, Known};
 use super::idx;
@@ -81,9 +83,6 @@ pub fn pack(options: &PackOptions, progress: &dyn Fn(usize, usize)) -> Result<Pa
     }
     Ok(packed)
 }
-
-/// Names of the classes in the order of their labels, beside the shards.
-const CLASSES: &str = "classes.json";
 
 /// The classes whose numbers are to be used: those that are named, or those of shards that are there.
 fn known_classes(options: &PackOptions) -> Result<Option<Known>> {

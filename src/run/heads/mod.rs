@@ -4,6 +4,7 @@ mod config;
 mod figures;
 mod ground;
 mod outcome;
+mod plan;
 mod session;
 mod store;
 mod test_pass;

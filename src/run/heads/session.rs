@@ -1,18 +1,18 @@
 //! The training of heads: updates, test passes, checkpoints, until the last epoch or a signal.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use tch::Tensor;
 use tracing::{info, warn};
 
-use super::config::{HeadConfig, HeadTraining, HeadsConfig};
+use super::config::{HeadConfig, HeadsConfig};
 use super::figures::{EpochFigures, HeadResult, History};
 use super::ground::Ground;
 use super::outcome::HeadsOutcome;
+use super::plan::Plan;
 use super::test_pass::{Figures, TestPass};
 use crate::artifacts::{StepMetrics, Stream, TraineeMetrics, paths};
 use crate::data::{Batch, Dataset, Loader};
@@ -30,46 +30,6 @@ use crate::ui::screen::Phase;
 
 /// How long images are waited for before the other ranks are looked at.
 const WAIT: Duration = Duration::from_millis(100);
-
-/// The numbers of a training.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    /// Pairs of the training split.
-    pairs: u64,
-    updates_per_epoch: u64,
-    updates: u64,
-    /// Losses of an update, of all ranks.
-    losses: u64,
-    images_per_loss: u64,
-}
-
-impl Plan {
-    /// Updates of an epoch are ⌊⌈pairs / losses⌉ / images of a loss⌋, as if each loss were a GPU's.
-    fn new(training: &HeadTraining, pairs: u64) -> Self {
-        let images_per_loss = training.images_per_loss as u64;
-        let losses = training.global_batch_size as u64 / images_per_loss;
-        let updates_per_epoch = (pairs.div_ceil(losses) / images_per_loss).max(1);
-        let updates = updates_per_epoch * training.epochs;
-        Self { pairs, updates_per_epoch, updates, losses, images_per_loss }
-    }
-
-    /// The positions of the stream that this rank sees in an update: each epoch begins a pass.
-    fn range(&self, update: u64, rank: u64, world_size: u64) -> Range<u64> {
-        let (epoch, in_epoch) = (update / self.updates_per_epoch, update % self.updates_per_epoch);
-        let first = epoch * self.pairs + in_epoch * self.losses * self.images_per_loss;
-        let share = |rank: u64| self.losses * rank / world_size * self.images_per_loss;
-        first + share(rank)..first + share(rank + 1)
-    }
-
-    fn schedule(&self, training: &HeadTraining, head: &HeadConfig) -> HeadSchedule {
-        HeadSchedule {
-            base: head.learning_rate,
-            updates: self.updates,
-            warmup: (training.warmup * self.updates as f64).floor() as u64,
-            power: training.power,
-        }
-    }
-}
 
 /// Heads under training.
 struct Session<'a> {
@@ -197,7 +157,10 @@ impl<'a> Session<'a> {
             group.begin_step(self.step + 1);
             let waited = Instant::now();
             self.wait_for(&mut loader)?;
-            let batch = loader.next_batch()?.context("the stream of batches ended early")?;
+            let batch = match loader.next_batch() {
+                Ok(batch) => batch.context("the stream of batches ended early")?,
+                Err(error) => return Err(self.keep(error, pending, log, saver)),
+            };
             pending.push_back(self.update(&batch, waited.elapsed())?);
             self.step += 1;
             let ends_epoch = self.step.is_multiple_of(self.plan.updates_per_epoch);
@@ -353,6 +316,33 @@ impl<'a> Session<'a> {
         pairs.filter(|(_, failed)| failed.is_none()).map(|(trainer, _)| trainer)
     }
 
+    /// Saves the state after the last update before the training ends with an error of its data, which then says
+    /// so. Of several processes the others would wait for this one's updates.
+    fn keep(
+        &mut self,
+        error: Error,
+        pending: VecDeque<Pending>,
+        mut log: Option<Log>,
+        saver: &mut Saver,
+    ) -> Error {
+        let group = self.ground.group;
+        if !group.is_alone() || self.step == 0 {
+            return error;
+        }
+        let read = pending.into_iter().try_for_each(|one| self.read(one, log.as_mut()).map(|_| ()));
+        let saved = read.and_then(|()| self.save(saver));
+        match saved.and_then(|()| saver.finish(&|| group.check_failure())) {
+            Ok(()) => anyhow!(
+                "{error:#}; the state after update {} is saved: the same command goes on from there",
+                self.step
+            ),
+            Err(failed) => {
+                warn!("the last state could not be saved: {failed:#}");
+                error
+            }
+        }
+    }
+
     fn save(&self, saver: &mut Saver) -> Result<()> {
         let group = self.ground.group;
         let _saving = group.enter(Activity::Saving);
@@ -438,47 +428,5 @@ impl Log {
         }
         let heads = session.trainers.iter().zip(&session.failed_at);
         heads.map(|(head, failed)| self.history.result(head.name(), *failed)).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Updates an epoch of the release's data sets, and ranks that divide what one would see.
-    #[test]
-    fn updates_and_shares_are_the_releases() {
-        let training = |global_batch_size, images_per_loss| HeadTraining {
-            epochs: 60,
-            global_batch_size,
-            images_per_loss,
-            crop_size: 256,
-            warmup: 0.1,
-            power: 0.9,
-            weight_decay: 0.01,
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            workers: 0,
-        };
-        for (batch, per_loss, pairs, updates) in [
-            (32, 4, 24_231, 757),
-            (32, 4, 23_158, 723),
-            (16, 2, 20_210, 1263),
-            (32, 4, 10_582, 330),
-            (8, 1, 2_522, 316),
-        ] {
-            let plan = Plan::new(&training(batch, per_loss), pairs);
-            assert_eq!(plan.updates_per_epoch, updates, "{pairs} pairs");
-            assert_eq!(plan.range(updates, 0, 1).start, pairs, "an epoch begins a pass");
-            for ranks in [2, 3, 4] {
-                let ranges: Vec<_> = (0..ranks).map(|rank| plan.range(5, rank, ranks)).collect();
-                let whole = plan.range(5, 0, 1);
-                assert_eq!(
-                    (ranges[0].start, ranges[ranks as usize - 1].end),
-                    (whole.start, whole.end)
-                );
-                assert!(ranges.windows(2).all(|two| two[0].end == two[1].start));
-            }
-        }
     }
 }

@@ -1,0 +1,40 @@
+//! Names of classes, where a packing has left them beside its shards.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Dataset;
+use crate::source::ShardAddress;
+
+/// What a packing of class folders writes beside its shards: the classes in the order of their labels.
+pub const CLASSES: &str = "classes.json";
+
+impl Dataset {
+    /// The names of its classes in the order of their labels, as they stand beside its shards; none where
+    /// nothing does.
+    ///
+    /// # Errors
+    /// A list is damaged, or shards lie beside lists that differ.
+    pub fn class_names(&self) -> Result<Option<Vec<String>>> {
+        let folder = |number| match self.shard(number) {
+            ShardAddress::File(path) => path.parent().map(Path::to_path_buf),
+            ShardAddress::Url(_) | ShardAddress::Bundle(_) => None,
+        };
+        let folders: BTreeSet<_> = (0..self.shard_count()).filter_map(folder).collect();
+        let mut found: Option<Vec<String>> = None;
+        for path in folders.into_iter().map(|folder| folder.join(CLASSES)) {
+            let Ok(text) = std::fs::read(&path) else { continue };
+            let fail = || format!("{}: is no list of classes", path.display());
+            let names: Vec<String> = serde_json::from_slice(&text).with_context(fail)?;
+            let before = found.get_or_insert_with(|| names.clone());
+            ensure!(
+                *before == names,
+                "{}: numbers other classes than the shards before it",
+                path.display()
+            );
+        }
+        Ok(found)
+    }
+}
