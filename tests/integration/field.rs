@@ -252,7 +252,7 @@ fn classes_that_are_numbered_otherwise_are_not_compared() {
             let folder = workshop.path(&format!("{set}/{class}"));
             fs::create_dir_all(&folder).unwrap();
             for number in 0..2u32 {
-                fs::write(folder.join(format!("{number}.jpg")), image(class as u32 + number))
+                fs::write(folder.join(format!("{number}.jpg")), image(class as u32 * 10 + number))
                     .unwrap();
             }
         }

@@ -37,11 +37,11 @@ pub(super) fn terminated() {
     install().unwrap();
     for (signal, name) in [
         (SIGTERM, "SIGTERM"),
-        (SIGTERM, "SIGTERM"),
         (SIGHUP, "SIGHUP"),
         (SIGUSR1, "SIGUSR1"),
         (SIGUSR2, "SIGUSR2"),
         (SIGXCPU, "SIGXCPU"),
+        (SIGTERM, "SIGTERM"),
     ] {
         // Whoever runs the tests may have it ignored.
         if ending_signals().contains(&signal) {
