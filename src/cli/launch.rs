@@ -21,6 +21,7 @@ use crate::native::guard;
 const INTERRUPTED: u8 = 130;
 
 const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+const SHARED_GPUS: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -141,7 +142,9 @@ fn devices(
     if gpus == 0 {
         return Ok(Vec::new());
     }
-    if processes > gpus {
+    // NCCL's own switch for several ranks of one GPU, from its release 2.30 on.
+    let is_shared = env::var(SHARED_GPUS).is_ok_and(|value| value == "1");
+    if processes > gpus && !is_shared {
         let message = format!(
             "found {processes} processes, but libtorch sees {gpus} GPUs here, and each process \
              needs one; to train on the CPU, set {VISIBLE_DEVICES}= (to nothing)"
@@ -149,8 +152,11 @@ fn devices(
         return Err(usage("--nproc-per-node", message));
     }
     Ok(match visible {
-        Some(names) => names.split(',').map(|name| name.trim().into()).take(processes).collect(),
-        None => (0..processes).map(|index| index.to_string()).collect(),
+        Some(names) => {
+            let names: Vec<_> = names.split(',').map(|name| name.trim().to_string()).collect();
+            names.into_iter().cycle().take(processes).collect()
+        }
+        None => (0..processes).map(|index| (index % gpus).to_string()).collect(),
     })
 }
 

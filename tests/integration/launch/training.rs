@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
+use crate::support::device::program;
 use crate::support::processes::{children, kill, wait_until};
 use crate::support::workshop::{Finished, Workshop};
 
@@ -22,7 +23,7 @@ fn training(workshop: &Workshop, mut launcher: Command, run: &str) -> Command {
 
 /// `distill launch` with these options, up to where the arguments of its processes stand.
 fn launch(options: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_distill"));
+    let mut command = Command::new(program());
     command.arg("launch").args(options).arg("--");
     command
 }

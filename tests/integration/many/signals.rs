@@ -2,11 +2,12 @@
 //! "resume me".
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Ranks, losses, metrics, train, wait_for_steps};
+use crate::support::device;
 use crate::support::processes::children;
 use crate::support::processes::free_port;
 use crate::support::workshop::Workshop;
@@ -73,6 +74,40 @@ fn a_rank_without_data_holds_up_no_preemption() {
     let saved = metrics(&workshop, "run").len();
     assert!((steps..=steps + 1).contains(&saved), "{steps} steps were done, {saved} saved");
     assert_eq!(workshop.checkpoints("run"), [format!("step-{saved}")]);
+}
+
+/// The same with so many sums under way that a GPU's queue is full, where the next call into the
+/// driver blocks: the rank that is stuck in it must be freed by the one that gives up.
+#[test]
+fn a_full_queue_holds_up_no_preemption() {
+    let workshop = slow_images();
+    let overrides = [
+        "schedule.epochs=10000",
+        "checkpoint.every=100000",
+        "students.0.model.depth=52",
+        "students.1.model.depth=52",
+        // One sum for each of more than 1,200 parameters.
+        "distributed.bucket_megabytes=1e-6",
+        "distributed.timeout_seconds=120",
+    ];
+    let ranks = Ranks::start(2, |_| workshop.training(&overrides));
+    wait_for_steps(&workshop, "run", 1);
+    for worker in children(ranks.process(1)) {
+        kill_process(Pid::from_raw(worker as i32).unwrap(), Signal::STOP).unwrap();
+    }
+    let steps = || metrics(&workshop, "run").len();
+    let (mut before, mut quiet) = (steps(), Instant::now());
+    while quiet.elapsed() < device::patience(Duration::from_secs(3)) {
+        std::thread::sleep(Duration::from_millis(100));
+        if steps() > before {
+            (before, quiet) = (steps(), Instant::now());
+        }
+    }
+    terminate(ranks.process(0));
+    for finished in ranks.finish(Duration::from_secs(20)) {
+        assert_eq!(finished.code, Some(75), "{}", finished.stderr);
+    }
+    assert_eq!(workshop.checkpoints("run"), [format!("step-{}", steps())]);
 }
 
 /// A rank that waits for others that never come can be stopped.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::device::patience;
 use super::python::run;
 
 pub fn kill(process: u32) {
@@ -38,7 +39,8 @@ pub fn children(parent: u32) -> Vec<u32> {
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}: not after 30 s");
+        let limit = patience(Duration::from_secs(30));
+        assert!(start.elapsed() < limit, "{what}: not after {limit:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -8,6 +8,7 @@ use distill::dist::ProcessGroup;
 use serde_json::Value;
 use tch::Device;
 
+use super::device;
 use super::processes::{free_port, kill, wait_until};
 use super::workshop::{Finished, Workshop};
 
@@ -45,7 +46,7 @@ impl Ranks {
     /// What each left behind. Whoever goes on for more than `patience` fails the test.
     #[track_caller]
     pub fn finish(self, patience: Duration) -> Vec<Finished> {
-        let begun = Instant::now();
+        let (begun, patience) = (Instant::now(), device::patience(patience));
         let waits: Vec<_> = self
             .0
             .into_iter()

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+use super::device::{device_name, program};
+
 /// A folder with shards, a config, and whatever a test does to them.
 pub struct Workshop {
     folder: TempDir,
@@ -61,6 +63,11 @@ every = 4
 samples = 3
 "#;
 
+/// The configuration for the device under test.
+fn on_device(config: &str) -> String {
+    config.replace("\"cpu\"", &format!("{:?}", device_name()))
+}
+
 impl Workshop {
     /// [`Self::new`] with a config of pre-training beside the other, as `pretrain.toml`.
     pub fn pretraining() -> Self {
@@ -68,7 +75,7 @@ impl Workshop {
         let (run, rest) = CONFIG.split_once("[teacher]").unwrap();
         let (_, data) = rest.split_once("[data]").unwrap();
         let config = format!("{run}{AUTOENCODER}[data]{data}").replace("\"run\"", "\"pre\"");
-        fs::write(workshop.path("pretrain.toml"), config).unwrap();
+        fs::write(workshop.path("pretrain.toml"), on_device(&config)).unwrap();
         workshop
     }
 
@@ -89,7 +96,7 @@ impl Workshop {
     /// A fresh folder with the standard config and two shards of ten images each.
     pub fn new() -> Self {
         let workshop = Self { folder: tempfile::tempdir().unwrap() };
-        fs::write(workshop.path("config.toml"), CONFIG).unwrap();
+        fs::write(workshop.path("config.toml"), on_device(CONFIG)).unwrap();
         fs::create_dir(workshop.path("shards")).unwrap();
         for shard in 0..2 {
             let images: Vec<_> =
@@ -117,7 +124,7 @@ impl Workshop {
 
     /// The program in this folder, with these arguments.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_distill"));
+        let mut command = Command::new(program());
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
         command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1");
         command
