@@ -80,6 +80,7 @@ enum Command {
 
 /// Runs the program on its command line.
 pub fn main() -> ExitCode {
+    native::c10d::prepare_environment();
     die_with_the_launcher();
     let arguments = Arguments::parse();
     native::install_panic_hook();

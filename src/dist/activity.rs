@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +138,12 @@ impl TrainingThread {
         self.progress.load(Ordering::Relaxed)
     }
 
+    /// Since when it has made no progress.
+    pub(super) fn quiet(&self) -> Duration {
+        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(moved)
+    }
+
     pub(super) fn activity(&self) -> Activity {
         self.now().activity
     }
@@ -150,8 +156,7 @@ impl TrainingThread {
         if let Some(pending) = pending {
             let _ = write!(text, " ({pending})");
         }
-        let moved = self.moved.load(Ordering::Relaxed) as f64 / 1e3;
-        let quiet = (self.started.elapsed().as_secs_f64() - moved).max(0.0);
+        let quiet = self.quiet().as_secs_f64();
         let _ = write!(
             text,
             " for {seconds:.1} s, at step {}; last progress {quiet:.1} s ago",

@@ -3,6 +3,7 @@
 
 mod activity;
 mod agreement;
+mod connecting;
 pub mod environment;
 mod error;
 mod gathering;

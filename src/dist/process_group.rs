@@ -2,16 +2,20 @@
 
 use std::borrow::Cow;
 use std::mem::ManuallyDrop;
-use std::net::{ToSocketAddrs, UdpSocket};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::Result;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tch::{Device, Tensor};
+use tracing::{debug, warn};
 
 use super::activity::{Activity, ActivityGuard, TrainingThread};
+use super::connecting::{connect, lead_nccl};
 use super::environment::RankInfo;
+use super::error::StoppedEarly;
 use super::heartbeat::Heartbeat;
 use super::kv_store::{KvStore, LocalStore};
 use super::rendezvous::meet;
@@ -22,6 +26,12 @@ use crate::status::{self, Registration};
 
 /// How long a wait for a collective goes on before the verdict of the heartbeat is looked at.
 const COLLECTIVE_POLL: Duration = Duration::from_millis(100);
+
+/// How long others that gave up a step are waited for before collectives are aborted, and how long the
+/// abortion: one of them may be stuck in a call that only the end of another's collectives frees.
+const LONGEST_SETTLING: Duration = Duration::from_secs(3);
+const SETTLING_POLL: Duration = Duration::from_millis(20);
+const LONGEST_ABORT: Duration = Duration::from_secs(5);
 
 /// Pause between looks at whether the device has come to an event.
 const DEVICE_POLL: Duration = Duration::from_micros(50);
@@ -42,7 +52,7 @@ pub struct ProcessGroup {
 
 struct Others {
     /// Taken out in [`ProcessGroup::leave`] only: after a failure its destructor could wait for the dead.
-    collectives: ManuallyDrop<Collectives>,
+    collectives: ManuallyDrop<Arc<Collectives>>,
     heartbeat: Heartbeat,
     store: Arc<TcpKvStore>,
     thread: Arc<TrainingThread>,
@@ -81,19 +91,26 @@ impl ProcessGroup {
         stop: fn() -> bool,
     ) -> Result<Self> {
         raise_file_limit();
+        if device != Device::Cpu {
+            lead_nccl(&rank_info)?;
+        }
         let store = meet(&rank_info, name, meeting, stop)?;
         let heartbeat_store = Arc::new(TcpKvStore::open(&rank_info, false, meeting)?);
         let keeper = format!("{}:{}", rank_info.rendezvous.host, rank_info.rendezvous.port);
         let thread = Arc::new(TrainingThread::new());
         let heartbeat = Heartbeat::start(thread.clone(), heartbeat_store, timeout, keeper, stop)?;
-        let collectives =
-            match connect(&rank_info, device, &store, meeting + timeout * 2, &heartbeat) {
-                Ok(collectives) => ManuallyDrop::new(collectives),
-                Err(error) => {
-                    heartbeat.announce(&error);
-                    return Err(error);
-                }
-            };
+        let patience = if device == Device::Cpu { meeting + timeout * 2 } else { meeting };
+        let collectives = match connect(&rank_info, device, &store, patience, &heartbeat) {
+            Ok(collectives) => ManuallyDrop::new(collectives),
+            Err(error) if error.is::<StoppedEarly>() => return Err(error),
+            Err(error) => {
+                heartbeat.announce(&error);
+                return Err(error);
+            }
+        };
+        if device != Device::Cpu {
+            heartbeat.frees_with(Arc::downgrade(&collectives));
+        }
         let others = Others { collectives, heartbeat, store, thread: thread.clone() };
         Ok(Self::new(rank_info, device, stop, thread, Some(others)))
     }
@@ -250,20 +267,24 @@ impl ProcessGroup {
         })
     }
 
-    /// After a step was given up: ends the collectives of that step, for which a GPU would wait for
-    /// ever. No other collective can follow.
-    pub fn end_collectives(&self) -> Result<()> {
+    /// After the step after `step` was given up: ends the collectives of that step, for which a GPU would
+    /// wait for ever. No other collective can follow.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub fn end_collectives(&self, step: u64) -> Result<()> {
         let Some(others) = &self.others else { return Ok(()) };
         skip_destructors();
-        match self.device {
-            Device::Cuda(_) => others.collectives.abort(),
-            _ => Ok(()),
+        if let Device::Cuda(_) = self.device {
+            others.await_settled(step, self.world_size())?;
+            abort_within(LONGEST_ABORT, Arc::clone(&others.collectives));
         }
+        Ok(())
     }
 
     /// The collectives; `None` in a process that trains alone.
     pub(super) fn collectives(&self) -> Option<&Collectives> {
-        self.others.as_ref().map(|others| &*others.collectives)
+        self.others.as_ref().map(|others| &**others.collectives)
     }
 
     /// The failure behind a collective that failed with `error`.
@@ -339,14 +360,49 @@ impl ProcessGroup {
 impl Others {
     fn until(&self, what: Cow<'static, str>, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         let _waiting = self.thread.enter(Activity::WaitingForOthers, Some(what));
+        let mut asked = Instant::now();
         loop {
             match done() {
                 Ok(true) => return Ok(()),
                 Ok(false) => self.heartbeat.check_step()?,
                 Err(error) => return Err(self.heartbeat.blame(error)),
             }
+            // On a GPU what is waited for does not fail: NCCL tells only who asks.
+            if asked.elapsed() >= COLLECTIVE_POLL {
+                asked = Instant::now();
+                self.collectives.check().map_err(|error| {
+                    warn!("{error:#}");
+                    self.heartbeat.blame(error)
+                })?;
+            }
         }
     }
+
+    /// Waits a while until all processes have the weights after `step`: one that aborts its collectives
+    /// before takes them from those that still receive.
+    fn await_settled(&self, step: u64, size: usize) -> Result<()> {
+        let key = format!("settled/{step}");
+        let mut count = self.store.count(&key)?;
+        let begun = Instant::now();
+        while count < size as i64 && begun.elapsed() < LONGEST_SETTLING {
+            self.heartbeat.check()?;
+            thread::sleep(SETTLING_POLL);
+            count = self.store.counted(&key)?;
+        }
+        debug!("{count} of {size} processes have the weights after step {step}");
+        Ok(())
+    }
+}
+
+/// Aborts collectives. libtorch may wait for more than we do: then that thread is left behind, and what
+/// is saved does not need it.
+fn abort_within(patience: Duration, collectives: Arc<Collectives>) {
+    let (sender, receiver) = sync_channel(1);
+    let begun = Instant::now();
+    let thread = thread::Builder::new().name("abort".into());
+    let spawned = thread.spawn(move || sender.send(collectives.abort().map_err(|e| e.to_string())));
+    let outcome = spawned.map(|_| receiver.recv_timeout(patience));
+    debug!("collectives aborted after {:.1} s: {outcome:?}", begun.elapsed().as_secs_f64());
 }
 
 /// Rank 0 keeps two connections to every other process, more than most systems allow unless asked.
@@ -355,47 +411,4 @@ fn raise_file_limit() {
     limit.current = limit.maximum;
     // Without it a small run works as well, and a large one says that connections fail.
     let _ = setrlimit(Resource::Nofile, limit);
-}
-
-/// Connects this process to the others. The heartbeats find a dead one before `patience` is over,
-/// and say which one it is.
-fn connect(
-    rank_info: &RankInfo,
-    device: Device,
-    store: &TcpKvStore,
-    patience: Duration,
-    heartbeat: &Heartbeat,
-) -> Result<Collectives> {
-    let address = own_address(rank_info, device)?;
-    let store = store.tcp().prefixed("group")?;
-    Collectives::join(&store, (rank_info.rank, rank_info.world_size), device, &address, patience)
-        .map_err(|error| heartbeat.blame(error).context("the ranks cannot connect to each other"))
-}
-
-/// The address of this node on the network that leads to rank 0, where Gloo listens.
-fn own_address(rank_info: &RankInfo, device: Device) -> Result<String> {
-    let rendezvous = &rank_info.rendezvous;
-    let target = (rendezvous.host.as_str(), rendezvous.port);
-    let fail = || format!("{}:{} (MASTER_ADDR, MASTER_PORT)", target.0, target.1);
-    let target = target
-        .to_socket_addrs()
-        .with_context(fail)?
-        .next()
-        .ok_or_else(|| anyhow!("no address"))
-        .with_context(fail)?;
-    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    // Nothing is sent: the system only chooses the way, and with it the address.
-    let socket = UdpSocket::bind(any).and_then(|socket| socket.connect(target).map(|()| socket));
-    let address = socket.and_then(|socket| socket.local_addr()).with_context(fail)?.ip();
-    ensure!(
-        device != Device::Cpu
-            || !address.is_loopback()
-            || rank_info.local_world_size == rank_info.world_size
-            || std::env::var_os("GLOO_SOCKET_IFNAME").is_some(),
-        "MASTER_ADDR {} leads to this node's own loopback address {address}, though the run has \
-         other nodes: give an address that all nodes reach, or name this node's interface in \
-         GLOO_SOCKET_IFNAME",
-        rendezvous.host
-    );
-    Ok(address.to_string())
 }

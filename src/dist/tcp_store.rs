@@ -65,6 +65,23 @@ impl TcpKvStore {
         &self.tcp
     }
 
+    /// Adds one to the number under `key`, and gives the sum.
+    ///
+    /// # Errors
+    /// The store is gone.
+    pub fn count(&self, key: &str) -> Result<i64> {
+        self.tcp.count(key).map_err(gone)
+    }
+
+    /// The number under `key`, 0 if there is none.
+    ///
+    /// # Errors
+    /// The store is gone, or what is there is no number.
+    pub fn counted(&self, key: &str) -> Result<i64> {
+        let Some(note) = self.get(key)? else { return Ok(0) };
+        Ok(std::str::from_utf8(&note)?.parse()?)
+    }
+
     /// Waits for a note; `None` if there is none within `timeout`.
     ///
     /// # Errors

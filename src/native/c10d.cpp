@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -29,9 +30,29 @@ namespace {
 using Store = intrusive_ptr<c10d::Store>;
 using Work = intrusive_ptr<c10d::Work>;
 
+// The collective that was begun last, by whichever thread: who has its state has NCCL's.
+class Latest {
+public:
+  Work remember(Work work) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    work_ = work;
+    return work;
+  }
+
+  Work get() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return work_;
+  }
+
+private:
+  std::mutex mutex_;
+  Work work_;
+};
+
 struct Group {
   intrusive_ptr<c10d::ProcessGroup> processes;
   intrusive_ptr<c10d::Backend> backend;
+  std::shared_ptr<Latest> latest = std::make_shared<Latest>();
 };
 
 Store &store_of(distill_store store) { return *static_cast<Store *>(store); }
@@ -73,8 +94,8 @@ struct Flight {
 // backward pass.
 class Exchange : public c10d::CommHookInterface {
 public:
-  Exchange(intrusive_ptr<c10d::Backend> backend, bool bfloat16, bool scatter)
-      : backend_(std::move(backend)), bfloat16_(bfloat16), scatter_(scatter) {}
+  Exchange(const Group &group, bool bfloat16, bool scatter)
+      : backend_(group.backend), latest_(group.latest), bfloat16_(bfloat16), scatter_(scatter) {}
 
   intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket &bucket) override {
     at::AutoDispatchBelowADInplaceOrView outside_of_the_graph;
@@ -84,11 +105,12 @@ public:
       wire = buffer.to(at::kBFloat16);
     try {
       send(buffer, wire);
+      take_what_arrived();
     } catch (...) {
       // Told to who waits for the gradients, who can find out which process is to blame.
       failure_ = std::current_exception();
     }
-    ++sent;
+    ++sent, ++sent_in_pass_;
     early += !bucket.isLast();
     std::vector<c10::Device> devices;
     if (buffer.is_cuda())
@@ -101,9 +123,17 @@ public:
 
   at::Tensor parseHookResult(const c10::IValue &result) override { return result.toTensor(); }
 
+  // Of a backward pass that is to send `buckets`.
+  void expect(uint64_t buckets) {
+    buckets_ = buckets;
+    sent_in_pass_ = 0;
+  }
+
   bool wait(milliseconds patience) {
     if (failure_)
       std::rethrow_exception(failure_);
+    TORCH_CHECK(sent_in_pass_ == buckets_, "only ", sent_in_pass_, " of ", buckets_,
+                " buckets of gradients were sent: a parameter got no gradient");
     const auto end = std::chrono::steady_clock::now() + patience;
     while (!flights_.empty()) {
       auto &flight = flights_.front();
@@ -111,9 +141,7 @@ public:
           end - std::chrono::steady_clock::now());
       if (!wait_for(flight.work, std::max(left, milliseconds(1)), flight.bucket.is_cuda()))
         return false;
-      if (flight.wire)
-        flight.bucket.copy_(*flight.wire);
-      flights_.erase(flights_.begin());
+      land();
     }
     return true;
   }
@@ -121,6 +149,22 @@ public:
   uint64_t sent = 0, early = 0, bytes = 0;
 
 private:
+  // The first flight's sums are where they belong, and its copy in another format goes.
+  void land() {
+    auto &flight = flights_.front();
+    if (flight.wire)
+      flight.bucket.copy_(*flight.wire);
+    flights_.pop_front();
+  }
+
+  // Else the copies of all buckets would be held at once: for 2 billion parameters, 4 GB.
+  void take_what_arrived() {
+    while (bfloat16_ && !flights_.empty() && flights_.front().work->isCompleted()) {
+      flights_.front().work->wait();
+      land();
+    }
+  }
+
   void send(const at::Tensor &buffer, const std::optional<at::Tensor> &wire) {
     // Gloo has no reduce-scatter of its own: libtorch does an all-reduce of a copy in its place,
     // which can be waited for in one piece only.
@@ -134,20 +178,23 @@ private:
       auto [mine, mine_on_wire] = part(share * backend_->getRank(), share);
       at::Tensor output = mine_on_wire.value_or(mine);
       at::Tensor input = wire.value_or(buffer).narrow(0, 0, share * size);
-      flights_.push_back({backend_->_reduce_scatter_base(output, input), mine, mine_on_wire});
+      auto work = latest_->remember(backend_->_reduce_scatter_base(output, input));
+      flights_.push_back({work, mine, mine_on_wire});
     }
     // What does not divide evenly, fewer numbers than processes, is everybody's.
     if (const int64_t rest = buffer.numel() - share * size; rest > 0) {
       auto [bucket, on_wire] = part(share * size, rest);
       std::vector<at::Tensor> tensors{on_wire.value_or(bucket)};
-      flights_.push_back({backend_->allreduce(tensors), bucket, on_wire});
+      flights_.push_back({latest_->remember(backend_->allreduce(tensors)), bucket, on_wire});
     }
     bytes += buffer.numel() * (wire ? 2 : buffer.element_size());
   }
 
   intrusive_ptr<c10d::Backend> backend_;
+  std::shared_ptr<Latest> latest_;
   bool bfloat16_, scatter_;
-  std::vector<Flight> flights_;
+  uint64_t buckets_ = 0, sent_in_pass_ = 0;
+  std::deque<Flight> flights_;
   std::exception_ptr failure_;
 };
 
@@ -155,17 +202,16 @@ struct Reducer {
   std::vector<at::Tensor> parameters;
   Exchange *exchange; // owned by `engine`
   std::unique_ptr<c10d::Reducer> engine;
+  uint64_t buckets = 0;
 };
 
 Reducer &reducer_of(distill_reducer reducer) { return *static_cast<Reducer *>(reducer); }
 
-// c10d logs lost connections with C++ stacks; what they mean is said by Rust. And it records its last
-// collectives for a debugger that needs Python, in a list that only one thread may use. Who wants
-// either sets libtorch's own variables.
+// c10d logs lost connections with C++ stacks; what they mean is said by Rust.
 void quieten_once() {
   static std::once_flag done;
   std::call_once(done, [] {
-    setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/0);
+    distill_prepare_environment();
     if (std::getenv("TORCH_CPP_LOG_LEVEL"))
       c10::initLogging();
     else
@@ -184,16 +230,18 @@ intrusive_ptr<c10d::Backend> over_gloo(const Store &store, int rank, int size, c
   return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
 }
 
-intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, milliseconds timeout) {
+intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, at::Device device,
+                                       milliseconds timeout) {
 #ifdef USE_C10D_NCCL
-  // A process that NCCL's watchdog ends dies with a C++ stack. Dead and hung ranks are this
-  // program's business (src/dist/heartbeat/), which ends with a message that names them.
-  setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
-  // Waiting for a collective must not block the host, which could then not look around.
-  setenv("TORCH_NCCL_BLOCKING_WAIT", "0", /*overwrite=*/1);
   auto options = c10d::ProcessGroupNCCL::Options::create(/*is_high_priority_stream=*/true);
-  options->timeout = timeout;
-  return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
+  // How long a collective may take is the heartbeats' business.
+  options->timeout = std::chrono::hours(24 * 365);
+  auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
+  // Here, where all have just met, and not with the first collective: a network that carries nothing
+  // is found before minutes of loading, and rank 0, which others wait for here, is not late.
+  c10d::StoreTimeoutGuard patience(*store, timeout);
+  backend->eagerConnectSingleDevice(device);
+  return backend;
 #else
   TORCH_CHECK(false, "this build has no NCCL: it was made with a libtorch without CUDA, or without "
                      "NCCL's headers");
@@ -201,6 +249,29 @@ intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, m
 }
 
 } // namespace
+
+void distill_prepare_environment() {
+  const auto unless_set = [](const char *name, const char *value) {
+    setenv(name, value, /*overwrite=*/0);
+  };
+  // c10d records its last collectives for a debugger that needs Python, in a list that only one thread
+  // may use.
+  unless_set("TORCH_FR_BUFFER_SIZE", "0");
+  // A process that NCCL's watchdog or its monitor ends dies with a C++ stack, or without a word. Dead
+  // and hung ranks are this program's business (src/dist/heartbeat/), which ends with a message that
+  // names them.
+  for (const char *name :
+       {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_RETHROW_CUDA_ERRORS",
+        "TORCH_NCCL_ENABLE_MONITORING", "TORCH_NCCL_DUMP_ON_TIMEOUT",
+        "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC"})
+    unless_set(name, "0");
+  // Waiting for a collective must not block the host, which could then not look around.
+  setenv("TORCH_NCCL_BLOCKING_WAIT", "0", /*overwrite=*/1);
+}
+
+void distill_set_variable(const char *name, const char *value) {
+  setenv(name, value, /*overwrite=*/0);
+}
 
 char *distill_store_open(const char *host, uint16_t port, bool serve, int64_t timeout_ms,
                          distill_store *store) {
@@ -261,9 +332,9 @@ char *distill_group_create(distill_store store, int rank, int size, int64_t cuda
       processes->setBackend(at::kCPU, c10d::ProcessGroup::BackendType::GLOO, backend);
       processes->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
     } else {
-      c10::impl::VirtualGuardImpl(at::kCUDA)
-          .setDevice(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda)));
-      backend = over_nccl(meeting, rank, size, timeout);
+      const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda));
+      c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device);
+      backend = over_nccl(meeting, rank, size, device, timeout);
       processes->setBackend(at::kCUDA, c10d::ProcessGroup::BackendType::NCCL, backend);
       processes->setDefaultBackend(c10d::ProcessGroup::BackendType::NCCL);
     }
@@ -277,7 +348,8 @@ char *distill_group_all_reduce(distill_group group, distill_tensor tensor, bool 
     std::vector<at::Tensor> tensors{tensor_of(tensor)};
     c10d::AllreduceOptions options;
     options.reduceOp = max ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM;
-    *work = new Work(group_of(group).backend->allreduce(tensors, options));
+    auto &[processes, backend, latest] = group_of(group);
+    *work = new Work(latest->remember(backend->allreduce(tensors, options)));
   });
 }
 
@@ -285,7 +357,17 @@ char *distill_group_all_gather(distill_group group, distill_tensor whole, distil
                                distill_work *work) {
   return guarded([&] {
     auto output = tensor_of(whole), input = tensor_of(part);
-    *work = new Work(group_of(group).backend->_allgather_base(output, input));
+    auto &[processes, backend, latest] = group_of(group);
+    *work = new Work(latest->remember(backend->_allgather_base(output, input)));
+  });
+}
+
+char *distill_group_check(distill_group group) {
+  return guarded([&] {
+    const Work latest = group_of(group).latest->get();
+    // Asking whether it is done asks NCCL for errors.
+    if (latest && latest->isCompleted() && latest->exception())
+      std::rethrow_exception(latest->exception());
   });
 }
 
@@ -328,7 +410,7 @@ char *distill_reducer_create(distill_group group, const distill_tensor *paramete
         std::unordered_map<size_t, std::string>(), static_cast<int64_t>(limits[0]),
         /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false,
         std::vector<int64_t>());
-    auto exchange = std::make_unique<Exchange>(group_of(group).backend, bfloat16, scatter);
+    auto exchange = std::make_unique<Exchange>(group_of(group), bfloat16, scatter);
     made->exchange = exchange.get();
     made->engine->register_comm_hook(std::move(exchange));
     // The engine keeps a list of parameters as their gradients come, until it orders its buckets by
@@ -342,6 +424,7 @@ char *distill_reducer_create(distill_group group, const distill_tensor *paramete
       const auto members = bucket.getParameters(), views = bucket.getGradients();
       for (size_t place = 0; place < members.size(); ++place)
         members[place].mutable_grad() = views[place];
+      ++made->buckets;
     }
     *reducer = made.release();
   });
@@ -365,8 +448,10 @@ char *distill_reducer_layout(distill_reducer reducer, size_t *bucket, size_t *po
 
 char *distill_reducer_expect(distill_reducer reducer) {
   return guarded([&] {
-    reducer_of(reducer).engine->prepare_for_forward();
-    reducer_of(reducer).engine->prepare_for_backward({});
+    auto &[parameters, exchange, engine, buckets] = reducer_of(reducer);
+    exchange->expect(buckets);
+    engine->prepare_for_forward();
+    engine->prepare_for_backward({});
   });
 }
 

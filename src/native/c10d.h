@@ -11,6 +11,12 @@ typedef void *distill_group;
 typedef void *distill_work;
 typedef void *distill_reducer;
 
+// Sets the environment variables that c10d and NCCL are to find, unless the user did. Before there are
+// threads that may read the environment.
+void distill_prepare_environment(void);
+// Sets one, unless it is set.
+void distill_set_variable(const char *name, const char *value);
+
 // A connection to the TCP store at host:port. With `serve` this process also keeps the store.
 char *distill_store_open(const char *host, uint16_t port, bool serve, int64_t timeout_ms,
                          distill_store *store);
@@ -26,7 +32,7 @@ char *distill_store_delete(distill_store store, const char *key);
 void distill_store_free(distill_store store);
 
 // A group of `size` processes: Gloo, listening at `address`, where `cuda` is negative, else NCCL on
-// that GPU. Waits for all of them.
+// that GPU. Returns when all are connected; for NCCL, that may be never.
 char *distill_group_create(distill_store store, int rank, int size, int64_t cuda,
                            const char *address, int64_t timeout_ms, distill_group *group);
 // In place: the sum over all processes, or with `max` the largest.
@@ -35,6 +41,8 @@ char *distill_group_all_reduce(distill_group group, distill_tensor tensor, bool 
 // All processes' `part`s one after the other in `whole`.
 char *distill_group_all_gather(distill_group group, distill_tensor whole, distill_tensor part,
                                distill_work *work);
+// Whether NCCL has found an error since, such as a peer that is gone; null if not.
+char *distill_group_check(distill_group group);
 // Ends the group's collectives, wherever they are; it is of no use afterwards.
 char *distill_group_abort(distill_group group);
 void distill_group_free(distill_group group);

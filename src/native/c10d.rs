@@ -14,6 +14,8 @@ use super::device::cuda_index;
 use super::shim::{Handle, check, free_message, handle, handles};
 
 unsafe extern "C" {
+    fn distill_prepare_environment();
+    fn distill_set_variable(name: *const c_char, value: *const c_char);
     fn distill_store_open(
         host: *const c_char,
         port: u16,
@@ -63,6 +65,7 @@ unsafe extern "C" {
         part: Handle,
         work: *mut Handle,
     ) -> *mut c_char;
+    fn distill_group_check(group: Handle) -> *mut c_char;
     fn distill_group_abort(group: Handle) -> *mut c_char;
     fn distill_group_free(group: Handle);
     fn distill_work_wait(work: Handle, timeout_ms: i64, done: *mut bool) -> *mut c_char;
@@ -93,6 +96,25 @@ fn text(text: &str) -> Result<CString> {
 
 fn milliseconds(time: Duration) -> i64 {
     time.as_millis().clamp(1, i64::MAX as u128) as i64
+}
+
+/// Sets the environment variables that keep c10d and NCCL from ending the process by themselves, unless
+/// the user did. At the start of the program: the environment has no lock.
+pub fn prepare_environment() {
+    // SAFETY: called while there is one thread.
+    unsafe { distill_prepare_environment() }
+}
+
+/// Sets the environment variable `name` for NCCL, unless it is set.
+///
+/// # Errors
+/// A zero byte in one of them.
+pub fn set_variable(name: &str, value: &str) -> Result<()> {
+    let (name, value) = (text(name)?, text(value)?);
+    // SAFETY: both live through the call. Called before the threads of c10d and NCCL exist, which read
+    // the environment.
+    unsafe { distill_set_variable(name.as_ptr(), value.as_ptr()) }
+    Ok(())
 }
 
 /// A connection to the store in which processes leave each other bytes under keys (`TCPStore`).
@@ -183,10 +205,12 @@ pub struct Collectives(Handle);
 // SAFETY: c10d's process groups may be used from any thread; that collectives are called in the
 // same order on all processes is what the callers see to.
 unsafe impl Send for Collectives {}
+// SAFETY: as above; another thread may check and abort them, which is what c10d has abort for.
+unsafe impl Sync for Collectives {}
 
 impl Collectives {
     /// Joins the group of `size` processes that meet in `store`. On a CPU this process listens at
-    /// `address`.
+    /// `address`. NCCL knows no time limit: where its ranks do not reach each other, this does not return.
     ///
     /// # Errors
     /// Not all join within `timeout`, or the device has no backend in this build.
@@ -236,6 +260,13 @@ impl Collectives {
 }
 
 impl Collectives {
+    /// # Errors
+    /// NCCL has found one in the meantime, such as a peer that is gone: on a GPU no wait would tell.
+    pub fn check(&self) -> Result<()> {
+        // SAFETY: a live group.
+        check(unsafe { distill_group_check(self.0) })
+    }
+
     /// Ends all collectives under way, wherever they are. The group is of no use afterwards.
     pub fn abort(&self) -> Result<()> {
         // SAFETY: a live group.

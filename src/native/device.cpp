@@ -96,6 +96,14 @@ char *distill_gpu(int64_t cuda, char *name, size_t length, int *major, int *mino
   });
 }
 
+char *distill_make_current(int64_t cuda) {
+  return guarded([&] {
+    if (cuda >= 0)
+      c10::impl::VirtualGuardImpl(at::kCUDA)
+          .setDevice(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda)));
+  });
+}
+
 char *distill_exact_convolutions(void) {
   return guarded([] { at::globalContext().setAllowTF32CuDNN(false); });
 }

@@ -28,6 +28,8 @@ char *distill_peak_memory(int64_t cuda, uint64_t *allocated, uint64_t *reserved)
 
 // The GPU's name, as much of it as fits with its final zero, and its compute capability.
 char *distill_gpu(int64_t cuda, char *name, size_t length, int *major, int *minor);
+// Makes the GPU this thread's; nothing where `cuda` is negative.
+char *distill_make_current(int64_t cuda);
 // From here on float32 convolutions on a GPU are computed in float32, not in TF32.
 char *distill_exact_convolutions(void);
 }

@@ -28,6 +28,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn distill_download(tensor: Handle, host: *mut Handle) -> *mut c_char;
     fn distill_exact_convolutions() -> *mut c_char;
+    fn distill_make_current(cuda: i64) -> *mut c_char;
     fn distill_peak_memory(cuda: i64, allocated: *mut u64, reserved: *mut u64) -> *mut c_char;
     fn distill_gpu(
         cuda: i64,
@@ -46,6 +47,15 @@ unsafe extern "C" {
 pub fn exact_convolutions() -> Result<()> {
     // SAFETY: the call takes nothing; it sets a flag of libtorch's, or returns a message.
     check(unsafe { distill_exact_convolutions() })
+}
+
+/// Makes `device` this thread's: what libtorch allocates by itself lies there.
+///
+/// # Errors
+/// There is no such GPU.
+pub fn make_current(device: Device) -> Result<()> {
+    // SAFETY: the call takes a number; it returns a message where there is no such GPU.
+    check(unsafe { distill_make_current(cuda_index(device)?) })
 }
 
 /// The GPU's number; -1 for the CPU.

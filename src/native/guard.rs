@@ -53,13 +53,42 @@ pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
-/// What libtorch says, without the C++ stack that follows it.
+/// What libtorch says, without the C++ stack that follows it: its first line, or of NCCL's errors, whose
+/// reason comes last, all lines but for the place in libtorch's source.
 pub(super) fn first_line(text: &str) -> String {
     let text = match text.find("Torch(\"") {
         Some(at) => text[at + 7..].replace("\\n", "\n"),
         None => text.to_string(),
     };
     let end = text.find("\nException raised from").unwrap_or(text.len());
-    let line = text[..end].lines().next().unwrap_or("").trim();
+    let lines = text[..end].lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_nccl = text.trim_start().starts_with("NCCL error");
+    let line = lines.take(if is_nccl { usize::MAX } else { 1 }).collect::<Vec<_>>().join(" ");
+    let line = match line.strip_prefix("NCCL error in: ").and_then(|rest| rest.split_once(", ")) {
+        Some((_place, what)) => format!("NCCL error: {what}"),
+        None => line,
+    };
     line.trim_end_matches("\")").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_nccl_keeps_its_reason() {
+        let text = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, unhandled \
+                    system error (run with NCCL_DEBUG=INFO for details), NCCL version 2.28.9\n\
+                    ncclSystemError: System call failed.\nLast error:\nno socket interface found\n\
+                    Exception raised from create at NCCLUtils.cpp:94 (most recent call first):\nframe #0";
+        assert_eq!(
+            first_line(text),
+            "NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version \
+             2.28.9 ncclSystemError: System call failed. Last error: no socket interface found"
+        );
+        assert_eq!(
+            first_line("shape '[2]' is invalid\nmore\nException raised from"),
+            "shape '[2]' is invalid"
+        );
+    }
 }

@@ -17,7 +17,9 @@ mod optimizer;
 mod shim;
 
 pub use backward::backward_from;
-pub use device::{DeviceEvent, Download, Gpu, PeakMemory, exact_convolutions, upload};
+pub use device::{
+    DeviceEvent, Download, Gpu, PeakMemory, exact_convolutions, make_current, upload,
+};
 pub use ending::{exit_if_skipping_destructors, exit_now, skip_destructors};
 pub use graph::CudaGraph;
 pub use guard::{guard, install_panic_hook};

@@ -365,7 +365,7 @@ impl Progressing<'_> {
             trainee_optimizer.settle_weights(group)?;
         }
         self.read(run, prefetcher, 0)?;
-        group.end_collectives()
+        group.end_collectives(state.step)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A process's side of its heartbeat: what the training thread says and asks.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::config::ConfigError;
 use crate::dist::activity::{Activity, TrainingThread};
 use crate::dist::error::Abandoned;
 use crate::dist::kv_store::KvStore;
+use crate::native::c10d::Collectives;
 use crate::status::{self, Registration};
 
 /// Bounds of the time between two signs of life, which is a tenth of the timeout.
@@ -60,6 +61,11 @@ impl Heartbeat {
         let described = shared.clone();
         let status = status::register("heartbeat", move || described.describe());
         Ok(Self { shared, store, interval, threads, host: host_and_process(), _status: status })
+    }
+
+    /// Has `collectives` aborted when the training thread is stuck in a step that was given up.
+    pub(in crate::dist) fn frees_with(&self, collectives: Weak<Collectives>) {
+        let _ = self.shared.collectives.set(collectives);
     }
 
     /// Fails with the [`Failure`] that ends the run, if there is one.

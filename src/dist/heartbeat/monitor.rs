@@ -181,8 +181,9 @@ fn stalled(all: &[Seen], limit: Duration) -> Option<Failure> {
     Some(failure_of(seen, what))
 }
 
-/// Every process lives, and none makes progress: to blame is who does not wait for the others. Only
-/// rank 0 sees all of them, itself included.
+/// Every process lives, and none makes progress: to blame is who does not wait for the others, first of
+/// all who waits for images: another may seem to compute, and be stuck in a call because of a sum that
+/// the former does not take part in. Then who is behind. Only rank 0 sees all of them, itself included.
 fn standstill(all: &[Seen], timeout: Duration) -> Option<Failure> {
     let stands = |seen: &Seen| {
         let is_judged = |activity: Activity| !activity.is_unlimited() && !activity.is_done_alone();
@@ -191,9 +192,17 @@ fn standstill(all: &[Seen], timeout: Duration) -> Option<Failure> {
     if !all.iter().all(stands) {
         return None;
     }
-    let waits = |seen: &&Seen| activity_of(seen) == Some(Activity::WaitingForOthers);
+    let rank = |seen: &&Seen| {
+        let place = seen.sign.as_ref().map_or((0, 0), |sign| (sign.step, sign.progress));
+        match activity_of(seen) {
+            Some(Activity::WaitingForOthers) => None,
+            Some(Activity::WaitingForData) => Some((0, place)),
+            _ => Some((1, place)),
+        }
+    };
     let seconds = all.iter().map(|seen| seen.moved.elapsed()).min()?.as_secs_f64();
-    let Some(seen) = all.iter().find(|seen| !waits(seen)) else {
+    let culprit = all.iter().filter(|seen| rank(seen).is_some()).min_by_key(rank);
+    let Some(seen) = culprit else {
         let what = format!(
             "and all others have waited for each other for {seconds:.0} s: the network between \
              them carries nothing,"

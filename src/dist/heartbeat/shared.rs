@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::notes::{Failure, Sign};
 use crate::dist::activity::TrainingThread;
+use crate::native::c10d::Collectives;
 
 /// After a collective has failed, a process that is silent for this long counts as gone.
 pub(super) const SUSPICIOUS_SILENCE: Duration = Duration::from_secs(3);
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub ended: AtomicBool,
     pub failure: Mutex<Option<(Failure, Instant)>>,
     pub last_contact: Mutex<Instant>,
+    /// Those of a GPU, where a thread may be stuck in a call into a full queue.
+    pub collectives: OnceLock<Weak<Collectives>>,
     /// When the signs of the processes that this one watches were last read.
     pub looked: Mutex<Option<Instant>>,
     /// What was then seen of them.
@@ -64,6 +67,7 @@ impl Shared {
             ended: AtomicBool::new(false),
             failure: Mutex::new(None),
             last_contact: Mutex::new(now),
+            collectives: OnceLock::new(),
             looked: Mutex::new(None),
             seen: Mutex::new(seen),
         }

@@ -26,8 +26,18 @@ fn signal(process: u32, signal: Signal) {
 /// `patience` with an error that names it and the step.
 #[track_caller]
 fn others_name(victim: usize, harm: Signal, patience: f64, words: &str) {
+    others_of_run_name(&ENDLESS, victim, harm, patience, words);
+}
+
+#[track_caller]
+fn others_of_run_name(overrides: &[&str], victim: usize, harm: Signal, patience: f64, words: &str) {
     let workshop = Workshop::new();
-    let ranks = Ranks::start(3, |_| workshop.training(&ENDLESS));
+    let ranks = Ranks::start(3, |_| {
+        let mut command = workshop.training(overrides);
+        // NCCL's ranks as on three nodes: those of one node do not notice that another is gone.
+        command.envs([("NCCL_P2P_DISABLE", "1"), ("NCCL_SHM_DISABLE", "1")]);
+        command
+    });
     wait_for_steps(&workshop, "run", 3);
     let processes: Vec<u32> = (0..3).map(|rank| ranks.process(rank)).collect();
     let workers: Vec<u32> = processes.iter().flat_map(|&process| children(process)).collect();
@@ -71,6 +81,13 @@ fn a_killed_rank_is_named() {
 #[test]
 fn a_killed_first_rank_is_named() {
     others_name(0, Signal::KILL, 12.0, "is gone");
+}
+
+/// However long silence is put up with: an exchange that fails says at once that somebody is gone.
+#[test]
+fn a_killed_rank_is_known_long_before_its_silence_tells() {
+    let patient = [&ENDLESS[..], &["distributed.timeout_seconds=200"]].concat();
+    others_of_run_name(&patient, 1, Signal::KILL, 15.0, "has given no sign of life");
 }
 
 #[test]

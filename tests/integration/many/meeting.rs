@@ -3,7 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::Ranks;
+use crate::support::processes::wait_until;
 use crate::support::workshop::Workshop;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -16,6 +19,22 @@ fn ranks_with_other_configurations_are_refused() {
     let [first, second] = ranks.finish(PATIENCE).try_into().ok().unwrap();
     second.fails(2, &["all ranks must have the same configuration", "`seed = 1`", "`seed = 0`"]);
     first.fails(2, &["rank 1 (", "same configuration"]);
+}
+
+/// Rank 0 is late, for longer than a request to the store may take: it opens what it evaluates, or its
+/// node reads weights from a cold disk. The others wait for it.
+#[test]
+fn a_late_first_rank_is_waited_for() {
+    let workshop = Workshop::new();
+    let ranks = Ranks::start(2, |_| workshop.training(&["distributed.timeout_seconds=60"]));
+    wait_until("all have met", || workshop.path("run/config.toml").exists());
+    let first = Pid::from_raw(ranks.process(0) as i32).unwrap();
+    kill_process(first, Signal::STOP).unwrap();
+    std::thread::sleep(Duration::from_secs(13));
+    kill_process(first, Signal::CONT).unwrap();
+    for finished in ranks.finish(Duration::from_secs(60)) {
+        finished.succeeds();
+    }
 }
 
 /// Ranks started in folders of their own do not share a run directory.
