@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 
 use distill_data::image::decode::{self, Image};
-use distill_data::image::{CropBox, CropRange, SampleDecoder, SamplePlan, TargetPlan, Transform};
+use distill_data::image::{Exif, CropBox, CropRange, SampleDecoder, SamplePlan, TargetPlan, Transform};
 use distill_data::{CropDecoder, CropOptions, DensePixels, ImageStats};
 use libfuzzer_sys::fuzz_target;
 
@@ -32,6 +32,7 @@ fuzz_target!(|encoded: &[u8]| {
             image_size: SIDE,
             max_pixels: MAX_PIXELS,
             reduced_decoding: length.is_multiple_of(2),
+            exif: if length.is_multiple_of(3) { Exif::Apply } else { Exif::Ignore },
         };
         let mut seen = None;
         let choose = |width: usize, height: usize| -> CropBox {

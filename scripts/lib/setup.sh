@@ -19,7 +19,7 @@ source "$root/scripts/lib/dependencies.sh"
 
 # Debian packages that the build needs, each with programs or files that come with it. libtorch has
 # Gloo inside, but not its headers.
-build_packages=('g++ cc c++' 'libgloo-dev /usr/include/gloo/config.h')
+build_packages=('g++ cc c++' 'cmake cmake' 'nasm nasm' 'libgloo-dev /usr/include/gloo/config.h')
 
 say() { printf '%s\n' "$*" >&2; }
 

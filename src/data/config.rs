@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::image::DensePixels;
+use crate::image::{DensePixels, Exif};
 
 /// Images: where they are, which are kept, how they are cropped, how many at a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,15 @@ pub struct DataConfig {
     /// Most share of images that may fail to decode before the run stops.
     #[serde(default = "max_failed_share")]
     pub max_failed_share: f64,
+    /// What a shard that cannot be read means: the end, or that the data set does without it.
+    #[serde(default)]
+    pub bad_shards: BadShards,
+    /// Most share of shards that may be left out as bad.
+    #[serde(default = "max_bad_shard_share")]
+    pub max_bad_shard_share: f64,
+    /// What is made of images that viewers turn by their EXIF tag, in training and evaluation.
+    #[serde(default)]
+    pub exif: Exif,
     /// Largest image that is decoded, in pixels (width × height).
     #[serde(default = "max_pixels")]
     pub max_pixels: u64,
@@ -74,6 +83,17 @@ pub struct DataConfig {
     pub targets: BTreeMap<String, TargetConfig>,
 }
 
+/// What a shard that cannot be read means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BadShards {
+    /// The data set cannot be opened.
+    #[default]
+    Stop,
+    /// It is left out, with a warning.
+    Skip,
+}
+
 /// A dense target that every sample carries beside its image: a segmentation mask, a depth map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetConfig {
@@ -98,6 +118,9 @@ impl DataConfig {
             workers: 0,
             prefetch_batches: prefetch_batches(),
             max_failed_share: max_failed_share(),
+            bad_shards: BadShards::default(),
+            max_bad_shard_share: max_bad_shard_share(),
+            exif: Exif::default(),
             max_pixels: max_pixels(),
             reduced_decoding: false,
             index_dir: None,
@@ -220,6 +243,9 @@ fn prefetch_batches() -> usize {
 }
 fn max_failed_share() -> f64 {
     0.01
+}
+fn max_bad_shard_share() -> f64 {
+    0.5
 }
 fn max_pixels() -> u64 {
     200_000_000

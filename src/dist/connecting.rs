@@ -162,7 +162,7 @@ fn own_address(rank_info: &RankInfo) -> Result<String> {
 
 /// The address that this node sends from on its way to rank 0: of a name with several addresses, to the
 /// first that there is a way to.
-fn route_to_master(rank_info: &RankInfo) -> Result<IpAddr> {
+pub(super) fn route_to_master(rank_info: &RankInfo) -> Result<IpAddr> {
     let rendezvous = &rank_info.rendezvous;
     let master = (rendezvous.host.as_str(), rendezvous.port);
     let fail = || format!("{}:{} (MASTER_ADDR, MASTER_PORT)", master.0, master.1);

@@ -13,7 +13,7 @@ use tch::{Device, Tensor};
 use tracing::{debug, warn};
 
 use super::activity::{Activity, ActivityGuard, TrainingThread};
-use super::connecting::{connect, lead_nccl};
+use super::connecting::{connect, lead_nccl, route_to_master};
 use super::environment::RankInfo;
 use super::error::StoppedEarly;
 use super::heartbeat::Heartbeat;
@@ -98,7 +98,9 @@ impl ProcessGroup {
         let heartbeat_store = Arc::new(TcpKvStore::open(&rank_info, false, meeting)?);
         let keeper = format!("{}:{}", rank_info.rendezvous.host, rank_info.rendezvous.port);
         let thread = Arc::new(TrainingThread::new());
-        let heartbeat = Heartbeat::start(thread.clone(), heartbeat_store, timeout, keeper, stop)?;
+        let address = route_to_master(&rank_info).ok();
+        let heartbeat =
+            Heartbeat::start(thread.clone(), heartbeat_store, timeout, keeper, address, stop)?;
         let patience = if device == Device::Cpu { meeting + timeout * 2 } else { meeting };
         let collectives = match connect(&rank_info, device, &store, patience, &heartbeat) {
             Ok(collectives) => ManuallyDrop::new(collectives),

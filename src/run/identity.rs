@@ -31,6 +31,8 @@ const BESIDE: [&str; 21] = [
     "data.cache_gigabytes",
     "data.index_dir",
     "data.max_failed_share",
+    "data.bad_shards",
+    "data.max_bad_shard_share",
     "data.max_pixels",
     "teacher.weights",
     "teacher.fused_kernels",

@@ -72,7 +72,7 @@ fn decoded_with(
 ) -> anyhow::Result<Vec<u8>> {
     let [side, height] = case.size;
     assert_eq!(side, height, "{}", case.name);
-    let options = CropOptions { image_size: side, max_pixels: MAX_PIXELS, reduced_decoding };
+    let options = CropOptions { image_size: side, max_pixels: MAX_PIXELS, reduced_decoding, exif: Exif::Ignore };
     let mut out = vec![0; side * side * 3];
     decoder.decode(bytes, &options, |_, _| case.crop, &mut out)?;
     Ok(out)

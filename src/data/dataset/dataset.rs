@@ -180,7 +180,7 @@ impl Dataset {
     ) -> Result<Self> {
         let indexes = IndexCache::new(sources.clone(), config.index_dir.as_deref());
         let indexes = Arc::new(indexes.with_fields(config.target_members()?));
-        let chosen = selection::choose(shards, &indexes, config.curation.as_ref(), progress)?;
+        let chosen = selection::choose(shards, &indexes, config, progress)?;
         let mut selection = Selection::default();
         chosen.iter().for_each(|one| selection += one.selection);
         let fingerprint = selection::fingerprint(&chosen);
@@ -479,6 +479,7 @@ fn training_plan(config: &DataConfig, seed: u64) -> SamplePlan {
         image_size: config.input_size,
         max_pixels: config.max_pixels,
         reduced_decoding: config.reduced_decoding,
+        exif: config.exif,
     };
     let target = |(name, target): (&String, &TargetConfig)| TargetPlan {
         name: name.clone(),

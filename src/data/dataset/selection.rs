@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, bail, ensure};
+use tracing::warn;
 
-use crate::config::CurationConfig;
+use crate::config::{BadShards, CurationConfig, DataConfig};
 use crate::format::{FieldColumn, ShardIndex};
 use crate::source::{ShardAddress, Stamp};
 
@@ -30,16 +31,17 @@ pub struct ShardEntry {
 /// Reads what images of each of `shards` are kept.
 ///
 /// # Errors
-/// A shard or a JSON file of scores is damaged, or nothing is kept, or nearly every draw would be
-/// rejected.
+/// Shards or JSON files of scores are damaged, more of them than may be left out, or nothing is kept, or
+/// nearly every draw would be rejected.
 pub fn choose(
     shards: &[ShardAddress],
     indexes: &IndexCache,
-    curation: Option<&CurationConfig>,
+    config: &DataConfig,
     progress: ShardProgress<'_>,
 ) -> Result<Vec<ShardEntry>> {
-    let chosen = IndexCache::visit(shards, progress, |shard| one(shard, indexes, curation));
-    let chosen = all_or_first_error(chosen)?;
+    let curation = config.curation.as_ref();
+    let visited = IndexCache::visit(shards, progress, |shard| one(shard, indexes, curation));
+    let chosen = leave_out_bad(visited, config)?;
     check(&chosen)?;
     Ok(chosen)
 }
@@ -168,11 +170,46 @@ fn check(chosen: &[ShardEntry]) -> Result<()> {
     Ok(())
 }
 
-/// All values, or the first error with how many there are.
-fn all_or_first_error<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
-    let more = results.iter().filter(|result| result.is_err()).count().saturating_sub(1);
-    results.into_iter().collect::<Result<Vec<T>>>().map_err(|error| match more {
-        0 => error,
-        _ => anyhow!("{error:#} (and {more} more shards have errors)"),
-    })
+/// Bad shards that a message names.
+const NAMED: usize = 10;
+
+/// What shards hold, without the bad ones where these may be left out.
+fn leave_out_bad(
+    visited: Vec<Result<ShardEntry>>,
+    config: &DataConfig,
+) -> Result<Vec<ShardEntry>> {
+    let all = visited.len();
+    let (mut chosen, mut bad) = (Vec::with_capacity(all), Vec::new());
+    for result in visited {
+        match result {
+            Ok(entry) => chosen.push(entry),
+            Err(error) => bad.push(error),
+        }
+    }
+    if bad.is_empty() {
+        return Ok(chosen);
+    }
+    let count = bad.len();
+    if all == 1 {
+        return Err(bad.remove(0));
+    }
+    let named: Vec<String> = bad.iter().take(NAMED).map(|error| format!("{error:#}")).collect();
+    let mut list = named.join("\n    ");
+    if count > NAMED {
+        let more = count - NAMED;
+        list += &format!("\n    and {more} more: distill data check names all");
+    }
+    match config.bad_shards {
+        BadShards::Stop => bail!(
+            "{count} of {all} shards cannot be read; data.bad_shards = \"skip\" leaves such out:\n    {list}"
+        ),
+        BadShards::Skip if count as f64 > config.max_bad_shard_share * all as f64 => bail!(
+            "{count} of {all} shards cannot be read, more than data.max_bad_shard_share = {}:\n    {list}",
+            config.max_bad_shard_share
+        ),
+        BadShards::Skip => {
+            warn!("{count} of {all} shards cannot be read, and are left out:\n    {list}");
+            Ok(chosen)
+        }
+    }
 }

@@ -1,11 +1,15 @@
 //! From an image's bytes to a resized crop, in memory that is reused from image to image.
 
+use std::mem;
+
 use anyhow::{Result, ensure};
+use image::metadata::Orientation;
 use serde::{Deserialize, Serialize};
 
 use super::crop::CropBox;
 use super::decode::{self, Encoding, Image};
 use super::jpeg::{Frame, JpegDecoder};
+use super::orientation::{Exif, turned};
 use super::resize::{CropResizer, check_box, is_height_first};
 
 /// Decodes encoded images to resized crops; holds the memory for it, reused from image to
@@ -27,6 +31,8 @@ pub struct CropOptions {
     /// Whether a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where the crop stays at least
     /// twice as large as the result: faster, and off from Pillow's pixels by a little more.
     pub reduced_decoding: bool,
+    /// What is made of images that viewers turn.
+    pub exif: Exif,
 }
 
 impl CropDecoder {
@@ -43,7 +49,9 @@ impl CropDecoder {
         choose: impl FnOnce(usize, usize) -> CropBox,
         out: &mut [u8],
     ) -> Result<()> {
-        if Encoding::detect(encoded) == Some(Encoding::Jpeg)
+        let turn = options.exif.turn(encoded);
+        if turn == Orientation::NoTransforms
+            && Encoding::detect(encoded) == Some(Encoding::Jpeg)
             && let Some(frame) = Frame::read(encoded)
         {
             return decode::contain_panics(|| {
@@ -52,6 +60,7 @@ impl CropDecoder {
         }
         let Self { image, resizer, .. } = self;
         decode::decode(encoded, options.max_pixels, image)?;
+        *image = turned(mem::take(image), turn)?;
         let crop = choose(image.width, image.height);
         resizer.resize(image, crop, [options.image_size; 2], out)
     }
@@ -59,15 +68,15 @@ impl CropDecoder {
     /// Decodes the whole image in `encoded` and shows it to `see`, with a resizer for it.
     ///
     /// # Errors
-    /// Unknown content, a damaged or truncated image, one of more than `max_pixels`, or the error
-    /// of `see`.
+    /// Unknown content, a damaged or truncated image, one of too many pixels, or the error of `see`.
     pub(super) fn decode_whole<T>(
         &mut self,
         encoded: &[u8],
-        max_pixels: u64,
+        options: &CropOptions,
         see: impl FnOnce(&Image, &mut CropResizer) -> Result<T>,
     ) -> Result<T> {
-        decode::decode(encoded, max_pixels, &mut self.image)?;
+        decode::decode(encoded, options.max_pixels, &mut self.image)?;
+        self.image = turned(mem::take(&mut self.image), options.exif.turn(encoded))?;
         see(&self.image, &mut self.resizer)
     }
 

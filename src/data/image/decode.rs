@@ -12,12 +12,8 @@ use std::sync::Once;
 use anyhow::{Result, anyhow, bail, ensure};
 use image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use image::{ColorType, ImageDecoder, Limits};
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::jpeg_headers::prepared;
+use super::turbo::decode_jpeg;
 
 /// Encodings that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,23 +112,6 @@ pub(super) fn check_size(width: usize, height: usize, max_pixels: u64) -> Result
         "{width}×{height} pixels are more than data.max_pixels = {max_pixels}"
     );
     Ok(())
-}
-
-fn decode_jpeg(bytes: &[u8], max_pixels: u64, image: &mut Image) -> Result<()> {
-    let bytes = &*prepared(bytes)?;
-    let options = DecoderOptions::default()
-        .set_max_width(usize::from(u16::MAX))
-        .set_max_height(usize::from(u16::MAX))
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(|error| anyhow!("JPEG: {error}"))?;
-    let (width, height) = decoder.dimensions().ok_or_else(|| anyhow!("JPEG without a size"))?;
-    check_size(width, height, max_pixels)?;
-    // zune-jpeg fills up what is missing with grey.
-    ensure!(has_end_of_image(bytes), "truncated JPEG");
-    (image.width, image.height) = (width, height);
-    image.pixels.resize(width * height * 3, 0);
-    decoder.decode_into(&mut image.pixels).map_err(|error| anyhow!("JPEG: {error}"))
 }
 
 /// Whether an end mark follows the first scan. Marks inside a scan's data are escaped, and

@@ -99,7 +99,7 @@ impl SampleDecoder {
         let target = field.checked_sub(1).and_then(|target| plan.targets.get(target));
         let (Some(image), Some(target)) = (image, target) else {
             let size = |image: &Image, _: &mut CropResizer| Ok((image.width, image.height));
-            return self.crops.decode_whole(encoded, max_pixels, size);
+            return self.crops.decode_whole(encoded, &plan.options, size);
         };
         self.map
             .decode_for(image, encoded, target.pixels, max_pixels)

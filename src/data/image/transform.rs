@@ -88,14 +88,14 @@ impl Transform {
                 ImageStats::new(width, height, None)
             }
             Self::Central { measure } => {
-                decoder.decode_whole(encoded, options.max_pixels, |image, resizer| {
+                decoder.decode_whole(encoded, options, |image, resizer| {
                     crop_central(image, options.image_size, options.image_size, resizer, out)?;
                     let entropy = measure.then(|| histogram_entropy(image));
                     ImageStats::new(image.width, image.height, entropy)
                 })
             }
             Self::Dense(dense) => {
-                decoder.decode_whole(encoded, options.max_pixels, |image, resizer| {
+                decoder.decode_whole(encoded, options, |image, resizer| {
                     let size = (image.width, image.height);
                     let geometry = dense.geometry(position, size, options.image_size)?;
                     geometry.cut_image(image, resizer, out)?;

@@ -1,15 +1,13 @@
 //! How images are stored in shards.
 
-use std::io::Cursor;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
+use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
-use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageReader, RgbImage};
 
 use crate::image::CropBox;
 use crate::image::central::shrink;
 use crate::image::decode::{self, Image};
+use crate::image::orientation::{orientation, turned};
 use crate::image::resize::CropResizer;
 
 /// Quality of re-encoded JPEGs.
@@ -50,26 +48,6 @@ impl Encoding {
         let extension = decode::Encoding::detect(&bytes).map_or("jpg", decode::Encoding::extension);
         Ok(vec![(bytes, extension)])
     }
-}
-
-/// How viewers turn the image: what its EXIF tag says, where it has one.
-fn orientation(bytes: &[u8]) -> Orientation {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok();
-    let decoder = reader.and_then(|reader| reader.into_decoder().ok());
-    let orientation = decoder.and_then(|mut decoder| decoder.orientation().ok());
-    orientation.unwrap_or(Orientation::NoTransforms)
-}
-
-fn turned(image: Image, orientation: Orientation) -> Result<Image> {
-    if orientation == Orientation::NoTransforms {
-        return Ok(image);
-    }
-    let (width, height) = (u32::try_from(image.width)?, u32::try_from(image.height)?);
-    let pixels = RgbImage::from_raw(width, height, image.pixels);
-    let mut turned = DynamicImage::ImageRgb8(pixels.context("an image has another size")?);
-    turned.apply_orientation(orientation);
-    let (width, height) = (turned.width() as usize, turned.height() as usize);
-    Ok(Image { width, height, pixels: turned.into_rgb8().into_raw() })
 }
 
 /// Equal boxes that cover the image, each at least `side` wide and high where it allows.

@@ -1,5 +1,6 @@
 //! A process's side of its heartbeat: what the training thread says and asks.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::lifeline::{self, Lifeline};
 use super::monitor::Monitor;
 use super::notes::{ABANDONED, Failure, SUSPICION, host_and_process, post, sign_of};
 use super::shared::{SUSPICIOUS_SILENCE, Shared};
@@ -37,12 +39,13 @@ pub struct Heartbeat {
 
 impl Heartbeat {
     /// Begins to give signs of life of `thread` over `store`, which no other thread uses. `keeper`
-    /// says in words who keeps the notes, `stop` whether this process was asked to stop.
+    /// says in words who keeps the notes, `address` where rank 0 reaches this node, `stop` whether this process was asked to stop.
     pub(in crate::dist) fn start(
         thread: Arc<TrainingThread>,
         store: Arc<dyn KvStore>,
         timeout: Duration,
         keeper: String,
+        address: Option<IpAddr>,
         stop: fn() -> bool,
     ) -> Result<Self> {
         let interval = (timeout / 10).clamp(SHORTEST_BEAT, LONGEST_BEAT);
@@ -51,13 +54,20 @@ impl Heartbeat {
             _ => 0..1,
         };
         let shared = Arc::new(Shared::new(thread, watched));
-        let monitor =
-            Monitor::new(shared.clone(), store.clone(), (timeout, interval), &keeper, stop);
+        // Without it silence is all that tells.
+        let lifeline = address.and_then(|address| Lifeline::open(address).ok());
+        let times = (timeout, interval);
+        let monitor = Monitor::new(shared.clone(), store.clone(), times, &keeper, lifeline, stop);
         let watchdog = Watchdog { shared: shared.clone(), timeout, interval, keeper };
-        let threads = vec![
+        let mut threads = vec![
             thread::Builder::new().name("heartbeat".into()).spawn(move || monitor.run())?,
             thread::Builder::new().name("watchdog".into()).spawn(move || watchdog.run())?,
         ];
+        if store.rank() == 0 {
+            let shared = shared.clone();
+            let lifelines = thread::Builder::new().name("lifelines".into());
+            threads.push(lifelines.spawn(move || lifeline::watch(shared))?);
+        }
         let described = shared.clone();
         let status = status::register("heartbeat", move || described.describe());
         Ok(Self { shared, store, interval, threads, host: host_and_process(), _status: status })

@@ -6,10 +6,13 @@
 //! The store itself may stop answering, so a second thread ([`watchdog`]), which asks nobody, watches
 //! the first.
 //!
+//! A process that is gone, unlike one that is only silent, is found within seconds ([`lifeline`]).
+//!
 //! The training thread looks at the outcome wherever it waits. Should it not (it may hang inside a
 //! library), the second thread ends the process.
 
 mod handle;
+mod lifeline;
 mod monitor;
 mod notes;
 mod shared;

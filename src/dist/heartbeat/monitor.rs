@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::lifeline::Lifeline;
 use super::notes::{
     ABANDONED, FAILURE, Failure, STOP, SUSPICION, Sign, host_and_process, key, post, read, sign_of,
 };
-use super::shared::{SUSPICIOUS_SILENCE, Seen, Shared, locked};
+use super::shared::{Answer, SUSPICIOUS_SILENCE, Seen, Shared, locked};
 use crate::dist::activity::Activity;
 use crate::dist::kv_store::KvStore;
 
@@ -32,6 +33,7 @@ pub(super) struct Monitor {
     host: String,
     keeper: String,
     stop: fn() -> bool,
+    lifeline: Option<Lifeline>,
     is_suspicious: bool,
 }
 
@@ -41,10 +43,12 @@ impl Monitor {
         store: Arc<dyn KvStore>,
         (timeout, interval): (Duration, Duration),
         keeper: &str,
+        lifeline: Option<Lifeline>,
         stop: fn() -> bool,
     ) -> Self {
         let (host, keeper) = (host_and_process(), keeper.to_string());
-        Self { shared, store, timeout, interval, host, keeper, stop, is_suspicious: false }
+        let is_suspicious = false;
+        Self { shared, store, timeout, interval, host, keeper, stop, lifeline, is_suspicious }
     }
 
     /// Runs until the heartbeat ends or the store is lost.
@@ -78,7 +82,11 @@ impl Monitor {
             step: shared.thread.step(),
             activity: shared.thread.activity(),
             host: self.host.clone(),
+            lifeline: self.lifeline.as_ref().map(|lifeline| lifeline.address),
         };
+        if let Some(lifeline) = &self.lifeline {
+            lifeline.drain();
+        }
         store.set(&key(store.rank()), &serde_json::to_vec(&sign)?)?;
         if sign.activity == Activity::Left {
             shared.left.store(true, Ordering::Release);
@@ -101,7 +109,8 @@ impl Monitor {
         }
         let suspicious = shared.suspicious.load(Ordering::Relaxed);
         let is_due = |looked: Instant| looked.elapsed() >= LONGEST_LOOK.min(self.timeout / 20);
-        if suspicious || locked(&shared.looked).is_none_or(is_due) {
+        let is_any_unseen = locked(&shared.seen).iter().any(|seen| seen.sign.is_none());
+        if suspicious || is_any_unseen || locked(&shared.looked).is_none_or(is_due) {
             self.look_at_others()?;
             *locked(&shared.looked) = Some(Instant::now());
         }
@@ -147,6 +156,18 @@ impl Monitor {
             let left = seen.sign.as_ref().is_some_and(|sign| sign.activity == Activity::Left);
             !left && seen.alive.elapsed() > patience
         });
+        let gone = all.iter().find(|seen| {
+            let left = seen.sign.as_ref().is_some_and(|sign| sign.activity == Activity::Left);
+            !left && seen.answer == Answer::Gone
+        });
+        if let Some(seen) = gone {
+            let seconds = seen.alive.elapsed().as_secs_f64();
+            let what = "and its process is gone,";
+            return Some(failure_of(
+                seen,
+                format!("has given no sign of life for {seconds:.0} s, {what}"),
+            ));
+        }
         if let Some(seen) = silent {
             let seconds = seen.alive.elapsed().as_secs_f64();
             return Some(failure_of(

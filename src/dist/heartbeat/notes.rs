@@ -1,5 +1,7 @@
 //! The notes in which processes tell each other that they live, and that one has failed.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,8 @@ pub(super) struct Sign {
     pub step: u64,
     pub activity: Activity,
     pub host: String,
+    /// Where its system answers as long as it lives.
+    pub lifeline: Option<SocketAddr>,
 }
 
 /// Where the sign of `rank` is.

@@ -46,6 +46,21 @@ pub(super) struct Seen {
     pub alive: Instant,
     /// When its progress last changed.
     pub moved: Instant,
+    /// What its port says, and when that was tried last.
+    pub answer: Answer,
+    pub asked: Option<Instant>,
+}
+
+/// What is known of a process by its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Answer {
+    #[default]
+    NotAsked,
+    /// It cannot be reached: a firewall, say. Its refusals mean nothing.
+    Unreachable,
+    /// It answered once.
+    Lives,
+    Gone,
 }
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,7 +71,16 @@ impl Shared {
     /// Of a process that watches these ranks.
     pub fn new(thread: Arc<TrainingThread>, watched: impl Iterator<Item = usize>) -> Self {
         let now = Instant::now();
-        let seen = watched.map(|rank| Seen { rank, sign: None, alive: now, moved: now }).collect();
+        let seen = watched
+            .map(|rank| Seen {
+                rank,
+                sign: None,
+                alive: now,
+                moved: now,
+                answer: Answer::NotAsked,
+                asked: None,
+            })
+            .collect();
         Self {
             thread,
             beat: AtomicU64::new(0),

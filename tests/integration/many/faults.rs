@@ -7,8 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Ranks, wait_for_steps};
 use crate::support::processes::children;
-use crate::support::workshop::labelled;
-use crate::support::workshop::{Workshop, image};
+use crate::support::workshop::{Workshop, image, labelled, slow_images};
 
 /// A run that would go on for an hour, and notices silence after three seconds.
 const ENDLESS: [&str; 4] = [
@@ -115,6 +114,28 @@ fn a_rank_whose_evaluation_hangs_is_named() {
             1,
             &["rank 0 (", "hangs: it has been evaluating encoders without progress for", "at step"],
         );
+    }
+}
+
+/// All wait for images, so no exchange fails, and silence would be put up with for minutes: the system of
+/// the killed process says that it is gone.
+#[test]
+fn a_rank_that_is_gone_is_told_from_a_silent_one() {
+    let workshop = slow_images();
+    let patient = [&ENDLESS[..], &["distributed.timeout_seconds=200"]].concat();
+    let ranks = Ranks::start(3, |_| workshop.training(&patient));
+    wait_for_steps(&workshop, "run", 1);
+    for rank in 0..3 {
+        children(ranks.process(rank)).into_iter().for_each(|worker| signal(worker, Signal::STOP));
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    let begun = Instant::now();
+    signal(ranks.process(1), Signal::KILL);
+    let finished = ranks.finish(Duration::from_secs(40));
+    let seconds = begun.elapsed().as_secs_f64();
+    assert!(seconds < 20.0, "noticed after {seconds:.1} s");
+    for finished in finished.into_iter().enumerate().filter(|(rank, _)| *rank != 1) {
+        finished.1.fails(1, &["rank 1 (", "and its process is gone", "at step "]);
     }
 }
 
