@@ -4,7 +4,7 @@
 
 use std::io::Cursor;
 
-use distill_data::format::index_shard;
+use distill_data::format::{Wanted, index_shard};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|shard: &[u8]| {
@@ -30,7 +30,8 @@ fn with_checksums(shard: &[u8]) -> Vec<u8> {
 fn check(shard: &[u8]) {
     let length = shard.len() as u64;
     let fields = ["png".to_string(), "mask.webp".to_string()];
-    let Ok(index) = index_shard(&mut Cursor::new(shard), length, &fields, &"fuzz") else { return };
+    let wanted = Wanted { fields: fields.to_vec(), ..Wanted::default() };
+    let Ok(index) = index_shard(&mut Cursor::new(shard), length, &wanted, &"fuzz") else { return };
     assert!(index.rows() > 0, "an index without an image is an error");
     assert_eq!(index.rows(), index.sizes.len());
     assert_eq!(index.rows(), index.labels.len());

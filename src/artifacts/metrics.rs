@@ -112,6 +112,9 @@ pub struct StepMetrics {
     /// Images that did not decode since the run began.
     #[serde(rename = "failed_pictures", default)]
     pub failed_images: u64,
+    /// What was computed on, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 impl StepMetrics {

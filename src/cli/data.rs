@@ -90,6 +90,12 @@ struct IndexArgs {
     /// that place is read-only]
     #[arg(long, value_name = "DIR")]
     index_dir: Option<PathBuf>,
+    /// Where classes stand: the extension of a member, or json:FIELD, as data.label
+    #[arg(long, value_name = "PLACE", default_value = "cls")]
+    label: String,
+    /// File with the names of classes in the order of their numbers, as data.classes
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
 }
 
 /// Decode every image of a data set, and list what is bad
@@ -160,10 +166,15 @@ fn run_pack(args: PackArgs) -> Result<()> {
 }
 
 fn run_index(args: &IndexArgs) -> Result<()> {
-    let config = DataConfig { index_dir: args.index_dir.clone(), ..DataConfig::minimal(vec![]) };
+    let config = DataConfig {
+        index_dir: args.index_dir.clone(),
+        label: args.label.clone(),
+        classes: args.classes.clone(),
+        ..DataConfig::minimal(vec![])
+    };
     let sources = Arc::new(Sources::new(&config)?);
     let shards = sources.expand(&args.patterns, "PATTERN")?;
-    let cache = IndexCache::new(sources, config.index_dir.as_deref());
+    let cache = IndexCache::new(sources, config.index_dir.as_deref()).with(config.wanted()?);
     let indexes = with_bar("indexing", |progress| {
         IndexCache::visit(&shards, progress, |shard| cache.open(shard))
     });
@@ -214,7 +225,7 @@ fn run_check(args: CheckArgs) -> Result<()> {
     let sources = Arc::new(Sources::new(&config)?);
     let shards = sources.expand(&config.shards, key)?;
     let cache = IndexCache::new(sources.clone(), config.index_dir.as_deref());
-    let cache = cache.with_fields(config.target_members()?);
+    let cache = cache.with(config.wanted()?);
     let indexes = with_bar("indexing", |progress| {
         IndexCache::visit(&shards, progress, |shard| cache.head(shard).map(|_| shard.clone()))
     });

@@ -13,6 +13,7 @@ mod patterns;
 mod pretrain;
 mod preview;
 mod report;
+mod sharing;
 mod summary;
 mod train;
 
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, getrlimit};
 
 use self::exit::{DONE, FAILED, WRONG_USAGE};
 use crate::config::ConfigError;
@@ -80,6 +82,7 @@ enum Command {
 
 /// Runs the program on its command line.
 pub fn main() -> ExitCode {
+    sharing::start_again_with_short_spins();
     native::c10d::prepare_environment();
     die_with_the_launcher();
     let arguments = Arguments::parse();
@@ -88,7 +91,7 @@ pub fn main() -> ExitCode {
     let code = match result {
         Ok(code) => code,
         Err(error) => {
-            output::print_error(&format!("{error:#}"));
+            output::print_error(&in_words(&error));
             let is_usage = |cause: &(dyn std::error::Error + 'static)| {
                 cause.is::<ConfigError>()
                     || cause.downcast_ref::<Failure>().is_some_and(|failure| failure.usage)
@@ -99,6 +102,17 @@ pub fn main() -> ExitCode {
     };
     native::exit_if_skipping_destructors(code);
     ExitCode::from(code)
+}
+
+/// The error, begun with what is the likeliest cause where that is another than what failed first.
+fn in_words(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    if !text.contains("(os error 24)") {
+        return text;
+    }
+    let limit = getrlimit(Resource::Nofile).current;
+    let limit = limit.map_or("unlimited".into(), |limit| limit.to_string());
+    format!("too many open files: raise ulimit -n (now {limit}): {text}")
 }
 
 fn run(arguments: Arguments) -> Result<u8> {

@@ -10,6 +10,11 @@ pub fn planned(part: &Planned) -> String {
     match part {
         Planned::Networks(networks) => networks.iter().map(network).collect(),
         Planned::Length(planned) => length(planned),
+        Planned::Begun(dir, step) => format!(
+            "{:<24} {} exists, and would go on after step {step}; --resume never begins anew\n",
+            "run",
+            dir.display()
+        ),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::TrainConfig;
 use super::load::KeyError;
+use crate::data::format::LabelRule;
 
 /// The outcome of a check: the first key at fault, and what is wrong with it.
 pub type Check = Result<(), KeyError>;
@@ -91,10 +92,17 @@ impl TrainConfig {
         require((0.0..=1.0).contains(&data.max_failed_share), "data.max_failed_share", || {
             format!("found {}, expected a share between 0 and 1", data.max_failed_share)
         })?;
-        require((0.0..1.0).contains(&data.max_bad_shard_share), "data.max_bad_shard_share", || {
-            let found = data.max_bad_shard_share;
-            format!("found {found}, expected a share from 0 to less than 1")
-        })?;
+        if let Err(message) = LabelRule::new(&data.label, None) {
+            return require(false, "data.label", || message);
+        }
+        require(
+            (0.0..1.0).contains(&data.max_bad_shard_share),
+            "data.max_bad_shard_share",
+            || {
+                let found = data.max_bad_shard_share;
+                format!("found {found}, expected a share from 0 to less than 1")
+            },
+        )?;
         // A dozen pieces: fewer would be evicted before they are read.
         let gigabytes = data.cache_gigabytes;
         require(gigabytes.is_finite() && gigabytes >= 0.1, "data.cache_gigabytes", || {

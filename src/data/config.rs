@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::format::{LabelRule, Wanted, read_classes};
 use crate::image::{DensePixels, Exif};
 
 /// Images: where they are, which are kept, how they are cropped, how many at a time.
@@ -46,6 +47,14 @@ pub struct DataConfig {
     /// Most share of images that may fail to decode before the run stops.
     #[serde(default = "max_failed_share")]
     pub max_failed_share: f64,
+    /// Where the class of an image stands, for evaluations: the extension of a member beside it, or
+    /// `json:FIELD` of a JSON member.
+    #[serde(default = "label")]
+    pub label: String,
+    /// File with the names of the classes in the order of their numbers, where members say names: a JSON
+    /// list, or a name a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<PathBuf>,
     /// What a shard that cannot be read means: the end, or that the data set does without it.
     #[serde(default)]
     pub bad_shards: BadShards,
@@ -118,6 +127,8 @@ impl DataConfig {
             workers: 0,
             prefetch_batches: prefetch_batches(),
             max_failed_share: max_failed_share(),
+            label: label(),
+            classes: None,
             bad_shards: BadShards::default(),
             max_bad_shard_share: max_bad_shard_share(),
             exif: Exif::default(),
@@ -146,12 +157,23 @@ impl DataConfig {
             );
             let taken = members.iter().any(|other| other.eq_ignore_ascii_case(member));
             ensure!(
-                !taken && member != "cls",
+                !taken && *member != self.label,
                 "target `{name}`: member `{member}` stands for something else already"
             );
             members.push(member.clone());
         }
         Ok(members)
+    }
+
+    /// What is looked for in shards beside images.
+    ///
+    /// # Errors
+    /// [`Self::target_members`]'s, or a wrong `label` or file of `classes`.
+    pub fn wanted(&self) -> Result<Wanted> {
+        let classes = self.classes.as_deref().map(read_classes).transpose();
+        let classes = classes.context("data.classes")?;
+        let label = LabelRule::new(&self.label, classes).map_err(|e| anyhow!("data.label: {e}"))?;
+        Ok(Wanted { fields: self.target_members()?, label })
     }
 
     /// Images of one optimizer step: the configured number, or one batch.
@@ -243,6 +265,9 @@ fn prefetch_batches() -> usize {
 }
 fn max_failed_share() -> f64 {
     0.01
+}
+fn label() -> String {
+    "cls".into()
 }
 fn max_bad_shard_share() -> f64 {
     0.5

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::mem::ManuallyDrop;
+use std::net::TcpListener;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tch::{Device, Tensor};
 use tracing::{debug, warn};
@@ -83,7 +84,7 @@ impl ProcessGroup {
     /// # Errors
     /// Not all join; the message says which ranks are missing.
     pub fn join(
-        rank_info: RankInfo,
+        mut rank_info: RankInfo,
         device: Device,
         name: &str,
         meeting: Duration,
@@ -91,6 +92,11 @@ impl ProcessGroup {
         stop: fn() -> bool,
     ) -> Result<Self> {
         raise_file_limit();
+        if rank_info.world_size == 1 && !rank_info.rendezvous.hosted_by_launcher {
+            // Nobody else comes: the port that was given may be that of another run.
+            rank_info.rendezvous.host = "127.0.0.1".into();
+            rank_info.rendezvous.port = free_port()?;
+        }
         if device != Device::Cpu {
             lead_nccl(&rank_info)?;
         }
@@ -405,6 +411,12 @@ fn abort_within(patience: Duration, collectives: Arc<Collectives>) {
     let spawned = thread.spawn(move || sender.send(collectives.abort().map_err(|e| e.to_string())));
     let outcome = spawned.map(|_| receiver.recv_timeout(patience));
     debug!("collectives aborted after {:.1} s: {outcome:?}", begun.elapsed().as_secs_f64());
+}
+
+/// A port of this node that nobody listens at.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no port is free")?;
+    Ok(listener.local_addr()?.port())
 }
 
 /// Rank 0 keeps two connections to every other process, more than most systems allow unless asked.

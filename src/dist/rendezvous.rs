@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use tracing::info;
 
 use super::environment::RankInfo;
 use super::error::StoppedEarly;
@@ -18,6 +19,9 @@ const RUN: &str = "run";
 const ALL: &str = "all";
 /// Time for waiting ranks to read rank 0's last note.
 const LONGEST_READING_OF_A_LAST_WORD: Duration = Duration::from_millis(1500);
+/// When it is first said who is waited for, and how often from then on.
+const FIRST_WORD: Duration = Duration::from_secs(8);
+const PAUSE_BETWEEN_WORDS: Duration = Duration::from_secs(60);
 /// Pause before a store that is not this attempt's is tried again.
 const PAUSE_BEFORE_JOINING_AGAIN: Duration = Duration::from_millis(500);
 
@@ -102,6 +106,7 @@ fn enter(
 /// Rank 0 counts for all, so that the store of a thousand ranks is not asked a million times.
 fn count_all(store: &TcpKvStore, size: usize, meeting: Duration, stop: fn() -> bool) -> Result<()> {
     let begun = Instant::now();
+    let mut told = begun;
     let mut pause = Pause::default();
     let mut missing: Vec<usize> = (0..size).collect();
     loop {
@@ -115,6 +120,10 @@ fn count_all(store: &TcpKvStore, size: usize, meeting: Duration, stop: fn() -> b
             return store.set(ALL, b"");
         }
         ensure!(!stop(), StoppedEarly);
+        if told.elapsed() > PAUSE_BETWEEN_WORDS || (told == begun && told.elapsed() > FIRST_WORD) {
+            told = Instant::now();
+            tell_waiting(store, size, &missing)?;
+        }
         if begun.elapsed() > meeting {
             let there = missing.iter().map(is_there).collect::<Result<Vec<bool>>>()?;
             let absent: Vec<usize> = missing
@@ -131,6 +140,29 @@ fn count_all(store: &TcpKvStore, size: usize, meeting: Duration, stop: fn() -> b
         }
         pause.take();
     }
+}
+
+/// Says who is there and who is waited for, and in a person's shell how not to wait.
+fn tell_waiting(store: &TcpKvStore, size: usize, missing: &[usize]) -> Result<()> {
+    let mut absent = Vec::new();
+    for &rank in missing {
+        if store.get(&here(rank))?.is_none() {
+            absent.push(rank);
+        }
+    }
+    let some = absent.iter().take(16).map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let more = if absent.len() > 16 { ", …" } else { "" };
+    let is_step = std::env::var_os("SLURM_STEP_NUM_TASKS").is_some();
+    let shell = if is_step {
+        "; in a shell of srun --pty alone, start it with srun -n 1, or unset SLURM_STEP_NUM_TASKS"
+    } else {
+        ""
+    };
+    info!(
+        "{} of {size} ranks are here; waiting for ranks {some}{more}{shell}",
+        size - absent.len()
+    );
+    Ok(())
 }
 
 fn here(rank: usize) -> String {

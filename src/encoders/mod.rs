@@ -23,6 +23,7 @@ mod encoder;
 mod export;
 mod families;
 mod family;
+mod foreign;
 mod frozen;
 mod pixio;
 mod spec_form;

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use tracing::info;
 
 use super::families::FAMILIES;
 use super::family::{EncoderSpec, Family, StoredEncoder};
+use super::foreign::family_of;
+use crate::native::guard;
 use crate::weights::{CONFIG, NameMap, WeightFile};
 
 /// Key of a safetensors header under which this program notes the encoder's numbers.
@@ -22,6 +24,8 @@ pub struct EncoderWeights {
     family: &'static dyn Family,
     /// The encoder that is noted beside the tensors; the only place that tells the number of heads.
     declared: Option<EncoderSpec>,
+    /// What the tensors' names look like that is not read here.
+    foreign: Option<&'static str>,
 }
 
 impl EncoderWeights {
@@ -48,9 +52,13 @@ impl EncoderWeights {
             }
             None => None,
         };
-        let file = within(file, declared.as_ref(), part)?;
-        let (family, layout) = recognise(&file, declared.as_ref())?;
-        Ok(Self { file: file.renamed(layout)?, family, declared })
+        let foreign = family_of(&file.shapes().into_keys().collect::<Vec<_>>());
+        let open = || {
+            let file = within(file, declared.as_ref(), part)?;
+            let (family, layout) = recognise(&file, declared.as_ref())?;
+            Ok(Self { file: file.renamed(layout)?, family, declared, foreign })
+        };
+        open().map_err(|error| named(foreign, error))
     }
 
     /// The weights that a trainee with an encoder of this `family` has in a checkpoint of this
@@ -59,7 +67,7 @@ impl EncoderWeights {
     /// # Errors
     /// Two tensors have one name.
     pub fn of_trainee(file: WeightFile, family: &'static dyn Family) -> Result<Self> {
-        Ok(Self { file: file.renamed(family.own_names())?, family, declared: None })
+        Ok(Self { file: file.renamed(family.own_names())?, family, declared: None, foreign: None })
     }
 
     /// The encoder where `config.json` or the file's header notes it, heads included.
@@ -75,7 +83,8 @@ impl EncoderWeights {
     /// the number of heads.
     pub fn measure(&self, heads: Option<usize>) -> Result<StoredEncoder> {
         let path = self.file.path().display();
-        let measured = self.family.measure(&self.file).with_context(|| path.to_string())?;
+        let measured = self.family.measure(&self.file).with_context(|| path.to_string());
+        let measured = measured.map_err(|error| named(self.foreign, error))?;
         let spec = measured.spec;
         let with_heads = |heads| EncoderSpec { heads, ..spec };
         if let Some(declared) = self.declared {
@@ -117,7 +126,8 @@ impl EncoderWeights {
     /// # Errors
     /// All differences, in one message.
     pub fn check_fit(&self, targets: &[(String, Tensor)]) -> Result<()> {
-        self.file.check_fit(targets, |name| self.family.is_beside(name))
+        let fits = self.file.check_fit(targets, |name| self.family.is_beside(name));
+        fits.map_err(|error| named(self.foreign, error))
     }
 
     /// Fills the encoder's parameters; see [`WeightFile::load_into`].
@@ -125,8 +135,42 @@ impl EncoderWeights {
     /// # Errors
     /// As of [`Self::check_fit`]; or a tensor could not be read or copied.
     pub fn load_into(&self, targets: &[(String, Tensor)]) -> Result<()> {
-        self.file.load_into(targets, |name| self.family.is_beside(name))
+        let loaded = self.file.load_into(targets, |name| self.family.is_beside(name));
+        loaded.map_err(|error| named(self.foreign, error))?;
+        require_finite(targets).with_context(|| self.file.path().display().to_string())
     }
+}
+
+/// The error, begun with the name of the family that the weights seem to be of.
+fn named(foreign: Option<&'static str>, error: anyhow::Error) -> anyhow::Error {
+    let Some(family) = foreign else { return error };
+    let known: Vec<_> = FAMILIES.iter().map(|family| family.title()).collect();
+    error.context(format!(
+        "these look like the weights of {family}, and only encoders of {} are read",
+        known.join(" and ")
+    ))
+}
+
+/// # Errors
+/// A weight is no number, and a loss of it would be none: which, and how many.
+fn require_finite(targets: &[(String, Tensor)]) -> Result<()> {
+    let counts = guard(|| {
+        let count = |(_, tensor): &(String, Tensor)| {
+            tensor.isfinite().logical_not().sum(Kind::Int64).to_device(tensor.device())
+        };
+        let counts: Vec<Tensor> = targets.iter().map(count).collect();
+        if counts.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(Vec::<i64>::try_from(Tensor::stack(&counts, 0))?)
+    })?;
+    let mut odd = targets.iter().zip(counts).filter(|(_, count)| *count > 0);
+    let Some(((name, _), count)) = odd.next() else { return Ok(()) };
+    let others = match odd.count() {
+        0 => String::new(),
+        others => format!(", and of {others} other tensors"),
+    };
+    bail!("{count} values of `{name}`{others} are not finite numbers")
 }
 
 /// In which numbers the tensors differ from what is noted beside them.

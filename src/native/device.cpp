@@ -7,6 +7,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/version.h>
 #ifdef USE_C10D_NCCL
 #include <ATen/cuda/CUDAContext.h>
 #endif
@@ -81,12 +82,14 @@ char *distill_peak_memory(int64_t cuda, uint64_t *allocated, uint64_t *reserved)
   });
 }
 
-char *distill_gpu(int64_t cuda, char *name, size_t length, int *major, int *minor) {
+char *distill_gpu(int64_t cuda, char *name, size_t length, int *major, int *minor,
+                  uint64_t *memory) {
   return guarded([&] {
 #ifdef USE_C10D_NCCL
     const auto &properties = *at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(cuda));
     *major = properties.major;
     *minor = properties.minor;
+    *memory = properties.totalGlobalMem;
     const std::string_view full(properties.name);
     const auto end = std::copy_n(full.begin(), std::min(full.size(), length - 1), name);
     *end = '\0';
@@ -103,6 +106,8 @@ char *distill_make_current(int64_t cuda) {
           .setDevice(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda)));
   });
 }
+
+const char *distill_libtorch_version(void) { return TORCH_VERSION; }
 
 char *distill_exact_convolutions(void) {
   return guarded([] { at::globalContext().setAllowTF32CuDNN(false); });

@@ -26,10 +26,13 @@ char *distill_download(distill_tensor tensor, distill_tensor *host);
 // Most bytes that tensors took of a GPU so far, and that libtorch held of it.
 char *distill_peak_memory(int64_t cuda, uint64_t *allocated, uint64_t *reserved);
 
-// The GPU's name, as much of it as fits with its final zero, and its compute capability.
-char *distill_gpu(int64_t cuda, char *name, size_t length, int *major, int *minor);
+// The GPU's name, as much of it as fits with its final zero, its compute capability, and its memory in bytes.
+char *distill_gpu(int64_t cuda, char *name, size_t length, int *major, int *minor,
+                  uint64_t *memory);
 // Makes the GPU this thread's; nothing where `cuda` is negative.
 char *distill_make_current(int64_t cuda);
+// The version of libtorch that this was built with; never freed.
+const char *distill_libtorch_version(void);
 // From here on float32 convolutions on a GPU are computed in float32, not in TF32.
 char *distill_exact_convolutions(void);
 }

@@ -28,6 +28,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn distill_download(tensor: Handle, host: *mut Handle) -> *mut c_char;
     fn distill_exact_convolutions() -> *mut c_char;
+    fn distill_libtorch_version() -> *const c_char;
     fn distill_make_current(cuda: i64) -> *mut c_char;
     fn distill_peak_memory(cuda: i64, allocated: *mut u64, reserved: *mut u64) -> *mut c_char;
     fn distill_gpu(
@@ -36,6 +37,7 @@ unsafe extern "C" {
         length: usize,
         major: *mut c_int,
         minor: *mut c_int,
+        memory: *mut u64,
     ) -> *mut c_char;
 }
 
@@ -225,6 +227,8 @@ pub struct Gpu {
     pub name: String,
     /// Compute capability, as in 9.0.
     pub capability: (i32, i32),
+    /// In bytes.
+    pub memory: u64,
 }
 
 impl Gpu {
@@ -236,13 +240,40 @@ impl Gpu {
         let cuda = cuda_index(device)?;
         ensure!(cuda >= 0, "a CPU is no GPU");
         let mut name = [0 as c_char; 256];
-        let (mut major, mut minor) = (0, 0);
+        let (mut major, mut minor, mut memory) = (0, 0, 0);
         // SAFETY: the shim writes at most the buffer's length, its final zero included.
         let name = unsafe {
-            check(distill_gpu(cuda, name.as_mut_ptr(), name.len(), &mut major, &mut minor))?;
+            let length = name.len();
+            check(distill_gpu(
+                cuda,
+                name.as_mut_ptr(),
+                length,
+                &mut major,
+                &mut minor,
+                &mut memory,
+            ))?;
             CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned()
         };
-        Ok(Self { name, capability: (major, minor) })
+        Ok(Self { name, capability: (major, minor), memory })
+    }
+}
+
+/// The version of libtorch that this program was built with.
+pub fn libtorch_version() -> &'static str {
+    // SAFETY: a string literal of the shim's.
+    let version = unsafe { CStr::from_ptr(distill_libtorch_version()) };
+    version.to_str().unwrap_or("of an unknown version")
+}
+
+/// A device in words: `the CPU, 2 threads` or `GPU 0, NVIDIA H200, 139.8 GiB`.
+pub fn describe(device: Device) -> String {
+    match (device, Gpu::of(device)) {
+        (Device::Cuda(number), Ok(gpu)) => {
+            let memory = gpu.memory as f64 / f64::from(1 << 30);
+            format!("GPU {number}, {}, {memory:.1} GiB", gpu.name)
+        }
+        (Device::Cuda(number), Err(_)) => format!("GPU {number}"),
+        _ => format!("the CPU, {} threads", tch::get_num_threads()),
     }
 }
 

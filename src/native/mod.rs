@@ -18,7 +18,8 @@ mod shim;
 
 pub use backward::backward_from;
 pub use device::{
-    DeviceEvent, Download, Gpu, PeakMemory, exact_convolutions, make_current, upload,
+    DeviceEvent, Download, Gpu, PeakMemory, describe, exact_convolutions, libtorch_version,
+    make_current, upload,
 };
 pub use ending::{exit_if_skipping_destructors, exit_now, skip_destructors};
 pub use graph::CudaGraph;

@@ -114,6 +114,9 @@ fn time(run: &Run, last: &StepMetrics) -> Markup {
         @if let Some(pace) = pace {
             small { (duration(left as f64 * pace)) " more at the last pace" }
         }
+        @if let Some(device) = &last.device {
+            small { "on " (device) }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::config::{ConfigError, DeviceChoice, Precision, RunConfig};
 use crate::data::share_cores;
 use crate::dist::RankInfo;
-use crate::native::Gpu;
+use crate::native::{describe, libtorch_version};
 
 /// The device of this process: on a node with several GPUs that of its local rank, unless its
 /// launcher lets it see one only. Sets the number of CPU threads, too, and how many decoding workers there
@@ -32,18 +32,10 @@ pub fn choose(config: &RunConfig, rank_info: &RankInfo) -> Result<Device, Config
     find("run.device", config.device, rank_info.local_rank)
 }
 
-/// What is computed on, in words: `the CPU, 2 threads` or `GPU 0, NVIDIA H200`.
-pub fn describe(device: Device) -> String {
-    match (device, Gpu::of(device)) {
-        (Device::Cuda(number), Ok(gpu)) => format!("GPU {number}, {}", gpu.name),
-        (Device::Cuda(number), Err(_)) => format!("GPU {number}"),
-        _ => format!("the CPU, {} threads", tch::get_num_threads()),
-    }
-}
-
 /// Says what is computed on, and what of it may not be meant.
 pub fn tell(config: &RunConfig, device: Device) {
-    info!("computing on {} in {}", describe(device), config.precision.name());
+    let precision = config.precision.name();
+    info!("computing on {} in {precision}, by libtorch {}", describe(device), libtorch_version());
     if device != Device::Cpu {
         return;
     }

@@ -13,7 +13,7 @@ use crate::tasks::{TaskConfig, TraineeConfig};
 
 /// Settings, or tables of them, that change nothing about what is learned: where and how fast it happens, what
 /// is told of it. Shards are known by the data set's fingerprint, the teacher by its weights' content.
-const BESIDE: [&str; 21] = [
+const BESIDE: [&str; 23] = [
     "run.dir",
     "run.device",
     "run.threads",

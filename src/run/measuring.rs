@@ -1,5 +1,7 @@
 //! Evaluations of one encoder that no run stands behind.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Error, Result};
 use tch::Device;
 
@@ -8,6 +10,7 @@ use super::setup;
 use super::worker_program::worker_program;
 use crate::artifacts::Role;
 use crate::config::{ConfigError, DataConfig, DeviceChoice, Precision, TrainConfig};
+use crate::data::image::Exif;
 use crate::dist::ProcessGroup;
 use crate::eval::{
     self, Encoder, Given, Interrupted, Measured, NamedEvaluation, Observer, Source, Subject,
@@ -24,6 +27,10 @@ pub struct Measuring {
     pub batch_size: usize,
     /// Processes that decode; 0 takes one per core.
     pub workers: usize,
+    /// As `data.label`, `data.classes` and `data.exif`.
+    pub label: String,
+    pub classes: Option<PathBuf>,
+    pub exif: Exif,
     pub device: DeviceChoice,
     pub precision: Precision,
 }
@@ -81,6 +88,9 @@ impl Measuring {
             workers: self.workers,
             mean,
             std,
+            label: self.label.clone(),
+            classes: self.classes.clone(),
+            exif: self.exif,
             // Bad images are counted here, not a reason to stop.
             max_failed_share: 1.0,
             ..DataConfig::minimal(Vec::new())

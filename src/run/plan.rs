@@ -1,5 +1,7 @@
 //! What a run will be.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use super::opening::open_dataset;
@@ -8,6 +10,7 @@ use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::dist::{RankInfo, environment};
 use crate::tasks::{Network, TaskConfig};
+use crate::train::checkpoint;
 use crate::train::schedule::Schedule;
 
 /// Part of what a run will be, as [`plan`] finds it out.
@@ -16,6 +19,8 @@ pub enum Planned {
     /// The models, before the weights are looked at that the configuration names.
     Networks(Vec<Network>),
     Length(Length),
+    /// The run's directory holds one that was begun, whose newest whole checkpoint is after this step.
+    Begun(PathBuf, u64),
 }
 
 /// Data and schedule of a run.
@@ -51,6 +56,9 @@ pub fn plan(config: &dyn TaskConfig, mut report: impl FnMut(Planned)) -> Result<
     let train = config.train();
     let dataset = open_dataset(train)?;
     report(Planned::Length(length(train, &dataset)));
+    if let Some(checkpoint) = checkpoint::newest(&run.dir)? {
+        report(Planned::Begun(run.dir.clone(), checkpoint.manifest.step));
+    }
     evaluation::check(train)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tch::Device;
-use tracing::{debug_span, info};
+use tracing::{debug_span, info, warn};
 
 use super::evaluation::{self, Trained};
 use super::export::export_all;
@@ -26,6 +26,7 @@ use crate::status;
 use crate::tasks::{self, Models, Setting, TaskConfig};
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::train::prefetch::DevicePrefetcher;
+use crate::train::schedule::Schedule;
 use crate::train::{self, Drawing, Run, State, explain_memory, signals};
 use crate::viz;
 
@@ -101,6 +102,26 @@ fn models_and_state(
     Ok((models, state))
 }
 
+/// Says how many images a step has, and how they come about.
+fn tell_steps(config: &TrainConfig, ranks: usize, samples: u64, schedule: &Schedule) {
+    let (global, batch) = (config.data.images_per_step(), config.data.batch_size);
+    let passes = global.div_ceil(ranks).div_ceil(batch);
+    let of_steps = schedule.total_steps() as f64 * global as f64 / samples as f64;
+    info!(
+        "{} steps of {global} images: {ranks} processes, {passes} passes of {} images each; {of_steps:.1} \
+         passes over {samples} samples",
+        schedule.total_steps(),
+        batch.min(global.div_ceil(ranks)),
+    );
+    if global as u64 > samples {
+        warn!(
+            "a step of {global} images is more than the {samples} samples of the data set: each step sees \
+             every one {:.1} times",
+            global as f64 / samples as f64
+        );
+    }
+}
+
 /// Trains from where `state` is to the end of the schedule, or until a signal comes.
 fn take_steps(
     task: &dyn TaskConfig,
@@ -121,6 +142,9 @@ fn take_steps(
     }
     if state.step >= schedule.total_steps() {
         info!(step = state.step, "this run is complete; nothing is left to train");
+    }
+    if group.is_first() {
+        tell_steps(config, group.world_size(), images.dataset.sample_count(), &schedule);
     }
     let global_batch = config.data.images_per_step() as u64;
     let steps_left = schedule.total_steps().saturating_sub(state.step);

@@ -1,6 +1,6 @@
 //! `preprocessor_config.json` of a Hugging Face folder: how images become an encoder's input.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -36,11 +36,15 @@ impl Preprocessing {
         serde_json::from_str(&text).with_context(context)
     }
 
+    /// Whether there is a `preprocessor_config.json` beside the weights at `path`.
+    pub fn is_beside(path: &Path) -> bool {
+        file_beside(path).is_file()
+    }
+
     /// What `preprocessor_config.json` beside the weights at `path` (a folder or a file) says; where
     /// there is none, ImageNet's.
     pub fn beside(path: &Path) -> Result<Self> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-        let file = folder.join(PREPROCESSOR);
+        let file = file_beside(path);
         if file.is_file() { Self::read(&file) } else { Ok(Self::IMAGENET) }
     }
 
@@ -63,4 +67,9 @@ impl Preprocessing {
             "size": { "shortest_edge": image_size },
         })
     }
+}
+/// Where it would lie for the weights at `path`, a folder or a file.
+fn file_beside(path: &Path) -> PathBuf {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    folder.join(PREPROCESSOR)
 }

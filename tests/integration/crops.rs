@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::support::pixels::compare;
 use distill::data::image::decode::{self, Encoding, Image};
 use distill::data::image::resize::CropResizer;
-use distill::data::image::{CropBox, load_central};
+use distill::data::image::{CropBox, Exif, load_central};
 use distill::data::{CropDecoder, CropOptions};
 
 const MAX_PIXELS: u64 = 100_000_000;
@@ -72,7 +72,12 @@ fn decoded_with(
 ) -> anyhow::Result<Vec<u8>> {
     let [side, height] = case.size;
     assert_eq!(side, height, "{}", case.name);
-    let options = CropOptions { image_size: side, max_pixels: MAX_PIXELS, reduced_decoding, exif: Exif::Ignore };
+    let options = CropOptions {
+        image_size: side,
+        max_pixels: MAX_PIXELS,
+        reduced_decoding,
+        exif: Exif::Ignore,
+    };
     let mut out = vec![0; side * side * 3];
     decoder.decode(bytes, &options, |_, _| case.crop, &mut out)?;
     Ok(out)

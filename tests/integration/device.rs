@@ -154,7 +154,8 @@ fn a_device_describes_itself() {
     let PeakMemory { used, held } = PeakMemory::of(device).unwrap();
     assert!(used >= before.used.max(256 * mebibyte as u64) && held >= used, "{used} of {held}");
     match Gpu::of(device) {
-        Ok(Gpu { name, capability }) => {
+        Ok(Gpu { name, capability, memory }) => {
+            assert!(memory > 1 << 30, "{memory} bytes of memory");
             assert!(device != Device::Cpu && !name.is_empty() && capability.0 >= 5, "{name}");
         }
         Err(error) => assert!(device == Device::Cpu, "{error}"),

@@ -29,6 +29,7 @@ mod many;
 mod memory_bank;
 mod pairs;
 mod peer;
+mod pictures;
 mod pretrain;
 mod preview;
 mod recompute;

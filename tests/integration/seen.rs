@@ -27,5 +27,6 @@ fn metrics_of(step: u64) -> StepMetrics {
         trainees: vec![student("vith16", 0.25), student("vit1b16", 0.125)],
         peak_memory_bytes: None,
         failed_images: 0,
+        device: None,
     }
 }

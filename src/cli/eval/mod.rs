@@ -5,6 +5,8 @@ mod dense;
 mod heads;
 mod source;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -14,6 +16,7 @@ use super::exit::DONE;
 use super::output::print;
 use super::patterns::PATTERN_HELP;
 use crate::config::{DeviceChoice, Precision};
+use crate::data::image::Exif;
 use crate::data::{Dataset, ShardProgress};
 use crate::eval::kinds::centroid::Centroid;
 use crate::eval::kinds::knn::Knn;
@@ -137,6 +140,15 @@ struct ComputeArgs {
     /// Worker processes that decode; 0 takes one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
+    /// Where classes stand in shards: the extension of a member, or json:FIELD
+    #[arg(long, value_name = "PLACE", default_value = "cls")]
+    label: String,
+    /// File with the names of classes in the order of their numbers, where members say names
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    /// Turn images as their EXIF tag says
+    #[arg(long)]
+    apply_exif: bool,
     /// Where to compute
     #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
     device: DeviceChoice,
@@ -177,6 +189,9 @@ fn measure<A: Args, S: Settings>(
         input_size: encoder.input_size.map(usize::from),
         batch_size: compute.batch_size.into(),
         workers: compute.workers,
+        label: compute.label,
+        classes: compute.classes,
+        exif: if compute.apply_exif { Exif::Apply } else { Exif::Ignore },
         device: compute.device,
         precision: compute.precision,
     };
@@ -250,8 +265,12 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let mut table =
-            format!("{} ({})\n", self.encoder.source.source().describe(), self.loaded.name);
+        let mut table = format!(
+            "{} ({}), images of {size} × {size} pixels\n",
+            self.encoder.source.source().describe(),
+            self.loaded.name,
+            size = self.loaded.image_size
+        );
         table.extend(self.measured.sets.iter().map(line));
         table += &format!("{}\n", self.one.evaluation.title());
         let values = self.measured.measurements.iter().map(|measurement| measurement.value);

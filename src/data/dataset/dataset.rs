@@ -179,7 +179,7 @@ impl Dataset {
         progress: ShardProgress<'_>,
     ) -> Result<Self> {
         let indexes = IndexCache::new(sources.clone(), config.index_dir.as_deref());
-        let indexes = Arc::new(indexes.with_fields(config.target_members()?));
+        let indexes = Arc::new(indexes.with(config.wanted()?));
         let chosen = selection::choose(shards, &indexes, config, progress)?;
         let mut selection = Selection::default();
         chosen.iter().for_each(|one| selection += one.selection);

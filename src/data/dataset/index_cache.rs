@@ -23,13 +23,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
-use crate::format::{FieldColumn, NO_LABEL, ShardIndex, index_shard};
+use crate::format::{FieldColumn, NO_LABEL, ShardIndex, Wanted, index_shard};
 use crate::source::{Bundle, INDEX_SUFFIX, ShardAddress, Sources, Stamp};
 use distill_base::durable::user_cache;
 
 /// Of an index of images and labels alone, and of one with fields beside them.
-const MAGIC: &[u8; 8] = b"DSTLIX02";
-const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX03";
+const MAGIC: &[u8; 8] = b"DSTLIX04";
+const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX05";
 /// At the end of a file with notes: before it their checksum and number of bytes, before these the notes.
 const NOTES: &[u8; 8] = b"DSTLNOTE";
 const CHECKSUM: usize = 32;
@@ -43,8 +43,8 @@ pub type ShardProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 pub struct IndexCache {
     sources: Arc<Sources>,
     folder: Option<PathBuf>,
-    /// Fields beside image and label that are indexed too: extensions of their members.
-    fields: Vec<String>,
+    /// What is indexed beside images.
+    wanted: Wanted,
     /// Indexes that no folder can keep.
     kept_nowhere: Mutex<HashMap<ShardAddress, (Head, Arc<ShardIndex>)>>,
     /// Shards whose notes were told.
@@ -76,14 +76,14 @@ impl IndexCache {
     /// user's cache folder where that place cannot be written.
     pub fn new(sources: Arc<Sources>, folder: Option<&Path>) -> Self {
         let folder = folder.map(Path::to_path_buf);
-        let (kept_nowhere, told) = Default::default();
-        Self { sources, folder, fields: Vec::new(), kept_nowhere, told }
+        let (wanted, kept_nowhere, told) = Default::default();
+        Self { sources, folder, wanted, kept_nowhere, told }
     }
 
-    /// Indexes these fields too: members with these extensions, beside image and label.
+    /// Indexes this beside images.
     #[must_use]
-    pub fn with_fields(self, fields: Vec<String>) -> Self {
-        Self { fields, ..self }
+    pub fn with(self, wanted: Wanted) -> Self {
+        Self { wanted, ..self }
     }
 
     /// Does `visit` for all `shards`, in parallel, and gives the results in their order. `progress`
@@ -132,15 +132,15 @@ impl IndexCache {
             return Ok(CachedIndex { head, index, reused: true });
         }
         if let ShardAddress::Bundle(bundle) = shard {
-            let index = Arc::new(index_of(bundle, self.fields.len())?);
-            let (head, _) = encode(&index, &self.fields, stamp);
+            let index = Arc::new(index_of(bundle, self.wanted.fields.len())?);
+            let (head, _) = encode(&index, &self.wanted.fields, stamp);
             self.keep_in_memory(shard, head, index.clone());
             return Ok(CachedIndex { head, index, reused: false });
         }
         let mut reader = self.sources.open(shard)?;
-        let index = Arc::new(index_shard(&mut reader, stamp.size, &self.fields, shard)?);
+        let index = Arc::new(index_shard(&mut reader, stamp.size, &self.wanted, shard)?);
         self.tell(shard, &index.notes);
-        let (head, file) = encode(&index, &self.fields, stamp);
+        let (head, file) = encode(&index, &self.wanted.fields, stamp);
         let mut errors = Vec::new();
         let places = self.places(shard);
         if !places.iter().any(|place| write(place, &file).map_err(|e| errors.push(e)).is_ok()) {
@@ -176,19 +176,21 @@ impl IndexCache {
             return Some(kept.clone());
         }
         drop(kept);
-        let read = |place: &PathBuf| decode(&std::fs::read(place).ok()?, &self.fields, stamp);
+        let read =
+            |place: &PathBuf| decode(&std::fs::read(place).ok()?, &self.wanted.fields, stamp);
         let (head, index) = self.places(shard).iter().find_map(read)?;
         Some((head, Arc::new(index)))
     }
 
     fn magic(&self) -> &'static [u8; 8] {
-        if self.fields.is_empty() { MAGIC } else { MAGIC_WITH_FIELDS }
+        if self.wanted.fields.is_empty() { MAGIC } else { MAGIC_WITH_FIELDS }
     }
 
     /// What the name of an index ends with: also what it has beside images and labels.
     fn suffix(&self) -> String {
-        let fields: String = self.fields.iter().map(|field| format!(".{field}")).collect();
-        fields + INDEX_SUFFIX
+        let mark = self.wanted.label.mark();
+        let others = self.wanted.fields.iter().chain(&mark);
+        others.map(|name| format!(".{name}")).collect::<String>() + INDEX_SUFFIX
     }
 
     /// Where the index of `shard` may lie, best place first.

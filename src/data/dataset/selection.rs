@@ -174,10 +174,7 @@ fn check(chosen: &[ShardEntry]) -> Result<()> {
 const NAMED: usize = 10;
 
 /// What shards hold, without the bad ones where these may be left out.
-fn leave_out_bad(
-    visited: Vec<Result<ShardEntry>>,
-    config: &DataConfig,
-) -> Result<Vec<ShardEntry>> {
+fn leave_out_bad(visited: Vec<Result<ShardEntry>>, config: &DataConfig) -> Result<Vec<ShardEntry>> {
     let all = visited.len();
     let (mut chosen, mut bad) = (Vec::with_capacity(all), Vec::new());
     for result in visited {

@@ -8,7 +8,7 @@ use anyhow::{Context, Error, Result, anyhow};
 use crate::source::ReadSeek;
 
 use super::index::ShardIndex;
-use super::shard_format::ShardFormat;
+use super::shard_format::{ShardFormat, Wanted};
 use super::tar::Tar;
 
 /// How many of a shard's first bytes tell its format.
@@ -17,22 +17,22 @@ pub const BEGINNING_BYTES: usize = 512;
 /// Every format, in the order of asking. Tar comes last: it takes what is too short to tell.
 pub const FORMATS: &[&dyn ShardFormat] = &[&Tar];
 
-/// Lists the samples of `shard`, which has `length` bytes, whatever its format is. `fields` are the
-/// extensions of members that samples carry beside their image; `name` is the shard's in messages.
+/// Lists the samples of `shard`, which has `length` bytes, whatever its format is. `name` is the
+/// shard's in messages.
 ///
 /// # Errors
 /// Its format is not known, it is damaged or cut off, or it holds no image.
 pub fn index_shard(
     shard: &mut dyn ReadSeek,
     length: u64,
-    fields: &[String],
+    wanted: &Wanted,
     name: &dyn Display,
 ) -> Result<ShardIndex> {
     let mut index = || {
         let mut beginning = vec![0; length.min(BEGINNING_BYTES as u64) as usize];
         shard.read_exact(&mut beginning)?;
         shard.seek(SeekFrom::Start(0))?;
-        format_of(&beginning)?.index(shard, length, fields)
+        format_of(&beginning)?.index(shard, length, wanted)
     };
     index().with_context(|| format!("{name}: cannot be indexed"))
 }

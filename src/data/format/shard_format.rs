@@ -5,6 +5,16 @@ use anyhow::Result;
 use crate::source::ReadSeek;
 
 use super::index::ShardIndex;
+use super::labels::LabelRule;
+
+/// What is looked for in a shard beside images.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Extensions of members that samples carry beside their image, in the order of
+    /// [`ShardIndex::fields`].
+    pub fields: Vec<String>,
+    pub label: LabelRule,
+}
 
 /// A format of shards: tells whether a file is one, and lists the samples in it.
 ///
@@ -22,11 +32,9 @@ pub trait ShardFormat: Sync {
     fn recognise(&self, beginning: &[u8]) -> Result<()>;
 
     /// The samples of `shard`, which has `length` bytes and stands at its beginning, in one pass.
-    /// `fields` are the extensions of members that samples carry beside their image, in the order of
-    /// [`ShardIndex::fields`]. What is left out, and why, is in [`ShardIndex::notes`].
+    /// What is left out, and why, is in [`ShardIndex::notes`].
     ///
     /// # Errors
     /// The shard is damaged or cut off, or holds no image.
-    fn index(&self, shard: &mut dyn ReadSeek, length: u64, fields: &[String])
-    -> Result<ShardIndex>;
+    fn index(&self, shard: &mut dyn ReadSeek, length: u64, wanted: &Wanted) -> Result<ShardIndex>;
 }

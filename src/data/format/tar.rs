@@ -9,7 +9,8 @@ use webdataset::core::base_plus_ext;
 use crate::source::ReadSeek;
 
 use super::index::{FieldColumn, NO_LABEL, ShardIndex};
-use super::shard_format::ShardFormat;
+use super::labels::{MOST_LABEL_BYTES, hint};
+use super::shard_format::{ShardFormat, Wanted};
 use super::tar_members::{Content, Ending, Member, TarMembers, begins_tar};
 use crate::source::{NOT_READ, is_image_extension, kinds_left_out};
 
@@ -17,7 +18,7 @@ use crate::source::{NOT_READ, is_image_extension, kinds_left_out};
 ///
 /// A sample's members have one key: the path up to the first dot of its last part. What follows that dot is
 /// a member's extension. A sample's image is the first member of a run of its key whose extension is an image's
-/// and that is no field; fields stand in the same run, its label, the number in `.cls`, anywhere in the shard. A key
+/// and that is no field; fields stand in the same run, its label ([`super::LabelRule`]) anywhere in the shard. A key
 /// without such a member whose members look like images is an image each: names may have dots.
 pub struct Tar;
 
@@ -30,14 +31,9 @@ impl ShardFormat for Tar {
         begins_tar(beginning)
     }
 
-    fn index(
-        &self,
-        shard: &mut dyn ReadSeek,
-        length: u64,
-        fields: &[String],
-    ) -> Result<ShardIndex> {
+    fn index(&self, shard: &mut dyn ReadSeek, length: u64, wanted: &Wanted) -> Result<ShardIndex> {
         let mut members = TarMembers::new(shard, length);
-        let mut grouping = Grouping::new(fields);
+        let mut grouping = Grouping::new(wanted);
         while let Some(member) = members.next()? {
             grouping.add(member, &mut members)?;
         }
@@ -46,11 +42,21 @@ impl ShardFormat for Tar {
     }
 }
 
+/// Members of other extensions that are read for a hint where classes stand, and bytes of each.
+const MOST_HINTS: usize = 8;
+const MOST_HINT_BYTES: u64 = 1 << 16;
+
+/// Where a class seems to stand.
+struct LabelHint {
+    member: String,
+    said: String,
+    /// As `data.label` has it.
+    label: String,
+}
+
 /// Gathers members into samples.
-#[derive(Default)]
 struct Grouping<'a> {
-    /// Extensions of the fields that are looked for.
-    fields: &'a [String],
+    wanted: &'a Wanted,
     index: ShardIndex,
     key: String,
     /// Name, offset and size of the current sample's image.
@@ -62,9 +68,12 @@ struct Grouping<'a> {
     second_images: usize,
     /// Labels that stand apart from their image, by key.
     apart: HashMap<String, u32>,
-    /// How many `.cls` members are no number, and the first of them.
+    /// How many members say no class that should, and the first of them.
     bad_labels: usize,
     first_bad_label: Option<String>,
+    /// Where else a class seems to stand: a member, and what it says.
+    hint: Option<LabelHint>,
+    hints_looked_for: usize,
     /// Members that look like images by their last ending, of the current key: name, offset and size.
     dotted: Vec<(String, u64, u32)>,
     /// Images of kinds that are not read, by their ending.
@@ -75,20 +84,32 @@ struct Grouping<'a> {
     ending: Ending,
 }
 
-/// A class number: digits, perhaps behind the mark that some editors write, perhaps with `.0` behind them.
-fn parse_label(text: &[u8]) -> Option<u32> {
-    let text = std::str::from_utf8(text).ok()?.trim_start_matches('\u{feff}').trim();
-    let digits = text.split_once('.').map_or(text, |(whole, rest)| {
-        if !rest.is_empty() && rest.bytes().all(|byte| byte == b'0') { whole } else { text }
-    });
-    digits.parse().ok().filter(|&label| label != NO_LABEL)
-}
-
 impl<'a> Grouping<'a> {
-    fn new(fields: &'a [String]) -> Self {
-        let index =
-            ShardIndex { fields: vec![FieldColumn::default(); fields.len()], ..Default::default() };
-        Self { fields, index, found: vec![None; fields.len()], ..Self::default() }
+    fn new(wanted: &'a Wanted) -> Self {
+        let fields = wanted.fields.len();
+        Self {
+            wanted,
+            index: ShardIndex {
+                fields: vec![FieldColumn::default(); fields],
+                ..Default::default()
+            },
+            key: String::new(),
+            image: None,
+            label: None,
+            found: vec![None; fields],
+            members: 0,
+            second_images: 0,
+            apart: HashMap::new(),
+            bad_labels: 0,
+            first_bad_label: None,
+            hint: None,
+            hints_looked_for: 0,
+            dotted: Vec::new(),
+            not_read: BTreeMap::new(),
+            elsewhere: 0,
+            first_elsewhere: None,
+            ending: Ending::default(),
+        }
     }
 
     fn add(&mut self, member: Member, members: &mut TarMembers<impl Read + Seek>) -> Result<()> {
@@ -102,15 +123,18 @@ impl<'a> Grouping<'a> {
             self.key = key.to_string();
         }
         let size = u32::try_from(member.size).unwrap_or(u32::MAX);
-        let field = self.fields.iter().position(|field| field.eq_ignore_ascii_case(extension));
+        let Wanted { fields, label } = self.wanted;
+        let field = fields.iter().position(|field| field.eq_ignore_ascii_case(extension));
         let is_image = is_image_extension(extension);
-        let is_label = extension.eq_ignore_ascii_case("cls");
+        let is_label = extension.eq_ignore_ascii_case(label.extension());
         if field.is_none() && !is_image && !is_label {
             let last = extension.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
             if NOT_READ.contains(&&*last) {
                 *self.not_read.entry(last).or_default() += 1;
             } else if extension.contains('.') && is_image_extension(&last) {
                 self.dotted.push((member.name, member.start, size));
+            } else {
+                self.look_for_hint(&last, &member, members)?;
             }
         } else if member.content != Content::Plain {
             self.elsewhere += 1;
@@ -118,19 +142,40 @@ impl<'a> Grouping<'a> {
         } else if let Some(field) = field {
             self.found[field].get_or_insert((member.start, size));
         } else if !is_image {
-            let text = members.beginning(&member, 64)?;
-            self.label = parse_label(&text);
-            if self.label.is_none() {
-                self.bad_labels += 1;
-                let text = String::from_utf8_lossy(&text).trim().to_string();
-                let example = || format!("`{}` is {text:?}", member.name);
-                self.first_bad_label.get_or_insert_with(example);
+            match label.read(&members.beginning(&member, MOST_LABEL_BYTES)?) {
+                Ok(class) => self.label = Some(class),
+                Err(what) => {
+                    self.bad_labels += 1;
+                    self.first_bad_label.get_or_insert_with(|| format!("`{}` {what}", member.name));
+                }
             }
         } else if self.image.is_some() {
             self.second_images += 1;
         } else {
             self.image = Some((member.name, member.start, size));
         }
+        Ok(())
+    }
+
+    /// Whether a member of another extension says what seems to be a class. Only the first ones are read.
+    fn look_for_hint(
+        &mut self,
+        extension: &str,
+        member: &Member,
+        members: &mut TarMembers<impl Read + Seek>,
+    ) -> Result<()> {
+        let is_text =
+            ["json", "txt", "index", "label", "class", "id", "target"].contains(&extension);
+        let is_wanted = self.hint.is_none() && self.hints_looked_for < MOST_HINTS;
+        if !is_text || !is_wanted || member.content != Content::Plain {
+            return Ok(());
+        }
+        self.hints_looked_for += 1;
+        let text = members.beginning(member, MOST_HINT_BYTES)?;
+        self.hint = hint(extension, &text).map(|label| {
+            let said: String = String::from_utf8_lossy(&text).trim().chars().take(60).collect();
+            LabelHint { member: member.name.clone(), said, label }
+        });
         Ok(())
     }
 
@@ -144,7 +189,7 @@ impl<'a> Grouping<'a> {
                 self.apart.insert(self.key.clone(), label);
             }
             // `v1.5.jpg` and `v1.6.jpg` share a key that nobody meant.
-            let found = std::mem::replace(&mut self.found, vec![None; self.fields.len()]);
+            let found = std::mem::replace(&mut self.found, vec![None; self.wanted.fields.len()]);
             dotted.into_iter().for_each(|image| self.push(image, None));
             self.found = found;
         }
@@ -201,13 +246,14 @@ impl<'a> Grouping<'a> {
     /// What is odd about the shard.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        let extension = self.wanted.label.extension();
         if self.second_images > 0 {
             notes.push(format!(
                 "{} images share their key with one before them and are left out",
                 self.second_images
             ));
         }
-        for (field, column) in self.fields.iter().zip(&self.index.fields) {
+        for (field, column) in self.wanted.fields.iter().zip(&self.index.fields) {
             let without = column.sizes.iter().filter(|&&size| size == 0).count();
             if without > 0 {
                 notes.push(format!("{without} images have no `.{field}` member beside them"));
@@ -215,17 +261,26 @@ impl<'a> Grouping<'a> {
         }
         if let Some(example) = &self.first_bad_label {
             notes.push(format!(
-                "{} .cls members are not a class number and are not read; {example}, expected a number",
+                "{} `.{extension}` members say no class and are not read; {example}",
                 self.bad_labels
             ));
         }
         if let Some(key) = self.apart.keys().min() {
             notes.push(format!(
-                "{} .cls members have no image of their key; one is `{key}.cls`",
+                "{} `.{extension}` members have no image of their key; one is `{key}.{extension}`",
                 self.apart.len()
             ));
         }
         let labelled = self.index.labelled();
+        if labelled == 0
+            && self.first_bad_label.is_none()
+            && let Some(LabelHint { member, said, label }) = &self.hint
+        {
+            notes.push(format!(
+                "no image has a label: there is no `.{extension}` member; `{member}` is {said:?}, which \
+                 data.label = \"{label}\" would read"
+            ));
+        }
         if labelled > 0 && labelled < self.index.rows() && self.first_bad_label.is_none() {
             notes.push(format!(
                 "{} of {} images have no label",

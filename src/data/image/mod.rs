@@ -29,7 +29,7 @@ pub use crop::{CropBox, CropRange};
 pub use crop_decoder::{CropDecoder, CropOptions};
 pub use decode::{Encoding, Image};
 pub use dense::{ClassMap, DenseMap, DensePixels, IGNORED_CLASS};
-pub use orientation::Exif;
 pub use dense_transform::{DenseCut, DenseGeometry, DenseTransform};
+pub use orientation::Exif;
 pub use sample::{SampleDecoder, SamplePlan, TargetPlan};
 pub use transform::{ImageStats, Transform};

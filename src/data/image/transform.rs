@@ -94,14 +94,12 @@ impl Transform {
                     ImageStats::new(image.width, image.height, entropy)
                 })
             }
-            Self::Dense(dense) => {
-                decoder.decode_whole(encoded, options, |image, resizer| {
-                    let size = (image.width, image.height);
-                    let geometry = dense.geometry(position, size, options.image_size)?;
-                    geometry.cut_image(image, resizer, out)?;
-                    ImageStats::new(image.width, image.height, None)
-                })
-            }
+            Self::Dense(dense) => decoder.decode_whole(encoded, options, |image, resizer| {
+                let size = (image.width, image.height);
+                let geometry = dense.geometry(position, size, options.image_size)?;
+                geometry.cut_image(image, resizer, out)?;
+                ImageStats::new(image.width, image.height, None)
+            }),
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use quick_cache::unsync::Cache;
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Resource, Signal, getrlimit, set_parent_process_death_signal};
 
 use crate::image::{ImageStats, SampleDecoder, SamplePlan};
 use crate::shared_memory::SlotWriter;
@@ -23,6 +23,14 @@ use super::protocol::{FileSegment, Job, PROGRAM, Reply, add, flush, receive, rec
 
 /// Files that are kept open at a time.
 const OPEN_FILES: usize = 64;
+/// Handles that a worker needs for other things, those it inherits included.
+const OTHER_HANDLES: u64 = 32;
+
+/// Fewer where a process may have few handles.
+fn files_to_keep_open() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    OPEN_FILES.min(limit.saturating_sub(OTHER_HANDLES).max(2) as usize)
+}
 
 /// Replies that are sent together at most, and how long the first may wait for the others.
 const MOST_REPLIES: usize = 4;
@@ -123,7 +131,7 @@ impl Worker {
             field_bytes: plan.field_bytes(),
             plan,
             memory,
-            files: Cache::new(OPEN_FILES),
+            files: Cache::new(files_to_keep_open()),
             encoded: Vec::new(),
             decoder: SampleDecoder::default(),
         }

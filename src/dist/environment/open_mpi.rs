@@ -29,7 +29,7 @@ fn rank_info(variables: &Variables) -> Result<RankInfo, ConfigError> {
         );
         error(name, message)
     };
-    let host = match variables.text(MASTER_ADDR) {
+    let host = match variables.host()? {
         Some(host) => host,
         None if local.1 == world_size => "127.0.0.1".to_string(),
         None => return Err(tell(MASTER_ADDR, "mpirun does not say on which node rank 0 is")),

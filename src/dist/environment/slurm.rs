@@ -2,7 +2,7 @@
 
 use super::launcher::{Launcher, port_of_job};
 use super::rank_info::{RankInfo, Rendezvous};
-use super::variables::{MASTER_ADDR, Variables, error};
+use super::variables::{Variables, error};
 use crate::config::ConfigError;
 
 /// A batch script and the shell of `salloc` have a rank and a number of tasks too, but only what
@@ -32,7 +32,7 @@ fn rank_info(variables: &Variables) -> Result<RankInfo, ConfigError> {
         );
         error(LAUNCHER.local_world_size, message)
     })?;
-    let host = match variables.text(MASTER_ADDR) {
+    let host = match variables.host()? {
         Some(host) => host,
         None => {
             let nodes = text(NODES)?;

@@ -32,7 +32,7 @@ pub(super) fn rank_info(variables: &Variables) -> Result<RankInfo, ConfigError> 
     };
     let local = (local(LAUNCHER.local_rank, 0)?, local(LAUNCHER.local_world_size, 1)?);
     let rendezvous = Rendezvous {
-        host: variables.text(MASTER_ADDR).ok_or_else(|| missing(MASTER_ADDR))?,
+        host: variables.host()?.ok_or_else(|| missing(MASTER_ADDR))?,
         port: variables.port()?.ok_or_else(|| missing(MASTER_PORT))?,
         hosted_by_launcher: variables
             .text("TORCHELASTIC_USE_AGENT_STORE")

@@ -1,6 +1,7 @@
 //! Environment variables as text and numbers.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::config::ConfigError;
@@ -40,6 +41,22 @@ impl<'a> Variables<'a> {
             })
         };
         self.text(name).map(parse).transpose()
+    }
+
+    /// `MASTER_ADDR`, if it is set: a name or an address, as resolvers take it.
+    pub(super) fn host(&self) -> Result<Option<String>, ConfigError> {
+        let Some(text) = self.text(MASTER_ADDR) else { return Ok(None) };
+        let host = text.trim();
+        // As in URLs.
+        let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let is_address = host.parse::<IpAddr>().is_ok();
+        let is_odd = |c: char| c.is_whitespace() || "/[]@,;".contains(c) || c == ':' && !is_address;
+        if host.is_empty() || host.contains(is_odd) {
+            let message =
+                format!("found `{text}`, expected a host name or an address, without a port");
+            return Err(error(MASTER_ADDR, message));
+        }
+        Ok(Some(host.to_string()))
     }
 
     /// `MASTER_PORT`, if it is set.

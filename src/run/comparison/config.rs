@@ -9,6 +9,7 @@ use crate::config::{
     Check, ConfigError, DataConfig, DistributedConfig, KeyError, RunConfig, TrainConfig,
     read_table, read_tables, require,
 };
+use crate::data::image::Exif;
 use crate::eval::{self, NamedEvaluation};
 use crate::run::frozen_encoder::EncoderSource;
 use crate::run::heads::HeadsConfig;
@@ -43,11 +44,17 @@ pub struct ImagesConfig {
     pub batch_size: usize,
     /// Processes that decode; 0 takes one per core.
     pub workers: usize,
+    /// As `data.label`, `data.classes` and `data.exif` of a run.
+    pub label: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<PathBuf>,
+    pub exif: Exif,
 }
 
 impl Default for ImagesConfig {
     fn default() -> Self {
-        Self { input_size: None, batch_size: 64, workers: 0 }
+        let (classes, exif) = Default::default();
+        Self { input_size: None, batch_size: 64, workers: 0, label: "cls".into(), classes, exif }
     }
 }
 
@@ -188,11 +195,23 @@ impl ComparisonConfig {
 
     /// How images of this size are read.
     pub(super) fn data(&self, input_size: usize, mean: [f64; 3], std: [f64; 3]) -> DataConfig {
-        let ImagesConfig { batch_size, workers, .. } = self.images;
+        let ImagesConfig { batch_size, workers, exif, .. } = self.images;
+        let (label, classes) = (self.images.label.clone(), self.images.classes.clone());
         // Bad images are counted, not a reason to stop.
         let max_failed_share = 1.0;
         let minimal = DataConfig::minimal(Vec::new());
-        DataConfig { input_size, batch_size, workers, mean, std, max_failed_share, ..minimal }
+        DataConfig {
+            input_size,
+            batch_size,
+            workers,
+            mean,
+            std,
+            label,
+            classes,
+            exif,
+            max_failed_share,
+            ..minimal
+        }
     }
 }
 

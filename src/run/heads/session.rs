@@ -21,7 +21,7 @@ use crate::eval::Interrupted;
 use crate::eval::dense::{
     DptShape, HeadSchedule, HeadShape, HeadTrainer, Share, UpdateNumbers, feature_dim,
 };
-use crate::native::{PeakMemory, guard, upload};
+use crate::native::{PeakMemory, describe, guard, upload};
 use crate::nn::Normalisation;
 use crate::status;
 use crate::train::checkpoint::{Checkpoint, Saver, Snapshot};
@@ -396,6 +396,7 @@ impl Log {
             trainees,
             peak_memory_bytes: PeakMemory::of(session.ground.group.device()).map(|peak| peak.held),
             failed_images: session.dataset.failure_counts().failed,
+            device: Some(describe(session.ground.group.device())),
         };
         self.run.add(metrics, seconds, step == updates)
     }

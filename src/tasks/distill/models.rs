@@ -1,17 +1,21 @@
 //! Teacher and students, in memory.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use tch::Device;
 use tracing::{info, warn};
 
 use super::config::DistillConfig;
 use super::distillation::{Distillation, Teacher};
+use crate::config::ConfigError;
 use crate::dist::ProcessGroup;
 use crate::encoders::{EncoderSpec, EncoderWeights};
 use crate::nn::Storage;
 use crate::tasks::initial_weights::{StoredWeights, start_from};
 use crate::tasks::trainee::TraineeConfig;
 use crate::train::objective::Objective;
+use crate::weights::Preprocessing;
 
 /// Key, place and expected encoder of all weights that a config names.
 pub(super) fn weights_of(
@@ -25,12 +29,36 @@ pub(super) fn weights_of(
         .chain(students)
 }
 
+/// # Errors
+/// The teacher's weights come with a normalisation of pixels that is not `data.mean` and `data.std`: it would see
+/// other images than it was trained on.
+pub(super) fn check_normalisation(config: &DistillConfig) -> Result<()> {
+    let weights = &config.teacher.weights;
+    if weights == TraineeConfig::RANDOM || !Preprocessing::is_beside(Path::new(weights)) {
+        return Ok(());
+    }
+    let own = Preprocessing::beside(Path::new(weights))?;
+    let data = &config.train.data;
+    for (key, found, expected) in
+        [("data.mean", data.mean, own.mean), ("data.std", data.std, own.std)]
+    {
+        if found.iter().zip(expected).any(|(found, expected)| (found - expected).abs() > 1e-3) {
+            let message = format!(
+                "found {found:?}, expected {expected:?}, as preprocessor_config.json beside teacher.weights says"
+            );
+            return Err(ConfigError { file: PathBuf::new(), key: key.into(), message }.into());
+        }
+    }
+    Ok(())
+}
+
 /// The teacher on `device`, its matrices kept in the number format that they are used in.
 pub(super) fn load_teacher(
     config: &DistillConfig,
     group: &ProcessGroup,
     device: Device,
 ) -> Result<Teacher> {
+    check_normalisation(config)?;
     let size = config.teacher.model;
     let matrices = config.train.run.precision.kind();
     if config.teacher.weights == TraineeConfig::RANDOM {

@@ -7,7 +7,7 @@ use toml::Table;
 use super::config::{DistillConfig, TeacherPrecision, read};
 use super::distillation::{Distillation, Student, flops_per_image};
 use super::fp8_report::Fp8Report;
-use super::models::{load_teacher, students, weights_of};
+use super::models::{check_normalisation, load_teacher, students, weights_of};
 use crate::config::{Check, ConfigError, KeyError, TrainConfig};
 use crate::encoders::{Encoder, EncoderSpec};
 use crate::native::guard;
@@ -96,6 +96,7 @@ impl TaskConfig for DistillConfig {
     }
 
     fn check_weights(&self) -> Result<()> {
+        check_normalisation(self)?;
         weights_of(self).try_for_each(|(key, weights, size)| check(&key, weights, size))
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
-use distill::data::format::index_shard;
+use distill::data::format::{Wanted, index_shard};
 use proptest::prelude::*;
 
 use super::tars::{names, repair_checksums, start};
@@ -116,7 +116,7 @@ proptest! {
     fn random_damage_never_leads_astray(damage in Damage::any()) {
         let shard = damage.done();
         let length = shard.len() as u64;
-        if let Ok(index) = index_shard(&mut Watched::new(&shard), length, &[], &"random") {
+        if let Ok(index) = index_shard(&mut Watched::new(&shard), length, &Wanted::default(), &"random") {
             prop_assert!(index.rows() > 0);
             prop_assert!(index.offsets.is_sorted_by(|one, next| one < next));
             for row in 0..index.rows() {
@@ -131,7 +131,9 @@ proptest! {
 #[test]
 fn the_shard_to_be_damaged_is_read() {
     let shard = sample_shard();
-    let index = index_shard(&mut Watched::new(&shard), shard.len() as u64, &[], &"sound").unwrap();
+    let index =
+        index_shard(&mut Watched::new(&shard), shard.len() as u64, &Wanted::default(), &"sound")
+            .unwrap();
     let long = format!("{}.png", "n".repeat(150));
     assert_eq!(names(&index), ["first.jpg", "b/c.jpeg", &long, "last.webp"]);
 }

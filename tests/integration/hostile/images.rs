@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use distill::data::image::CropBox;
 use distill::data::image::decode::{self, Encoding, Image};
+use distill::data::image::{CropBox, Exif};
 use distill::data::{CropDecoder, CropOptions};
 use distill::native::peak_memory;
 
@@ -37,7 +37,12 @@ fn pillows() -> Vec<(String, Vec<u8>, image::RgbImage)> {
 /// The whole image through the decoder that workers use, at its own size where it is square.
 fn crop_of(bytes: &[u8], side: usize) -> anyhow::Result<Vec<u8>> {
     let mut out = vec![0; side * side * 3];
-    let options = CropOptions { image_size: side, max_pixels: MAX_PIXELS, reduced_decoding: false, exif: Exif::Ignore };
+    let options = CropOptions {
+        image_size: side,
+        max_pixels: MAX_PIXELS,
+        reduced_decoding: false,
+        exif: Exif::Ignore,
+    };
     let corner = |_, _| CropBox { left: 0, top: 0, width: side, height: side };
     CropDecoder::default().decode(bytes, &options, corner, &mut out)?;
     Ok(out)

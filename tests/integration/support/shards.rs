@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use distill::config::{CurationConfig, DataConfig};
-use distill::data::format::{ShardIndex, index_shard};
+use distill::data::format::{ShardIndex, Wanted, index_shard};
 use distill::data::{Dataset, Loader, Scratch};
 
 pub const SIDE: usize = 32;
@@ -66,7 +66,7 @@ pub fn start(
 /// The index of a shard, made now.
 pub fn scan(shard: &Path) -> Result<ShardIndex> {
     let length = shard.metadata()?.len();
-    index_shard(&mut std::fs::File::open(shard)?, length, &[], &shard.display())
+    index_shard(&mut std::fs::File::open(shard)?, length, &Wanted::default(), &shard.display())
 }
 
 pub fn fill(dataset: &Dataset, position: u64) -> Result<(Vec<u8>, Option<u32>)> {

@@ -1,0 +1,35 @@
+//! Sharing a machine: how threads that compute wait for each other.
+//!
+//! libgomp's threads spin at barriers for milliseconds. That is fastest on an idle machine; beside other programs
+//! a thread that spins holds the core that the one it waits for needs. Ten thousand turns, some tens of microseconds, cost
+//! nothing on an idle machine (docs/PERFORMANCE.md).
+
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Turns of a spin before the thread sleeps.
+const SPINS: (&str, &str) = ("GOMP_SPINCOUNT", "10000");
+/// What says how to wait otherwise.
+const POLICY: &str = "OMP_WAIT_POLICY";
+
+/// Has this program, if its command computes, start again with short spins, unless the environment says how to
+/// wait: libgomp reads it when it is loaded, which is before anything of ours runs.
+pub fn start_again_with_short_spins() {
+    if env::var_os(SPINS.0).is_some() || env::var_os(POLICY).is_some() || !computes() {
+        return;
+    }
+    let mut arguments = env::args_os();
+    let (Some(name), Ok(program)) = (arguments.next(), env::current_exe()) else { return };
+    let mut again = Command::new(program);
+    again.arg0(name).args(arguments).env(SPINS.0, SPINS.1);
+    // It returns only where that failed: then threads wait as they do.
+    let _ = again.exec();
+}
+
+/// Whether the command line's command trains or measures here, on CPU threads.
+fn computes() -> bool {
+    let first = env::args_os().nth(1).unwrap_or_default();
+    let first = first.to_string_lossy();
+    first.starts_with("--config") || ["pretrain", "eval", "bench", "launch"].contains(&&*first)
+}

@@ -1,0 +1,277 @@
+//! Pictures, labels and shards as other programs write them: right, or left out and told. The files are cases of
+//! public bug reports (`tests/cases`).
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use distill::data::image::decode::{self, Image};
+use distill::data::image::{CropBox, Exif};
+use distill::data::{CropDecoder, CropOptions};
+use image::{ImageFormat, RgbImage};
+
+use crate::support::ranks::metrics;
+use crate::support::workshop::{Finished, Workshop};
+
+fn case(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name)
+}
+
+/// A workshop with the files of a case in it, and its config.
+fn workshop_of(name: &str) -> Workshop {
+    let workshop = Workshop::new();
+    for entry in fs::read_dir(case(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, workshop.path(path.file_name().unwrap().to_str().unwrap())).unwrap();
+    }
+    workshop
+}
+
+fn distill(workshop: &Workshop, arguments: &[&str]) -> Finished {
+    Finished::of(workshop.command(arguments).output().unwrap())
+}
+
+/// The only file in a tar shard that ends so.
+fn member(shard: &Path, ending: &str) -> Vec<u8> {
+    let mut tar = tar::Archive::new(fs::File::open(shard).unwrap());
+    for entry in tar.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if entry.path().unwrap().to_string_lossy().to_lowercase().ends_with(ending) {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+            return bytes;
+        }
+    }
+    panic!("{}: no {ending}", shard.display())
+}
+
+fn decoded(bytes: &[u8]) -> Image {
+    let mut image = Image::default();
+    decode::decode(bytes, 1 << 24, &mut image).unwrap();
+    image
+}
+
+/// Scans for each colour, chroma finer than luma, bytes between segments: the pixels of libjpeg-turbo's djpeg,
+/// to a level on average, whole and as a training crop.
+#[test]
+fn odd_jpegs_have_the_pixels_of_djpeg() {
+    for (name, files) in [
+        ("jpeg-fine-chroma", &["cb-wide", "cbcr-large"][..]),
+        ("jpeg-scan-each", &["each-420", "each-440", "plain-420"]),
+        ("jpeg-refused", &["stray-before-dqt"]),
+    ] {
+        for file in files {
+            let jpeg = member(&case(name).join(format!("{file}.tar")), ".jpg");
+            let expected = image::open(case(name).join(format!("expected-{file}.png"))).unwrap();
+            let expected = expected.to_rgb8();
+            let whole = decoded(&jpeg);
+            let (width, height) = (whole.width, whole.height);
+            let mut crop = vec![0; width * height * 3];
+            let side = width.min(height);
+            let options = CropOptions {
+                image_size: side,
+                max_pixels: 1 << 24,
+                reduced_decoding: false,
+                exif: Exif::Ignore,
+            };
+            let part = CropBox { left: 0, top: 0, width: side, height: side };
+            crop.truncate(side * side * 3);
+            CropDecoder::default().decode(&jpeg, &options, |_, _| part, &mut crop).unwrap();
+            for (what, pixels, across) in [("whole", &whole.pixels, width), ("crop", &crop, side)] {
+                let (mut sum, mut count) = (0.0, 0.0);
+                for y in 0..side.min(expected.height() as usize) {
+                    for x in 0..side.min(expected.width() as usize) {
+                        let own = &pixels[(y * across + x) * 3..][..3];
+                        let other = expected.get_pixel(x as u32, y as u32).0;
+                        for (a, b) in own.iter().zip(other) {
+                            sum += (f64::from(*a) - f64::from(b)).abs();
+                            count += 1.0;
+                        }
+                    }
+                }
+                assert!(count > 0.0 && sum / count <= 1.0, "{file}, {what}: {}", sum / count);
+            }
+        }
+    }
+}
+
+/// Nothing that every viewer shows is refused.
+#[test]
+fn whole_jpegs_are_good() {
+    let workshop = workshop_of("jpeg-refused");
+    for shard in
+        ["arithmetic", "cb-first", "stray-before-dqt", "stray-before-sof", "stray-before-sos"]
+    {
+        let done = distill(&workshop, &["data", "check", &format!("{shard}.tar")]).succeeds();
+        assert!(done.stdout.contains("1 good, 0 bad"), "{shard}: {}", done.stdout);
+    }
+}
+
+/// Data that end before their mark are damage for whoever reads the whole picture.
+#[test]
+fn jpegs_whose_data_end_early_are_bad() {
+    let workshop = workshop_of("damaged-jpeg");
+    let bad = distill(&workshop, &["data", "check", "damaged.tar"]);
+    assert_eq!(bad.code, Some(1), "{}", bad.stderr);
+    assert!(bad.stdout.contains("2 good, 4 bad"), "{}", bad.stdout);
+    for name in ["base_cut", "base_lost", "gray_cut", "gray_lost"] {
+        assert!(bad.stdout.contains(&format!("`{name}.jpg`: JPEG: ")), "{}", bad.stdout);
+    }
+    let mut image = Image::default();
+    let cut = member(&workshop.path("damaged.tar"), "base_cut.jpg");
+    let error = decode::decode(&cut, 1 << 24, &mut image).unwrap_err().to_string();
+    assert!(error.contains("premature end"), "{error}");
+}
+
+/// Labels with a mark, a point or capitals are read; what is not read is told each time with its content and what
+/// would read it, and that reads it.
+#[test]
+fn labels_stand_where_data_label_says() {
+    let workshop = workshop_of("labels-not-read");
+    let labels = |arguments: &[&str]| {
+        let done = distill(&workshop, &[&["data", "index"], arguments].concat()).succeeds();
+        let row = done.stdout.lines().nth(1).unwrap().split_whitespace().nth(1).unwrap();
+        (row.parse::<u32>().unwrap(), done.stderr)
+    };
+    for shard in ["upper.tar", "float.tar", "bom.tar"] {
+        assert_eq!(labels(&[shard]).0, 1, "{shard}");
+    }
+    for (shard, rule) in [("json.tar", "json:label"), ("txt.tar", "txt"), ("index.tar", "index")] {
+        for _ in 0..2 {
+            let (count, said) = labels(&[shard]);
+            assert_eq!(count, 0);
+            assert!(said.contains(&format!("data.label = \"{rule}\"")), "{shard}: {said}");
+        }
+        assert_eq!(labels(&[shard, "--label", rule]).0, 1, "{shard}");
+        assert_eq!(labels(&[shard]).0, 0, "each rule has an index of its own");
+    }
+    for _ in 0..2 {
+        let (count, said) = labels(&["name.tar"]);
+        assert_eq!(count, 0);
+        assert!(said.contains("`a.cls` is \"cat\"") && said.contains("data.classes"), "{said}");
+    }
+    fs::write(workshop.path("classes.txt"), "dog\ncat\n").unwrap();
+    assert_eq!(labels(&["name.tar", "--classes", "classes.txt"]).0, 1);
+    workshop.train(&["data.label=\"json:\""]).fails(2, &["data.label", "json:label"]);
+}
+
+/// All bad shards are named at once; a run may do without them, the same after a restart, up to a limit.
+#[test]
+fn bad_shards_are_named_or_left_out() {
+    let workshop = workshop_of("bad-shards");
+    for name in ["a.tar", "b.tar", "c.tar"] {
+        fs::copy(workshop.path("good.tar"), workshop.path(name)).unwrap();
+    }
+    let good = fs::read(workshop.path("good.tar")).unwrap();
+    fs::write(workshop.path("cut.tar"), &good[..9000]).unwrap();
+    fs::write(workshop.path("empty.tar"), [0; 1024]).unwrap();
+    fs::write(workshop.path("zero.tar"), []).unwrap();
+    let failed = workshop.train(&[]);
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    for name in ["cut.tar", "json.tar", "empty.tar", "zero.tar", "data.bad_shards = \"skip\""] {
+        assert!(failed.stderr.contains(name), "`{name}` is not in {}", failed.stderr);
+    }
+    let skip = ["data.bad_shards=\"skip\"", "schedule.epochs=1"];
+    let done = workshop.train(&skip).succeeds();
+    assert!(done.stderr.contains("4 of 8 shards cannot be read, and are left out"));
+    assert!(done.stderr.contains("over 48 samples"), "{}", done.stderr);
+    let steps = metrics(&workshop, "run").len();
+    let longer = [&skip[..1], &["schedule.epochs=2"]].concat();
+    let more = workshop.train(&longer).succeeds();
+    assert!(more.stderr.contains("over 48 samples"), "{}", more.stderr);
+    assert!(metrics(&workshop, "run").len() > steps);
+    let few = [&skip[..1], &["data.max_bad_shard_share=0.2", "run.dir=few"]].concat();
+    let refused = workshop.train(&few);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("data.max_bad_shard_share = 0.2"), "{}", refused.stderr);
+}
+
+/// A JPEG, bright above and dark below as viewers show it with this orientation.
+fn turned_jpeg(orientation: u8) -> Vec<u8> {
+    let seen = |x: u32, y: u32| if y < 32 { [230 - (x / 8) as u8; 3] } else { [30; 3] };
+    let stored = RgbImage::from_fn(64, 64, |x, y| {
+        let (x, y) = match orientation {
+            1 => (x, y),
+            3 => (63 - x, 63 - y),
+            // Stored as it is seen after a quarter turn the other way.
+            6 => (63 - y, x),
+            8 => (y, 63 - x),
+            other => panic!("orientation {other}"),
+        };
+        image::Rgb(seen(x, y))
+    });
+    let mut plain = Cursor::new(Vec::new());
+    stored.write_to(&mut plain, ImageFormat::Jpeg).unwrap();
+    let plain = plain.into_inner();
+    let tag = [
+        &b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0"[..],
+        &[orientation],
+        b"\0\0\0\0\0\0",
+    ]
+    .concat();
+    let segment = [&[0xff, 0xe1], &(tag.len() as u16 + 2).to_be_bytes()[..], &tag].concat();
+    [&plain[..2], &segment, &plain[2..]].concat()
+}
+
+/// `data.exif = "apply"` shows what viewers show, in crops and whole; by default pixels stay as they are stored.
+#[test]
+fn exif_rotation_is_applied_on_demand() {
+    for orientation in [1, 3, 6, 8] {
+        let jpeg = turned_jpeg(orientation);
+        let mean = |exif, top: bool| {
+            let options =
+                CropOptions { image_size: 32, max_pixels: 1 << 20, reduced_decoding: false, exif };
+            let whole = CropBox { left: 0, top: 0, width: 64, height: 64 };
+            let mut out = vec![0; 32 * 32 * 3];
+            CropDecoder::default().decode(&jpeg, &options, |_, _| whole, &mut out).unwrap();
+            let part = if top { &out[..32 * 3 * 8] } else { &out[32 * 3 * 24..] };
+            part.iter().map(|&level| f64::from(level)).sum::<f64>() / part.len() as f64
+        };
+        assert!(mean(Exif::Apply, true) > 200.0, "{orientation}: {}", mean(Exif::Apply, true));
+        assert!(mean(Exif::Apply, false) < 60.0, "{orientation}");
+        let is_upright = mean(Exif::Ignore, true) > 200.0;
+        assert_eq!(is_upright, orientation == 1, "{orientation} as it is stored");
+    }
+}
+
+/// The switch is one of a run: crops of training have other pixels, and so the losses.
+#[test]
+fn a_run_has_one_switch_for_exif() {
+    let workshop = Workshop::new();
+    for shard in 0..2 {
+        let images: Vec<_> =
+            (0..10).map(|i| (format!("{shard}{i}.jpg"), turned_jpeg([3, 6, 8][i % 3]))).collect();
+        workshop.shard(&format!("shards/{shard}.tar"), &images);
+    }
+    let losses = |run: &str, exif: &str| {
+        let dir = format!("run.dir={run}");
+        workshop.train(&[&dir, exif]).succeeds();
+        crate::support::ranks::losses(&metrics(&workshop, run))
+    };
+    let ignored = losses("ignored", "data.exif=ignore");
+    assert_eq!(losses("again", "log.every=1"), ignored, "that is the default");
+    assert_ne!(losses("applied", "data.exif=apply"), ignored);
+    workshop
+        .train(&["run.dir=ignored", "data.exif=apply"])
+        .fails(2, &["data.exif", "--accept-changes"]);
+}
+
+/// Few handles are enough for many shards.
+#[test]
+fn few_file_handles_are_enough() {
+    let workshop = Workshop::new();
+    for copy in 0..100 {
+        fs::copy(workshop.path("shards/0.tar"), workshop.path(&format!("shards/{copy}-.tar")))
+            .unwrap();
+    }
+    let program = crate::support::device::program();
+    let command = format!(
+        "ulimit -n 48; exec {} --config config.toml --set schedule.steps_per_epoch=40",
+        program.display()
+    );
+    let mut shell = Command::new("bash");
+    let folder = workshop.path("");
+    let done = Finished::of(shell.args(["-c", &command]).current_dir(folder).output().unwrap());
+    done.succeeds();
+}
