@@ -4,7 +4,8 @@
 
 use std::io::Cursor;
 
-use distill_data::format::{Wanted, index_shard};
+use distill_data::format::index_shard;
+use distill_data::labels::Wanted;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|shard: &[u8]| {

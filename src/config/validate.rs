@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::TrainConfig;
 use super::load::KeyError;
-use crate::data::format::LabelRule;
+use crate::data::labels::LabelRule;
 
 /// The outcome of a check: the first key at fault, and what is wrong with it.
 pub type Check = Result<(), KeyError>;

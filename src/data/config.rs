@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::format::{LabelRule, Wanted, read_classes};
 use crate::image::{DensePixels, Exif};
+use crate::labels::{LabelRule, Wanted, read_classes};
 
 /// Images: where they are, which are kept, how they are cropped, how many at a time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ pub mod config;
 pub mod dataset;
 pub mod format;
 pub mod image;
+pub mod labels;
 mod loader;
 pub mod made;
 pub mod pack;

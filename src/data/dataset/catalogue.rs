@@ -10,7 +10,8 @@ use anyhow::Result;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::format::{FieldColumn, NO_LABEL};
+use crate::format::FieldColumn;
+use crate::labels::NO_LABEL;
 
 /// Memory for the rows of shards that are in use, in bytes. At 16 to 20 bytes an image this
 /// holds some twenty million of them: all of most data sets, and the windows of any.

@@ -23,7 +23,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
-use crate::format::{FieldColumn, NO_LABEL, ShardIndex, Wanted, index_shard};
+use crate::format::{FieldColumn, ShardIndex, index_shard};
+use crate::labels::{NO_LABEL, Wanted};
 use crate::source::{Bundle, INDEX_SUFFIX, ShardAddress, Sources, Stamp};
 use distill_base::durable::user_cache;
 
@@ -390,7 +391,7 @@ mod tests {
         ShardIndex {
             offsets: vec![512, 4096],
             sizes: vec![10, 20],
-            labels: vec![3, crate::format::NO_LABEL],
+            labels: vec![3, NO_LABEL],
             fields,
             notes: Vec::new(),
             names: b"a.jpgbb.png".to_vec(),

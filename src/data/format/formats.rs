@@ -5,10 +5,11 @@ use std::io::SeekFrom;
 
 use anyhow::{Context, Error, Result, anyhow};
 
+use crate::labels::Wanted;
 use crate::source::ReadSeek;
 
 use super::index::ShardIndex;
-use super::shard_format::{ShardFormat, Wanted};
+use super::shard_format::ShardFormat;
 use super::tar::Tar;
 
 /// How many of a shard's first bytes tell its format.

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-/// Stands for "no label" in [`ShardIndex::labels`].
-pub const NO_LABEL: u32 = u32::MAX;
+use crate::labels::NO_LABEL;
 
 /// The samples of a shard, one row for each image, in the order of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,12 +6,10 @@
 
 mod formats;
 mod index;
-mod labels;
 mod shard_format;
 mod tar;
 mod tar_members;
 
 pub use formats::{BEGINNING_BYTES, FORMATS, index_shard};
-pub use index::{FieldColumn, NO_LABEL, ShardIndex};
-pub use labels::{LabelRule, read_classes};
-pub use shard_format::{ShardFormat, Wanted};
+pub use index::{FieldColumn, ShardIndex};
+pub use shard_format::ShardFormat;

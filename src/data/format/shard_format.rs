@@ -2,19 +2,10 @@
 
 use anyhow::Result;
 
+use crate::labels::Wanted;
 use crate::source::ReadSeek;
 
 use super::index::ShardIndex;
-use super::labels::LabelRule;
-
-/// What is looked for in a shard beside images.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Extensions of members that samples carry beside their image, in the order of
-    /// [`ShardIndex::fields`].
-    pub fields: Vec<String>,
-    pub label: LabelRule,
-}
 
 /// A format of shards: tells whether a file is one, and lists the samples in it.
 ///

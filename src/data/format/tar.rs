@@ -6,11 +6,11 @@ use std::io::{Read, Seek};
 use anyhow::{Result, bail, ensure};
 use webdataset::core::base_plus_ext;
 
+use crate::labels::{MOST_LABEL_BYTES, NO_LABEL, Wanted, hint};
 use crate::source::ReadSeek;
 
-use super::index::{FieldColumn, NO_LABEL, ShardIndex};
-use super::labels::{MOST_LABEL_BYTES, hint};
-use super::shard_format::{ShardFormat, Wanted};
+use super::index::{FieldColumn, ShardIndex};
+use super::shard_format::ShardFormat;
 use super::tar_members::{Content, Ending, Member, TarMembers, begins_tar};
 use crate::source::{NOT_READ, is_image_extension, kinds_left_out};
 
@@ -18,7 +18,7 @@ use crate::source::{NOT_READ, is_image_extension, kinds_left_out};
 ///
 /// A sample's members have one key: the path up to the first dot of its last part. What follows that dot is
 /// a member's extension. A sample's image is the first member of a run of its key whose extension is an image's
-/// and that is no field; fields stand in the same run, its label ([`super::LabelRule`]) anywhere in the shard. A key
+/// and that is no field; fields stand in the same run, its label ([`crate::labels::LabelRule`]) anywhere in the shard. A key
 /// without such a member whose members look like images is an image each: names may have dots.
 pub struct Tar;
 

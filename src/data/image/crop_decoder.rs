@@ -7,9 +7,11 @@ use image::metadata::Orientation;
 use serde::{Deserialize, Serialize};
 
 use super::crop::CropBox;
-use super::decode::{self, Encoding, Image};
+use super::decode::{self, Encoding};
 use super::jpeg::{Frame, JpegDecoder};
+use super::jpeg_headers::has_end_of_image;
 use super::orientation::{Exif, turned};
+use super::pixels::{Image, check_size};
 use super::resize::{CropResizer, check_box, is_height_first};
 
 /// Decodes encoded images to resized crops; holds the memory for it, reused from image to
@@ -89,8 +91,8 @@ impl CropDecoder {
         out: &mut [u8],
     ) -> Result<()> {
         let Self { jpeg, resizer, .. } = self;
-        decode::check_size(frame.width, frame.height, options.max_pixels)?;
-        ensure!(decode::has_end_of_image(encoded), "truncated JPEG");
+        check_size(frame.width, frame.height, options.max_pixels)?;
+        ensure!(has_end_of_image(encoded), "truncated JPEG");
         let crop = choose(frame.width, frame.height);
         check_box(crop, frame.width, frame.height)?;
         if options.reduced_decoding {

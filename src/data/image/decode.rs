@@ -13,6 +13,8 @@ use anyhow::{Result, anyhow, bail, ensure};
 use image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use image::{ColorType, ImageDecoder, Limits};
 
+pub use super::pixels::Image;
+use super::pixels::check_size;
 use super::turbo::decode_jpeg;
 
 /// Encodings that are read.
@@ -42,17 +44,6 @@ impl Encoding {
             Self::WebP => "webp",
         }
     }
-}
-
-/// A decoded image, 8-bit RGB, rows from the top. Its memory is reused by the next decoding.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Image {
-    /// In pixels.
-    pub width: usize,
-    /// In pixels.
-    pub height: usize,
-    /// `[height, width, 3]`.
-    pub pixels: Vec<u8>,
 }
 
 /// Decodes `bytes` into `image`. Its size is read first, and an image of more than
@@ -103,37 +94,6 @@ fn other_kind(bytes: &[u8]) -> &'static str {
         },
         _ => "something else",
     }
-}
-
-pub(super) fn check_size(width: usize, height: usize, max_pixels: u64) -> Result<()> {
-    ensure!(width > 0 && height > 0, "{width}×{height} pixels: nothing to see");
-    ensure!(
-        width as u64 * height as u64 <= max_pixels,
-        "{width}×{height} pixels are more than data.max_pixels = {max_pixels}"
-    );
-    Ok(())
-}
-
-/// Whether an end mark follows the first scan. Marks inside a scan's data are escaped, and
-/// embedded previews lie in segments before it.
-pub(super) fn has_end_of_image(bytes: &[u8]) -> bool {
-    const END: &[u8] = &[0xff, 0xd9];
-    const START_OF_SCAN: u8 = 0xda;
-    let mut at = 2;
-    while let Some(&[mark, kind, high, low]) = bytes.get(at..at + 4) {
-        if mark != 0xff {
-            return false;
-        }
-        if kind == 0xff {
-            at += 1; // a fill byte
-            continue;
-        }
-        if kind == START_OF_SCAN {
-            return bytes.ends_with(END) || bytes[at..].windows(2).any(|pair| pair == END);
-        }
-        at += 2 + usize::from(u16::from_be_bytes([high, low]));
-    }
-    false
 }
 
 /// A lossy WebP frame is decoded at the size in its own header before that is found to be another

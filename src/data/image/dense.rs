@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
 use serde::{Deserialize, Serialize};
 
-use super::decode::{check_size, contain_panics};
+use super::decode::contain_panics;
+use super::pixels::check_size;
 
 /// What the pixels of a dense target are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

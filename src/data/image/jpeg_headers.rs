@@ -51,6 +51,27 @@ pub(super) fn prepared(bytes: &[u8]) -> Cow<'_, [u8]> {
     bytes
 }
 
+/// Whether an end mark follows the first scan. Marks inside a scan's data are escaped, and
+/// embedded previews lie in segments before it.
+pub(super) fn has_end_of_image(bytes: &[u8]) -> bool {
+    const END: &[u8] = &[0xff, 0xd9];
+    let mut at = 2;
+    while let Some(&[mark, kind, high, low]) = bytes.get(at..at + 4) {
+        if mark != 0xff {
+            return false;
+        }
+        if kind == 0xff {
+            at += 1; // a fill byte
+            continue;
+        }
+        if kind == START_OF_SCAN {
+            return bytes.ends_with(END) || bytes[at..].windows(2).any(|pair| pair == END);
+        }
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@ mod geometry;
 mod jpeg;
 mod jpeg_headers;
 pub(crate) mod orientation;
+mod pixels;
 pub mod resize;
 mod sample;
 mod simd;

@@ -4,8 +4,8 @@
 use anyhow::{Result, anyhow, ensure};
 use turbojpeg::{Colorspace, Decompressor, PixelFormat};
 
-use super::decode::{Image, check_size, has_end_of_image};
-use super::jpeg_headers::prepared;
+use super::jpeg_headers::{has_end_of_image, prepared};
+use super::pixels::{Image, check_size};
 
 /// More scans than encoders make: each is a pass over all pixels, and a file of a kilobyte may have hundreds.
 const MOST_SCANS: u32 = 500;

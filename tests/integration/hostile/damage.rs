@@ -2,7 +2,8 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
-use distill::data::format::{Wanted, index_shard};
+use distill::data::format::index_shard;
+use distill::data::labels::Wanted;
 use proptest::prelude::*;
 
 use super::tars::{names, repair_checksums, start};

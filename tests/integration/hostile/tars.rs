@@ -8,7 +8,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use distill::data::format::{NO_LABEL, ShardIndex};
+use distill::data::format::ShardIndex;
+use distill::data::labels::NO_LABEL;
 use tempfile::TempDir;
 
 use crate::support::python::{python, run};

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use distill::config::{CurationConfig, DataConfig};
-use distill::data::format::{ShardIndex, Wanted, index_shard};
+use distill::data::format::{ShardIndex, index_shard};
+use distill::data::labels::Wanted;
 use distill::data::{Dataset, Loader, Scratch};
 
 pub const SIDE: usize = 32;

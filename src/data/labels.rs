@@ -1,4 +1,4 @@
-//! Where the class of a sample stands in a shard, and how it is read.
+//! What is looked for in a shard beside images, and where the class of a sample stands and how it is read.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::index::NO_LABEL;
+/// Stands for "no label" where classes are numbers.
+pub const NO_LABEL: u32 = u32::MAX;
 
 /// The extension of WebDataset's class numbers.
 const CLS: &str = "cls";
@@ -17,6 +18,14 @@ pub const MOST_LABEL_BYTES: u64 = 1 << 20;
 /// Keys of JSON files that often hold a class.
 const USUAL_KEYS: [&str; 9] =
     ["label", "class", "cls", "class_id", "class_idx", "category", "category_id", "target", "y"];
+
+/// What is looked for in a shard beside images.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Extensions of members that samples carry beside their image.
+    pub fields: Vec<String>,
+    pub label: LabelRule,
+}
 
 /// Where the class of a sample stands: in a member of its own, or in a field of a JSON member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +82,7 @@ impl LabelRule {
     ///
     /// # Errors
     /// It says none, in words: what it says instead, and what is expected.
-    pub(super) fn read(&self, member: &[u8]) -> Result<u32, String> {
+    pub(crate) fn read(&self, member: &[u8]) -> Result<u32, String> {
         let text = text_of(member);
         if self.field.is_empty() {
             return self.class_of(text).ok_or_else(|| self.refusal(text));
@@ -115,7 +124,7 @@ impl LabelRule {
 }
 
 /// What a member of another extension seems to say about a class, as `data.label` would have it.
-pub(super) fn hint(extension: &str, member: &[u8]) -> Option<String> {
+pub(crate) fn hint(extension: &str, member: &[u8]) -> Option<String> {
     let text = text_of(member);
     if number(text).is_some() {
         return Some(extension.into());
