@@ -278,7 +278,10 @@ fn classes_that_are_numbered_otherwise_are_not_compared() {
         let sets = ["--reference", "p/train/*.tar", "--held-out", held_out];
         distill(&workshop, &[&common[..], &sets].concat())
     };
-    knn("p/val/*.tar").fails(1, &["class 0 is `a`", "`b`", "--classes"]);
+    for others in ["p/val/*.tar", "val"] {
+        knn(others).fails(1, &["class 0 is `a`", "`b`", "--classes"]);
+    }
+    knn("train").succeeds();
     let report: Value = serde_json::from_str(&knn("p/same/*.tar").succeeds().stdout).unwrap();
     assert_eq!(report["accuracies"][0]["top1"], 1.0, "{report}");
 }

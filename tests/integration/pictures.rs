@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Cursor;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -255,6 +256,15 @@ fn a_run_has_one_switch_for_exif() {
     workshop
         .train(&["run.dir=ignored", "data.exif=apply"])
         .fails(2, &["data.exif", "--accept-changes"]);
+}
+
+/// A name that is not UTF-8 is told, wherever a wildcard meets it.
+#[test]
+fn a_name_that_is_no_text_is_told() {
+    let workshop = Workshop::new();
+    let odd = std::ffi::OsString::from_vec(b"shards/\xff.tar".to_vec());
+    fs::copy(workshop.path("shards/0.tar"), workshop.path("").join(odd)).unwrap();
+    workshop.train(&[]).fails(2, &["data.shards", "\\xFF.tar", "not UTF-8"]);
 }
 
 /// Few handles are enough for many shards.

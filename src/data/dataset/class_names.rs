@@ -12,8 +12,8 @@ use crate::source::ShardAddress;
 pub const CLASSES: &str = "classes.json";
 
 impl Dataset {
-    /// The names of its classes in the order of their labels, as they stand beside its shards; none where
-    /// nothing does.
+    /// The names of its classes in the order of their labels, as they stand beside its shards, or as its class
+    /// folders are called; none where nothing says.
     ///
     /// # Errors
     /// A list is damaged, or shards lie beside lists that differ.
@@ -24,6 +24,18 @@ impl Dataset {
         };
         let folders: BTreeSet<_> = (0..self.shard_count()).filter_map(folder).collect();
         let mut found: Option<Vec<String>> = None;
+        for number in 0..self.shard_count() {
+            if let ShardAddress::Bundle(bundle) = self.shard(number)
+                && !bundle.classes().is_empty()
+            {
+                let names = found.get_or_insert_with(|| bundle.classes().to_vec());
+                ensure!(
+                    *names == bundle.classes(),
+                    "{}: has other class folders than the folders before it",
+                    bundle.name()
+                );
+            }
+        }
         for path in folders.into_iter().map(|folder| folder.join(CLASSES)) {
             let Ok(text) = std::fs::read(&path) else { continue };
             let fail = || format!("{}: is no list of classes", path.display());

@@ -23,6 +23,8 @@ pub struct Bundle {
     name: String,
     files: Vec<BundleFile>,
     samples: Vec<BundledSample>,
+    /// Names of the classes in the order of their labels, where they have names.
+    classes: Vec<String>,
     stamp: Stamp,
 }
 
@@ -99,7 +101,19 @@ impl Bundle {
             })
             .collect();
         let files = files.into_iter().map(|(file, _)| file).collect();
-        Ok(Self { name: name.to_string(), files, samples, stamp: Stamp { size, version } })
+        let (name, classes) = (name.to_string(), Vec::new());
+        Ok(Self { name, files, samples, classes, stamp: Stamp { size, version } })
+    }
+
+    /// The same, whose labels are numbers of these classes.
+    #[must_use]
+    pub fn with_classes(self, classes: Vec<String>) -> Self {
+        Self { classes, ..self }
+    }
+
+    /// Names of the classes in the order of their labels; empty where they have none.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
     }
 
     /// For messages.

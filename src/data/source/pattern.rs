@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use glob::{MatchOptions, Pattern};
+use walkdir::WalkDir;
 
 use distill_base::ConfigError;
 
@@ -114,6 +115,9 @@ fn files(path: &Path, spelling: &str) -> Found {
 fn matching(spelling: &str) -> Found {
     // As in a shell: a wildcard does not match a leading dot.
     let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
+    if let Some(odd) = name_that_is_no_text(spelling) {
+        return Err(format!("reaches {odd:?}, whose name is not UTF-8: rename it"));
+    }
     let paths =
         glob::glob_with(spelling, options).map_err(|error| format!("is not a pattern: {error}"))?;
     let unreadable = |path: &Path, error: &dyn Display| {
@@ -137,6 +141,22 @@ fn matching(spelling: &str) -> Found {
     Ok(found)
 }
 
+/// A name that is not UTF-8 in a folder whose names a wildcard is matched with: the glob crate gives up on such.
+/// Of folders behind the first wildcard only those are looked at that the wildcard may match.
+fn name_that_is_no_text(spelling: &str) -> Option<PathBuf> {
+    let wildcard = spelling.find(['*', '?', '['])?;
+    let folder = spelling[..wildcard].rfind('/').map_or("", |end| &spelling[..=end]);
+    let rest: Vec<&str> = spelling[folder.len()..].split('/').collect();
+    let below = if rest.contains(&"**") { usize::MAX } else { rest.len() };
+    let walk = WalkDir::new(if folder.is_empty() { "." } else { folder })
+        .min_depth(1)
+        .max_depth(below)
+        .follow_links(true);
+    let mut entries = walk.into_iter().filter_map(Result::ok);
+    let odd = entries.find(|entry| entry.file_name().to_str().is_none());
+    odd.map(walkdir::DirEntry::into_path)
+}
+
 /// A folder of images is one shard; its folders are classes.
 fn class_folder(path: &Path) -> Result<Vec<ShardAddress>> {
     let folder = ClassFolder::find(path)?;
@@ -146,7 +166,7 @@ fn class_folder(path: &Path) -> Result<Vec<ShardAddress>> {
         "it is a folder without an image (.jpg, .jpeg, .png, .webp); for the shards in it write {}/*.tar",
         path.display()
     );
-    let bundle = Bundle::new(&path.display().to_string(), &samples)?;
+    let bundle = Bundle::new(&path.display().to_string(), &samples)?.with_classes(folder.classes);
     Ok(vec![ShardAddress::Bundle(Arc::new(bundle))])
 }
 
