@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 
 use distill_data::image::decode::{self, Image};
-use distill_data::image::{Exif, CropBox, CropRange, SampleDecoder, SamplePlan, TargetPlan, Transform};
+use distill_data::image::{CropBox, CropRange, Exif, SampleDecoder, SamplePlan, TargetPlan, Transform};
 use distill_data::{CropDecoder, CropOptions, DensePixels, ImageStats};
 use libfuzzer_sys::fuzz_target;
 

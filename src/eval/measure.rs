@@ -185,8 +185,8 @@ fn require_same_classes(
         if let Some(at) = (0..known.len().max(names.len())).find(differs) {
             let name = |list: &[String]| list.get(at).map_or("none", String::as_str).to_string();
             bail!(
-                "class {at} is `{}` in {other} and `{}` in {key}: pack both with one list \
-                 (distill data pack --classes FILE)",
+                "class {at} is `{}` in {other} and `{}` in {key}: number both by one list (folders by \
+                 data.classes or --classes FILE, shards by distill data pack --classes FILE)",
                 name(known),
                 name(&names)
             );

@@ -282,6 +282,12 @@ fn classes_that_are_numbered_otherwise_are_not_compared() {
         knn(others).fails(1, &["class 0 is `a`", "`b`", "--classes"]);
     }
     knn("train").succeeds();
+    let mut numbered = workshop.command(&["eval", "knn", "--weights", "export", "--device", "cpu"]);
+    numbered.args(["--reference", "train", "--held-out", "val", "--neighbours", "1", "--json"]);
+    numbered.args(["--classes", "p/train/classes.json"]);
+    let report = Finished::of(numbered.output().unwrap()).succeeds().stdout;
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["accuracies"][0]["top1"], 1.0, "{report}");
     let report: Value = serde_json::from_str(&knn("p/same/*.tar").succeeds().stdout).unwrap();
     assert_eq!(report["accuracies"][0]["top1"], 1.0, "{report}");
 }

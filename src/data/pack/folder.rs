@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::source::ClassFolder;
+use crate::source::{ClassFolder, some_of};
 
 use super::encode::Encoding;
 use super::source::{Sample, Source};
@@ -22,13 +22,9 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Gives the `files` of `classes` the numbers that these have here.
-    fn number(
-        &self,
-        source: &Path,
-        files: &mut [(PathBuf, Option<u32>)],
-        classes: &[String],
-    ) -> Result<()> {
+    /// # Errors
+    /// The list lies where shards go, and numbers other classes than `source` has.
+    fn require_same(&self, source: &Path, classes: &[String]) -> Result<()> {
         let place = self.path.display();
         ensure!(
             self.are_named || self.classes == classes,
@@ -38,23 +34,8 @@ impl Known {
             source.display(),
             some_of(classes)
         );
-        let number = |class: &String| self.classes.iter().position(|known| known == class);
-        let unknown: Vec<String> =
-            classes.iter().filter(|class| number(class).is_none()).cloned().collect();
-        ensure!(unknown.is_empty(), "{place} has no class {}", some_of(&unknown));
-        let numbers: Vec<u32> =
-            classes.iter().filter_map(number).map(|number| number as u32).collect();
-        for (_, label) in files {
-            *label = label.map(|label| numbers[label as usize]);
-        }
         Ok(())
     }
-}
-
-/// A few names, for people.
-fn some_of(names: &[String]) -> String {
-    let more = if names.len() > 5 { ", ..." } else { "" };
-    names[..names.len().min(5)].join(", ") + more
 }
 
 /// The images of a folder.
@@ -71,17 +52,18 @@ impl Images {
     /// # Errors
     /// There is no image, there are both kinds, or a class is not among those that are `known`.
     pub(super) fn find(source: &Path, encoding: Encoding, known: Option<Known>) -> Result<Self> {
-        let ClassFolder { mut files, mut classes } = ClassFolder::find(source)?;
+        let mut found = ClassFolder::find(source)?;
         ensure!(
-            !files.is_empty(),
+            !found.files.is_empty(),
             "{}: has no image (.jpg, .jpeg, .png, .webp) and no IDX files \
              (NAME-images-idx3-ubyte[.gz])",
             source.display()
         );
-        if let Some(known) = known.filter(|_| !classes.is_empty()) {
-            known.number(source, &mut files, &classes)?;
-            classes = known.classes;
+        if let Some(known) = known.filter(|_| !found.classes.is_empty()) {
+            known.require_same(source, &found.classes)?;
+            found = found.numbered_by(&known.classes, &known.path)?;
         }
+        let ClassFolder { files, classes } = found;
         Ok(Self { files, classes, encoding })
     }
 

@@ -73,6 +73,28 @@ impl ClassFolder {
         Ok(Self { files, classes })
     }
 
+    /// The same, whose labels are the numbers that its class folders have among `classes`, the list in the file at
+    /// `place`.
+    ///
+    /// # Errors
+    /// A class folder is none of these.
+    pub fn numbered_by(mut self, classes: &[String], place: &Path) -> Result<Self> {
+        if self.classes.is_empty() {
+            return Ok(self);
+        }
+        let number = |class: &String| classes.iter().position(|known| known == class);
+        let unknown: Vec<String> =
+            self.classes.iter().filter(|class| number(class).is_none()).cloned().collect();
+        ensure!(unknown.is_empty(), "{} has no class {}", place.display(), some_of(&unknown));
+        let numbers: Vec<u32> =
+            self.classes.iter().filter_map(number).map(|number| number as u32).collect();
+        for (_, label) in &mut self.files {
+            *label = label.map(|label| numbers[label as usize]);
+        }
+        self.classes = classes.to_vec();
+        Ok(self)
+    }
+
     /// The images as samples without targets.
     pub fn samples(&self) -> Vec<SampleFiles> {
         let sample = |(image, label): &(PathBuf, Option<u32>)| SampleFiles {
@@ -82,6 +104,12 @@ impl ClassFolder {
         };
         self.files.iter().map(sample).collect()
     }
+}
+
+/// A few names, for people.
+pub fn some_of(names: &[String]) -> String {
+    let more = if names.len() > 5 { ", ..." } else { "" };
+    names[..names.len().min(5)].join(", ") + more
 }
 
 /// Refuses splits in the place of classes, and warns of what is most likely not meant.

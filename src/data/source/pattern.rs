@@ -23,6 +23,9 @@ pub const INDEX_SUFFIX: &str = ".distill-index";
 /// Names of objects in a folder of a bucket, also of the folders below it if wanted.
 pub(super) type List<'a> = &'a dyn Fn(&str, &str, bool) -> Result<Vec<String>>;
 
+/// Names of classes in the order of their numbers, and the file that they stand in.
+pub(super) type Classes<'a> = (Vec<String>, &'a Path);
+
 /// The shards that `patterns` name: brace ranges `{000..127}` and lists `{a,b}` are spelled out,
 /// then `*`, `?` and `[...]` matched against files and, with `list`, objects of S3. Sorted within
 /// a pattern; a shard named twice counts once, at its first place.
@@ -31,7 +34,12 @@ pub(super) type List<'a> = &'a dyn Fn(&str, &str, bool) -> Result<Vec<String>>;
 /// A [`ConfigError`] about `key` where a pattern, or one spelling of a brace pattern, matches
 /// nothing: a shard that went missing must not shrink the data set silently. (A URL without
 /// wildcards is not asked for here.) Otherwise, a bucket cannot be listed.
-pub(super) fn expand(patterns: &[String], key: &str, list: List<'_>) -> Result<Vec<ShardAddress>> {
+pub(super) fn expand(
+    patterns: &[String],
+    key: &str,
+    classes: Option<Classes<'_>>,
+    list: List<'_>,
+) -> Result<Vec<ShardAddress>> {
     let fail = |message| ConfigError { file: PathBuf::new(), key: key.to_string(), message };
     let mut seen = HashSet::new();
     let mut shards = Vec::new();
@@ -51,7 +59,7 @@ pub(super) fn expand(patterns: &[String], key: &str, list: List<'_>) -> Result<V
                 false => format!("`{spelling}` (from `{pattern}`)"),
             };
             let shards = match ShardAddress::parse(spelling).map_err(&fail)? {
-                ShardAddress::File(path) => files(&path, spelling),
+                ShardAddress::File(path) => files(&path, spelling, classes.as_ref()),
                 ShardAddress::Url(url) if url.starts_with("s3://") => {
                     objects(&url, list).with_context(|| format!("{key}: {source}"))?
                 }
@@ -96,11 +104,12 @@ fn identity(shard: &ShardAddress) -> ShardAddress {
 /// The shards of one spelling, or what is wrong with it.
 type Found = Result<Vec<ShardAddress>, String>;
 
-fn files(path: &Path, spelling: &str) -> Found {
+fn files(path: &Path, spelling: &str, classes: Option<&Classes<'_>>) -> Found {
     match path.metadata() {
         Ok(found) if found.is_file() => return Ok(vec![ShardAddress::File(path.to_path_buf())]),
         Ok(found) if found.is_dir() => {
-            return class_folder(path).map_err(|error| format!("cannot be read: {error:#}"));
+            return class_folder(path, classes)
+                .map_err(|error| format!("cannot be read: {error:#}"));
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             return Err(format!("cannot be read: {error}"));
@@ -158,8 +167,11 @@ fn name_that_is_no_text(spelling: &str) -> Option<PathBuf> {
 }
 
 /// A folder of images is one shard; its folders are classes.
-fn class_folder(path: &Path) -> Result<Vec<ShardAddress>> {
-    let folder = ClassFolder::find(path)?;
+fn class_folder(path: &Path, classes: Option<&Classes<'_>>) -> Result<Vec<ShardAddress>> {
+    let mut folder = ClassFolder::find(path)?;
+    if let Some((names, place)) = classes {
+        folder = folder.numbered_by(names, place)?;
+    }
     let samples = folder.samples();
     ensure!(
         !samples.is_empty(),
@@ -221,7 +233,7 @@ mod tests {
         let patterns: Vec<String> =
             patterns.iter().map(|p| folder.join(p).to_str().unwrap().to_string()).collect();
         let no_list: List = &|_, _, _| panic!("files need no bucket");
-        let shards = expand(&patterns, "data.shards", no_list)?;
+        let shards = expand(&patterns, "data.shards", None, no_list)?;
         Ok(shards.iter().map(|shard| shard.file_name().into_owned()).collect())
     }
 
@@ -235,7 +247,7 @@ mod tests {
             };
             Ok(strings(names))
         };
-        let shards = expand(&strings(patterns), "data.shards", &list)?;
+        let shards = expand(&strings(patterns), "data.shards", None, &list)?;
         Ok(shards.iter().map(ToString::to_string).collect())
     }
 

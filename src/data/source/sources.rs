@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::config::DataConfig;
+use crate::labels::read_classes;
 
 use super::address::ShardAddress;
 use super::cache::LEAST_PIECES;
@@ -32,6 +33,8 @@ impl<T: Read + Seek> ReadSeek for T {}
 pub struct Sources {
     cache_dir: Option<PathBuf>,
     cache_gigabytes: f64,
+    /// The list that numbers class folders.
+    classes: Option<PathBuf>,
     transfer: Transfer,
     remote: OnceLock<Remote>,
     starting: Mutex<()>,
@@ -57,6 +60,7 @@ impl Sources {
         Ok(Self {
             cache_dir: config.cache_dir.clone(),
             cache_gigabytes: config.cache_gigabytes,
+            classes: config.classes.clone(),
             transfer,
             remote: OnceLock::new(),
             starting: Mutex::default(),
@@ -72,7 +76,11 @@ impl Sources {
     /// pattern, matches nothing, or has a wildcard that cannot be matched. Otherwise, a bucket
     /// cannot be listed. A URL without wildcards is not asked for.
     pub fn expand(&self, patterns: &[String], key: &str) -> Result<Vec<ShardAddress>> {
-        pattern::expand(patterns, key, &|bucket, folder, deep| {
+        let classes = match &self.classes {
+            None => None,
+            Some(path) => Some((read_classes(path).context("data.classes")?, path.as_path())),
+        };
+        pattern::expand(patterns, key, classes, &|bucket, folder, deep| {
             self.remote()?.store().list(bucket, folder, deep)
         })
     }

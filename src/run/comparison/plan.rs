@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::config::ComparisonConfig;
+use super::config::{ComparisonConfig, ImagesConfig};
 use super::rows::{Row, rows};
 use crate::artifacts::{EvaluationFile, Provenance, paths};
 use crate::config::ConfigError;
@@ -104,7 +104,7 @@ fn plan_row(config: &ComparisonConfig, row: Row) -> Result<RowPlan> {
     };
     let mut evaluations = Vec::new();
     for one in config.evaluations().map_err(in_config)? {
-        let settings = serde_json::to_value(&one.settings)?;
+        let settings = with_images(serde_json::to_value(&one.settings)?, config)?;
         evaluations.push(Unit::new(dir, &row, &one.name, of(settings, input_size)));
     }
     let mut heads = Vec::new();
@@ -116,6 +116,16 @@ fn plan_row(config: &ComparisonConfig, row: Row) -> Result<RowPlan> {
         heads.push(Unit::new(dir, &row, name, of(settings_of(&own)?, side)));
     }
     Ok(RowPlan { row, evaluations, heads })
+}
+
+/// The settings of an evaluation with how images and labels are read, where that is not as usual.
+fn with_images(settings: Value, config: &ComparisonConfig) -> Result<Value> {
+    let ImagesConfig { label, classes, exif, .. } = &config.images;
+    let usual = ImagesConfig::default();
+    if (label, classes, exif) == (&usual.label, &usual.classes, &usual.exif) {
+        return Ok(settings);
+    }
+    Ok(serde_json::to_value((settings, label, classes, exif))?)
 }
 
 /// What the figures of heads depend on beside the encoder.

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use anyhow::{Context, Result};
 use tch::Tensor;
 use toml::Table;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::autoencoder::{Autoencoder, flops_per_image};
 use super::config::{PretrainConfig, read};
@@ -100,6 +100,9 @@ impl TaskConfig for PretrainConfig {
     }
 
     fn models(&self, setting: &Setting, starts_anew: bool) -> Result<Box<dyn Models>> {
+        if setting.group.is_first() {
+            tell_sizes(&self.networks());
+        }
         let autoencoder = guard(|| autoencoder(self, setting, starts_anew))?;
         Ok(Box::new(Pretraining { autoencoder, config: self.clone() }))
     }
@@ -115,6 +118,22 @@ impl TaskConfig for PretrainConfig {
             folder.display(),
             self.encoder.model.to_toml()
         )
+    }
+}
+
+/// How many times an encoder's size its decoder may have before that is worth a word: the published one is about as
+/// large as the smallest published encoder.
+const LARGEST_DECODER: f64 = 4.0;
+
+fn tell_sizes(networks: &[Network]) {
+    if let [encoder, decoder] = networks {
+        let ratio = decoder.parameters as f64 / encoder.parameters as f64;
+        if ratio > LARGEST_DECODER {
+            warn!(
+                "the decoder has {ratio:.0} times the parameters of the encoder: most of the time goes into what \
+                 is thrown away; [decoder] sets its size"
+            );
+        }
     }
 }
 
