@@ -72,6 +72,9 @@ pub struct Provenance {
     pub std: [f64; 3],
     /// As `run.precision`.
     pub precision: Value,
+    /// Checksums of the state that its images were in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<String>,
     /// Path and checksum of the teacher's weights, where it is measured too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
@@ -315,6 +318,7 @@ impl From<FirstVersion> for EvaluationFile {
                 mean,
                 std,
                 precision,
+                images: None,
                 teacher: None,
             }
         });

@@ -181,14 +181,14 @@ fn require_same_classes(
             continue;
         };
         let (other, known) = first.get_or_insert_with(|| (key, names.clone()));
-        let differs = |at: &usize| known.get(*at) != names.get(*at);
-        if let Some(at) = (0..known.len().max(names.len())).find(differs) {
-            let name = |list: &[String]| list.get(at).map_or("none", String::as_str).to_string();
+        // Classes that only one has count as wrong, which is told; they change no number.
+        let differs = |at: &usize| known[*at] != names[*at];
+        if let Some(at) = (0..known.len().min(names.len())).find(differs) {
             bail!(
                 "class {at} is `{}` in {other} and `{}` in {key}: number both by one list (folders by \
                  data.classes or --classes FILE, shards by distill data pack --classes FILE)",
-                name(known),
-                name(&names)
+                known[at],
+                names[at]
             );
         }
     }
@@ -211,6 +211,12 @@ pub fn measure(
 }
 
 impl Prepared<'_> {
+    /// A checksum of the state that the images of evaluation `number` are in.
+    pub fn images(&self, number: usize) -> String {
+        let own = passes_of(&self.passes, number);
+        own.iter().map(|(place, _)| self.datasets[*place].state()).collect::<Vec<_>>().join(" ")
+    }
+
     /// Finds out whether images that should have classes have any: meant for before training.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use tracing::warn;
 
 use super::opening::opening;
@@ -54,10 +55,14 @@ pub fn measure(
     let train = task.train();
     let named = evaluations(train)?;
     let path = paths::evaluation(&train.run.dir);
-    let mut done = match &checkpoint {
+    let of = match &checkpoint {
         Some((checkpoint, teacher)) => {
-            done_before(&path, train, (checkpoint, teacher.as_deref()), &named)?
+            provenances(train, (checkpoint, teacher.as_deref()), &named)?
         }
+        None => Vec::new(),
+    };
+    let mut done = match checkpoint {
+        Some(_) => done_before(&path, &of, &named),
         None => vec![None; named.len()],
     };
     let missing = agree_on_missing(&done, setting.group)?;
@@ -70,10 +75,10 @@ pub fn measure(
         let source = source(train, &OnScreen { shows_features: true });
         let found = eval::measure(&named, &subjects, &source, worker, setting.group)?;
         // The first process has the checkpoint, and writes.
-        let Some((checkpoint, teacher)) = checkpoint else { return Ok(Vec::new()) };
+        let Some((checkpoint, _)) = checkpoint else { return Ok(Vec::new()) };
         for ((place, one), found) in places.into_iter().zip(named).zip(found) {
-            let of = provenance(train, (checkpoint, teacher.as_deref()), &one)?;
-            done[place] = Some(result(&one, found, of, Some(checkpoint.manifest.step)));
+            let step = Some(checkpoint.manifest.step);
+            done[place] = Some(result(&one, found, of[place].clone(), step));
         }
         let file = EvaluationFile { results: done.into_iter().flatten().collect() };
         file.write(&path)?;
@@ -82,22 +87,20 @@ pub fn measure(
     Ok(done.into_iter().flatten().collect())
 }
 
-/// Of each of the evaluations `named` what the file at `path` says of this checkpoint and teacher.
+/// Of each of the evaluations `named` what the file at `path` says of just what its figures depend on.
 fn done_before(
     path: &Path,
-    train: &TrainConfig,
-    of: (&Checkpoint, Option<&str>),
+    of: &[Provenance],
     named: &[NamedEvaluation],
-) -> Result<Vec<Option<EvaluationResult>>> {
+) -> Vec<Option<EvaluationResult>> {
     let before = measured_before(path);
-    let known = |one: &NamedEvaluation| {
-        let own = (&one.name, one.kind, Some(provenance(train, of, one)?));
+    let known = |(one, of): (&NamedEvaluation, &Provenance)| {
         let is_own = |result: &&EvaluationResult| {
-            (&result.name, &*result.kind, &result.of) == (own.0, own.1, &own.2)
+            (&result.name, &*result.kind, result.of.as_ref()) == (&one.name, one.kind, Some(of))
         };
-        Ok(before.iter().find(is_own).cloned())
+        before.iter().find(is_own).cloned()
     };
-    named.iter().map(known).collect()
+    named.iter().zip(of).map(known).collect()
 }
 
 /// The places of evaluations that are not `done`, as the first process has it.
@@ -127,21 +130,38 @@ pub(super) fn evaluations(train: &TrainConfig) -> Result<Vec<NamedEvaluation>> {
     Ok(eval::read(&train.evaluation).map_err(in_config)?)
 }
 
-fn provenance(
+/// What the figures of each of the evaluations `named` depend on.
+fn provenances(
     train: &TrainConfig,
     (checkpoint, teacher): (&Checkpoint, Option<&str>),
-    one: &NamedEvaluation,
-) -> Result<Provenance> {
+    named: &[NamedEvaluation],
+) -> Result<Vec<Provenance>> {
     let TrainConfig { data, run, .. } = train;
-    Ok(Provenance {
-        weights: checkpoint.digest(),
-        settings: serde_json::to_value(&one.settings)?,
-        input_size: data.input_size,
-        mean: data.mean,
-        std: data.std,
-        precision: serde_json::to_value(run.precision)?,
-        teacher: teacher.map(str::to_string),
-    })
+    let observer = OnScreen { shows_features: false };
+    let prepared = eval::prepare(named, &source(train, &observer))?;
+    let of_one = |(number, one): (usize, &NamedEvaluation)| {
+        Ok(Provenance {
+            weights: checkpoint.digest(),
+            settings: with_reading(serde_json::to_value(&one.settings)?, data)?,
+            input_size: data.input_size,
+            mean: data.mean,
+            std: data.std,
+            precision: serde_json::to_value(run.precision)?,
+            images: Some(prepared.images(number)),
+            teacher: teacher.map(str::to_string),
+        })
+    };
+    named.iter().enumerate().map(of_one).collect()
+}
+
+/// The settings of an evaluation with how images and labels are read, where that is not as usual.
+pub(super) fn with_reading(settings: Value, data: &DataConfig) -> Result<Value> {
+    let usual = DataConfig::minimal(Vec::new());
+    let own = (&data.label, &data.classes, data.exif);
+    if own == (&usual.label, &usual.classes, usual.exif) {
+        return Ok(settings);
+    }
+    Ok(serde_json::to_value((settings, own))?)
 }
 
 /// What a run measures: each encoder before and after training, and the teacher.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::exported::with_export;
 use crate::support::processes::send;
 use crate::support::ranks::{metrics, wait_for_steps};
-use crate::support::workshop::{Finished, Workshop, image};
+use crate::support::workshop::{Finished, Workshop, image, labelled};
 
 fn distill(workshop: &Workshop, arguments: &[&str]) -> Finished {
     Finished::of(workshop.command(arguments).output().unwrap())
@@ -290,6 +290,27 @@ fn classes_that_are_numbered_otherwise_are_not_compared() {
     assert_eq!(report["accuracies"][0]["top1"], 1.0, "{report}");
     let report: Value = serde_json::from_str(&knn("p/same/*.tar").succeeds().stdout).unwrap();
     assert_eq!(report["accuracies"][0]["top1"], 1.0, "{report}");
+}
+
+/// Figures are measured anew where the images that they were measured with are others, under the same names.
+#[test]
+fn figures_belong_to_the_images_that_were_there() {
+    let (workshop, [knn, data]) = labelled();
+    let measure = || {
+        workshop.pretrain(&[&knn, &data]).succeeds();
+        fs::read_to_string(workshop.path("pre/evaluation.json")).unwrap()
+    };
+    let first = measure();
+    assert_eq!(measure(), first);
+    let members: Vec<_> = (0..6)
+        .flat_map(|i| {
+            let class = (1 - i % 2).to_string().into_bytes();
+            let seed = if i % 2 == 0 { 3 * i } else { 100 + 7 * i };
+            [(format!("{i}.jpg"), image(seed)), (format!("{i}.cls"), class)]
+        })
+        .collect();
+    workshop.shard("shards/few.tar", &members);
+    assert_ne!(measure(), first);
 }
 
 /// What is exported is the state that a run holds, also where it goes on from another's finished checkpoint.

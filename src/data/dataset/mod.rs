@@ -17,6 +17,7 @@ mod members;
 mod order;
 mod ranks;
 mod selection;
+mod state;
 
 pub use class_names::CLASSES;
 pub use dataset::{Attempts, Dataset, Sample, SampleLocation, Scratch};

@@ -1,17 +1,18 @@
 //! What is left to measure of a comparison: all of it is checked before the first figure.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::config::{ComparisonConfig, ImagesConfig};
+use super::config::ComparisonConfig;
 use super::rows::{Row, rows};
 use crate::artifacts::{EvaluationFile, Provenance, paths};
 use crate::config::ConfigError;
-use crate::eval::{self, NamedEvaluation};
-use crate::run::evaluation::{OnScreen, in_config, source_of};
+use crate::eval;
+use crate::run::evaluation::{OnScreen, in_config, source_of, with_reading};
 use crate::run::heads::HeadsConfig;
 use crate::weights::Preprocessing;
 
@@ -59,8 +60,18 @@ impl Unit {
 /// # Errors
 /// They are not, or are not what they should be.
 pub(super) fn plan(config: &ComparisonConfig) -> Result<Vec<RowPlan>> {
+    let rows = rows(config)?;
+    // The sizes that images are cut to change nothing about which they are, or whether they are there.
+    let (size, Preprocessing { mean, std }) = look(rows.first().context("there are no encoders")?)?;
+    let data = config.data(size, mean, std);
+    let observer = OnScreen { shows_features: false };
+    let evaluations = config.evaluations().map_err(in_config)?;
+    let prepared = eval::prepare(&evaluations, &source_of(&data, &observer))?;
+    let names = evaluations.iter().map(|one| one.name.clone()).enumerate();
+    let images: BTreeMap<String, String> =
+        names.map(|(number, name)| (name, prepared.images(number))).collect();
     let plans: Result<Vec<RowPlan>> =
-        rows(config)?.into_iter().map(|row| plan_row(config, row)).collect();
+        rows.into_iter().map(|row| plan_row(config, row, &images)).collect();
     let plans = plans?;
     let is_left = |units: fn(&RowPlan) -> &[Unit], name: &str| {
         plans.iter().flat_map(units).any(|unit| unit.name == name && !unit.is_done)
@@ -69,17 +80,9 @@ pub(super) fn plan(config: &ComparisonConfig) -> Result<Vec<RowPlan>> {
         let heads = heads_on(config, name, &plans[0].row, PathBuf::new())?;
         heads.data.open().with_context(|| format!("heads.{name}.data"))?;
     }
-    let evaluations = config.evaluations().map_err(in_config)?;
-    let left: Vec<NamedEvaluation> = evaluations
-        .into_iter()
-        .filter(|one| is_left(|plan| &plan.evaluations, &one.name))
-        .collect();
-    // The sizes that images are cut to change nothing about whether they are there.
-    let of = &plans[0].row;
-    let (size, Preprocessing { mean, std }) = look(of)?;
-    let data = config.data(size, mean, std);
-    let observer = OnScreen { shows_features: false };
-    eval::prepare(&left, &source_of(&data, &observer))?.check_labels()?;
+    if evaluations.iter().any(|one| is_left(|plan| &plan.evaluations, &one.name)) {
+        prepared.check_labels()?;
+    }
     Ok(plans)
 }
 
@@ -89,9 +92,15 @@ fn look(row: &Row) -> Result<(usize, Preprocessing)> {
     row.source.check([&keys[0], &keys[1]], row.image_size)
 }
 
-fn plan_row(config: &ComparisonConfig, row: Row) -> Result<RowPlan> {
+/// `images` has the state of each evaluation's images.
+fn plan_row(
+    config: &ComparisonConfig,
+    row: Row,
+    images: &BTreeMap<String, String>,
+) -> Result<RowPlan> {
     let (dir, precision) = (&config.run.dir, serde_json::to_value(config.run.precision)?);
     let (input_size, Preprocessing { mean, std }) = look(&row)?;
+    let data = config.data(input_size, mean, std);
     let weights = row.source.digest(&row.keys()[0])?;
     let of = |settings: Value, input_size| Provenance {
         weights: weights.clone(),
@@ -100,12 +109,15 @@ fn plan_row(config: &ComparisonConfig, row: Row) -> Result<RowPlan> {
         mean,
         std,
         precision: precision.clone(),
+        images: None,
         teacher: None,
     };
     let mut evaluations = Vec::new();
     for one in config.evaluations().map_err(in_config)? {
-        let settings = with_images(serde_json::to_value(&one.settings)?, config)?;
-        evaluations.push(Unit::new(dir, &row, &one.name, of(settings, input_size)));
+        let settings = with_reading(serde_json::to_value(&one.settings)?, &data)?;
+        let images = images.get(&one.name).cloned();
+        let of = Provenance { images, ..of(settings, input_size) };
+        evaluations.push(Unit::new(dir, &row, &one.name, of));
     }
     let mut heads = Vec::new();
     for name in config.heads.keys() {
@@ -116,16 +128,6 @@ fn plan_row(config: &ComparisonConfig, row: Row) -> Result<RowPlan> {
         heads.push(Unit::new(dir, &row, name, of(settings_of(&own)?, side)));
     }
     Ok(RowPlan { row, evaluations, heads })
-}
-
-/// The settings of an evaluation with how images and labels are read, where that is not as usual.
-fn with_images(settings: Value, config: &ComparisonConfig) -> Result<Value> {
-    let ImagesConfig { label, classes, exif, .. } = &config.images;
-    let usual = ImagesConfig::default();
-    if (label, classes, exif) == (&usual.label, &usual.classes, &usual.exif) {
-        return Ok(settings);
-    }
-    Ok(serde_json::to_value((settings, label, classes, exif))?)
 }
 
 /// What the figures of heads depend on beside the encoder.
