@@ -96,7 +96,12 @@ fn done_before(
     let before = measured_before(path);
     let known = |(one, of): (&NamedEvaluation, &Provenance)| {
         let is_own = |result: &&EvaluationResult| {
-            (&result.name, &*result.kind, result.of.as_ref()) == (&one.name, one.kind, Some(of))
+            let found = result.of.clone().map(|mut found| {
+                // Earlier versions did not note it.
+                found.images = found.images.or_else(|| of.images.clone());
+                found
+            });
+            (&result.name, &*result.kind, found.as_ref()) == (&one.name, one.kind, Some(of))
         };
         before.iter().find(is_own).cloned()
     };

@@ -197,6 +197,9 @@ fn leave_out_bad(visited: Vec<Result<ShardEntry>>, config: &DataConfig) -> Resul
         list += &format!("\n    and {more} more: distill data check names all");
     }
     match config.bad_shards {
+        BadShards::Stop if count == 1 => {
+            bail!("{list}; data.bad_shards = \"skip\" leaves such shards out")
+        }
         BadShards::Stop => bail!(
             "{count} of {all} shards cannot be read; data.bad_shards = \"skip\" leaves such out:\n    {list}"
         ),
