@@ -1,8 +1,8 @@
 //! Sharing a machine: how threads that compute wait for each other.
 //!
-//! libgomp's threads spin at barriers for milliseconds. That is fastest on an idle machine; beside other programs
-//! a thread that spins holds the core that the one it waits for needs. Ten thousand turns, some tens of microseconds, cost
-//! nothing on an idle machine (docs/PERFORMANCE.md).
+//! libgomp's threads spin at barriers for a millisecond or so. Beside other programs, our own decoding workers among
+//! them, a thread that spins holds the core that the one it waits for needs. A thirtieth of that costs next to nothing
+//! on an idle machine (docs/PERFORMANCE.md).
 
 use std::env;
 use std::os::unix::process::CommandExt;
