@@ -29,8 +29,8 @@ use crate::source::{Bundle, INDEX_SUFFIX, ShardAddress, Sources, Stamp};
 use distill_base::durable::user_cache;
 
 /// Of an index of images and labels alone, and of one with fields beside them.
-const MAGIC: &[u8; 8] = b"DSTLIX04";
-const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX05";
+const MAGIC: &[u8; 8] = b"DSTLIX02";
+const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX03";
 /// At the end of a file with notes: before it their checksum and number of bytes, before these the notes.
 const NOTES: &[u8; 8] = b"DSTLNOTE";
 const CHECKSUM: usize = 32;
