@@ -16,7 +16,7 @@ use super::environment::RankInfo;
 use super::error::StoppedEarly;
 use super::heartbeat::Heartbeat;
 use super::kv_store::KvStore;
-use super::tcp_store::TcpKvStore;
+use super::tcp_store::{TcpKvStore, some_of};
 use crate::native::c10d::{Collectives, set_variable};
 use crate::native::{make_current, skip_destructors};
 
@@ -90,9 +90,7 @@ fn not_connected(rank_info: &RankInfo, patience: Duration) -> String {
         format!("NCCL has not connected the {size} ranks within {:.0} s", patience.as_secs_f64());
     let missing = missing(rank_info).unwrap_or_default();
     if !missing.is_empty() {
-        let names: Vec<String> = missing.iter().take(16).map(usize::to_string).collect();
-        let more = if missing.len() > 16 { ", …" } else { "" };
-        return format!("{begin}: these did not come so far: {}{more}", names.join(", "));
+        return format!("{begin}: these did not come so far: {}", some_of(&missing));
     }
     let interface = env::var(NCCL_INTERFACE)
         .map_or_else(|_| "that NCCL chose".into(), |name| format!("`{name}`"));
@@ -108,13 +106,7 @@ fn missing(rank_info: &RankInfo) -> Result<Vec<usize>> {
         return Ok(Vec::new());
     }
     let store = TcpKvStore::open(rank_info, false, EXTRA_PATIENCE)?;
-    let mut missing = Vec::new();
-    for rank in 0..rank_info.world_size {
-        if store.get(&key(rank))?.is_none() {
-            missing.push(rank);
-        }
-    }
-    Ok(missing)
+    store.without_note(&(0..rank_info.world_size).collect::<Vec<_>>(), key)
 }
 
 /// Has NCCL use the interface that leads to rank 0, unless the user named one or all ranks are on this

@@ -11,7 +11,7 @@ use super::environment::RankInfo;
 use super::error::StoppedEarly;
 use super::heartbeat::report_former_self;
 use super::kv_store::KvStore;
-use super::tcp_store::{Pause, TcpKvStore};
+use super::tcp_store::{Pause, TcpKvStore, some_of};
 
 /// Key of the run that the store belongs to, written by rank 0.
 const RUN: &str = "run";
@@ -106,13 +106,12 @@ fn enter(
 /// Rank 0 counts for all, so that the store of a thousand ranks is not asked a million times.
 fn count_all(store: &TcpKvStore, size: usize, meeting: Duration, stop: fn() -> bool) -> Result<()> {
     let begun = Instant::now();
-    let mut told = begun;
+    let mut next_word = begun + FIRST_WORD;
     let mut pause = Pause::default();
     let mut missing: Vec<usize> = (0..size).collect();
     loop {
-        let is_there = |rank: &usize| Ok(store.get(&here(*rank))?.is_some());
-        while let Some(next) = missing.last()
-            && is_there(next)?
+        while let Some(&next) = missing.last()
+            && store.get(&here(next))?.is_some()
         {
             missing.pop();
         }
@@ -120,19 +119,12 @@ fn count_all(store: &TcpKvStore, size: usize, meeting: Duration, stop: fn() -> b
             return store.set(ALL, b"");
         }
         ensure!(!stop(), StoppedEarly);
-        if told.elapsed() > PAUSE_BETWEEN_WORDS || (told == begun && told.elapsed() > FIRST_WORD) {
-            told = Instant::now();
-            tell_waiting(store, size, &missing)?;
+        if Instant::now() > next_word {
+            next_word = Instant::now() + PAUSE_BETWEEN_WORDS;
+            tell_waiting(&store.without_note(&missing, here)?, size);
         }
         if begun.elapsed() > meeting {
-            let there = missing.iter().map(is_there).collect::<Result<Vec<bool>>>()?;
-            let absent: Vec<usize> = missing
-                .into_iter()
-                .zip(there)
-                .filter(|(_, there)| !there)
-                .map(|(r, _)| r)
-                .collect();
-            let text = missing_text(&absent, size, meeting);
+            let text = missing_text(&store.without_note(&missing, here)?, size, meeting);
             store.set(ALL, text.as_bytes())?;
             // It takes the store along when it ends: the others must have read this.
             thread::sleep(LONGEST_READING_OF_A_LAST_WORD);
@@ -143,26 +135,15 @@ fn count_all(store: &TcpKvStore, size: usize, meeting: Duration, stop: fn() -> b
 }
 
 /// Says who is there and who is waited for, and in a person's shell how not to wait.
-fn tell_waiting(store: &TcpKvStore, size: usize, missing: &[usize]) -> Result<()> {
-    let mut absent = Vec::new();
-    for &rank in missing {
-        if store.get(&here(rank))?.is_none() {
-            absent.push(rank);
-        }
-    }
-    let some = absent.iter().take(16).map(usize::to_string).collect::<Vec<_>>().join(", ");
-    let more = if absent.len() > 16 { ", …" } else { "" };
+fn tell_waiting(absent: &[usize], size: usize) {
     let is_step = std::env::var_os("SLURM_STEP_NUM_TASKS").is_some();
     let shell = if is_step {
         "; in a shell of srun --pty alone, start it with srun -n 1, or unset SLURM_STEP_NUM_TASKS"
     } else {
         ""
     };
-    info!(
-        "{} of {size} ranks are here; waiting for ranks {some}{more}{shell}",
-        size - absent.len()
-    );
-    Ok(())
+    let here = size - absent.len();
+    info!("{here} of {size} ranks are here; waiting for ranks {}{shell}", some_of(absent));
 }
 
 fn here(rank: usize) -> String {
@@ -170,11 +151,10 @@ fn here(rank: usize) -> String {
 }
 
 fn missing_text(missing: &[usize], size: usize, meeting: Duration) -> String {
-    let some = missing.iter().take(16).map(usize::to_string).collect::<Vec<_>>().join(", ");
     format!(
-        "{} of {size} ranks did not come within {:.0} s: {some}{}",
+        "{} of {size} ranks did not come within {:.0} s: {}",
         missing.len(),
         meeting.as_secs_f64(),
-        if missing.len() > 16 { ", ..." } else { "" }
+        some_of(missing)
     )
 }

@@ -10,6 +10,9 @@ use super::error::StoppedEarly;
 use super::kv_store::KvStore;
 use crate::native::c10d::Store;
 
+/// Most ranks that a message names.
+const MOST_NAMED: usize = 16;
+
 /// How long one attempt to connect may take.
 const LONGEST_CONNECT: Duration = Duration::from_secs(10);
 /// How long rank 0 tries to listen at a port that may be taken.
@@ -82,6 +85,20 @@ impl TcpKvStore {
         Ok(std::str::from_utf8(&note)?.parse()?)
     }
 
+    /// Those of `ranks` that have left no note under their `key`.
+    ///
+    /// # Errors
+    /// The store is gone.
+    pub fn without_note(&self, ranks: &[usize], key: fn(usize) -> String) -> Result<Vec<usize>> {
+        let mut without = Vec::new();
+        for &rank in ranks {
+            if self.get(&key(rank))?.is_none() {
+                without.push(rank);
+            }
+        }
+        Ok(without)
+    }
+
     /// Waits for a note; `None` if there is none within `timeout`.
     ///
     /// # Errors
@@ -125,6 +142,12 @@ impl Pause {
     }
 }
 
+/// Ranks for a message: the first of them.
+pub fn some_of(ranks: &[usize]) -> String {
+    let named: Vec<String> = ranks.iter().take(MOST_NAMED).map(usize::to_string).collect();
+    named.join(", ") + if ranks.len() > MOST_NAMED { ", ..." } else { "" }
+}
+
 fn gone(error: anyhow::Error) -> anyhow::Error {
     anyhow!("the store of the run is gone ({error:#})")
 }
@@ -148,5 +171,60 @@ impl KvStore for TcpKvStore {
 
     fn remove(&self, key: &str) -> Result<()> {
         self.tcp.delete(key).map_err(gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::dist::environment::Rendezvous;
+
+    const OPENING: Duration = Duration::from_millis(500);
+
+    /// Passes on what comes; if `late`, later than an opening may take.
+    fn forward(mut from: TcpStream, mut to: TcpStream, late: Arc<AtomicBool>) {
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = from.read(&mut bytes) {
+            if late.load(Ordering::Relaxed) {
+                thread::sleep(OPENING * 2);
+            }
+            if to.write_all(&bytes[..length]).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What a stopped rank 0 is to the others. How long they wait is not the store's to say.
+    #[test]
+    fn late_answers_are_waited_for() {
+        let port = || TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let (slow, behind) = (port(), port().local_addr().unwrap().port());
+        let at = |port: u16, rank: usize| {
+            let rendezvous =
+                Rendezvous { host: "127.0.0.1".into(), port, ..RankInfo::alone().rendezvous };
+            RankInfo { rank, world_size: 2, rendezvous, ..RankInfo::alone() }
+        };
+        let first = TcpKvStore::open(&at(behind, 0), true, OPENING).unwrap();
+        first.set("note", b"text").unwrap();
+        let slow_port = slow.local_addr().unwrap().port();
+        let is_late = Arc::new(AtomicBool::new(false));
+        let late = is_late.clone();
+        thread::spawn(move || {
+            while let Ok((client, _)) = slow.accept() {
+                let server = TcpStream::connect(("127.0.0.1", behind)).unwrap();
+                let (back, forth) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let late = late.clone();
+                thread::spawn(move || std::io::copy(&mut &client, &mut &server));
+                thread::spawn(move || forward(back, forth, late));
+            }
+        });
+        let second = TcpKvStore::open(&at(slow_port, 1), false, OPENING).unwrap();
+        is_late.store(true, Ordering::Relaxed);
+        assert_eq!(second.get("note").unwrap().as_deref(), Some(&b"text"[..]));
     }
 }

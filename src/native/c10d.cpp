@@ -2,7 +2,6 @@
 #include "guarded.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
@@ -219,6 +218,8 @@ void quieten_once() {
   });
 }
 
+constexpr milliseconds no_limit = std::chrono::hours(24 * 365);
+
 intrusive_ptr<c10d::Backend> over_gloo(const Store &store, int rank, int size, const char *address,
                                   milliseconds timeout) {
   auto options = c10d::ProcessGroupGloo::Options::create(timeout);
@@ -227,6 +228,7 @@ intrusive_ptr<c10d::Backend> over_gloo(const Store &store, int rank, int size, c
   options->devices.push_back(
       interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
                 : c10d::ProcessGroupGloo::createDeviceForHostname(address));
+  c10d::StoreTimeoutGuard patience(*store, timeout);
   return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
 }
 
@@ -235,7 +237,7 @@ intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, a
 #ifdef USE_C10D_NCCL
   auto options = c10d::ProcessGroupNCCL::Options::create(/*is_high_priority_stream=*/true);
   // How long a collective may take is the heartbeats' business.
-  options->timeout = std::chrono::hours(24 * 365);
+  options->timeout = no_limit;
   auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
   // Here, where all have just met, and not with the first collective: a network that carries nothing
   // is found before minutes of loading, and rank 0, which others wait for here, is not late.
@@ -282,7 +284,10 @@ char *distill_store_open(const char *host, uint16_t port, bool serve, int64_t ti
     options.isServer = serve;
     options.waitWorkers = false;
     options.timeout = milliseconds(timeout_ms);
-    *store = new Store(c10::make_intrusive<c10d::TCPStore>(host, options));
+    const auto opened = c10::make_intrusive<c10d::TCPStore>(host, options);
+    // Who keeps the store may be stopped for a while: how long is the heartbeats' business.
+    opened->setTimeout(no_limit);
+    *store = new Store(opened);
   });
 }
 
@@ -333,7 +338,6 @@ char *distill_group_create(distill_store store, int rank, int size, int64_t cuda
       processes->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
     } else {
       const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda));
-      c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device);
       backend = over_nccl(meeting, rank, size, device, timeout);
       processes->setBackend(at::kCUDA, c10d::ProcessGroup::BackendType::NCCL, backend);
       processes->setDefaultBackend(c10d::ProcessGroup::BackendType::NCCL);
