@@ -146,8 +146,8 @@ impl DataConfig {
     /// Extensions of the members that hold the targets, in the order of their names.
     ///
     /// # Errors
-    /// One cannot be an extension, or stands for two targets or for the label.
-    pub fn target_members(&self) -> Result<Vec<String>> {
+    /// One cannot be an extension, or stands for two targets or for the `label`.
+    fn target_members(&self, label: &LabelRule) -> Result<Vec<String>> {
         let mut members: Vec<String> = Vec::new();
         for (name, TargetConfig { member, .. }) in &self.targets {
             let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -157,7 +157,7 @@ impl DataConfig {
             );
             let taken = members.iter().any(|other| other.eq_ignore_ascii_case(member));
             ensure!(
-                !taken && *member != self.label,
+                !taken && !member.eq_ignore_ascii_case(label.extension()),
                 "target `{name}`: member `{member}` stands for something else already"
             );
             members.push(member.clone());
@@ -168,12 +168,13 @@ impl DataConfig {
     /// What is looked for in shards beside images.
     ///
     /// # Errors
-    /// [`Self::target_members`]'s, or a wrong `label` or file of `classes`.
+    /// A target's member cannot be an extension, or stands for something else; a wrong `label` or file of
+    /// `classes`.
     pub fn wanted(&self) -> Result<Wanted> {
         let classes = self.classes.as_deref().map(read_classes).transpose();
         let classes = classes.context("data.classes")?;
         let label = LabelRule::new(&self.label, classes).map_err(|e| anyhow!("data.label: {e}"))?;
-        Ok(Wanted { fields: self.target_members()?, label })
+        Ok(Wanted { fields: self.target_members(&label)?, label })
     }
 
     /// Images of one optimizer step: the configured number, or one batch.
@@ -286,4 +287,25 @@ fn min_side() -> u64 {
 }
 fn yes() -> bool {
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member cannot be target and label at once, wherever the label stands.
+    #[test]
+    fn a_target_is_no_label() {
+        let wanted = |label: &str, member: &str| {
+            let target = TargetConfig { member: member.into(), pixels: DensePixels::Classes };
+            let mut config = DataConfig { label: label.into(), ..DataConfig::minimal(vec![]) };
+            config.targets.insert("mask".into(), target);
+            config.wanted().map_err(|error| error.to_string())
+        };
+        for (label, member) in [("cls", "CLS"), ("json:label", "json"), (".TXT", "txt")] {
+            let error = wanted(label, member).unwrap_err();
+            assert!(error.contains("stands for something else"), "{label}, {member}: {error}");
+        }
+        assert_eq!(wanted("json:label", "mask.png").unwrap().fields, ["mask.png"]);
+    }
 }

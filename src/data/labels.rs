@@ -148,6 +148,15 @@ fn number(text: &str) -> Option<u32> {
     digits.parse().ok().filter(|&label| label != NO_LABEL)
 }
 
+/// Names of classes in the order of their numbers, as `distill data pack` writes them to `path`.
+///
+/// # Errors
+/// It is no list of names.
+pub fn class_list(path: &Path, json: &[u8]) -> Result<Vec<String>> {
+    serde_json::from_slice(json)
+        .with_context(|| format!("{}: is no list of classes", path.display()))
+}
+
 /// Names of classes in the order of their numbers, from a file: a JSON list, as `distill data pack` writes it,
 /// or a name a line.
 ///
@@ -158,7 +167,7 @@ pub fn read_classes(path: &Path) -> Result<Vec<String>> {
     let bytes = std::fs::read(path).with_context(fail)?;
     let text = text_of(&bytes);
     let names: Vec<String> = match text.starts_with('[') {
-        true => serde_json::from_str(text).context("is no list of names").with_context(fail)?,
+        true => class_list(path, text.as_bytes())?,
         false => text.lines().map(|line| line.trim().to_string()).collect(),
     };
     ensure!(!names.is_empty(), "{}: names no class", path.display());

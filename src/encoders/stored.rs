@@ -155,9 +155,8 @@ fn named(foreign: Option<&'static str>, error: anyhow::Error) -> anyhow::Error {
 /// A weight is no number, and a loss of it would be none: which, and how many.
 fn require_finite(targets: &[(String, Tensor)]) -> Result<()> {
     let counts = guard(|| {
-        let count = |(_, tensor): &(String, Tensor)| {
-            tensor.isfinite().logical_not().sum(Kind::Int64).to_device(tensor.device())
-        };
+        let count =
+            |(_, tensor): &(String, Tensor)| tensor.isfinite().logical_not().sum(Kind::Int64);
         let counts: Vec<Tensor> = targets.iter().map(count).collect();
         if counts.is_empty() {
             return Ok(Vec::new());

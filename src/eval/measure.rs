@@ -79,6 +79,8 @@ pub struct Measured {
     /// The images, in the order of [`super::Evaluation::image_sets`].
     pub sets: Vec<SetFacts>,
     pub measurements: Vec<Measurement>,
+    /// [`Prepared::images`] of the evaluation.
+    pub images: String,
 }
 
 /// What became of a set of images.
@@ -267,7 +269,7 @@ impl Prepared<'_> {
             let pooled: Vec<&[Features]> = own.iter().map(|(pass, _)| &*found[*pass]).collect();
             let measurements = guard(|| consumer.finish(&pooled));
             let measurements = measurements.with_context(|| given.table(&one.name))?;
-            measured.push(Measured { sets, measurements });
+            measured.push(Measured { sets, measurements, images: self.images(number) });
         }
         self.is_warned.set(true);
         Ok(measured)

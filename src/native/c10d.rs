@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tch::{Device, Tensor};
 
-use super::device::cuda_index;
+use super::device::{cuda_index, make_current};
 use super::shim::{Handle, check, free_message, handle, handles};
 
 unsafe extern "C" {
@@ -222,6 +222,7 @@ impl Collectives {
         timeout: Duration,
     ) -> Result<Self> {
         let (address, mut group) = (text(address)?, std::ptr::null_mut());
+        make_current(device)?;
         let cuda = cuda_index(device)?;
         let (rank, size) = (rank as c_int, size as c_int);
         // SAFETY: store and address live through the call; the group keeps the store alive.

@@ -55,14 +55,10 @@ pub fn measure(
     let train = task.train();
     let named = evaluations(train)?;
     let path = paths::evaluation(&train.run.dir);
-    let of = match &checkpoint {
+    let mut done = match &checkpoint {
         Some((checkpoint, teacher)) => {
-            provenances(train, (checkpoint, teacher.as_deref()), &named)?
+            done_before(&path, train, (checkpoint, teacher.as_deref()), &named)?
         }
-        None => Vec::new(),
-    };
-    let mut done = match checkpoint {
-        Some(_) => done_before(&path, &of, &named),
         None => vec![None; named.len()],
     };
     let missing = agree_on_missing(&done, setting.group)?;
@@ -75,10 +71,11 @@ pub fn measure(
         let source = source(train, &OnScreen { shows_features: true });
         let found = eval::measure(&named, &subjects, &source, worker, setting.group)?;
         // The first process has the checkpoint, and writes.
-        let Some((checkpoint, _)) = checkpoint else { return Ok(Vec::new()) };
+        let Some((checkpoint, teacher)) = checkpoint else { return Ok(Vec::new()) };
         for ((place, one), found) in places.into_iter().zip(named).zip(found) {
-            let step = Some(checkpoint.manifest.step);
-            done[place] = Some(result(&one, found, of[place].clone(), step));
+            let by = (checkpoint, teacher.as_deref());
+            let of = provenance(train, by, &one, found.images.clone())?;
+            done[place] = Some(result(&one, found, of, Some(checkpoint.manifest.step)));
         }
         let file = EvaluationFile { results: done.into_iter().flatten().collect() };
         file.write(&path)?;
@@ -90,22 +87,29 @@ pub fn measure(
 /// Of each of the evaluations `named` what the file at `path` says of just what its figures depend on.
 fn done_before(
     path: &Path,
-    of: &[Provenance],
+    train: &TrainConfig,
+    of: (&Checkpoint, Option<&str>),
     named: &[NamedEvaluation],
-) -> Vec<Option<EvaluationResult>> {
+) -> Result<Vec<Option<EvaluationResult>>> {
     let before = measured_before(path);
-    let known = |(one, of): (&NamedEvaluation, &Provenance)| {
+    if before.is_empty() {
+        return Ok(vec![None; named.len()]);
+    }
+    let observer = OnScreen { shows_features: false };
+    let prepared = eval::prepare(named, &source(train, &observer))?;
+    let known = |(number, one): (usize, &NamedEvaluation)| {
+        let own = provenance(train, of, one, prepared.images(number))?;
         let is_own = |result: &&EvaluationResult| {
-            let found = result.of.clone().map(|mut found| {
-                // Earlier versions did not note it.
-                found.images = found.images.or_else(|| of.images.clone());
-                found
+            let is_same = result.of.as_ref().is_some_and(|of| {
+                // Earlier versions did not note the images.
+                let images = of.images.as_ref().or(own.images.as_ref()).cloned();
+                Provenance { images, ..of.clone() } == own
             });
-            (&result.name, &*result.kind, found.as_ref()) == (&one.name, one.kind, Some(of))
+            is_same && (&result.name, &*result.kind) == (&one.name, one.kind)
         };
-        before.iter().find(is_own).cloned()
+        Ok(before.iter().find(is_own).cloned())
     };
-    named.iter().zip(of).map(known).collect()
+    named.iter().enumerate().map(known).collect()
 }
 
 /// The places of evaluations that are not `done`, as the first process has it.
@@ -135,28 +139,24 @@ pub(super) fn evaluations(train: &TrainConfig) -> Result<Vec<NamedEvaluation>> {
     Ok(eval::read(&train.evaluation).map_err(in_config)?)
 }
 
-/// What the figures of each of the evaluations `named` depend on.
-fn provenances(
+/// What the figures of an evaluation depend on, whose `images` are in this state.
+fn provenance(
     train: &TrainConfig,
     (checkpoint, teacher): (&Checkpoint, Option<&str>),
-    named: &[NamedEvaluation],
-) -> Result<Vec<Provenance>> {
+    one: &NamedEvaluation,
+    images: String,
+) -> Result<Provenance> {
     let TrainConfig { data, run, .. } = train;
-    let observer = OnScreen { shows_features: false };
-    let prepared = eval::prepare(named, &source(train, &observer))?;
-    let of_one = |(number, one): (usize, &NamedEvaluation)| {
-        Ok(Provenance {
-            weights: checkpoint.digest(),
-            settings: with_reading(serde_json::to_value(&one.settings)?, data)?,
-            input_size: data.input_size,
-            mean: data.mean,
-            std: data.std,
-            precision: serde_json::to_value(run.precision)?,
-            images: Some(prepared.images(number)),
-            teacher: teacher.map(str::to_string),
-        })
-    };
-    named.iter().enumerate().map(of_one).collect()
+    Ok(Provenance {
+        weights: checkpoint.digest(),
+        settings: with_reading(serde_json::to_value(&one.settings)?, data)?,
+        input_size: data.input_size,
+        mean: data.mean,
+        std: data.std,
+        precision: serde_json::to_value(run.precision)?,
+        images: Some(images),
+        teacher: teacher.map(str::to_string),
+    })
 }
 
 /// The settings of an evaluation with how images and labels are read, where that is not as usual.

@@ -4,12 +4,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use tch::Device;
 
 use super::metrics::MetricsLog;
 use super::run::Run;
 use crate::artifacts::{EvaluationLine, StepMetrics, TraineeMetrics, paths};
 use crate::config::LogConfig;
 use crate::durable;
+use crate::native::describe;
 use crate::ui::progress::Progress;
 
 /// The metrics files and the progress line.
@@ -20,6 +22,8 @@ pub struct RunLog {
     progress: Progress,
     every: u64,
     global_batch: usize,
+    /// In words.
+    device: String,
     /// Since the last line of the log.
     steps: u32,
     seconds: f64,
@@ -36,17 +40,18 @@ impl RunLog {
         let trainees = run.objective.trainees().iter();
         let names: Vec<String> = trainees.map(|trainee| trainee.name.clone()).collect();
         let (total, images) = (run.schedule.total_steps(), run.config.data.images_per_step());
-        Self::of_trainees(run.path, &run.config.log, &names, step..total, images)
+        let device = run.group.device();
+        Self::of_trainees(run.path, &run.config.log, &names, step..total, (images, device))
     }
 
     /// Opens the files in `path` for what comes of so many `steps` of `global_batch` images, in which
-    /// trainees of these `names` are trained.
+    /// trainees of these `names` are trained on `device`.
     pub fn of_trainees(
         path: &Path,
         config: &LogConfig,
         names: &[String],
         steps: Range<u64>,
-        global_batch: usize,
+        (global_batch, device): (usize, Device),
     ) -> Result<Self> {
         Ok(Self {
             log: MetricsLog::open(path, config.tensorboard, steps.start)?,
@@ -54,6 +59,7 @@ impl RunLog {
             progress: Progress::new(steps.end, steps.start + 1, names, config.every),
             every: config.every,
             global_batch,
+            device: describe(device),
             steps: 0,
             seconds: 0.0,
             data_wait: 0.0,
@@ -91,6 +97,7 @@ impl RunLog {
             metrics.exchange_wait_seconds =
                 metrics.exchange_wait_seconds.map(|_| self.exchange_wait / steps);
             metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
+            metrics.device = Some(self.device.clone());
             self.log.write(&metrics)?;
             (self.steps, self.seconds, self.data_wait, self.exchange_wait) = (0, 0.0, 0.0, 0.0);
             self.trainees.clear();

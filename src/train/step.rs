@@ -18,7 +18,7 @@ use super::step_numbers::{PendingNumbers, StepNumbers, require_finite, sum_over_
 use super::trainee_optimizer::TraineeHooks;
 use crate::artifacts::StepMetrics;
 use crate::dist::{Abandoned, Activity, ProcessGroup};
-use crate::native::{DeviceEvent, describe};
+use crate::native::DeviceEvent;
 use crate::train::objective::MicroBatch;
 
 /// How long signals and the other processes' failures may go unnoticed while data are waited for.
@@ -135,7 +135,6 @@ impl PendingStep {
             trainees,
             peak_memory_bytes: prefetcher.peak_memory(),
             failed_images: failed as u64,
-            device: Some(describe(run.group.device())),
             ..self.metrics.clone()
         };
         Ok(Done { metrics, is_to_stop: stop > 0.0 })

@@ -68,6 +68,7 @@ impl Preprocessing {
         })
     }
 }
+
 /// Where it would lie for the weights at `path`, a folder or a file.
 fn file_beside(path: &Path) -> PathBuf {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::Dataset;
+use crate::labels::class_list;
 use crate::source::ShardAddress;
 
 /// What a packing of class folders writes beside its shards: the classes in the order of their labels.
@@ -38,8 +39,7 @@ impl Dataset {
         }
         for path in folders.into_iter().map(|folder| folder.join(CLASSES)) {
             let Ok(text) = std::fs::read(&path) else { continue };
-            let fail = || format!("{}: is no list of classes", path.display());
-            let names: Vec<String> = serde_json::from_slice(&text).with_context(fail)?;
+            let names = class_list(&path, &text)?;
             let before = found.get_or_insert_with(|| names.clone());
             ensure!(
                 *before == names,

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use distill_base::draws::{Draws, Purpose};
 
 use crate::dataset::CLASSES;
+use crate::labels::class_list;
 
 use super::encode::Encoding;
 use super::folder::{self, Known};
@@ -92,9 +93,8 @@ fn known_classes(options: &PackOptions) -> Result<Option<Known>> {
         None if there.is_file() => (&there, false),
         None => return Ok(None),
     };
-    let fail = || format!("{}: is no list of classes", path.display());
     let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let classes: Vec<String> = serde_json::from_slice(&text).with_context(fail)?;
+    let classes = class_list(path, &text)?;
     Ok(Some(Known { path: path.clone(), classes, are_named }))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -124,13 +125,17 @@ fn files(path: &Path, spelling: &str, classes: Option<&Classes<'_>>) -> Found {
 fn matching(spelling: &str) -> Found {
     // As in a shell: a wildcard does not match a leading dot.
     let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
-    if let Some(odd) = name_that_is_no_text(spelling) {
-        return Err(format!("reaches {odd:?}, whose name is not UTF-8: rename it"));
-    }
     let paths =
         glob::glob_with(spelling, options).map_err(|error| format!("is not a pattern: {error}"))?;
     let unreadable = |path: &Path, error: &dyn Display| {
         format!("reaches {}, which cannot be read: {error}", path.display())
+    };
+    // A name that is not UTF-8 among those that it matches makes it panic.
+    let Ok(paths) = catch_unwind(AssertUnwindSafe(|| paths.collect::<Vec<_>>())) else {
+        return Err(match name_that_is_no_text(spelling) {
+            Some(odd) => format!("reaches {odd:?}, whose name is not UTF-8: rename it"),
+            None => "cannot be matched".into(),
+        });
     };
     let mut found = Vec::new();
     for path in paths {
@@ -150,8 +155,7 @@ fn matching(spelling: &str) -> Found {
     Ok(found)
 }
 
-/// A name that is not UTF-8 in a folder whose names a wildcard is matched with: the glob crate gives up on such.
-/// Of folders behind the first wildcard only those are looked at that the wildcard may match.
+/// A name that is not UTF-8 where the names of a folder are matched with a wildcard.
 fn name_that_is_no_text(spelling: &str) -> Option<PathBuf> {
     let wildcard = spelling.find(['*', '?', '['])?;
     let folder = spelling[..wildcard].rfind('/').map_or("", |end| &spelling[..=end]);

@@ -39,7 +39,8 @@ pub struct Heartbeat {
 
 impl Heartbeat {
     /// Begins to give signs of life of `thread` over `store`, which no other thread uses. `keeper`
-    /// says in words who keeps the notes, `address` where rank 0 reaches this node, `stop` whether this process was asked to stop.
+    /// says in words who keeps the notes, `address` where rank 0 reaches this node, `stop` whether this
+    /// process was asked to stop.
     pub(in crate::dist) fn start(
         thread: Arc<TrainingThread>,
         store: Arc<dyn KvStore>,

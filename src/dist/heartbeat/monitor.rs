@@ -152,28 +152,15 @@ impl Monitor {
             self.timeout
         };
         let all = locked(&self.shared.seen);
-        let silent = all.iter().find(|seen| {
-            let left = seen.sign.as_ref().is_some_and(|sign| sign.activity == Activity::Left);
-            !left && seen.alive.elapsed() > patience
-        });
-        let gone = all.iter().find(|seen| {
-            let left = seen.sign.as_ref().is_some_and(|sign| sign.activity == Activity::Left);
-            !left && seen.answer == Answer::Gone
-        });
-        if let Some(seen) = gone {
+        let is_gone = |seen: &&Seen| seen.answer == Answer::Gone;
+        let is_silent = |seen: &&Seen| seen.alive.elapsed() > patience;
+        let mut there = all.iter().filter(|seen| activity_of(seen) != Some(Activity::Left));
+        let lost = there.clone().find(is_gone).or_else(|| there.find(is_silent));
+        if let Some(seen) = lost {
             let seconds = seen.alive.elapsed().as_secs_f64();
-            let what = "and its process is gone,";
-            return Some(failure_of(
-                seen,
-                format!("has given no sign of life for {seconds:.0} s, {what}"),
-            ));
-        }
-        if let Some(seen) = silent {
-            let seconds = seen.alive.elapsed().as_secs_f64();
-            return Some(failure_of(
-                seen,
-                format!("has given no sign of life for {seconds:.0} s,"),
-            ));
+            let gone = if is_gone(&seen) { " and its process is gone," } else { "" };
+            let what = format!("has given no sign of life for {seconds:.0} s,{gone}");
+            return Some(failure_of(seen, what));
         }
         if self.store.rank() > 0 {
             return None;

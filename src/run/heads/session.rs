@@ -21,7 +21,7 @@ use crate::eval::Interrupted;
 use crate::eval::dense::{
     DptShape, HeadSchedule, HeadShape, HeadTrainer, Share, UpdateNumbers, feature_dim,
 };
-use crate::native::{PeakMemory, describe, guard, upload};
+use crate::native::{PeakMemory, guard, upload};
 use crate::nn::Normalisation;
 use crate::status;
 use crate::train::checkpoint::{Checkpoint, Saver, Snapshot};
@@ -367,7 +367,13 @@ impl Log {
         let names: Vec<String> = heads.iter().map(|head| head.name.clone()).collect();
         let steps = session.step..session.plan.updates;
         Ok(Self {
-            run: RunLog::of_trainees(&run.dir, log, &names, steps, training.global_batch_size)?,
+            run: RunLog::of_trainees(
+                &run.dir,
+                log,
+                &names,
+                steps,
+                (training.global_batch_size, session.ground.group.device()),
+            )?,
             history: History::open(paths::figures(&run.dir), session.step)?,
             since: Instant::now(),
         })
@@ -396,7 +402,7 @@ impl Log {
             trainees,
             peak_memory_bytes: PeakMemory::of(session.ground.group.device()).map(|peak| peak.held),
             failed_images: session.dataset.failure_counts().failed,
-            device: Some(describe(session.ground.group.device())),
+            device: None,
         };
         self.run.add(metrics, seconds, step == updates)
     }

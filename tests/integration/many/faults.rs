@@ -99,16 +99,21 @@ fn a_hanging_first_rank_is_named() {
     others_name(0, Signal::STOP, 18.0, "has not answered");
 }
 
-/// Rank 0's storage hangs in the evaluation at the end, while the others wait for it: a read that
-/// does not come back, as of a network file system whose server is gone.
-#[test]
-fn a_rank_whose_evaluation_hangs_is_named() {
+/// Ranks of which the first one's storage hangs in the evaluation at the end, while the others wait for it: a
+/// read that does not come back, as of a network file system whose server is gone.
+fn stuck_in_evaluation(size: usize, timeout: &str) -> (Workshop, Ranks) {
     let (workshop, [knn, data]) = labelled();
-    let overrides = [&*knn, &*data, "distributed.timeout_seconds=3", "data.batch_size=2"];
-    let ranks = Ranks::start(2, |_| workshop.pretraining_command(&overrides));
+    let overrides = [&*knn, &*data, timeout, "data.batch_size=2"];
+    let ranks = Ranks::start(size, |_| workshop.pretraining_command(&overrides));
     wait_for_steps(&workshop, "pre", 1);
     let pipe = workshop.path("pre/evaluation.json");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    (workshop, ranks)
+}
+
+#[test]
+fn a_rank_whose_evaluation_hangs_is_named() {
+    let (_workshop, ranks) = stuck_in_evaluation(2, "distributed.timeout_seconds=3");
     for finished in ranks.finish(Duration::from_secs(90)) {
         finished.fails(
             1,
@@ -121,13 +126,7 @@ fn a_rank_whose_evaluation_hangs_is_named() {
 /// would be put up with for minutes: the system of the killed process says that it is gone.
 #[test]
 fn a_rank_that_is_gone_is_told_from_a_silent_one() {
-    let (workshop, [knn, data]) = labelled();
-    let overrides = [&*knn, &*data, "distributed.timeout_seconds=200", "data.batch_size=2"];
-    let ranks = Ranks::start(3, |_| workshop.pretraining_command(&overrides));
-    wait_for_steps(&workshop, "pre", 1);
-    // Its reading end never comes.
-    let pipe = workshop.path("pre/evaluation.json");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (workshop, ranks) = stuck_in_evaluation(3, "distributed.timeout_seconds=200");
     wait_until("all exports", || workshop.path("pre/exports").exists());
     std::thread::sleep(Duration::from_secs(6));
     let begun = Instant::now();
