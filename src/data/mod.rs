@@ -27,5 +27,5 @@ pub use dataset::{
 pub use format::ShardIndex;
 pub use loader::{
     Batch, Loader, LoaderMonitor, LoaderStatistics, LoaderStatus, WorkerActivity, WorkerStatus,
-    share_cores,
+    share_cores, worker_count,
 };

@@ -333,6 +333,17 @@ impl ProcessGroup {
         }
     }
 
+    /// Waits until it is known why another process went no further.
+    ///
+    /// # Errors
+    /// It was not asked to stop, but failed: its failure.
+    pub fn await_reason(&self) -> Result<()> {
+        self.until("why another process went no further", || {
+            thread::sleep(SETTLING_POLL);
+            Ok(self.is_asked_to_stop())
+        })
+    }
+
     /// Fails if a process failed, or gave up the step that this one works on.
     pub fn check(&self) -> Result<()> {
         self.others.as_ref().map_or(Ok(()), |others| others.heartbeat.check_step())

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use tch::{Cuda, Device};
 use tracing::{info, warn};
 
-use crate::config::{ConfigError, DeviceChoice, Precision, RunConfig};
-use crate::data::share_cores;
+use crate::config::{ConfigError, DataConfig, DeviceChoice, Precision, RunConfig};
+use crate::data::{share_cores, worker_count};
 use crate::dist::RankInfo;
 use crate::native::{describe, libtorch_version};
 
@@ -33,9 +33,14 @@ pub fn choose(config: &RunConfig, rank_info: &RankInfo) -> Result<Device, Config
 }
 
 /// Says what is computed on, and what of it may not be meant.
-pub fn tell(config: &RunConfig, device: Device) {
-    let precision = config.precision.name();
-    info!("computing on {} in {precision}, by libtorch {}", describe(device), libtorch_version());
+pub fn tell(config: &RunConfig, data: &DataConfig, device: Device) {
+    info!(
+        "computing on {} in {}, by libtorch {}; {} decoding workers",
+        describe(device),
+        config.precision.name(),
+        libtorch_version(),
+        worker_count(data)
+    );
     if device != Device::Cpu {
         return;
     }

@@ -50,7 +50,7 @@ pub fn plan(config: &dyn TaskConfig, mut report: impl FnMut(Planned)) -> Result<
     setup::answer_quit(rank_info.as_ref())?;
     let run = &config.train().run;
     let device = device::choose(run, &rank_info.unwrap_or_else(RankInfo::alone))?;
-    device::tell(run, device);
+    device::tell(run, &config.train().data, device);
     report(Planned::Networks(config.networks()));
     config.check_weights()?;
     let train = config.train();

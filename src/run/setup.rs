@@ -58,7 +58,7 @@ pub fn with_group<T>(
     answer_quit(rank_info.as_ref())?;
     let device = device::choose(&config.run, &rank_info.clone().unwrap_or_else(RankInfo::alone))?;
     require(device)?;
-    device::tell(&config.run, device);
+    device::tell(&config.run, &config.data, device);
     signals::install()?;
     let joining = debug_span!("join").entered();
     let group = match join(rank_info, config, device) {

@@ -73,11 +73,13 @@ fn take_steps(
         saver.keep_best(step);
     }
     progress.make_up(run, state, saver, &before)?;
+    let mut was_given_up = false;
     let outcome = match progress.advance(run, state, prefetcher, saver) {
         Ok(()) if progress.is_to_stop => Outcome::Stopped(signals::stop_requested()),
         Ok(()) => Outcome::Finished,
         Err(error) if error.is::<Abandoned>() => {
             progress.give_up(run, state, prefetcher)?;
+            was_given_up = true;
             Outcome::Stopped(signals::stop_requested())
         }
         Err(error) => match error.downcast::<SoundEnd>() {
@@ -87,6 +89,10 @@ fn take_steps(
     };
     if progress.saved < state.step {
         state.save(run, saver)?;
+    }
+    if was_given_up {
+        saver.finish(&|| group.check_failure())?;
+        group.await_reason()?;
     }
     if let Some(log) = progress.log {
         log.finish();

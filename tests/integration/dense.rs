@@ -166,7 +166,7 @@ fn check_case(folder: &Path, case: &Case) {
     let schedule = case.schedule();
     for step in 0..case.steps {
         let targets = target(task, &batch[&format!("targets.{step}")]);
-        let share = Share { images_per_loss: targets.size()[0], losses: 1 };
+        let share = Share { images_per_loss: targets.size()[0], losses: 1, is_void: false };
         let maps = maps(format!("images.{step}"));
         let rate = schedule.rate(step as u64);
         let expected_rate = expected[&format!("lr.{step}")].double_value(&[]);

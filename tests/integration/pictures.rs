@@ -22,11 +22,20 @@ fn case(name: &str) -> PathBuf {
 /// A workshop with the files of a case in it, and its config.
 fn workshop_of(name: &str) -> Workshop {
     let workshop = Workshop::new();
-    for entry in fs::read_dir(case(name)).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, workshop.path(path.file_name().unwrap().to_str().unwrap())).unwrap();
-    }
+    copy(&case(name), &workshop.path(""));
     workshop
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => _ = fs::copy(entry.path(), to).unwrap(),
+        }
+    }
 }
 
 fn distill(workshop: &Workshop, arguments: &[&str]) -> Finished {
@@ -284,4 +293,22 @@ fn few_file_handles_are_enough() {
     let folder = workshop.path("");
     let done = Finished::of(shell.args(["-c", &command]).current_dir(folder).output().unwrap());
     done.succeeds();
+}
+
+/// Scores that name few of a shard's images are told for what they are, each time and in a dry run.
+#[test]
+fn images_without_scores_are_told() {
+    let workshop = workshop_of("pictures-without-scores");
+    fs::remove_file(workshop.path("shards/0.tar")).unwrap();
+    fs::remove_file(workshop.path("shards/1.tar")).unwrap();
+    for more in [&["--dry-run"][..], &["--set", "schedule.steps_per_epoch=1"]] {
+        let done = distill(&workshop, &[&["--config", "config.toml"], more].concat()).succeeds();
+        for words in [
+            "curation keeps 2 of 12 images: 10 have no scores",
+            "1 of 1 shards have scores for less than half of their images",
+            "shards/a.tar has 10 images without, of 12",
+        ] {
+            assert!(done.stderr.contains(words), "`{words}` is not in {}", done.stderr);
+        }
+    }
 }

@@ -43,6 +43,9 @@ pub fn choose(
     let visited = IndexCache::visit(shards, progress, |shard| one(shard, indexes, curation));
     let chosen = leave_out_bad(visited, config)?;
     check(&chosen)?;
+    if let Some(curation) = curation {
+        warn_of_few_scores(&chosen, curation);
+    }
     Ok(chosen)
 }
 
@@ -168,6 +171,26 @@ fn check(chosen: &[ShardEntry]) -> Result<()> {
         selection.kept
     );
     Ok(())
+}
+
+/// Warns where a JSON file names less than half of its shard's images, as where its names are not those of the
+/// members, or it is that of another shard.
+fn warn_of_few_scores(chosen: &[ShardEntry], curation: &CurationConfig) {
+    let has_few = |one: &&ShardEntry| {
+        let Selection { without_scores, .. } = one.selection;
+        without_scores * 2 > one.selection.images()
+    };
+    let Some(first) = chosen.iter().find(has_few) else { return };
+    warn!(
+        "{} of {} shards have scores for less than half of their images: {} has {} images without, of {}; \
+         its scores are in {}, by member name",
+        chosen.iter().filter(has_few).count(),
+        chosen.len(),
+        first.shard,
+        first.selection.without_scores,
+        first.selection.images(),
+        curation::scores_path(&curation.json_root, &first.shard).display()
+    );
 }
 
 /// Bad shards that a message names.

@@ -345,7 +345,8 @@ fn end_threads(threads: Vec<JoinHandle<()>>) {
     }
 }
 
-fn worker_count(config: &DataConfig) -> usize {
+/// How many decoding workers a loader of this process has.
+pub fn worker_count(config: &DataConfig) -> usize {
     match config.workers {
         0 => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -33,6 +33,9 @@ pub struct Share {
     pub images_per_loss: i64,
     /// Losses of the global batch, of all ranks.
     pub losses: i64,
+    /// Whether a rank's images stand in for those that it could not read: then the update changes no
+    /// parameter of any rank.
+    pub is_void: bool,
 }
 
 /// What an update says, on the device: `[3]` float32. To be read when the device is there.
@@ -126,7 +129,8 @@ impl HeadTrainer {
     /// One update at `rate`, given the maps `[b, C, h, w]` and the targets `[b, H, W]` of this rank's
     /// part of the global batch. Losses are means over the pixels of `share.images_per_loss` images
     /// each, and the gradient is that of their mean; so it is the same for any number of ranks. A batch
-    /// of which no pixel counts, or whose gradient is not finite, changes nothing.
+    /// of which no pixel counts, or whose gradient is not finite, changes nothing but
+    /// [buffers](Self::buffers).
     ///
     /// # Errors
     /// Another rank failed, or the device has no memory left.
@@ -139,6 +143,10 @@ impl HeadTrainer {
         group: &ProcessGroup,
     ) -> Result<UpdateNumbers> {
         let sums = self.backward(maps, target, share, group)?;
+        if share.is_void {
+            let gradients = self.gradients();
+            guard(|| Ok(gradients.into_iter().for_each(|(_, mut one)| _ = one.fill_(f64::NAN))))?;
+        }
         self.sum_gradients(&sums, group)?;
         let norm = self.optimizer.gradient_norm(true)?;
         let (skip, numbers) = guard(|| {
@@ -226,6 +234,28 @@ impl HeadTrainer {
                 first += count;
             }
             Ok(())
+        })
+    }
+
+    /// Copies of its state that is no parameter.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn buffers(&self) -> Result<Vec<Tensor>> {
+        guard(|| Ok(self.head.buffers().iter().map(|(_, tensor)| tensor.copy()).collect()))
+    }
+
+    /// Puts such copies back.
+    ///
+    /// # Errors
+    /// libtorch fails.
+    pub fn put_back(&self, buffers: &[Tensor]) -> Result<()> {
+        let own = self.head.buffers();
+        guard(|| {
+            own.into_iter().zip(buffers).try_for_each(|((_, to), from)| {
+                to.shallow_clone().f_copy_(from)?;
+                Ok(())
+            })
         })
     }
 

@@ -82,13 +82,21 @@ impl Ground<'_> {
         own.iter().map(|block| maps[place(block).expect("it is there")].shallow_clone()).collect()
     }
 
-    /// The targets of a batch on the device, of this shape: metres float32, or classes int64.
+    /// The targets of a batch on the device, of this shape: metres float32, or classes int64. Zeros where
+    /// there is no batch.
     ///
     /// # Errors
     /// The device has no memory left.
-    pub fn targets(&self, batch: &Batch, shape: &[i64]) -> Result<Tensor> {
-        let stored = batch.target(TARGET).context("a batch has no targets")?;
+    pub fn targets(&self, batch: Option<&Batch>, shape: &[i64]) -> Result<Tensor> {
         let device = self.group.device();
+        let Some(batch) = batch else {
+            let kind = match &self.set.task {
+                PairTask::Depth { .. } => Kind::Float,
+                PairTask::Segmentation { .. } => Kind::Int64,
+            };
+            return guard(|| Ok(Tensor::zeros(shape, (kind, device))));
+        };
+        let stored = batch.target(TARGET).context("a batch has no targets")?;
         let count = shape.iter().product::<i64>() as usize;
         match &self.set.task {
             PairTask::Depth { divisor, .. } => {

@@ -3,6 +3,7 @@
 mod config;
 mod figures;
 mod ground;
+mod log;
 mod outcome;
 mod plan;
 mod session;

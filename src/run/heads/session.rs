@@ -5,27 +5,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use tracing::{info, warn};
 
-use super::config::{HeadConfig, HeadsConfig};
-use super::figures::{EpochFigures, HeadResult, History};
+use super::config::HeadConfig;
 use super::ground::Ground;
+use super::log::{Log, Update};
 use super::outcome::HeadsOutcome;
 use super::plan::Plan;
-use super::test_pass::{Figures, TestPass};
-use crate::artifacts::{StepMetrics, Stream, TraineeMetrics, paths};
+use super::test_pass::TestPass;
+use crate::artifacts::{Stream, TraineeMetrics};
 use crate::data::{Batch, Dataset, Loader};
 use crate::dist::Activity;
 use crate::eval::Interrupted;
 use crate::eval::dense::{
     DptShape, HeadSchedule, HeadShape, HeadTrainer, Share, UpdateNumbers, feature_dim,
 };
-use crate::native::{PeakMemory, guard, upload};
+use crate::native::{guard, upload};
 use crate::nn::Normalisation;
 use crate::status;
 use crate::train::checkpoint::{Checkpoint, Saver, Snapshot};
-use crate::train::{RunLog, signals};
+use crate::train::signals;
 use crate::ui::screen::Phase;
 
 /// How long images are waited for before the other ranks are looked at.
@@ -46,6 +46,19 @@ struct Session<'a> {
     dataset: Arc<Dataset>,
     stream: Stream,
     step: u64,
+    /// The step that was saved last.
+    saved: u64,
+    /// Why this rank has no images any more.
+    data_error: Option<Error>,
+}
+
+/// What ranks tell each other with an update: the greatest counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Word {
+    GoOn,
+    Stop,
+    /// A rank had no images: the update is void.
+    Void,
 }
 
 /// An update whose numbers are not read yet.
@@ -56,7 +69,23 @@ struct Pending {
     /// How long its batch was waited for.
     waited: Duration,
     numbers: Vec<Option<UpdateNumbers>>,
-    is_to_stop: Tensor,
+    /// The [`Word`] of all ranks.
+    word: Tensor,
+    /// The buffers of each head before the update.
+    buffers: Vec<Vec<Tensor>>,
+}
+
+impl Pending {
+    fn word(&self) -> Result<Word> {
+        let word = guard(|| Ok(self.word.int64_value(&[0])))?;
+        Ok(if word == Word::Void as i64 {
+            Word::Void
+        } else if word == Word::Stop as i64 {
+            Word::Stop
+        } else {
+            Word::GoOn
+        })
+    }
 }
 
 /// Trains the heads of `ground` from `checkpoint` on, or from the beginning.
@@ -71,7 +100,9 @@ pub fn train(ground: &Ground<'_>, checkpoint: Option<&Checkpoint>) -> Result<Hea
     let config = ground.config;
     let mut test = TestPass::new(ground, session.blocks.clone())?;
     let is_first = ground.group.is_first();
-    let log = is_first.then(|| Log::open(&session)).transpose()?;
+    let steps = session.step..session.plan.updates;
+    let open = || Log::open(config, session.plan, steps, ground.group.device());
+    let log = is_first.then(open).transpose()?;
     let keep = config.checkpoint.keep;
     let (store, writers) = (ground.group.store(), config.checkpoint.writers);
     let mut saver = Saver::new(&config.run.dir, keep, store, writers);
@@ -118,6 +149,8 @@ impl<'a> Session<'a> {
             dataset,
             stream,
             step: 0,
+            saved: 0,
+            data_error: None,
         })
     }
 
@@ -126,6 +159,7 @@ impl<'a> Session<'a> {
             trainer.restore(checkpoint)?;
         }
         self.step = checkpoint.manifest.step;
+        self.saved = self.step;
         let (then, now) = (&checkpoint.manifest.stream, &self.stream);
         if then != now && self.ground.group.is_first() {
             warn!(
@@ -151,43 +185,56 @@ impl<'a> Session<'a> {
         let monitor = loader.monitor();
         let _status = status::register("loader", move || monitor.status().to_string());
         let mut pending = VecDeque::new();
-        let mut is_to_stop = false;
-        while self.step < self.plan.updates && !is_to_stop {
+        let mut word = Word::GoOn;
+        while self.step < self.plan.updates && word == Word::GoOn {
             saver.check()?;
             group.begin_step(self.step + 1);
             let waited = Instant::now();
-            self.wait_for(&mut loader)?;
-            let batch = match loader.next_batch() {
-                Ok(batch) => batch.context("the stream of batches ended early")?,
-                Err(error) => return Err(self.keep(error, pending, log, saver)),
-            };
-            pending.push_back(self.update(&batch, waited.elapsed())?);
+            let batch = self.next_batch(&mut loader)?;
+            pending.push_back(self.update(batch.as_ref(), waited.elapsed())?);
             self.step += 1;
             let ends_epoch = self.step.is_multiple_of(self.plan.updates_per_epoch);
-            // Read an update late, so that the device has the next one to do meanwhile.
-            let left = usize::from(!ends_epoch);
-            while pending.len() > left {
-                let Some(one) = pending.pop_front() else { break };
-                is_to_stop |= self.read(one, log.as_mut())?;
-            }
-            if ends_epoch && !is_to_stop {
-                is_to_stop = self.test(test, log.as_mut())?;
-            }
             let every = self.ground.config.checkpoint.every;
-            let is_due = every > 0 && self.step.is_multiple_of(every);
-            if (ends_epoch || is_due) && !is_to_stop {
+            let is_due = ends_epoch || (every > 0 && self.step.is_multiple_of(every));
+            // Read an update late, so that the device has the next one to do meanwhile.
+            word = self.read_until(usize::from(!is_due), &mut pending, &mut log)?;
+            if ends_epoch && word == Word::GoOn && self.test(test, log.as_mut())? {
+                word = Word::Stop;
+            }
+            if is_due && word == Word::GoOn {
                 self.save(saver)?;
             }
         }
-        while let Some(one) = pending.pop_front() {
-            self.read(one, log.as_mut())?;
+        match word.max(self.read_until(0, &mut pending, &mut log)?) {
+            Word::GoOn => {
+                let names = self.trainers.iter().map(HeadTrainer::name);
+                let heads = names.zip(self.failed_at.iter().copied());
+                Ok(HeadsOutcome::Finished(
+                    log.map_or(Vec::new(), |log| log.finish(self.skipped, heads)),
+                ))
+            }
+            Word::Stop => {
+                self.save(saver)?;
+                Ok(HeadsOutcome::Stopped(self.step))
+            }
+            Word::Void => self.end_without_images(saver),
         }
-        if is_to_stop {
-            self.save(saver)?;
-            return Ok(HeadsOutcome::Stopped(self.step));
+    }
+
+    /// The next batch. None if its images cannot be read, now or before: the other ranks learn of that
+    /// with the update, which would else wait for this rank.
+    fn next_batch(&mut self, loader: &mut Loader) -> Result<Option<Batch>> {
+        if self.data_error.is_some() {
+            return Ok(None);
         }
-        let results = log.map_or(Vec::new(), |log| log.finish(self));
-        Ok(HeadsOutcome::Finished(results))
+        self.wait_for(loader)?;
+        match loader.next_batch() {
+            Ok(batch) => Ok(Some(batch.context("the stream of batches ended early")?)),
+            Err(error) => {
+                self.data_error = Some(error);
+                Ok(None)
+            }
+        }
     }
 
     fn loader(&self) -> Result<Loader> {
@@ -211,19 +258,28 @@ impl<'a> Session<'a> {
         group.until("images", || Ok(loader.is_ready_within(WAIT)))
     }
 
-    /// Updates every head on a batch that was `waited` for, on one pass of the encoder.
-    fn update(&mut self, batch: &Batch, waited: Duration) -> Result<Pending> {
+    /// Updates every head on a batch that was `waited` for, on one pass of the encoder. Without a batch it
+    /// takes its part in what the ranks do together, and nothing is learned.
+    fn update(&mut self, batch: Option<&Batch>, waited: Duration) -> Result<Pending> {
         let Ground { config, group, .. } = self.ground;
         let side = config.training.crop_size as i64;
-        let count = batch.images.len() as i64;
-        let bytes = upload(batch.images(), &[count, side, side, 3], group.device())?;
+        let (rank, world_size) = (group.rank() as u64, group.world_size() as u64);
+        let range = self.plan.range(self.step, rank, world_size);
+        let count = (range.end - range.start) as i64;
+        let shape = [count, side, side, 3];
+        let bytes = match batch {
+            Some(batch) => upload(batch.images(), &shape, group.device())?,
+            None => guard(|| Ok(Tensor::zeros(shape, (Kind::Uint8, group.device()))))?,
+        };
         let targets = self.ground.targets(batch, &[count, side, side])?;
         let images = guard(|| Ok(self.normalisation.apply(&bytes)))?;
         let maps = self.ground.maps(&images, &self.blocks)?;
         let share = Share {
             images_per_loss: self.plan.images_per_loss as i64,
             losses: self.plan.losses as i64,
+            is_void: batch.is_none(),
         };
+        let buffers = self.trainers.iter().map(HeadTrainer::buffers).collect::<Result<_>>()?;
         let rates: Vec<f64> = self.schedules.iter().map(|one| one.rate(self.step)).collect();
         let mut numbers = Vec::new();
         for (number, trainer) in self.trainers.iter_mut().enumerate() {
@@ -234,14 +290,43 @@ impl<'a> Session<'a> {
             let own = self.ground.maps_of(trainer, &maps, &self.blocks);
             numbers.push(Some(trainer.update(&own, &targets, share, rates[number], group)?));
         }
-        let asked = f32::from(u8::from(signals::stop_requested().is_some()));
-        let is_to_stop = upload(&[asked], &[1], group.device())?;
-        group.max(&is_to_stop)?;
-        Ok(Pending { step: self.step + 1, rate: rates[0], waited, numbers, is_to_stop })
+        let word = match batch {
+            None => Word::Void,
+            Some(_) if signals::stop_requested().is_some() => Word::Stop,
+            Some(_) => Word::GoOn,
+        };
+        let word = upload(&[word as i64], &[1], group.device())?;
+        group.max(&word)?;
+        Ok(Pending { step: self.step + 1, rate: rates[0], waited, numbers, word, buffers })
     }
 
-    /// Whether all ranks are to stop after an update, whose numbers are recorded.
-    fn read(&mut self, pending: Pending, log: Option<&mut Log>) -> Result<bool> {
+    /// Reads and records the numbers of updates until `left` of them are unread. A void one is taken back,
+    /// with those after it, which are void, too.
+    fn read_until(
+        &mut self,
+        left: usize,
+        pending: &mut VecDeque<Pending>,
+        log: &mut Option<Log>,
+    ) -> Result<Word> {
+        let mut word = Word::GoOn;
+        while pending.len() > left
+            && let Some(one) = pending.pop_front()
+        {
+            let said = one.word()?;
+            word = word.max(said);
+            if said == Word::Void {
+                self.trainers.iter().zip(&one.buffers).try_for_each(|(own, b)| own.put_back(b))?;
+                self.step = one.step - 1;
+                pending.clear();
+                break;
+            }
+            self.read(&one, log.as_mut())?;
+        }
+        Ok(word)
+    }
+
+    /// Records the numbers of an update.
+    fn read(&mut self, pending: &Pending, log: Option<&mut Log>) -> Result<()> {
         let mut heads = Vec::new();
         for (number, numbers) in pending.numbers.iter().enumerate() {
             let (loss, norm) = match numbers {
@@ -264,9 +349,11 @@ impl<'a> Session<'a> {
             heads.push(TraineeMetrics { name, loss, terms: Vec::new(), grad_norm: norm });
         }
         if let Some(log) = log {
-            log.step(self, &pending, heads)?;
+            let Pending { step, rate, waited, .. } = *pending;
+            let failed_images = self.dataset.failure_counts().failed;
+            log.step(Update { step, rate, waited, failed_images }, heads)?;
         }
-        guard(|| Ok(pending.is_to_stop.double_value(&[0]) > 0.0))
+        Ok(())
     }
 
     /// Whether a signal came between the end of an epoch and its test, which is then to be made up for. Rank
@@ -276,7 +363,7 @@ impl<'a> Session<'a> {
         if !ends_epoch || self.trained().next().is_none() {
             return Ok(false);
         }
-        self.ground.group.any(log.is_some_and(|log| !log.history.has(self.step)))
+        self.ground.group.any(log.is_some_and(|log| !log.has_figures(self.step)))
     }
 
     /// Tests the heads at the end of an epoch, where it is time to. True if a signal ended it; of several
@@ -305,7 +392,8 @@ impl<'a> Session<'a> {
         };
         if let Some(log) = log {
             info!(epoch, test_seconds = begun.elapsed().as_secs_f64(), "tested all heads");
-            log.figures(self, epoch, figures)?;
+            let names = self.trained().map(|head| head.name().to_string());
+            log.figures(self.step, epoch, names.zip(figures).collect())?;
         }
         Ok(false)
     }
@@ -316,124 +404,42 @@ impl<'a> Session<'a> {
         pairs.filter(|(_, failed)| failed.is_none()).map(|(trainer, _)| trainer)
     }
 
-    /// Saves the state after the last update before the training ends with an error of its data, which then says
-    /// so. Of several processes the others would wait for this one's updates.
-    fn keep(
-        &mut self,
-        error: Error,
-        pending: VecDeque<Pending>,
-        mut log: Option<Log>,
-        saver: &mut Saver,
-    ) -> Error {
+    /// Saves the state after the last update that counts, where some rank has no images any more. That rank
+    /// ends with its error, of which the others are told when they leave.
+    fn end_without_images(&mut self, saver: &mut Saver) -> Result<HeadsOutcome> {
         let group = self.ground.group;
-        if !group.is_alone() || self.step == 0 {
-            return error;
-        }
-        let read = pending.into_iter().try_for_each(|one| self.read(one, log.as_mut()).map(|_| ()));
-        let saved = read.and_then(|()| self.save(saver));
-        match saved.and_then(|()| saver.finish(&|| group.check_failure())) {
-            Ok(()) => anyhow!(
+        let saved = match self.saved == self.step {
+            true => Ok(()),
+            false => self.save(saver).and_then(|()| saver.finish(&|| group.check_failure())),
+        };
+        let Some(error) = self.data_error.take() else {
+            return saved.and_then(|()| {
+                group.await_reason()?;
+                Ok(HeadsOutcome::Stopped(self.step))
+            });
+        };
+        match saved {
+            Ok(()) if self.step > 0 => Err(anyhow!(
                 "{error:#}; the state after update {} is saved: the same command goes on from there",
                 self.step
-            ),
+            )),
+            Ok(()) => Err(error),
             Err(failed) => {
                 warn!("the last state could not be saved: {failed:#}");
-                error
+                Err(error)
             }
         }
     }
 
-    fn save(&self, saver: &mut Saver) -> Result<()> {
+    fn save(&mut self, saver: &mut Saver) -> Result<()> {
         let group = self.ground.group;
         let _saving = group.enter(Activity::Saving);
         group.synchronize()?;
         let trainees = self.trainers.iter().map(HeadTrainer::state).collect();
         let position = self.step * self.plan.losses * self.plan.images_per_loss;
         let snapshot = Snapshot { step: self.step, position, stream: &self.stream, trainees };
-        saver.save(&snapshot, &|| group.check_failure())
-    }
-}
-
-/// What rank 0 writes down and shows.
-struct Log {
-    run: RunLog,
-    history: History,
-    since: Instant,
-}
-
-impl Log {
-    fn open(session: &Session<'_>) -> Result<Self> {
-        let HeadsConfig { run, log, heads, training, .. } = session.ground.config;
-        let names: Vec<String> = heads.iter().map(|head| head.name.clone()).collect();
-        let steps = session.step..session.plan.updates;
-        Ok(Self {
-            run: RunLog::of_trainees(
-                &run.dir,
-                log,
-                &names,
-                steps,
-                (training.global_batch_size, session.ground.group.device()),
-            )?,
-            history: History::open(paths::figures(&run.dir), session.step)?,
-            since: Instant::now(),
-        })
-    }
-
-    /// Records an update that was read now.
-    fn step(
-        &mut self,
-        session: &Session<'_>,
-        pending: &Pending,
-        trainees: Vec<TraineeMetrics>,
-    ) -> Result<()> {
-        let seconds = self.since.elapsed().as_secs_f64();
-        self.since = Instant::now();
-        let Pending { step, rate, waited, .. } = *pending;
-        let Plan { losses, images_per_loss, updates_per_epoch, updates, .. } = session.plan;
-        let metrics = StepMetrics {
-            step,
-            epoch: step as f64 / updates_per_epoch as f64,
-            learning_rate: rate,
-            images_seen: step * losses * images_per_loss,
-            images_per_second: f64::NAN,
-            data_wait_seconds: waited.as_secs_f64(),
-            exchange_wait_seconds: None,
-            step_seconds: f64::NAN,
-            trainees,
-            peak_memory_bytes: PeakMemory::of(session.ground.group.device()).map(|peak| peak.held),
-            failed_images: session.dataset.failure_counts().failed,
-            device: None,
-        };
-        self.run.add(metrics, seconds, step == updates)
-    }
-
-    /// Records what a test pass found of the heads that have not failed.
-    fn figures(&mut self, session: &Session<'_>, epoch: u64, found: Vec<Figures>) -> Result<()> {
-        let step = session.step;
-        let mut scalars = Vec::new();
-        let mut lines = Vec::new();
-        for (trainer, figures) in session.trained().zip(found) {
-            let head = trainer.name();
-            let shown: Vec<String> =
-                figures.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-            info!(epoch, "test of `{head}`: {}", shown.join(", "));
-            scalars.extend(
-                figures.iter().map(|(name, value)| (format!("test/{head}/{name}"), *value)),
-            );
-            lines.push(EpochFigures { epoch, step, head: head.to_string(), figures });
-        }
-        self.history.add(lines)?;
-        self.run.scalars(step, &scalars)?;
-        self.since = Instant::now();
+        saver.save(&snapshot, &|| group.check_failure())?;
+        self.saved = self.step;
         Ok(())
-    }
-
-    fn finish(self, session: &Session<'_>) -> Vec<HeadResult> {
-        self.run.finish();
-        if session.skipped > 0 {
-            warn!("{} updates changed nothing: no pixel of their targets counted", session.skipped);
-        }
-        let heads = session.trainers.iter().zip(&session.failed_at);
-        heads.map(|(head, failed)| self.history.result(head.name(), *failed)).collect()
     }
 }

@@ -225,7 +225,7 @@ impl<'a> TestPass<'a> {
         let bytes = &batch.images()[..height * width * 3];
         let bytes = upload(bytes, &[1, rows, columns, 3], device)?;
         let image = guard(|| Ok(self.normalisation.apply(&bytes).squeeze_dim(0)))?;
-        Ok((image, self.ground.targets(batch, &[rows, columns])?))
+        Ok((image, self.ground.targets(Some(batch), &[rows, columns])?))
     }
 
     /// The figures over all ranks.
