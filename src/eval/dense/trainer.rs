@@ -129,8 +129,8 @@ impl HeadTrainer {
     /// One update at `rate`, given the maps `[b, C, h, w]` and the targets `[b, H, W]` of this rank's
     /// part of the global batch. Losses are means over the pixels of `share.images_per_loss` images
     /// each, and the gradient is that of their mean; so it is the same for any number of ranks. A batch
-    /// of which no pixel counts, or whose gradient is not finite, changes nothing but
-    /// [buffers](Self::buffers).
+    /// of which no pixel counts, or whose gradient is not finite, changes
+    /// nothing but [buffers](Self::buffers) and the number of updates.
     ///
     /// # Errors
     /// Another rank failed, or the device has no memory left.
@@ -245,11 +245,12 @@ impl HeadTrainer {
         guard(|| Ok(self.head.buffers().iter().map(|(_, tensor)| tensor.copy()).collect()))
     }
 
-    /// Puts such copies back.
+    /// Does not count its last `updates`, which were void, and has the `buffers` from before them.
     ///
     /// # Errors
     /// libtorch fails.
-    pub fn put_back(&self, buffers: &[Tensor]) -> Result<()> {
+    pub fn take_back(&mut self, updates: u64, buffers: &[Tensor]) -> Result<()> {
+        self.optimizer.take_back(updates);
         let own = self.head.buffers();
         guard(|| {
             own.into_iter().zip(buffers).try_for_each(|((_, to), from)| {

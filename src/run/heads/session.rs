@@ -315,14 +315,25 @@ impl<'a> Session<'a> {
             let said = one.word()?;
             word = word.max(said);
             if said == Word::Void {
-                self.trainers.iter().zip(&one.buffers).try_for_each(|(own, b)| own.put_back(b))?;
-                self.step = one.step - 1;
-                pending.clear();
+                self.take_back(one, pending)?;
                 break;
             }
             self.read(&one, log.as_mut())?;
         }
         Ok(word)
+    }
+
+    /// Goes back to before the void update `first`, and those `after` it.
+    fn take_back(&mut self, first: Pending, after: &mut VecDeque<Pending>) -> Result<()> {
+        let Pending { step, buffers, .. } = &first;
+        self.step = step - 1;
+        for (number, (trainer, buffers)) in self.trainers.iter_mut().zip(buffers).enumerate() {
+            let void = std::iter::once(&first).chain(after.iter());
+            let updates = void.filter(|update| update.numbers[number].is_some()).count();
+            trainer.take_back(updates as u64, buffers)?;
+        }
+        after.clear();
+        Ok(())
     }
 
     /// Records the numbers of an update.
