@@ -95,9 +95,8 @@ pub struct StepMetrics {
     /// Mean part of a step spent waiting for images since the previous record, in seconds.
     #[serde(default = "unknown", deserialize_with = "number")]
     pub data_wait_seconds: f64,
-    /// Mean part of a step that this process waited for gradients after its last backward pass, since
-    /// the previous record, in seconds; on a GPU the part that the host waits. Left out where no launcher
-    /// started the process.
+    /// Mean part of a step that the device of rank 0 waited for gradients after its last backward pass,
+    /// since the previous record, in seconds. Left out where no launcher started the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange_wait_seconds: Option<f64>,
     /// Mean wall time of a step, waiting included, since the previous record, in seconds.
@@ -115,6 +114,40 @@ pub struct StepMetrics {
     /// What was computed on, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// Whom the others waited for most, where ranks were compared since the previous record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowest_rank: Option<SlowestRank>,
+}
+
+/// The rank of a run that the others waited for most over some steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlowestRank {
+    pub rank: usize,
+    /// Its node and process number.
+    pub host: String,
+    /// Steps that were compared.
+    pub steps: u64,
+    /// Mean part of a step in which it did not wait for the others, in seconds.
+    pub seconds: f64,
+    /// The median of that over all ranks.
+    pub median_seconds: f64,
+    /// In what it differs most from the median: `data`, `passes` or `saving`.
+    pub part: String,
+}
+
+/// How much slower than the median a straggler is.
+const STRAGGLING: f64 = 0.1;
+
+impl SlowestRank {
+    /// By what part of the median's time it is slower.
+    pub fn excess(&self) -> f64 {
+        self.seconds / self.median_seconds - 1.0
+    }
+
+    /// Whether the run is slower for it.
+    pub fn is_straggler(&self) -> bool {
+        self.excess() >= STRAGGLING
+    }
 }
 
 impl StepMetrics {

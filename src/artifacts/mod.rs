@@ -11,5 +11,7 @@ pub use evaluation::{
     EvaluationFile, EvaluationResult, ImageCount, Measurement, Metric, Provenance, Role, Row, Unit,
 };
 pub use manifest::{Change, FORMAT, FileEntry, Holds, Identity, Manifest, Stream, file_name, stem};
-pub use metrics::{EvaluationLine, MetricsLine, MetricsLines, StepMetrics, TraineeMetrics};
+pub use metrics::{
+    EvaluationLine, MetricsLine, MetricsLines, SlowestRank, StepMetrics, TraineeMetrics,
+};
 pub use overview::{Column, Overview};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::pace::Pace;
 use crate::status::{self, Progress};
 
 /// What a training thread does.
@@ -72,6 +73,7 @@ pub(super) struct TrainingThread {
     /// The step that is worked on, from 1; 0 before the first.
     step: AtomicU64,
     now: Mutex<Now>,
+    pace: Mutex<Pace>,
 }
 
 /// What the thread does, and since when.
@@ -102,6 +104,7 @@ impl TrainingThread {
             moved: AtomicU64::new(0),
             step: AtomicU64::new(0),
             now: Mutex::new(now),
+            pace: Mutex::default(),
         }
     }
 
@@ -128,6 +131,16 @@ impl TrainingThread {
     pub(super) fn stay(&self, activity: Activity) {
         *self.now() = Now { activity, since: Instant::now(), pending: None };
         self.beat();
+    }
+
+    /// Adds what steps were spent on.
+    pub(super) fn took(&self, pace: Pace) {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) += pace;
+    }
+
+    /// What all its steps were spent on.
+    pub(super) fn pace(&self) -> Pace {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn step(&self) -> u64 {

@@ -19,6 +19,7 @@ use super::environment::RankInfo;
 use super::error::StoppedEarly;
 use super::heartbeat::Heartbeat;
 use super::kv_store::{KvStore, LocalStore};
+use super::pace::{Pace, RankPace};
 use super::rendezvous::meet;
 use super::tcp_store::{Pause, TcpKvStore};
 use crate::native::c10d::{Collectives, Work};
@@ -331,6 +332,17 @@ impl ProcessGroup {
                 others.heartbeat.abandon(step).map_err(|error| others.heartbeat.blame(error))
             }
         }
+    }
+
+    /// Adds what this process spent steps on, for its sign of life.
+    pub fn took(&self, pace: Pace) {
+        self.thread.took(pace);
+    }
+
+    /// What the processes have spent their steps on, as the first process last read of all of them; nothing in
+    /// a process that trains alone.
+    pub fn paces(&self) -> Vec<RankPace> {
+        self.others.as_ref().map_or_else(Vec::new, |others| others.heartbeat.paces())
     }
 
     /// Waits until it is known why another process went no further.

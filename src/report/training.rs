@@ -8,7 +8,7 @@ use super::charts::{self, COLOURS, Chart, Scale};
 use super::curve::Point;
 use super::numbers::significant;
 use super::run::Run;
-use crate::artifacts::{EvaluationLine, StepMetrics, TraineeMetrics};
+use crate::artifacts::{EvaluationLine, SlowestRank, StepMetrics, TraineeMetrics};
 
 /// Width and height of the loss curves, in pixels of the page.
 const LARGE: (u32, u32) = (960, 340);
@@ -48,6 +48,7 @@ pub fn section(run: &Run) -> Result<Markup> {
                 p.note { "Pale: as recorded. Bold: smoothed over " (HumanCount(over as u64)) " records." }
             }
             (last_values(run, &names, &terms))
+            (stragglers(run))
             div.pair {
                 (figure("Learning rate", rate)?)
                 (noisy("Images a second", SMALL, Scale::FromZero, speed)?)
@@ -57,6 +58,42 @@ pub fn section(run: &Run) -> Result<Markup> {
             }
         }
     })
+}
+
+/// Stragglers that a page names.
+const STRAGGLERS: usize = 20;
+
+/// Ranks that held up the others, the last ones.
+fn stragglers(run: &Run) -> Markup {
+    let slow = |step: &'_ StepMetrics| {
+        let slowest = step.slowest_rank.clone().filter(SlowestRank::is_straggler)?;
+        Some((step.step, slowest))
+    };
+    let all: Vec<(u64, SlowestRank)> = run.steps().filter_map(slow).collect();
+    if all.is_empty() {
+        return html! {};
+    }
+    html! {
+        h3 { "Stragglers" }
+        p.note {
+            (HumanCount(all.len() as u64)) " times a rank was at least 10 % slower than the median rank."
+        }
+        table {
+            thead { tr {
+                th { "Up to step" } th { "Rank" } th { "Slower by" } th { "Mostly in its" }
+                th { "Seconds of a step" } th { "Median" }
+            } }
+            tbody {
+                @for (step, one) in all.iter().rev().take(STRAGGLERS) {
+                    tr {
+                        td { (HumanCount(*step)) } td { (one.rank) " (" (one.host) ")" }
+                        td { (format!("{:.0} %", 100.0 * one.excess())) } td { (one.part) }
+                        td { (significant(one.seconds, 4)) } td { (significant(one.median_seconds, 4)) }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// What is finite of a measurement, by step.

@@ -17,7 +17,7 @@ use super::plan::schedule;
 use super::worker_program::worker_program;
 use super::{setup, while_training};
 use crate::artifacts::{EvaluationResult, Stream, paths};
-use crate::config::TrainConfig;
+use crate::config::{Precision, TrainConfig};
 use crate::data::{Dataset, Loader, RankBatches};
 use crate::dist::{Activity, ProcessGroup};
 use crate::eval::Interrupted;
@@ -113,6 +113,9 @@ fn tell_steps(config: &TrainConfig, ranks: usize, samples: u64, schedule: &Sched
         schedule.total_steps(),
         batch.min(global.div_ceil(ranks)),
     );
+    if let Some(warning) = bf16_sums(config.distributed.gradient_precision, ranks) {
+        warn!("{warning}");
+    }
     if global as u64 > samples {
         warn!(
             "a step of {global} images is more than the {samples} samples of the data set: each step sees \
@@ -120,6 +123,21 @@ fn tell_steps(config: &TrainConfig, ranks: usize, samples: u64, schedule: &Sched
             global as f64 / samples as f64
         );
     }
+}
+
+/// Ranks whose sums in bf16 are no longer those of their gradients: a number of 8 bits loses what is less than
+/// a 256th of it, which is what each of 256 equal gradients is of their sum.
+const RANKS_TOO_MANY_FOR_BF16: usize = 256;
+
+/// What is to be said of sums in this precision over so many ranks.
+fn bf16_sums(precision: Precision, ranks: usize) -> Option<String> {
+    (precision == Precision::Bf16 && ranks >= RANKS_TOO_MANY_FOR_BF16).then(|| {
+        format!(
+            "distributed.gradient_precision = \"bf16\" adds the gradients of {ranks} ranks in bf16, whose sums \
+             lose what is less than a 256th of them: gradients come out too small, above all with \
+             distributed.shard_optimizer, which adds rank after rank. \"fp32\" adds exactly"
+        )
+    })
 }
 
 /// Trains from where `state` is to the end of the schedule, or until a signal comes.
@@ -248,5 +266,18 @@ fn stream(config: &TrainConfig, dataset: &Dataset) -> Stream {
         dataset: dataset.fingerprint().to_string(),
         shuffle: config.data.shuffle,
         global_batch_size: config.data.images_per_step(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_sums_over_many_ranks_are_warned_of() {
+        assert_eq!(bf16_sums(Precision::Fp32, 1024), None);
+        assert_eq!(bf16_sums(Precision::Bf16, 255), None);
+        let warning = bf16_sums(Precision::Bf16, 256).unwrap();
+        assert!(warning.contains("256 ranks") && warning.contains("fp32"), "{warning}");
     }
 }

@@ -16,6 +16,7 @@ pub mod signals;
 mod sound_end;
 pub mod step;
 mod step_numbers;
+mod stragglers;
 pub mod trainee_optimizer;
 mod trainer;
 

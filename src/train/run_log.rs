@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tch::Device;
+use tracing::warn;
 
 use super::metrics::MetricsLog;
 use super::run::Run;
-use crate::artifacts::{EvaluationLine, StepMetrics, TraineeMetrics, paths};
+use crate::artifacts::{EvaluationLine, SlowestRank, StepMetrics, TraineeMetrics, paths};
 use crate::config::LogConfig;
 use crate::durable;
 use crate::native::describe;
@@ -31,6 +32,7 @@ pub struct RunLog {
     exchange_wait: f64,
     /// Sums of what was found of each trainee.
     trainees: Vec<TraineeMetrics>,
+    slowest: Option<SlowestRank>,
 }
 
 impl RunLog {
@@ -65,6 +67,7 @@ impl RunLog {
             data_wait: 0.0,
             exchange_wait: 0.0,
             trainees: Vec::new(),
+            slowest: None,
         })
     }
 
@@ -98,11 +101,26 @@ impl RunLog {
                 metrics.exchange_wait_seconds.map(|_| self.exchange_wait / steps);
             metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
             metrics.device = Some(self.device.clone());
+            metrics.slowest_rank = self.slowest.take();
             self.log.write(&metrics)?;
             (self.steps, self.seconds, self.data_wait, self.exchange_wait) = (0, 0.0, 0.0, 0.0);
             self.trainees.clear();
         }
         Ok(())
+    }
+
+    /// Records whom the others waited for most up to `step`, and says so if it is a straggler.
+    pub fn slowest(&mut self, step: u64, slowest: SlowestRank) {
+        let SlowestRank { rank, host, steps, seconds, median_seconds, part } = &slowest;
+        if slowest.is_straggler() {
+            warn!(
+                step,
+                "straggler: rank {rank} ({host}) is {:.0} % slower than the median rank, mostly in its \
+                 {part}: {seconds:.4} s of a step against {median_seconds:.4} s, over {steps} steps",
+                100.0 * slowest.excess()
+            );
+        }
+        self.slowest = Some(slowest);
     }
 
     /// Keeps an encoded PNG of what the models do after `step`.

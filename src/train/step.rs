@@ -29,6 +29,10 @@ pub struct PendingStep {
     /// The metrics that the host knows already.
     metrics: StepMetrics,
     numbers: PendingNumbers,
+    /// Seconds that this process waited for images.
+    data_wait: f64,
+    /// After the last backward pass, and when the gradients of all processes were there.
+    exchange_wait: Option<(DeviceEvent, DeviceEvent)>,
     /// After the update.
     pub end: DeviceEvent,
     /// Marks between its phases, where they were asked for.
@@ -38,6 +42,8 @@ pub struct PendingStep {
 /// What the host reads of a step.
 pub struct Done {
     pub metrics: StepMetrics,
+    /// Seconds that this process waited for images.
+    pub data_wait: f64,
     /// The processes agree that the run is to stop.
     pub is_to_stop: bool,
 }
@@ -68,10 +74,13 @@ pub fn begin(
         losses.push((share, run.objective.accumulate(&batch, share, &mut hooks)?));
     }
     let exchange = begin_phase(&mut clock, Phase::Exchange)?;
-    let mut exchange_wait = Duration::ZERO;
+    let passed = DeviceEvent::record(group.device())?;
     for trainee_optimizer in &state.optimizers {
-        exchange_wait += trainee_optimizer.receive_gradients(group)?;
+        trainee_optimizer.receive_gradients(group)?;
     }
+    let exchange_wait = (!group.is_alone())
+        .then(|| DeviceEvent::record(group.device()).map(|received| (passed, received)))
+        .transpose()?;
     drop(exchange);
     let _update = begin_phase(&mut clock, Phase::Update)?;
     let waited = prefetcher.take_waited().as_secs_f64();
@@ -96,14 +105,16 @@ pub fn begin(
         images_seen: state.position,
         images_per_second: 0.0,
         data_wait_seconds: 0.0,
-        exchange_wait_seconds: (!group.is_alone()).then_some(exchange_wait.as_secs_f64()),
+        exchange_wait_seconds: None,
         step_seconds: 0.0,
         trainees: Vec::new(),
         peak_memory_bytes: None,
         failed_images: 0,
         device: None,
+        slowest_rank: None,
     };
-    Ok(PendingStep { metrics, numbers, end: DeviceEvent::record(group.device())?, clock })
+    let end = DeviceEvent::record(group.device())?;
+    Ok(PendingStep { metrics, numbers, data_wait: waited, exchange_wait, end, clock })
 }
 
 /// Marks the beginning of a phase that no trainee has part in, which ends with the span.
@@ -130,14 +141,17 @@ impl PendingStep {
         let is_finite = require_finite(self.step(), &numbers);
         is_finite.map_err(|error| SoundEnd::skipped(error, self.step()))?;
         let StepNumbers { trainees, sums: [waited, failed, stop], .. } = numbers;
+        let exchange_wait = self.exchange_wait.as_ref();
+        let exchange_wait = exchange_wait.map(|(from, to)| from.seconds_until(to)).transpose()?;
         let metrics = StepMetrics {
             data_wait_seconds: waited,
+            exchange_wait_seconds: exchange_wait,
             trainees,
             peak_memory_bytes: prefetcher.peak_memory(),
             failed_images: failed as u64,
             ..self.metrics.clone()
         };
-        Ok(Done { metrics, is_to_stop: stop > 0.0 })
+        Ok(Done { metrics, data_wait: self.data_wait, is_to_stop: stop > 0.0 })
     }
 
     /// The event after which the host can read the numbers.

@@ -1,7 +1,5 @@
 //! One trainee's optimizer, with the exchange of its gradients between processes.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use tch::Tensor;
 use tracing::span::EnteredSpan;
@@ -63,7 +61,7 @@ impl TraineeOptimizer {
     }
 
     /// Waits for the gradients of the last backward pass, and returns for how long.
-    pub fn receive_gradients(&self, group: &ProcessGroup) -> Result<Duration> {
+    pub fn receive_gradients(&self, group: &ProcessGroup) -> Result<()> {
         self.exchange.finish(group)
     }
 

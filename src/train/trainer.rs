@@ -1,6 +1,7 @@
 //! The training loop, the same for every objective and any number of processes.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
@@ -15,9 +16,10 @@ use super::run_log::RunLog;
 use super::signals::{self, Signal};
 use super::sound_end::SoundEnd;
 use super::step::{self, PendingStep};
+use super::stragglers::Stragglers;
 use crate::artifacts::{EvaluationLine, MetricsLines, paths};
 use crate::config::{CheckpointConfig, TrainConfig};
-use crate::dist::{Abandoned, Activity, require_equal_weights};
+use crate::dist::{Abandoned, Activity, Pace, require_equal_weights};
 use crate::native::DeviceEvent;
 
 /// How training ended.
@@ -68,6 +70,8 @@ fn take_steps(
         best: by.map(|by| Best::of(by, &before)),
         begun: Instant::now(),
         evaluating: Duration::ZERO,
+        saving: Duration::ZERO,
+        stragglers: Stragglers::default(),
     };
     if let Some(step) = progress.best.as_ref().and_then(Best::step) {
         saver.keep_best(step);
@@ -127,7 +131,13 @@ struct Progressing<'a> {
     begun: Instant,
     /// How much of the time since went into evaluations.
     evaluating: Duration,
+    /// How much of the time since the last step that was read went into saving and drawing.
+    saving: Duration,
+    stragglers: Stragglers,
 }
+
+/// Steps between two looks at how the ranks spend them.
+const LOOK_EVERY: u64 = 10;
 
 impl Progressing<'_> {
     /// Takes steps until the schedule ends, the processes agree to stop, or one of them gives a step
@@ -161,7 +171,9 @@ impl Progressing<'_> {
                 saver.keep_best(state.step);
             }
             if is_to_save || is_best {
+                let begun = Instant::now();
                 state.save(run, saver)?;
+                self.saving += begun.elapsed();
                 self.saved = state.step;
             }
             if let Some(drawing) = run.drawing.as_ref().filter(|one| every(one.every, state.step)) {
@@ -263,6 +275,7 @@ impl Progressing<'_> {
 
     /// Draws an image of the weights after the last step. The other processes go on meanwhile.
     fn draw(&mut self, drawing: &Drawing, run: &Run, state: &mut State) -> Result<()> {
+        let begun = Instant::now();
         let _drawing = run.group.enter(Activity::Drawing);
         let _span = debug_span!("draw", step = state.step).entered();
         for trainee_optimizer in &mut state.optimizers {
@@ -273,6 +286,7 @@ impl Progressing<'_> {
             let drawn = (drawing.draw)().and_then(|png| log.image(state.step, &png));
             drawn.map_err(SoundEnd::beside)?;
         }
+        self.saving += begun.elapsed();
         Ok(())
     }
 
@@ -282,7 +296,20 @@ impl Progressing<'_> {
             let Some(pending) = self.unread.front() else { break };
             let done = pending.read(run, prefetcher)?;
             let seconds = self.since.seconds_until(pending.read_at())?;
-            let is_last = pending.step() == run.schedule.total_steps();
+            let step = pending.step();
+            let is_last = step == run.schedule.total_steps();
+            run.group.took(Pace {
+                steps: 1,
+                seconds,
+                data: done.data_wait,
+                exchange: done.metrics.exchange_wait_seconds.unwrap_or(0.0),
+                saving: mem::take(&mut self.saving).as_secs_f64(),
+            });
+            if let Some(log) = self.log.as_mut().filter(|_| step.is_multiple_of(LOOK_EVERY))
+                && let Some(slowest) = self.stragglers.look(&run.group.paces())
+            {
+                log.slowest(step, slowest);
+            }
             if let Some(log) = &mut self.log
                 && let Err(error) = log.add(done.metrics, seconds, is_last)
             {

@@ -28,5 +28,6 @@ fn metrics_of(step: u64) -> StepMetrics {
         peak_memory_bytes: None,
         failed_images: 0,
         device: None,
+        slowest_rank: None,
     }
 }

@@ -43,8 +43,11 @@ impl RankInfo {
         }
     }
 
-    /// The name of this process's node.
+    /// What tells this process's node from others: its name, and the number of its start, since nodes made from
+    /// one image may have one name.
     pub fn node(&self) -> String {
-        rustix::system::uname().nodename().to_string_lossy().into_owned()
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        format!("{name}/{}", boot.trim())
     }
 }

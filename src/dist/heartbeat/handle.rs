@@ -10,13 +10,14 @@ use anyhow::Result;
 
 use super::lifeline::{self, Lifeline};
 use super::monitor::Monitor;
-use super::notes::{ABANDONED, Failure, SUSPICION, host_and_process, post, sign_of};
-use super::shared::{SUSPICIOUS_SILENCE, Shared};
+use super::notes::{ABANDONED, Failure, SUSPICION, Sign, host_and_process, post, sign_of};
+use super::shared::{SUSPICIOUS_SILENCE, Seen, Shared, locked};
 use super::watchdog::Watchdog;
 use crate::config::ConfigError;
 use crate::dist::activity::{Activity, TrainingThread};
 use crate::dist::error::Abandoned;
 use crate::dist::kv_store::KvStore;
+use crate::dist::pace::RankPace;
 use crate::native::c10d::Collectives;
 use crate::status::{self, Registration};
 
@@ -85,6 +86,15 @@ impl Heartbeat {
             None => Ok(()),
             Some(failure) => Err(failure.into()),
         }
+    }
+
+    /// What each process that this one watches has spent its steps on, as last read.
+    pub fn paces(&self) -> Vec<RankPace> {
+        let of = |seen: &Seen| {
+            let Sign { host, pace, .. } = seen.sign.as_ref()?;
+            Some(RankPace { rank: seen.rank, host: host.clone(), pace: *pace })
+        };
+        locked(&self.shared.seen).iter().filter_map(of).collect()
     }
 
     /// Announces that this process gives `step` up, so that none can finish it.

@@ -83,6 +83,7 @@ impl Monitor {
             activity: shared.thread.activity(),
             host: self.host.clone(),
             lifeline: self.lifeline.as_ref().map(|lifeline| lifeline.address),
+            pace: shared.thread.pace(),
         };
         if let Some(lifeline) = &self.lifeline {
             lifeline.drain();

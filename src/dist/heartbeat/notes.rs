@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dist::activity::Activity;
 use crate::dist::kv_store::KvStore;
+use crate::dist::pace::Pace;
 
 pub(super) const FAILURE: &str = "failure";
 pub(super) const SUSPICION: &str = "suspicion";
@@ -29,7 +30,7 @@ pub struct Failure {
 }
 
 /// A process's sign of life.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sign {
     pub beat: u64,
     /// A count that grows whenever the training thread makes progress.
@@ -39,6 +40,8 @@ pub(super) struct Sign {
     pub host: String,
     /// Where its system answers as long as it lives.
     pub lifeline: Option<SocketAddr>,
+    /// What its steps were spent on.
+    pub pace: Pace,
 }
 
 /// Where the sign of `rank` is.

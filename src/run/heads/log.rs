@@ -82,6 +82,7 @@ impl Log {
             peak_memory_bytes: PeakMemory::of(self.device).map(|peak| peak.held),
             failed_images,
             device: None,
+            slowest_rank: None,
         };
         self.run.add(metrics, seconds, step == updates)
     }

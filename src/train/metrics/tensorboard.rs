@@ -247,6 +247,10 @@ fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
     if let Some(seconds) = metrics.exchange_wait_seconds {
         scalars.push(("throughput/exchange_wait_seconds".into(), seconds));
     }
+    if let Some(slowest) = &metrics.slowest_rank {
+        scalars.push(("throughput/slowest_rank".into(), slowest.rank as f64));
+        scalars.push(("throughput/slowest_rank_excess".into(), slowest.excess()));
+    }
     if let Some(bytes) = metrics.peak_memory_bytes {
         scalars.push(("memory/peak_gib".into(), bytes as f64 / f64::from(1 << 30)));
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Ranks, wait_for_steps};
-use crate::support::processes::{children, wait_until};
+use crate::support::processes::{children, has_ended, wait_until};
 use crate::support::workshop::{Workshop, image, labelled};
 
 /// A run that would go on for an hour, and notices silence after three seconds.
@@ -61,14 +61,6 @@ fn others_of_run_name(overrides: &[&str], victim: usize, harm: Signal, patience:
     crate::support::processes::wait_until("the end of all workers", || {
         workers.iter().all(|&worker| has_ended(worker))
     });
-}
-
-/// Gone, or a zombie that nobody has asked for yet.
-fn has_ended(process: u32) -> bool {
-    match std::fs::read_to_string(format!("/proc/{process}/stat")) {
-        Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
-        Err(_) => true,
-    }
 }
 
 #[test]

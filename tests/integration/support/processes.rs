@@ -45,6 +45,14 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a child has ended, though nobody has waited for it.
+pub fn has_ended(process: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{process}/stat")) {
+        Ok(stat) => stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
+        Err(_) => true,
+    }
+}
+
 pub fn send(signal: &str, process: u32) {
     let mut kill = Command::new("kill");
     let sent = kill.args([&format!("-{signal}"), &process.to_string()]).stderr(Stdio::null());
