@@ -16,7 +16,10 @@ const POLICY: &str = "OMP_WAIT_POLICY";
 /// Has this program, if its command computes, start again with short spins, unless the environment says how to
 /// wait: libgomp reads it when it is loaded, which is before anything of ours runs.
 pub fn start_again_with_short_spins() {
-    if env::var_os(SPINS.0).is_some() || env::var_os(POLICY).is_some() || !computes() {
+    // One thread, as launchers ask for on CPUs, waits for none.
+    let is_one_thread = env::var_os("OMP_NUM_THREADS").is_some_and(|threads| threads == "1");
+    let is_said = env::var_os(SPINS.0).is_some() || env::var_os(POLICY).is_some();
+    if is_one_thread || is_said || !computes() {
         return;
     }
     let mut arguments = env::args_os();
