@@ -10,6 +10,7 @@ pub mod logging;
 mod made;
 mod output;
 mod patterns;
+mod plan;
 mod pretrain;
 mod preview;
 mod report;
@@ -76,6 +77,7 @@ enum Command {
     /// Measure how good an encoder's features are
     Eval(eval::EvalArgs),
     Report(report::ReportArgs),
+    Plan(plan::PlanArgs),
     /// Measure how fast this machine does a part of the work
     Bench(bench::BenchArgs),
 }
@@ -124,6 +126,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
+        Some(Command::Plan(args)) => plan::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
         None => train::run(&arguments.train),
     }

@@ -18,7 +18,7 @@ pub fn planned(part: &Planned) -> String {
     }
 }
 
-fn network(Network { role, size, parameters }: &Network) -> String {
+fn network(Network { role, size, parameters, .. }: &Network) -> String {
     format!("{role:<24} {size:<44} {:>8.1} M parameters\n", *parameters as f64 / 1e6)
 }
 

@@ -62,6 +62,7 @@ mod opening;
 mod options;
 mod outcome;
 mod plan;
+pub mod scaling;
 pub mod score;
 pub mod setup;
 mod training;

@@ -103,13 +103,18 @@ pub trait TaskConfig {
 }
 
 /// One of the networks of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     /// Its part in the run and, of several, its name.
     pub role: String,
     /// Its published name, or its numbers.
     pub size: String,
     pub parameters: u64,
+    /// Operations of a forward pass over what it sees of an image, counted as
+    /// [`TaskConfig::flops_per_image`] does.
+    pub flops: f64,
+    /// With which of the trainees it is trained; none if it is frozen.
+    pub trainee: Option<usize>,
 }
 
 /// Where models are made.

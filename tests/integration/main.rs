@@ -35,6 +35,7 @@ mod preview;
 mod recompute;
 mod report;
 mod run;
+mod scaling;
 mod seen;
 mod sources;
 mod status;

@@ -125,15 +125,26 @@ impl Student {
 /// patches, and of each student and its projector a forward and a backward pass, which is two more,
 /// over the patches that it sees. What an implementation computes again or leaves out does not count.
 pub fn flops_per_image(config: &DistillConfig) -> f64 {
-    let teacher = &config.teacher.model;
-    let grid_size = config.train.data.input_size / teacher.patch_size;
-    let students = config.students.iter().map(|student| {
-        let patches = student.mask(grid_size).map_or(grid_size * grid_size, |mask| mask.kept());
-        let tokens = patches + student.model.class_tokens;
-        let projector = projector_flops(student.model.dim, teacher.dim, tokens);
-        3.0 * (student.model.flops(patches) + projector)
-    });
-    teacher.flops(grid_size * grid_size) + students.sum::<f64>()
+    let students = config.students.iter().map(|student| 3.0 * student_flops(config, student));
+    teacher_flops(config) + students.sum::<f64>()
+}
+
+/// Operations of the teacher's forward pass, for each image.
+pub fn teacher_flops(config: &DistillConfig) -> f64 {
+    config.teacher.model.flops(patches(config))
+}
+
+/// Operations of a forward pass of a student and its projector, for each image.
+pub fn student_flops(config: &DistillConfig, student: &TraineeConfig) -> f64 {
+    let grid_size = config.train.data.input_size / config.teacher.model.patch_size;
+    let patches = student.mask(grid_size).map_or_else(|| patches(config), |mask| mask.kept());
+    let tokens = patches + student.model.class_tokens;
+    let projector = projector_flops(student.model.dim, config.teacher.model.dim, tokens);
+    student.model.flops(patches) + projector
+}
+
+fn patches(config: &DistillConfig) -> usize {
+    (config.train.data.input_size / config.teacher.model.patch_size).pow(2)
 }
 
 /// The objective of distillation: a teacher, its students, and the loss between them.

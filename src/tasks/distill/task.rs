@@ -5,7 +5,7 @@ use tch::Device;
 use toml::Table;
 
 use super::config::{DistillConfig, TeacherPrecision, read};
-use super::distillation::{Distillation, Student, flops_per_image};
+use super::distillation::{Distillation, Student, flops_per_image, student_flops, teacher_flops};
 use super::fp8_report::Fp8Report;
 use super::models::{check_normalisation, load_teacher, students, weights_of};
 use crate::config::{Check, ConfigError, KeyError, TrainConfig};
@@ -86,11 +86,16 @@ impl TaskConfig for DistillConfig {
             role: "teacher".into(),
             size: self.teacher.model.to_string(),
             parameters: models.teacher.parameters.count(),
+            flops: teacher_flops(self),
+            trainee: None,
         };
-        let students = self.students.iter().zip(models.trainees()).map(|(student, trainee)| {
-            let role = format!("student {}", student.name);
-            let size = student.model.to_string();
-            Network { role, size, parameters: trainee.parameters.count() }
+        let students = self.students.iter().zip(models.trainees()).enumerate();
+        let students = students.map(|(number, (student, trainee))| Network {
+            role: format!("student {}", student.name),
+            size: student.model.to_string(),
+            parameters: trainee.parameters.count(),
+            flops: student_flops(self, student),
+            trainee: Some(number),
         });
         std::iter::once(teacher).chain(students).collect()
     }

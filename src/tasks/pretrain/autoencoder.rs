@@ -178,11 +178,15 @@ fn image_losses(predicted: &Tensor, targets: &Tensor, masked: &Tensor) -> Tensor
 /// of the encoder over the patches that it sees, and of the decoder over all. What an implementation
 /// computes again or leaves out does not count.
 pub fn flops_per_image(config: &PretrainConfig) -> f64 {
+    3.0 * forward_flops(config).iter().sum::<f64>()
+}
+
+/// Operations of a forward pass of encoder and decoder, for each image.
+pub fn forward_flops(config: &PretrainConfig) -> [f64; 2] {
     let PretrainConfig { train, encoder, decoder, .. } = config;
     let grid_size = train.data.input_size / encoder.model.patch_size;
     let patches = grid_size * grid_size;
     let seen = encoder.mask(grid_size).map_or(patches, |mask| mask.kept());
     let shape = decoder.shape(&encoder.model);
-    let decoder = decoder_flops(&shape, encoder.model.dim, seen, patches);
-    3.0 * (encoder.model.flops(seen) + decoder)
+    [encoder.model.flops(seen), decoder_flops(&shape, encoder.model.dim, seen, patches)]
 }

@@ -7,7 +7,7 @@ use tch::Tensor;
 use toml::Table;
 use tracing::{info, warn};
 
-use super::autoencoder::{Autoencoder, flops_per_image};
+use super::autoencoder::{Autoencoder, flops_per_image, forward_flops};
 use super::config::{PretrainConfig, read};
 use super::samples::Samples;
 use crate::artifacts::paths;
@@ -87,11 +87,18 @@ impl TaskConfig for PretrainConfig {
         let count = |named: Vec<&(String, Tensor)>| {
             named.iter().map(|(_, tensor)| tensor.numel() as u64).sum::<u64>()
         };
+        let [of_encoder, of_decoder] = forward_flops(self);
         [
-            ("encoder", spec.to_string(), encoder),
-            ("decoder", self.decoder.shape(spec).to_string(), decoder),
+            ("encoder", spec.to_string(), encoder, of_encoder),
+            ("decoder", self.decoder.shape(spec).to_string(), decoder, of_decoder),
         ]
-        .map(|(role, size, named)| Network { role: role.into(), size, parameters: count(named) })
+        .map(|(role, size, named, flops)| Network {
+            role: role.into(),
+            size,
+            parameters: count(named),
+            flops,
+            trainee: Some(0),
+        })
         .into()
     }
 
