@@ -30,7 +30,7 @@ pub struct PendingStep {
     metrics: StepMetrics,
     numbers: PendingNumbers,
     /// Seconds that this process waited for images.
-    data_wait: f64,
+    pub data_wait: f64,
     /// After the last backward pass, and when the gradients of all processes were there.
     exchange_wait: Option<(DeviceEvent, DeviceEvent)>,
     /// After the update.
@@ -42,8 +42,6 @@ pub struct PendingStep {
 /// What the host reads of a step.
 pub struct Done {
     pub metrics: StepMetrics,
-    /// Seconds that this process waited for images.
-    pub data_wait: f64,
     /// The processes agree that the run is to stop.
     pub is_to_stop: bool,
 }
@@ -74,13 +72,12 @@ pub fn begin(
         losses.push((share, run.objective.accumulate(&batch, share, &mut hooks)?));
     }
     let exchange = begin_phase(&mut clock, Phase::Exchange)?;
-    let passed = DeviceEvent::record(group.device())?;
+    let mark = || (!group.is_alone()).then(|| DeviceEvent::record(group.device())).transpose();
+    let passed = mark()?;
     for trainee_optimizer in &state.optimizers {
         trainee_optimizer.receive_gradients(group)?;
     }
-    let exchange_wait = (!group.is_alone())
-        .then(|| DeviceEvent::record(group.device()).map(|received| (passed, received)))
-        .transpose()?;
+    let exchange_wait = passed.zip(mark()?);
     drop(exchange);
     let _update = begin_phase(&mut clock, Phase::Update)?;
     let waited = prefetcher.take_waited().as_secs_f64();
@@ -151,7 +148,7 @@ impl PendingStep {
             failed_images: failed as u64,
             ..self.metrics.clone()
         };
-        Ok(Done { metrics, data_wait: self.data_wait, is_to_stop: stop > 0.0 })
+        Ok(Done { metrics, is_to_stop: stop > 0.0 })
     }
 
     /// The event after which the host can read the numbers.

@@ -16,16 +16,17 @@ pub struct Stragglers {
 impl Stragglers {
     /// The rank that was busy for longest, once all `ranks` have taken another hundred steps.
     pub fn look(&mut self, ranks: &[RankPace]) -> Option<SlowestRank> {
-        if self.before.len() != ranks.len() {
-            self.before = ranks.iter().map(|one| one.pace).collect();
+        let now: Vec<Pace> = ranks.iter().map(|one| one.pace).collect();
+        if self.before.len() != now.len() {
+            self.before = now;
             return None;
         }
         let spent: Vec<Pace> =
-            ranks.iter().zip(&self.before).map(|(one, before)| one.pace - *before).collect();
+            now.iter().zip(&self.before).map(|(now, before)| *now - *before).collect();
         if spent.iter().any(|pace| pace.steps < WINDOW) {
             return None;
         }
-        self.before = ranks.iter().map(|one| one.pace).collect();
+        self.before = now;
         let (place, slowest) =
             spent.iter().enumerate().max_by(|(_, a), (_, b)| a.busy().total_cmp(&b.busy()))?;
         let excess = |(number, (name, seconds)): (usize, (&'static str, f64))| {

@@ -77,13 +77,13 @@ fn take_steps(
         saver.keep_best(step);
     }
     progress.make_up(run, state, saver, &before)?;
-    let mut was_given_up = false;
     let outcome = match progress.advance(run, state, prefetcher, saver) {
         Ok(()) if progress.is_to_stop => Outcome::Stopped(signals::stop_requested()),
         Ok(()) => Outcome::Finished,
         Err(error) if error.is::<Abandoned>() => {
             progress.give_up(run, state, prefetcher)?;
-            was_given_up = true;
+            progress.save_last(run, state, saver)?;
+            group.await_reason()?;
             Outcome::Stopped(signals::stop_requested())
         }
         Err(error) => match error.downcast::<SoundEnd>() {
@@ -93,10 +93,6 @@ fn take_steps(
     };
     if progress.saved < state.step {
         state.save(run, saver)?;
-    }
-    if was_given_up {
-        saver.finish(&|| group.check_failure())?;
-        group.await_reason()?;
     }
     if let Some(log) = progress.log {
         log.finish();
@@ -301,7 +297,7 @@ impl Progressing<'_> {
             run.group.took(Pace {
                 steps: 1,
                 seconds,
-                data: done.data_wait,
+                data: pending.data_wait,
                 exchange: done.metrics.exchange_wait_seconds.unwrap_or(0.0),
                 saving: mem::take(&mut self.saving).as_secs_f64(),
             });
@@ -376,6 +372,11 @@ impl Progressing<'_> {
             }
             state.take_back(step - 1);
         }
+        self.save_last(run, state, saver)
+    }
+
+    /// Saves the state after the last step, unless it was saved, and waits until it is written.
+    fn save_last(&mut self, run: &Run, state: &mut State, saver: &mut Saver) -> Result<()> {
         if self.saved < state.step {
             state.save(run, saver)?;
             saver.finish(&|| run.group.check_failure())?;

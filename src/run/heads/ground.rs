@@ -82,6 +82,14 @@ impl Ground<'_> {
         own.iter().map(|block| maps[place(block).expect("it is there")].shallow_clone()).collect()
     }
 
+    /// The number format of [targets](Self::targets).
+    pub fn target_kind(&self) -> Kind {
+        match &self.set.task {
+            PairTask::Depth { .. } => Kind::Float,
+            PairTask::Segmentation { .. } => Kind::Int64,
+        }
+    }
+
     /// The targets of a batch on the device, of this shape: metres float32, or classes int64. Zeros where
     /// there is no batch.
     ///
@@ -90,11 +98,7 @@ impl Ground<'_> {
     pub fn targets(&self, batch: Option<&Batch>, shape: &[i64]) -> Result<Tensor> {
         let device = self.group.device();
         let Some(batch) = batch else {
-            let kind = match &self.set.task {
-                PairTask::Depth { .. } => Kind::Float,
-                PairTask::Segmentation { .. } => Kind::Int64,
-            };
-            return guard(|| Ok(Tensor::zeros(shape, (kind, device))));
+            return guard(|| Ok(Tensor::zeros(shape, (self.target_kind(), device))));
         };
         let stored = batch.target(TARGET).context("a batch has no targets")?;
         let count = shape.iter().product::<i64>() as usize;

@@ -77,14 +77,9 @@ struct Pending {
 
 impl Pending {
     fn word(&self) -> Result<Word> {
-        let word = guard(|| Ok(self.word.int64_value(&[0])))?;
-        Ok(if word == Word::Void as i64 {
-            Word::Void
-        } else if word == Word::Stop as i64 {
-            Word::Stop
-        } else {
-            Word::GoOn
-        })
+        let found = guard(|| Ok(self.word.int64_value(&[0])))?;
+        let mut words = [Word::GoOn, Word::Stop, Word::Void].into_iter();
+        words.find(|word| *word as i64 == found).with_context(|| format!("no word is {found}"))
     }
 }
 
@@ -416,7 +411,7 @@ impl<'a> Session<'a> {
     }
 
     /// Saves the state after the last update that counts, where some rank has no images any more. That rank
-    /// ends with its error, of which the others are told when they leave.
+    /// ends with its error, for which the others wait.
     fn end_without_images(&mut self, saver: &mut Saver) -> Result<HeadsOutcome> {
         let group = self.ground.group;
         let saved = match self.saved == self.step {

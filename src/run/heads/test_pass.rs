@@ -153,15 +153,15 @@ impl<'a> TestPass<'a> {
             let maps = features.maps(device, self.grid(), self.has_prefix())?;
             self.add(&mut merges, heads, windows, &maps)?;
         }
-        let (kind, _) = self.target_kinds();
+        let kind = self.ground.target_kind();
         Ok((merges, guard(|| Ok(target.to_device(device).to_kind(kind)))?))
     }
 
-    /// Number formats of targets: as they are compared, and as they are kept.
-    fn target_kinds(&self) -> (Kind, Kind) {
+    /// The number format in which targets are kept.
+    fn kept_kind(&self) -> Kind {
         match self.ground.task() {
-            DenseTask::Depth { .. } => (Kind::Float, Kind::Float),
-            DenseTask::Segmentation { .. } => (Kind::Int64, Kind::Uint8),
+            DenseTask::Depth { .. } => Kind::Float,
+            DenseTask::Segmentation { .. } => Kind::Uint8,
         }
     }
 
@@ -208,7 +208,7 @@ impl<'a> TestPass<'a> {
         }
         if let Some(features) = features.into_iter().collect::<Option<Vec<Kept>>>() {
             // Not counted: a byte or four of a pixel, where features take a hundred.
-            let (_, kind) = self.target_kinds();
+            let kind = self.kept_kind();
             let target = guard(|| Ok(target.to_kind(kind).to_device(tch::Device::Cpu)))?;
             self.images[index] = Some(KeptImage { height, width, target, features });
         }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::{Ranks, wait_for_steps};
-use crate::support::processes::{has_ended, wait_until};
+use crate::support::processes::{has_ended, signal, wait_until};
 use crate::support::workshop::Workshop;
 
 const RANKS: usize = 64;
@@ -30,7 +30,7 @@ fn sixty_four_ranks_meet_and_lose_one() {
     let met = begun.elapsed().as_secs_f64();
     wait_for_steps(&workshop, "run", 3);
     let killed = Instant::now();
-    kill_process(Pid::from_raw(ranks.process(VICTIM) as i32).unwrap(), Signal::KILL).unwrap();
+    signal(ranks.process(VICTIM), Signal::KILL);
     wait_until("the end of all", || (0..RANKS).all(|rank| has_ended(ranks.process(rank))));
     let noticed = killed.elapsed().as_secs_f64();
     println!("met within {met:.1} s, ended within {noticed:.1} s");

@@ -3,10 +3,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::{Ranks, wait_for_steps};
-use crate::support::processes::{children, has_ended, wait_until};
+use crate::support::processes::{children, has_ended, signal, wait_until};
 use crate::support::workshop::{Workshop, image, labelled};
 
 /// A run that would go on for an hour, and notices silence after three seconds.
@@ -16,10 +16,6 @@ const ENDLESS: [&str; 4] = [
     "distributed.timeout_seconds=3",
     "checkpoint.every=1000",
 ];
-
-fn signal(process: u32, signal: Signal) {
-    kill_process(Pid::from_raw(process as i32).unwrap(), signal).unwrap();
-}
 
 /// Sends `harm` to `victim` of three ranks in mid-run, and expects that the others end within
 /// `patience` with an error that names it and the step.

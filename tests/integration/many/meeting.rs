@@ -3,10 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::Ranks;
-use crate::support::processes::wait_until;
+use crate::support::processes::{signal, wait_until};
 use crate::support::workshop::Workshop;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,10 +28,9 @@ fn a_late_first_rank_is_waited_for() {
     let workshop = Workshop::new();
     let ranks = Ranks::start(2, |_| workshop.training(&["distributed.timeout_seconds=60"]));
     wait_until("all have met", || workshop.path("run/config.toml").exists());
-    let first = Pid::from_raw(ranks.process(0) as i32).unwrap();
-    kill_process(first, Signal::STOP).unwrap();
+    signal(ranks.process(0), Signal::STOP);
     std::thread::sleep(Duration::from_secs(13));
-    kill_process(first, Signal::CONT).unwrap();
+    signal(ranks.process(0), Signal::CONT);
     for finished in ranks.finish(Duration::from_secs(60)) {
         finished.succeeds();
     }

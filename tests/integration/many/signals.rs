@@ -4,17 +4,15 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::{Ranks, losses, metrics, train, wait_for_steps};
 use crate::support::device;
-use crate::support::processes::children;
-use crate::support::processes::free_port;
-use crate::support::workshop::Workshop;
-use crate::support::workshop::slow_images;
+use crate::support::processes::{children, free_port, signal};
+use crate::support::workshop::{Workshop, slow_images};
 
 fn terminate(process: u32) {
-    kill_process(Pid::from_raw(process as i32).unwrap(), Signal::TERM).unwrap();
+    signal(process, Signal::TERM);
 }
 
 /// Two ranks stopped by a signal to one of them, or to both, go on to the bits of a run that
@@ -62,7 +60,7 @@ fn a_rank_without_data_holds_up_no_preemption() {
     let workers = children(ranks.process(1));
     assert_eq!(workers.len(), 2);
     for &worker in &workers {
-        kill_process(Pid::from_raw(worker as i32).unwrap(), Signal::STOP).unwrap();
+        signal(worker, Signal::STOP);
     }
     std::thread::sleep(Duration::from_secs(1)); // what is ready is trained on
     let steps = metrics(&workshop, "run").len();
@@ -93,7 +91,7 @@ fn a_full_queue_holds_up_no_preemption() {
     let ranks = Ranks::start(2, |_| workshop.training(&overrides));
     wait_for_steps(&workshop, "run", 1);
     for worker in children(ranks.process(1)) {
-        kill_process(Pid::from_raw(worker as i32).unwrap(), Signal::STOP).unwrap();
+        signal(worker, Signal::STOP);
     }
     let steps = || metrics(&workshop, "run").len();
     let (mut before, mut quiet) = (steps(), Instant::now());
