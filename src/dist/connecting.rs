@@ -17,7 +17,7 @@ use super::error::StoppedEarly;
 use super::heartbeat::Heartbeat;
 use super::kv_store::KvStore;
 use super::tcp_store::{TcpKvStore, some_of};
-use crate::native::c10d::{Collectives, set_variable};
+use crate::native::c10d::{Collectives, are_queued, set_variable};
 use crate::native::{make_current, skip_destructors};
 
 /// How often failures and signals are looked at meanwhile.
@@ -47,7 +47,7 @@ pub(super) fn connect(
     let fail = |error: anyhow::Error| {
         heartbeat.blame(error).context("the ranks cannot connect to each other")
     };
-    if device == Device::Cpu {
+    if !are_queued(device)? {
         let address = own_address(rank_info)?;
         let joined = Collectives::join(&group_store, place, device, &address, patience);
         return joined.map(Arc::new).map_err(fail);

@@ -22,7 +22,7 @@ use super::kv_store::{KvStore, LocalStore};
 use super::pace::{Pace, RankPace};
 use super::rendezvous::meet;
 use super::tcp_store::{Pause, TcpKvStore};
-use crate::native::c10d::{Collectives, Work};
+use crate::native::c10d::{Collectives, Work, are_queued};
 use crate::native::{DeviceEvent, guard, skip_destructors};
 use crate::status::{self, Registration};
 
@@ -55,6 +55,8 @@ pub struct ProcessGroup {
 struct Others {
     /// Taken out in [`ProcessGroup::leave`] only: after a failure its destructor could wait for the dead.
     collectives: ManuallyDrop<Arc<Collectives>>,
+    /// See [`are_queued`].
+    are_queued: bool,
     heartbeat: Heartbeat,
     store: Arc<TcpKvStore>,
     thread: Arc<TrainingThread>,
@@ -98,7 +100,8 @@ impl ProcessGroup {
             rank_info.rendezvous.host = "127.0.0.1".into();
             rank_info.rendezvous.port = free_port()?;
         }
-        if device != Device::Cpu {
+        let are_queued = are_queued(device)?;
+        if are_queued {
             lead_nccl(&rank_info)?;
         }
         let store = meet(&rank_info, name, meeting, stop)?;
@@ -108,7 +111,7 @@ impl ProcessGroup {
         let address = route_to_master(&rank_info).ok();
         let heartbeat =
             Heartbeat::start(thread.clone(), heartbeat_store, timeout, keeper, address, stop)?;
-        let patience = if device == Device::Cpu { meeting + timeout * 2 } else { meeting };
+        let patience = if are_queued { meeting } else { meeting + timeout * 2 };
         let collectives = match connect(&rank_info, device, &store, patience, &heartbeat) {
             Ok(collectives) => ManuallyDrop::new(collectives),
             Err(error) if error.is::<StoppedEarly>() => return Err(error),
@@ -117,10 +120,10 @@ impl ProcessGroup {
                 return Err(error);
             }
         };
-        if device != Device::Cpu {
+        if are_queued {
             heartbeat.frees_with(Arc::downgrade(&collectives));
         }
-        let others = Others { collectives, heartbeat, store, thread: thread.clone() };
+        let others = Others { collectives, are_queued, heartbeat, store, thread: thread.clone() };
         Ok(Self::new(rank_info, device, stop, thread, Some(others)))
     }
 
@@ -284,7 +287,7 @@ impl ProcessGroup {
     pub fn end_collectives(&self, step: u64) -> Result<()> {
         let Some(others) = &self.others else { return Ok(()) };
         skip_destructors();
-        if let Device::Cuda(_) = self.device {
+        if others.are_queued {
             others.await_settled(step, self.world_size())?;
             abort_within(LONGEST_ABORT, Arc::clone(&others.collectives));
         }

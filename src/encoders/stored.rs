@@ -130,6 +130,17 @@ impl EncoderWeights {
         fits.map_err(|error| named(self.foreign, error))
     }
 
+    /// Checks besides that all values are numbers, of which it has one tensor in memory at a time.
+    ///
+    /// # Errors
+    /// As of [`Self::check_fit`]; or values are not finite.
+    pub fn check_values(&self, targets: &[(String, Tensor)]) -> Result<()> {
+        self.check_fit(targets)?;
+        let count = |(name, _): &(String, Tensor)| count_odd(&self.file.read(name)?);
+        let counts = targets.iter().map(count).collect::<Result<Vec<_>>>()?;
+        require_finite(targets, &counts).with_context(|| self.file.path().display().to_string())
+    }
+
     /// Fills the encoder's parameters; see [`WeightFile::load_into`].
     ///
     /// # Errors
@@ -137,7 +148,9 @@ impl EncoderWeights {
     pub fn load_into(&self, targets: &[(String, Tensor)]) -> Result<()> {
         let loaded = self.file.load_into(targets, |name| self.family.is_beside(name));
         loaded.map_err(|error| named(self.foreign, error))?;
-        require_finite(targets).with_context(|| self.file.path().display().to_string())
+        let counts = targets.iter().map(|(_, tensor)| count_odd(tensor));
+        let counts = counts.collect::<Result<Vec<_>>>()?;
+        require_finite(targets, &counts).with_context(|| self.file.path().display().to_string())
     }
 }
 
@@ -151,18 +164,18 @@ fn named(foreign: Option<&'static str>, error: anyhow::Error) -> anyhow::Error {
     ))
 }
 
+/// How many values of a tensor are not finite, as a number on its device.
+fn count_odd(tensor: &Tensor) -> Result<Tensor> {
+    guard(|| Ok(tensor.isfinite().logical_not().sum(Kind::Int64)))
+}
+
 /// # Errors
 /// A weight is no number, and a loss of it would be none: which, and how many.
-fn require_finite(targets: &[(String, Tensor)]) -> Result<()> {
-    let counts = guard(|| {
-        let count =
-            |(_, tensor): &(String, Tensor)| tensor.isfinite().logical_not().sum(Kind::Int64);
-        let counts: Vec<Tensor> = targets.iter().map(count).collect();
-        if counts.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(Vec::<i64>::try_from(Tensor::stack(&counts, 0))?)
-    })?;
+fn require_finite(targets: &[(String, Tensor)], counts: &[Tensor]) -> Result<()> {
+    if counts.is_empty() {
+        return Ok(());
+    }
+    let counts = guard(|| Ok(Vec::<i64>::try_from(Tensor::stack(counts, 0))?))?;
     let mut odd = targets.iter().zip(counts).filter(|(_, count)| *count > 0);
     let Some(((name, _), count)) = odd.next() else { return Ok(()) };
     let others = match odd.count() {

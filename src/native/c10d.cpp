@@ -1,14 +1,11 @@
 #include "c10d.h"
+#include "backends.h"
 #include "guarded.h"
 
 #include <ATen/ops/empty.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
-#ifdef USE_C10D_NCCL
-#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
-#endif
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
@@ -27,31 +24,41 @@ using std::chrono::milliseconds;
 namespace {
 
 using Store = intrusive_ptr<c10d::Store>;
-using Work = intrusive_ptr<c10d::Work>;
+
+// A collective under way.
+struct Work {
+  intrusive_ptr<c10d::Work> begun;
+  bool is_queued = false;
+};
 
 // The collective that was begun last, by whichever thread: who has its state has NCCL's.
 class Latest {
 public:
-  Work remember(Work work) {
+  void remember(const intrusive_ptr<c10d::Work> &work) {
     std::lock_guard<std::mutex> lock(mutex_);
     work_ = work;
-    return work;
   }
 
-  Work get() {
+  intrusive_ptr<c10d::Work> get() {
     std::lock_guard<std::mutex> lock(mutex_);
     return work_;
   }
 
 private:
   std::mutex mutex_;
-  Work work_;
+  intrusive_ptr<c10d::Work> work_;
 };
 
 struct Group {
   intrusive_ptr<c10d::ProcessGroup> processes;
   intrusive_ptr<c10d::Backend> backend;
+  bool is_queued;
   std::shared_ptr<Latest> latest = std::make_shared<Latest>();
+
+  Work remember(const intrusive_ptr<c10d::Work> &begun) const {
+    latest->remember(begun);
+    return {begun, is_queued};
+  }
 };
 
 Store &store_of(distill_store store) { return *static_cast<Store *>(store); }
@@ -66,17 +73,17 @@ at::Tensor tensor_of(distill_tensor tensor) { return *static_cast<const at::Tens
 
 // NCCL's work is ordered on the GPU: waiting for it never blocks the host. Gloo's is done by other
 // threads of the CPU, and waited for in short turns, so that the caller can look around in between.
-bool wait_for(const Work &work, milliseconds patience, bool on_gpu) {
-  if (!on_gpu && !work->isCompleted()) {
+bool wait_for(const Work &work, milliseconds patience) {
+  if (!work.is_queued && !work.begun->isCompleted()) {
     try {
-      work->wait(patience);
+      work.begun->wait(patience);
     } catch (...) {
       // It may have been completed since its time was up; whether it failed is told below.
-      if (!work->isCompleted())
+      if (!work.begun->isCompleted())
         return false;
     }
   }
-  work->wait();
+  work.begun->wait();
   return true;
 }
 
@@ -94,7 +101,7 @@ struct Flight {
 class Exchange : public c10d::CommHookInterface {
 public:
   Exchange(const Group &group, bool bfloat16, bool scatter)
-      : backend_(group.backend), latest_(group.latest), bfloat16_(bfloat16), scatter_(scatter) {}
+      : group_(group), bfloat16_(bfloat16), scatter_(scatter) {}
 
   intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket &bucket) override {
     at::AutoDispatchBelowADInplaceOrView outside_of_the_graph;
@@ -138,7 +145,7 @@ public:
       auto &flight = flights_.front();
       const auto left = std::chrono::duration_cast<milliseconds>(
           end - std::chrono::steady_clock::now());
-      if (!wait_for(flight.work, std::max(left, milliseconds(1)), flight.bucket.is_cuda()))
+      if (!wait_for(flight.work, std::max(left, milliseconds(1))))
         return false;
       land();
     }
@@ -158,8 +165,8 @@ private:
 
   // Else the copies of all buckets would be held at once: for 2 billion parameters, 4 GB.
   void take_what_arrived() {
-    while (bfloat16_ && !flights_.empty() && flights_.front().work->isCompleted()) {
-      flights_.front().work->wait();
+    while (bfloat16_ && !flights_.empty() && flights_.front().work.begun->isCompleted()) {
+      flights_.front().work.begun->wait();
       land();
     }
   }
@@ -167,30 +174,30 @@ private:
   void send(const at::Tensor &buffer, const std::optional<at::Tensor> &wire) {
     // Gloo has no reduce-scatter of its own: libtorch does an all-reduce of a copy in its place,
     // which can be waited for in one piece only.
-    const bool scatter = scatter_ && buffer.is_cuda();
-    const int64_t size = backend_->getSize(), share = scatter ? buffer.numel() / size : 0;
+    const bool scatter = scatter_ && group_.is_queued;
+    const auto &backend = group_.backend;
+    const int64_t size = backend->getSize(), share = scatter ? buffer.numel() / size : 0;
     const auto part = [&](int64_t start, int64_t length) {
       return std::make_pair(buffer.narrow(0, start, length),
                             wire ? std::optional(wire->narrow(0, start, length)) : std::nullopt);
     };
     if (share > 0) {
-      auto [mine, mine_on_wire] = part(share * backend_->getRank(), share);
+      auto [mine, mine_on_wire] = part(share * backend->getRank(), share);
       at::Tensor output = mine_on_wire.value_or(mine);
       at::Tensor input = wire.value_or(buffer).narrow(0, 0, share * size);
-      auto work = latest_->remember(backend_->_reduce_scatter_base(output, input));
+      auto work = group_.remember(backend->_reduce_scatter_base(output, input));
       flights_.push_back({work, mine, mine_on_wire});
     }
     // What does not divide evenly, fewer numbers than processes, is everybody's.
     if (const int64_t rest = buffer.numel() - share * size; rest > 0) {
       auto [bucket, on_wire] = part(share * size, rest);
       std::vector<at::Tensor> tensors{on_wire.value_or(bucket)};
-      flights_.push_back({latest_->remember(backend_->allreduce(tensors)), bucket, on_wire});
+      flights_.push_back({group_.remember(backend->allreduce(tensors)), bucket, on_wire});
     }
     bytes += buffer.numel() * (wire ? 2 : buffer.element_size());
   }
 
-  intrusive_ptr<c10d::Backend> backend_;
-  std::shared_ptr<Latest> latest_;
+  Group group_;
   bool bfloat16_, scatter_;
   uint64_t buckets_ = 0, sent_in_pass_ = 0;
   std::deque<Flight> flights_;
@@ -220,37 +227,20 @@ void quieten_once() {
 
 constexpr milliseconds no_limit = std::chrono::hours(24 * 365);
 
-intrusive_ptr<c10d::Backend> over_gloo(const Store &store, int rank, int size, const char *address,
-                                  milliseconds timeout) {
-  auto options = c10d::ProcessGroupGloo::Options::create(timeout);
-  // The variable that PyTorch's users know.
-  const char *interface = std::getenv("GLOO_SOCKET_IFNAME");
-  options->devices.push_back(
-      interface ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
-                : c10d::ProcessGroupGloo::createDeviceForHostname(address));
-  c10d::StoreTimeoutGuard patience(*store, timeout);
-  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
-}
-
-intrusive_ptr<c10d::Backend> over_nccl(const Store &store, int rank, int size, at::Device device,
-                                       milliseconds timeout) {
-#ifdef USE_C10D_NCCL
-  auto options = c10d::ProcessGroupNCCL::Options::create(/*is_high_priority_stream=*/true);
-  // How long a collective may take is the heartbeats' business.
-  options->timeout = no_limit;
-  auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
-  // Here, where all have just met, and not with the first collective: a network that carries nothing
-  // is found before minutes of loading, and rank 0, which others wait for here, is not late.
-  c10d::StoreTimeoutGuard patience(*store, timeout);
-  backend->eagerConnectSingleDevice(device);
-  return backend;
-#else
-  TORCH_CHECK(false, "this build has no NCCL: it was made with a libtorch without CUDA, or without "
-                     "NCCL's headers");
-#endif
+at::Device device_of(int64_t cuda) {
+  return cuda < 0 ? at::Device(at::kCPU)
+                  : at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda));
 }
 
 } // namespace
+
+bool distill_collectives_are_queued(int64_t cuda) {
+  return distill::backends().are_queued(device_of(cuda));
+}
+
+char *distill_nccl_headers_check(void) {
+  return guarded([] { distill::require_headers_of_libtorch(); });
+}
 
 void distill_prepare_environment() {
   const auto unless_set = [](const char *name, const char *value) {
@@ -329,20 +319,16 @@ char *distill_group_create(distill_store store, int rank, int size, int64_t cuda
                            const char *address, int64_t timeout_ms, distill_group *group) {
   return guarded([&] {
     const auto &meeting = store_of(store);
-    const milliseconds timeout(timeout_ms);
+    const auto device = device_of(cuda);
     auto processes = c10::make_intrusive<c10d::ProcessGroup>(meeting, rank, size);
-    intrusive_ptr<c10d::Backend> backend;
-    if (cuda < 0) {
-      backend = over_gloo(meeting, rank, size, address, timeout);
-      processes->setBackend(at::kCPU, c10d::ProcessGroup::BackendType::GLOO, backend);
-      processes->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
-    } else {
-      const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda));
-      backend = over_nccl(meeting, rank, size, device, timeout);
-      processes->setBackend(at::kCUDA, c10d::ProcessGroup::BackendType::NCCL, backend);
-      processes->setDefaultBackend(c10d::ProcessGroup::BackendType::NCCL);
-    }
-    *group = new Group{std::move(processes), std::move(backend)};
+    auto backend = distill::backends().connect(
+        {meeting, rank, size, device, address, milliseconds(timeout_ms)});
+    using Type = c10d::ProcessGroup::BackendType;
+    const Type type = device.is_cuda() ? Type::NCCL : Type::GLOO;
+    processes->setBackend(device.type(), type, backend);
+    processes->setDefaultBackend(type);
+    *group = new Group{std::move(processes), std::move(backend),
+                       distill::backends().are_queued(device)};
   });
 }
 
@@ -352,8 +338,8 @@ char *distill_group_all_reduce(distill_group group, distill_tensor tensor, bool 
     std::vector<at::Tensor> tensors{tensor_of(tensor)};
     c10d::AllreduceOptions options;
     options.reduceOp = max ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM;
-    auto &[processes, backend, latest] = group_of(group);
-    *work = new Work(latest->remember(backend->allreduce(tensors, options)));
+    const auto &all = group_of(group);
+    *work = new Work(all.remember(all.backend->allreduce(tensors, options)));
   });
 }
 
@@ -361,14 +347,14 @@ char *distill_group_all_gather(distill_group group, distill_tensor whole, distil
                                distill_work *work) {
   return guarded([&] {
     auto output = tensor_of(whole), input = tensor_of(part);
-    auto &[processes, backend, latest] = group_of(group);
-    *work = new Work(latest->remember(backend->_allgather_base(output, input)));
+    const auto &all = group_of(group);
+    *work = new Work(all.remember(all.backend->_allgather_base(output, input)));
   });
 }
 
 char *distill_group_check(distill_group group) {
   return guarded([&] {
-    const Work latest = group_of(group).latest->get();
+    const auto latest = group_of(group).latest->get();
     // Asking whether it is done asks NCCL for errors.
     if (latest && latest->isCompleted() && latest->exception())
       std::rethrow_exception(latest->exception());
@@ -383,13 +369,7 @@ void distill_group_free(distill_group group) { release(static_cast<Group *>(grou
 
 char *distill_work_wait(distill_work work, int64_t timeout_ms, bool *done) {
   return guarded([&] {
-    const auto &waited = *static_cast<Work *>(work);
-#ifdef USE_C10D_NCCL
-    const bool on_gpu = dynamic_cast<c10d::ProcessGroupNCCL::WorkNCCL *>(waited.get()) != nullptr;
-#else
-    const bool on_gpu = false;
-#endif
-    *done = wait_for(waited, milliseconds(timeout_ms), on_gpu);
+    *done = wait_for(*static_cast<Work *>(work), milliseconds(timeout_ms));
   });
 }
 

@@ -31,6 +31,11 @@ char *distill_store_add(distill_store store, const char *key, int64_t *sum);
 char *distill_store_delete(distill_store store, const char *key);
 void distill_store_free(distill_store store);
 
+// Whether collectives of the CPU (`cuda` negative) or of a GPU are queued there: then waits do not fail,
+// and joining a group may take for ever.
+bool distill_collectives_are_queued(int64_t cuda);
+// Whether NCCL's headers, of which this was built, are libtorch's.
+char *distill_nccl_headers_check(void);
 // A group of `size` processes: Gloo, listening at `address`, where `cuda` is negative, else NCCL on
 // that GPU. Returns when all are connected; for NCCL, that may be never.
 char *distill_group_create(distill_store store, int rank, int size, int64_t cuda,

@@ -44,6 +44,7 @@ unsafe extern "C" {
     fn distill_store_add(store: Handle, key: *const c_char, sum: *mut i64) -> *mut c_char;
     fn distill_store_delete(store: Handle, key: *const c_char) -> *mut c_char;
     fn distill_store_free(store: Handle);
+    fn distill_collectives_are_queued(cuda: i64) -> bool;
     fn distill_group_create(
         store: Handle,
         rank: c_int,
@@ -197,6 +198,17 @@ impl Drop for Store {
         // SAFETY: made by the shim, freed once.
         unsafe { distill_store_free(self.0) }
     }
+}
+
+/// Whether collectives on `device` are queued there, as NCCL's are: no wait for one fails or holds up the
+/// host, only [`Collectives::check`] tells of errors, and joining knows no time limit.
+///
+/// # Errors
+/// A device that is neither the CPU nor a GPU.
+pub fn are_queued(device: Device) -> Result<bool> {
+    let cuda = cuda_index(device)?;
+    // SAFETY: reads what was set before there were threads.
+    Ok(unsafe { distill_collectives_are_queued(cuda) })
 }
 
 /// Processes that do collectives together: over Gloo on CPUs, over NCCL on GPUs.
@@ -407,5 +419,21 @@ impl Drop for Reducer {
     fn drop(&mut self) {
         // SAFETY: made by the shim, freed once.
         unsafe { distill_reducer_free(self.handle) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" {
+        fn distill_nccl_headers_check() -> *mut c_char;
+    }
+
+    /// Options of NCCL's groups are laid out by our headers and filled in by libtorch's code.
+    #[test]
+    fn headers_of_nccl_are_those_of_libtorch() {
+        // SAFETY: asks for nothing.
+        check(unsafe { distill_nccl_headers_check() }).unwrap();
     }
 }

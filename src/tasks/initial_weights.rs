@@ -10,12 +10,13 @@ use crate::config::TrainConfig;
 use crate::encoders::{Encoder, EncoderSpec, EncoderWeights};
 use crate::nn::{Parameters, Storage};
 
-/// Finds out whether the weights that stand at `key` can be read and fit this encoder.
+/// Finds out whether the weights that stand at `key` can be read, are numbers, and fit this encoder.
 pub(super) fn check(key: &str, weights: &str, spec: EncoderSpec) -> Result<()> {
     if weights == TraineeConfig::RANDOM {
         return Ok(());
     }
-    StoredWeights::open(key, weights, spec)?.build(Storage::Shapes, EncoderWeights::check_fit)?;
+    StoredWeights::open(key, weights, spec)?
+        .build(Storage::Shapes, EncoderWeights::check_values)?;
     Ok(())
 }
 

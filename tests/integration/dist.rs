@@ -1,5 +1,7 @@
 //! Processes that train together, played by threads of this one: libtorch's own Gloo between them.
 
+mod queued;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,32 +31,28 @@ fn patient_ranks<T: Send>(
             .map(|rank| {
                 let body = &body;
                 scope.spawn(move || {
-                    let rank_info = RankInfo {
-                        rank,
-                        world_size: size,
-                        local_rank: rank,
-                        local_world_size: size,
-                        rendezvous: Rendezvous {
-                            host: "127.0.0.1".into(),
-                            port,
-                            hosted_by_launcher: false,
-                            attempt: 0,
-                        },
-                    };
                     let meeting = Duration::from_secs(20);
-                    body(ProcessGroup::join(
-                        rank_info,
-                        Device::Cpu,
-                        "run",
-                        meeting,
-                        timeout,
-                        || false,
-                    )?)
+                    body(join((rank, size), port, meeting, timeout, || false)?)
                 })
             })
             .collect();
         handles.into_iter().map(|handle| handle.join().unwrap()).collect()
     })
+}
+
+/// Joins a run of one node.
+fn join(
+    (rank, world_size): (usize, usize),
+    port: u16,
+    meeting: Duration,
+    timeout: Duration,
+    stop: fn() -> bool,
+) -> Result<ProcessGroup> {
+    let host = "127.0.0.1".into();
+    let rendezvous = Rendezvous { host, port, hosted_by_launcher: false, attempt: 0 };
+    let (local_rank, local_world_size) = (rank, world_size);
+    let rank_info = RankInfo { rank, world_size, local_rank, local_world_size, rendezvous };
+    ProcessGroup::join(rank_info, Device::Cpu, "run", meeting, timeout, stop)
 }
 
 fn options(bfloat16: bool, scatter: bool) -> ExchangeOptions {
@@ -353,20 +351,8 @@ fn a_backward_pass_does_not_wait_for_its_exchange() {
 /// Who is missing at the start is named.
 #[test]
 fn missing_ranks_are_named() {
-    let rank_info = RankInfo {
-        rank: 0,
-        world_size: 3,
-        local_rank: 0,
-        local_world_size: 3,
-        rendezvous: Rendezvous {
-            host: "127.0.0.1".into(),
-            port: free_port(),
-            hosted_by_launcher: false,
-            attempt: 0,
-        },
-    };
     let second = Duration::from_secs(1);
-    let found = ProcessGroup::join(rank_info, Device::Cpu, "run", second, second, || false);
+    let found = join((0, 3), free_port(), second, second, || false);
     let error = format!("{:#}", found.err().unwrap());
     assert!(error.contains("2 of 3 ranks did not come within 1 s: 1, 2"), "{error}");
 }

@@ -365,6 +365,24 @@ fn a_dry_run_trains_nothing() {
     assert!(!workshop.path("run").exists());
 }
 
+/// Weights that are no numbers are found before training, in a dry run too: a teacher of them would say so
+/// after minutes of loading, if at all.
+#[test]
+fn weights_that_are_no_numbers_are_refused() {
+    let workshop = Workshop::new();
+    workshop.train(&[]).succeeds();
+    let file = workshop.path("run/exports/one/model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let end = bytes.len() - 4;
+    bytes[end..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&file, bytes).unwrap();
+    let set = ["run.dir=second", "students.0.weights=run/exports/one"];
+    for more in [&["--dry-run"][..], &[]] {
+        let done = Finished::of(workshop.training(&set).args(more).output().unwrap());
+        done.fails(1, &["students.0.weights", "1 values of `", "are not finite numbers"]);
+    }
+}
+
 /// Help and exit codes are for newcomers; wrong usage is 2.
 #[test]
 fn help_and_usage() {
