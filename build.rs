@@ -32,6 +32,7 @@ fn compile_shim(lib: &Path) {
         .file("src/native/device.cpp")
         .file("src/native/graph.cpp")
         .file("src/native/linear_gelu.cpp")
+        .file("src/native/profiler.cpp")
         .file("src/native/backends.cpp")
         .file("src/native/c10d.cpp");
     if let Some(headers) = nccl_headers(lib) {

@@ -105,6 +105,13 @@ pub struct StepMetrics {
     /// In the configuration's order. The key on disk is `students`, from before pre-training existed.
     #[serde(rename = "students")]
     pub trainees: Vec<TraineeMetrics>,
+    /// Floating-point operations a second of one process, by the recipe's count of those of an image (what is
+    /// computed again or left out does not count).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flops_per_second: Option<f64>,
+    /// That over what the maker's data sheet says of the GPU, in `[0, 1]`; none where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfu: Option<f64>,
     /// Peak memory of the training device so far, in bytes; that of the process on a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,

@@ -1,5 +1,6 @@
 //! Names and places of what a run directory holds.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// The folder of the images that are drawn while a run trains, and their tag in TensorBoard.
@@ -28,6 +29,12 @@ pub fn features(run: &Path, rank: usize) -> PathBuf {
 /// The folder of TensorBoard's event files.
 pub fn tensorboard(run: &Path) -> PathBuf {
     run.join("tensorboard")
+}
+
+/// The trace of some steps of one rank, for Perfetto.
+pub fn profile(run: &Path, steps: RangeInclusive<u64>, rank: usize) -> PathBuf {
+    let (first, last) = steps.into_inner();
+    run.join("profile").join(format!("steps-{first}-{last}-rank-{rank}.json"))
 }
 
 /// The folder of all checkpoints.

@@ -1,5 +1,6 @@
 //! `distill --config FILE`, and the arguments that every training command takes.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -30,9 +31,22 @@ pub struct TrainArgs {
     /// Go on with other settings than the run was trained with until now, which are named
     #[arg(long, requires = "config")]
     accept_changes: bool,
+    /// Write a trace of these steps into RUN/profile/, which ui.perfetto.dev opens: what CPU and GPU do, part by
+    /// part
+    #[arg(long, value_name = "FIRST..LAST", requires = "config", value_parser = steps)]
+    profile: Option<RangeInclusive<u64>>,
     /// Check config, shards and weights, say what would be trained, and stop
     #[arg(long, requires = "config")]
     dry_run: bool,
+}
+
+/// The first and the last of some steps.
+fn steps(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let number = |text: &str| text.parse::<u64>().ok().filter(|&step| step > 0);
+    let ends = text.split_once("..").and_then(|(a, b)| Some((number(a)?, number(b)?)));
+    let ends = ends.filter(|(first, last)| first <= last);
+    ends.map(|(first, last)| first..=last)
+        .ok_or_else(|| "expected a first and a last step, from 1, as in 100..103".into())
 }
 
 /// The config that the arguments name.
@@ -58,7 +72,8 @@ pub fn run_task<C: TaskConfig>(args: &TrainArgs) -> Result<u8> {
         return Ok(DONE);
     }
     let accept_changes = args.accept_changes;
-    let options = Options { resume: args.resume.clone(), accept_changes, worker_program: None };
+    let (resume, profile) = (args.resume.clone(), args.profile.clone());
+    let options = Options { resume, accept_changes, profile, worker_program: None };
     match run::train(&config, &options)? {
         Outcome::Finished(came_out) => {
             if let Some(came_out) = came_out {

@@ -257,6 +257,8 @@ void distill_prepare_environment() {
         "TORCH_NCCL_ENABLE_MONITORING", "TORCH_NCCL_DUMP_ON_TIMEOUT",
         "TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC"})
     unless_set(name, "0");
+  // Where there is no GPU, its profiler would say so, as an error.
+  unless_set("KINETO_LOG_LEVEL", "5");
   // Waiting for a collective must not block the host, which could then not look around.
   setenv("TORCH_NCCL_BLOCKING_WAIT", "0", /*overwrite=*/1);
 }

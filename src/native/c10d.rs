@@ -99,8 +99,8 @@ fn milliseconds(time: Duration) -> i64 {
     time.as_millis().clamp(1, i64::MAX as u128) as i64
 }
 
-/// Sets the environment variables that keep c10d and NCCL from ending the process by themselves, unless
-/// the user did. At the start of the program: the environment has no lock.
+/// Sets the environment variables that keep c10d and NCCL from ending the process by themselves, and the
+/// profiler from complaining, unless the user did. At the start of the program: the environment has no lock.
 pub fn prepare_environment() {
     // SAFETY: called while there is one thread.
     unsafe { distill_prepare_environment() }

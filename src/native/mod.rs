@@ -14,6 +14,8 @@ mod linear_gelu;
 mod mapped_file;
 mod memory;
 mod optimizer;
+mod peak;
+mod profiler;
 mod shim;
 
 pub use backward::backward_from;
@@ -33,3 +35,5 @@ pub use memory::{peak_memory, proportional_memory, trim_heap};
 pub use optimizer::{
     AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients, zero_gradients,
 };
+pub use peak::{PEAKS, Peak};
+pub use profiler::{ProfiledPart, Profiler};

@@ -77,6 +77,11 @@ fn state(run: &Run) -> Markup {
         ("Images seen", Some(html! { (HumanCount(last.images_seen)) })),
         ("Training time", Some(time(run, last))),
         ("Images a second", average_speed(run, last)),
+        (
+            "Operations",
+            last.flops_per_second.map(|flops| html! { (format!("{:.3} TFLOP/s", flops / 1e12)) }),
+        ),
+        ("MFU", last.mfu.map(|mfu| html! { (format!("{:.1} %", 100.0 * mfu)) })),
         ("Peak memory", last.peak_memory_bytes.map(|bytes| html! { (HumanBytes(bytes)) })),
         ("Failed images", Some(html! { (HumanCount(last.failed_images)) })),
     ];

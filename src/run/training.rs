@@ -1,5 +1,6 @@
 //! A run from its configuration to exported and measured encoders: what all tasks have in common.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -71,7 +72,9 @@ fn train_and_export(
         .in_scope(|| models_and_state(&*task, &setting, checkpoint.as_ref()))?;
     let teacher = identity.settings.get("teacher.weights").cloned();
     state.identity = identity;
-    let outcome = take_steps(&*task, &setting, &*models, &mut state, checkpoint.as_ref())?;
+    let profiled = options.profile.clone();
+    let from = (checkpoint.as_ref(), profiled);
+    let outcome = take_steps(&*task, &setting, &*models, &mut state, from)?;
     let step = state.step;
     // What comes needs the weights only, and may need the memory.
     drop(state);
@@ -146,7 +149,7 @@ fn take_steps(
     setting: &Setting,
     models: &dyn Models,
     state: &mut State,
-    checkpoint: Option<&Checkpoint>,
+    (checkpoint, profiled): (Option<&Checkpoint>, Option<RangeInclusive<u64>>),
 ) -> Result<train::Outcome> {
     let Setting { group, device, images } = setting;
     let config = task.train();
@@ -189,6 +192,8 @@ fn take_steps(
         objective: models,
         schedule: &schedule,
         batches_per_step: batches.per_step(),
+        flops_per_image: task.flops_per_image(),
+        profiled,
         drawing: models.drawing(setting).map(as_png),
         evaluating,
     };

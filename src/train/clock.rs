@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use tch::Device;
-use tracing::{Span, debug_span};
+use tracing::debug_span;
+use tracing::span::EnteredSpan;
 
-use crate::native::DeviceEvent;
+use crate::native::{DeviceEvent, ProfiledPart};
 
 /// A phase of a step on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,17 +24,31 @@ pub enum Phase {
     Update,
 }
 
+/// A phase that the host tells the device of, until this is dropped: what a log at debug level shows of how long
+/// that took, and its part of a profile.
+pub struct Telling {
+    _part: ProfiledPart,
+    _span: EnteredSpan,
+}
+
 impl Phase {
-    /// What a log at debug level shows of it: how long the host took. `name_of` gives a trainee's name.
-    pub(super) fn span<'a>(self, name_of: impl Fn(usize) -> &'a str) -> Span {
-        match self {
-            Self::Data => debug_span!("data"),
-            Self::Targets => debug_span!("targets"),
-            Self::Forward(trainee) => debug_span!("forward", trainee = name_of(trainee)),
-            Self::Backward(trainee) => debug_span!("backward", trainee = name_of(trainee)),
-            Self::Exchange => debug_span!("exchange"),
-            Self::Update => debug_span!("update"),
-        }
+    /// Begins to tell of it. `name_of` gives a trainee's name.
+    pub(super) fn tell<'a>(self, name_of: impl Fn(usize) -> &'a str) -> Telling {
+        let (span, name) = match self {
+            Self::Data => (debug_span!("data"), "data".into()),
+            Self::Targets => (debug_span!("targets"), "targets".into()),
+            Self::Forward(trainee) => {
+                let trainee = name_of(trainee);
+                (debug_span!("forward", trainee), format!("forward {trainee}"))
+            }
+            Self::Backward(trainee) => {
+                let trainee = name_of(trainee);
+                (debug_span!("backward", trainee), format!("backward {trainee}"))
+            }
+            Self::Exchange => (debug_span!("exchange"), "exchange".into()),
+            Self::Update => (debug_span!("update"), "update".into()),
+        };
+        Telling { _part: ProfiledPart::begin(&name), _span: span.entered() }
     }
 }
 

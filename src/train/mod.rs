@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod objective;
 pub mod optimizer;
 pub mod prefetch;
+mod profile;
 pub mod run;
 pub mod run_directory;
 mod run_log;

@@ -1,5 +1,6 @@
 //! A run of training: what it stands on, and its state, which checkpoints save and restore.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::Result;
@@ -26,6 +27,10 @@ pub struct Run<'a> {
     pub schedule: &'a Schedule,
     /// Batches of this process in every step.
     pub batches_per_step: u64,
+    /// Floating-point operations of an image's step, by the recipe.
+    pub flops_per_image: f64,
+    /// Steps, from 1, that are to be recorded.
+    pub profiled: Option<RangeInclusive<u64>>,
     /// Images of how training goes, if any.
     pub drawing: Option<Drawing<'a>>,
     /// Figures of how good it is that are taken on the way, if any.

@@ -12,7 +12,7 @@ use super::run::Run;
 use crate::artifacts::{EvaluationLine, SlowestRank, StepMetrics, TraineeMetrics, paths};
 use crate::config::LogConfig;
 use crate::durable;
-use crate::native::describe;
+use crate::native::{Peak, describe};
 use crate::ui::progress::Progress;
 
 /// The metrics files and the progress line.
@@ -25,6 +25,9 @@ pub struct RunLog {
     global_batch: usize,
     /// In words.
     device: String,
+    /// Floating-point operations of a step of one process, where they are counted.
+    flops: Option<f64>,
+    peak: Option<Peak>,
     /// Since the last line of the log.
     steps: u32,
     seconds: f64,
@@ -43,7 +46,10 @@ impl RunLog {
         let names: Vec<String> = trainees.map(|trainee| trainee.name.clone()).collect();
         let (total, images) = (run.schedule.total_steps(), run.config.data.images_per_step());
         let device = run.group.device();
-        Self::of_trainees(run.path, &run.config.log, &names, step..total, (images, device))
+        let log =
+            Self::of_trainees(run.path, &run.config.log, &names, step..total, (images, device));
+        let flops = run.flops_per_image * images as f64 / run.group.world_size() as f64;
+        Ok(Self { flops: Some(flops), ..log? })
     }
 
     /// Opens the files in `path` for what comes of so many `steps` of `global_batch` images, in which
@@ -62,6 +68,8 @@ impl RunLog {
             every: config.every,
             global_batch,
             device: describe(device),
+            flops: None,
+            peak: Peak::of(device),
             steps: 0,
             seconds: 0.0,
             data_wait: 0.0,
@@ -89,7 +97,7 @@ impl RunLog {
         self.data_wait += metrics.data_wait_seconds;
         self.exchange_wait += metrics.exchange_wait_seconds.unwrap_or(0.0);
         metrics.step_seconds = seconds;
-        metrics.images_per_second = self.global_batch as f64 / seconds;
+        self.tell_rates(&mut metrics);
         add_up(&mut self.trainees, &metrics.trainees);
         metrics.trainees = self.trainees.iter().map(|sum| divided(sum, self.steps)).collect();
         self.progress.update(&metrics);
@@ -99,7 +107,7 @@ impl RunLog {
             metrics.data_wait_seconds = self.data_wait / steps;
             metrics.exchange_wait_seconds =
                 metrics.exchange_wait_seconds.map(|_| self.exchange_wait / steps);
-            metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
+            self.tell_rates(&mut metrics);
             metrics.device = Some(self.device.clone());
             metrics.slowest_rank = self.slowest.take();
             self.log.write(&metrics)?;
@@ -107,6 +115,14 @@ impl RunLog {
             self.trainees.clear();
         }
         Ok(())
+    }
+
+    /// What follows from the time of a step.
+    fn tell_rates(&self, metrics: &mut StepMetrics) {
+        metrics.images_per_second = self.global_batch as f64 / metrics.step_seconds;
+        metrics.flops_per_second = self.flops.map(|flops| flops / metrics.step_seconds);
+        let flops = metrics.flops_per_second;
+        metrics.mfu = flops.zip(self.peak).map(|(flops, peak)| flops / peak.flops_per_s);
     }
 
     /// Records whom the others waited for most up to `step`, and says so if it is a straggler.

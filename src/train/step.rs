@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tracing::debug_span;
-use tracing::span::EnteredSpan;
 
-use super::clock::{Phase, StepClock};
+use super::clock::{Phase, StepClock, Telling};
 use super::prefetch::DevicePrefetcher;
 use super::run::{Run, State};
 use super::signals;
@@ -68,7 +67,7 @@ pub fn begin(
         let share = (batch.positions.end - batch.positions.start) as f64 / global_batch as f64;
         let is_last = number == run.batches_per_step;
         let (optimizers, clock) = (&mut state.optimizers, clock.as_mut());
-        let mut hooks = TraineeHooks { group, optimizers, is_last, clock, span: None };
+        let mut hooks = TraineeHooks { group, optimizers, is_last, clock, telling: None };
         losses.push((share, run.objective.accumulate(&batch, share, &mut hooks)?));
     }
     let exchange = begin_phase(&mut clock, Phase::Exchange)?;
@@ -105,6 +104,8 @@ pub fn begin(
         exchange_wait_seconds: None,
         step_seconds: 0.0,
         trainees: Vec::new(),
+        flops_per_second: None,
+        mfu: None,
         peak_memory_bytes: None,
         failed_images: 0,
         device: None,
@@ -114,10 +115,10 @@ pub fn begin(
     Ok(PendingStep { metrics, numbers, data_wait: waited, exchange_wait, end, clock })
 }
 
-/// Marks the beginning of a phase that no trainee has part in, which ends with the span.
-fn begin_phase(clock: &mut Option<StepClock>, phase: Phase) -> Result<EnteredSpan> {
+/// Marks the beginning of a phase that no trainee has part in.
+fn begin_phase(clock: &mut Option<StepClock>, phase: Phase) -> Result<Telling> {
     clock.as_mut().map_or(Ok(()), |clock| clock.begin(phase))?;
-    Ok(phase.span(|_| "").entered())
+    Ok(phase.tell(|_| ""))
 }
 
 impl PendingStep {

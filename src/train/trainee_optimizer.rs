@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use tch::Tensor;
-use tracing::span::EnteredSpan;
 
-use super::clock::{Phase, StepClock};
+use super::clock::{Phase, StepClock, Telling};
 use super::optimizer::AdamW;
 use crate::config::{Precision, TrainConfig};
 use crate::dist::{GradientExchange, ProcessGroup};
@@ -102,14 +101,14 @@ pub struct TraineeHooks<'a> {
     pub is_last: bool,
     pub clock: Option<&'a mut StepClock>,
     /// The phase that the host tells the device of.
-    pub span: Option<EnteredSpan>,
+    pub telling: Option<Telling>,
 }
 
 impl TraineeHooks<'_> {
     fn begin(&mut self, phase: Phase) -> Result<()> {
         // The phase before ends first.
-        self.span = None;
-        self.span = Some(phase.span(|trainee| &self.optimizers[trainee].name).entered());
+        self.telling = None;
+        self.telling = Some(phase.tell(|trainee| &self.optimizers[trainee].name));
         self.clock.as_mut().map_or(Ok(()), |clock| clock.begin(phase))
     }
 }

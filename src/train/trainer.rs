@@ -11,6 +11,7 @@ use super::checkpoint::Saver;
 use super::evaluating::Best;
 use super::metrics::unix_seconds;
 use super::prefetch::DevicePrefetcher;
+use super::profile::Profile;
 use super::run::{Drawing, Run, State};
 use super::run_log::RunLog;
 use super::signals::{self, Signal};
@@ -72,6 +73,7 @@ fn take_steps(
         evaluating: Duration::ZERO,
         saving: Duration::ZERO,
         stragglers: Stragglers::default(),
+        profile: Profile::of(run.profiled.as_ref(), state.step),
     };
     if let Some(step) = progress.best.as_ref().and_then(Best::step) {
         saver.keep_best(step);
@@ -130,6 +132,7 @@ struct Progressing<'a> {
     /// How much of the time since the last step that was read went into saving and drawing.
     saving: Duration,
     stragglers: Stragglers,
+    profile: Profile,
 }
 
 /// Steps between two looks at how the ranks spend them.
@@ -149,7 +152,9 @@ impl Progressing<'_> {
         let total = run.schedule.total_steps();
         while state.step < total && !self.is_to_stop {
             saver.check()?;
+            self.profile.before(state.step + 1, run.group)?;
             self.unread.push_back(step::begin(run, state, prefetcher, None)?);
+            self.profile.after(state.step, run.group, run.path)?;
             let is_to_save = every(run.config.checkpoint.every, state.step);
             let is_to_compare = every(run.config.distributed.check_every, state.step);
             // Read a step late, so that the device has the next one to do meanwhile.
@@ -176,7 +181,8 @@ impl Progressing<'_> {
                 self.draw(drawing, run, state)?;
             }
         }
-        Ok(())
+        // A schedule that ends before the last step that is to be recorded, or a signal.
+        self.profile.end(state.step, run.group, run.path)
     }
 
     /// Makes up for evaluations of the step that training goes on from, where a signal came before them.

@@ -85,6 +85,9 @@ impl Progress {
             epoch = rounded(recent.epoch),
             images_per_second = rounded(recent.images_per_second),
             data_wait_percent = rounded(100.0 * recent.data_wait_share()),
+            tflops_per_second = recent.flops_per_second.map(|flops| rounded(flops / 1e12)),
+            mfu_percent = recent.mfu.map(|mfu| rounded(100.0 * mfu)),
+            memory = recent.peak_memory_bytes.map(|bytes| BinaryBytes(bytes).to_string()),
             failed_images = recent.failed_images,
             elapsed = %FormattedDuration(self.bar.elapsed()),
             left = %time_left(recent, self.total_steps),
@@ -129,11 +132,14 @@ impl Recent {
         self.updates += 1.0;
         let weight = 1.0 / self.updates.min(Self::STEPS);
         let mix = |old: f64, new: f64| old + weight * (new - old);
+        let mix_some = |old: Option<f64>, new: Option<f64>| Some(mix(old?, new?));
         let old = self.average.take().unwrap_or_else(|| new.clone());
         self.average.insert(StepMetrics {
             images_per_second: mix(old.images_per_second, new.images_per_second),
             data_wait_seconds: mix(old.data_wait_seconds, new.data_wait_seconds),
             step_seconds: mix(old.step_seconds, new.step_seconds),
+            flops_per_second: mix_some(old.flops_per_second, new.flops_per_second),
+            mfu: mix_some(old.mfu, new.mfu),
             ..new.clone()
         })
     }
@@ -159,6 +165,12 @@ fn rates_text(recent: &StepMetrics) -> String {
         recent.learning_rate,
         recent.epoch,
     );
+    if let Some(flops) = recent.flops_per_second {
+        text += &format!("  {:.3} TFLOP/s", flops / 1e12);
+    }
+    if let Some(mfu) = recent.mfu {
+        text += &format!("  MFU {:.1}%", 100.0 * mfu);
+    }
     if let Some(bytes) = recent.peak_memory_bytes {
         text += &format!("  memory {}", BinaryBytes(bytes));
     }

@@ -25,6 +25,8 @@ fn metrics_of(step: u64) -> StepMetrics {
         exchange_wait_seconds: Some(0.001),
         step_seconds: 0.08,
         trainees: vec![student("vith16", 0.25), student("vit1b16", 0.125)],
+        flops_per_second: Some(4e14),
+        mfu: Some(0.404),
         peak_memory_bytes: None,
         failed_images: 0,
         device: None,

@@ -53,6 +53,73 @@ fn the_parts_make_up_the_step() {
     assert!(ms("peak_memory_bytes") > 1e7);
 }
 
+/// The named parts of a trace, in order, where it has operators of libtorch and nothing runs backwards.
+fn parts_of(file: &std::path::Path) -> Vec<String> {
+    let trace: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |category: &str| {
+        let mut found: Vec<_> = events.iter().filter(|one| one["cat"] == category).collect();
+        found.sort_by(|a, b| number(&a["ts"]).total_cmp(&number(&b["ts"])));
+        found
+    };
+    let parts = of("user_annotation");
+    for pair in parts.windows(2) {
+        let end = number(&pair[0]["ts"]) + number(&pair[0]["dur"]);
+        assert!(end <= number(&pair[1]["ts"]) + 1.0, "parts overlap: {pair:?}");
+    }
+    let products = of("cpu_op").into_iter().filter(|one| one["name"] == "aten::layer_norm");
+    assert!(products.count() > 0, "no operators in the trace");
+    parts.iter().map(|part| part["name"].as_str().unwrap().to_string()).collect()
+}
+
+const PARTS: [&str; 8] = [
+    "data",
+    "targets",
+    "forward one",
+    "backward one",
+    "forward two",
+    "backward two",
+    "exchange",
+    "update",
+];
+
+/// `--profile` writes traces that have each part of each step, of the bench and of the steps of a run that
+/// were asked for: as many batches as the run accumulates; also where the run ends before.
+#[test]
+fn traces_have_the_parts_of_the_steps_that_were_asked_for() {
+    let workshop = Workshop::new();
+    bench(&workshop, &[], &["--device=cpu", "--profile=trace.json"]).succeeds();
+    assert_eq!(parts_of(&workshop.path("trace.json")), [PARTS, PARTS].concat());
+
+    let command = |steps: &str| {
+        let mut command = workshop.training(&["data.batch_size=4"]);
+        Finished::of(command.args(["--profile", steps]).output().unwrap())
+    };
+    command("7..100").succeeds();
+    let file = workshop.path("run/profile/steps-7-8-rank-0.json");
+    let steps: Vec<_> = parts_of(&file).into_iter().filter(|part| part == "update").collect();
+    assert_eq!(steps.len(), 2);
+    let again = command("7..8").succeeds();
+    assert!(again.stderr.contains("step 8 is done already"), "{}", again.stderr);
+    for wrong in ["0..3", "5..4", "5", "a..b"] {
+        command(wrong).fails(2, &["a first and a last step"]);
+    }
+}
+
+/// What is written of a step's work is what the bench counts, over the time of the step.
+#[test]
+fn metrics_tell_the_rate_of_operations() {
+    let workshop = Workshop::new();
+    let flops = number(&json(&bench(&workshop, &[], &["--json"]).succeeds())["flops_per_image"]);
+    workshop.train(&[]).succeeds();
+    let text = std::fs::read_to_string(workshop.path("run/metrics.jsonl")).unwrap();
+    for line in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let of_step = number(&line["flops_per_second"]) * number(&line["step_seconds"]);
+        assert!((of_step / (4.0 * flops) - 1.0).abs() < 1e-9, "{line}");
+        assert!(line.get("mfu").is_none() || crate::support::device::device_name() == "cuda");
+    }
+}
+
 /// A peak makes an MFU of the same figures; the table has what the JSON has.
 #[test]
 fn the_peak_is_named() {

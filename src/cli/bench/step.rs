@@ -8,7 +8,8 @@ use indicatif::HumanBytes;
 
 use crate::cli::output::print;
 use crate::config::{DeviceChoice, Precision};
-use crate::run::benchmark::{self, PEAKS, StepOptions, StepReport};
+use crate::native::PEAKS;
+use crate::run::benchmark::{self, StepOptions, StepReport};
 use crate::tasks;
 
 /// Measure training steps: teacher and students, or an autoencoder; the optimizer, the memory
@@ -39,6 +40,9 @@ pub struct StepArgs {
     /// [default: by the GPU's name]
     #[arg(long, value_parser = PEAKS.map(|peak| peak.name))]
     peak: Option<String>,
+    /// Write a trace of two further steps, which ui.perfetto.dev opens: what CPU and GPU do, part by part
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -51,7 +55,8 @@ pub fn run(args: &StepArgs) -> Result<()> {
         config.train_mut().run.device = device;
     }
     let StepArgs { warmup, steps, .. } = *args;
-    let options = StepOptions { warmup, steps, peak: args.peak.as_deref() };
+    let (peak, profile) = (args.peak.as_deref(), args.profile.as_deref());
+    let options = StepOptions { warmup, steps, peak, profile };
     match benchmark::steps(config, &options)? {
         None => Ok(()),
         Some(report) if args.json => print(&(serde_json::to_string(&report)? + "\n")),

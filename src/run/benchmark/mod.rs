@@ -5,4 +5,4 @@ mod step;
 mod synthetic;
 
 pub use data::{DataReport, batches};
-pub use step::{PEAKS, Peak, StepOptions, StepReport, StudentReport, steps};
+pub use step::{StepOptions, StepReport, StudentReport, steps};

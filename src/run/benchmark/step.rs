@@ -11,7 +11,7 @@ use crate::artifacts::{Stream, TraineeMetrics};
 use crate::config::{Precision, TrainConfig};
 use crate::data::RankBatches;
 use crate::dist::{ProcessGroup, RankInfo, environment};
-use crate::native::{Gpu, PeakMemory, guard};
+use crate::native::{Gpu, Peak, PeakMemory, Profiler, guard};
 use crate::run::{device, setup};
 use crate::tasks::{Setting, TaskConfig};
 use crate::train::clock::{Phase, StepClock};
@@ -20,23 +20,6 @@ use crate::train::prefetch::DevicePrefetcher;
 use crate::train::schedule::Schedule;
 use crate::train::step::{self, PendingStep};
 use crate::train::{Run, State, explain_memory};
-
-/// The peak of a GPU by its maker's data sheet, in dense bf16 products.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Peak {
-    pub name: &'static str,
-    pub flops_per_s: f64,
-}
-
-/// The first all of whose words are in a GPU's name is taken for it.
-pub const PEAKS: [Peak; 6] = [
-    Peak { name: "H100-PCIe", flops_per_s: 756e12 },
-    Peak { name: "H100", flops_per_s: 989e12 },
-    Peak { name: "H200", flops_per_s: 989e12 },
-    Peak { name: "A100", flops_per_s: 312e12 },
-    Peak { name: "B200", flops_per_s: 2250e12 },
-    Peak { name: "L40S", flops_per_s: 362e12 },
-];
 
 /// What was measured: medians of the steps, but for the rate, which is over all of them.
 #[derive(Debug, Serialize)]
@@ -85,8 +68,10 @@ pub struct StepOptions<'a> {
     pub warmup: u32,
     /// Steps to measure.
     pub steps: u64,
-    /// Name of one of [`PEAKS`]; none: by the GPU's name.
+    /// Name of a [`Peak`]; none: by the GPU's name.
     pub peak: Option<&'a str>,
+    /// Where the first process writes a trace of two more steps, which are not measured.
+    pub profile: Option<&'a Path>,
 }
 
 /// Takes the steps that a run of `config` takes, with random weights and images. Under a launcher all
@@ -109,15 +94,19 @@ pub fn steps(mut config: Box<dyn TaskConfig>, options: &StepOptions) -> Result<O
     Ok(is_first.then_some(report))
 }
 
+/// Steps of which a trace is written.
+const PROFILED: u64 = 2;
+
 /// Measured steps, and the losses of the last one.
 struct Taken {
     steps: Vec<PendingStep>,
     students: Vec<TraineeMetrics>,
 }
 
-/// Takes this many steps, as a training run does, and waits for the end of the last one.
+/// Takes this many steps, as a training run does, and waits for the end of the last one; then some more for a
+/// trace.
 fn take(
-    count: u64,
+    (count, profile): (u64, Option<&Path>),
     config: &TrainConfig,
     group: &ProcessGroup,
     objective: &dyn Objective,
@@ -135,7 +124,7 @@ fn take(
     let samples = 1000 * global_batch as u64;
     let schedule = Schedule::new(&config.optimizer, &config.schedule, global_batch, samples);
     let batches = RankBatches {
-        positions: 0..count * global_batch as u64,
+        positions: 0..(count + PROFILED) * global_batch as u64,
         global_batch: global_batch as u64,
         batch: config.data.batch_size as u64,
         rank: group.rank() as u64,
@@ -148,22 +137,33 @@ fn take(
         objective,
         schedule: &schedule,
         batches_per_step: batches.per_step(),
+        flops_per_image: 0.0,
+        profiled: None,
         drawing: None,
         evaluating: None,
     };
     let images = Synthetic::new(config, batches.ranges());
     let mut prefetcher = DevicePrefetcher::new(Box::new(images), &config.data, device)?;
     let mut steps: Vec<PendingStep> = Vec::new();
-    for _ in 0..count {
+    let mut take = || -> Result<()> {
         let pending = step::begin(&run, &mut state, &mut prefetcher, Some(StepClock::new(device)))?;
         // A step late, as in training.
         if let Some(before) = steps.last() {
             before.read(&run, &prefetcher)?;
         }
         steps.push(pending);
-    }
-    let last = steps.last().context("no step was taken")?.read(&run, &prefetcher)?;
+        Ok(())
+    };
+    (0..count).try_for_each(|_| take())?;
     group.synchronize()?;
+    if let Some(file) = profile {
+        let profiler = group.is_first().then(|| Profiler::begin(device)).transpose()?;
+        (0..PROFILED).try_for_each(|_| take())?;
+        group.synchronize()?;
+        profiler.map_or(Ok(()), |profiler| profiler.write(file))?;
+    }
+    steps.truncate(count as usize);
+    let last = steps.last().context("no step was taken")?.read(&run, &prefetcher)?;
     Ok(Taken { steps, students: last.metrics.trainees })
 }
 
@@ -173,12 +173,15 @@ fn measure(
     group: &ProcessGroup,
     device: Device,
 ) -> Result<StepReport> {
-    let peak = peak_of(options.peak, device);
+    let peak = match options.peak {
+        Some(name) => Peak::named(name),
+        None => Peak::of(device),
+    };
     let models = config.models(&Setting { group, device, images: None }, true)?;
     let flops = config.flops_per_image();
     let config = config.train();
     let count = u64::from(options.warmup) + options.steps;
-    let Taken { steps, students } = take(count, config, group, &*models)?;
+    let Taken { steps, students } = take((count, options.profile), config, group, &*models)?;
     let times = Times::from_steps(&steps[options.warmup as usize..], students.len())?;
     let global_batch = config.data.images_per_step();
     let images_per_s = options.steps as f64 * global_batch as f64 / times.seconds;
@@ -267,16 +270,6 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
-
-/// The peak of this name, or that of the device, where it is known.
-fn peak_of(name: Option<&str>, device: Device) -> Option<Peak> {
-    if let Some(name) = name {
-        return PEAKS.into_iter().find(|peak| name == peak.name);
-    }
-    let name = Gpu::of(device).ok()?.name.to_lowercase();
-    let fits = |peak: &Peak| peak.name.to_lowercase().split('-').all(|word| name.contains(word));
-    PEAKS.into_iter().find(fits)
 }
 
 fn device_name(device: Device) -> String {

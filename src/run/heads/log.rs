@@ -79,6 +79,8 @@ impl Log {
             exchange_wait_seconds: None,
             step_seconds: f64::NAN,
             trainees,
+            flops_per_second: None,
+            mfu: None,
             peak_memory_bytes: PeakMemory::of(self.device).map(|peak| peak.held),
             failed_images,
             device: None,

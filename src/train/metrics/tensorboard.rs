@@ -247,6 +247,12 @@ fn scalars(metrics: &StepMetrics) -> Vec<(String, f64)> {
     if let Some(seconds) = metrics.exchange_wait_seconds {
         scalars.push(("throughput/exchange_wait_seconds".into(), seconds));
     }
+    if let Some(flops) = metrics.flops_per_second {
+        scalars.push(("throughput/tflops".into(), flops / 1e12));
+    }
+    if let Some(mfu) = metrics.mfu {
+        scalars.push(("throughput/mfu".into(), mfu));
+    }
     if let Some(slowest) = &metrics.slowest_rank {
         scalars.push(("throughput/slowest_rank".into(), slowest.rank as f64));
         scalars.push(("throughput/slowest_rank_excess".into(), slowest.excess()));

@@ -37,6 +37,8 @@ fn plain_lines_where_no_terminal_is() {
         "learning_rate=",
         "images_per_second=800",
         "data_wait_percent=2.5",
+        "tflops_per_second=400",
+        "mfu_percent=40.4",
         "elapsed=",
         // 20 steps of 0.08 s
         "left=00:00:02",

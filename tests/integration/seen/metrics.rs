@@ -111,6 +111,8 @@ fn metrics_lines_tell_not_finite_from_turned_off() {
         "data_wait_seconds",
         "exchange_wait_seconds",
         "step_seconds",
+        "flops_per_second",
+        "mfu",
         "students",
         "peak_memory_bytes",
         "failed_pictures",
@@ -285,6 +287,9 @@ fn scalars_of(lines: &[Value]) -> Scalars {
         add("throughput/data_wait_share".into(), Some(share));
         let wait = line.get("exchange_wait_seconds").and_then(Value::as_f64);
         add("throughput/exchange_wait_seconds".into(), wait);
+        add("throughput/mfu".into(), line.get("mfu").and_then(Value::as_f64));
+        let flops = line.get("flops_per_second").and_then(Value::as_f64);
+        add("throughput/tflops".into(), flops.map(|flops| flops / 1e12));
         for student in line["students"].as_array().unwrap() {
             for key in ["loss", "loss_class", "loss_patch", "grad_norm"] {
                 let tag = format!("{key}/{}", student["name"].as_str().unwrap());
