@@ -193,6 +193,9 @@ pub struct CheckpointConfig {
     /// The most ranks that write the state that all ranks hold alike.
     #[serde(default = "checkpoint_writers")]
     pub writers: usize,
+    /// The most host memory, in 10⁹ bytes, that each process locks for its GPU to copy the state to.
+    #[serde(default = "checkpoint_pinned_gigabytes")]
+    pub pinned_gigabytes: f64,
 }
 
 impl Default for CheckpointConfig {
@@ -202,6 +205,7 @@ impl Default for CheckpointConfig {
             keep: checkpoint_keep(),
             keep_best: None,
             writers: checkpoint_writers(),
+            pinned_gigabytes: checkpoint_pinned_gigabytes(),
         }
     }
 }
@@ -300,6 +304,9 @@ fn checkpoint_keep() -> usize {
 }
 fn checkpoint_writers() -> usize {
     64
+}
+fn checkpoint_pinned_gigabytes() -> f64 {
+    32.0
 }
 fn log_every() -> u64 {
     10

@@ -31,6 +31,10 @@ impl TrainConfig {
         require(self.checkpoint.keep > 0, "checkpoint.keep", || {
             "found 0, expected at least one checkpoint".into()
         })?;
+        let pinned = self.checkpoint.pinned_gigabytes;
+        require((0.0..1e6).contains(&pinned), "checkpoint.pinned_gigabytes", || {
+            format!("found {pinned}, expected a number of at least 0")
+        })?;
         require(self.checkpoint.writers > 0, "checkpoint.writers", || {
             "found 0, expected at least one rank".into()
         })?;

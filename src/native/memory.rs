@@ -17,6 +17,13 @@ pub fn peak_memory() -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// Memory that programs of this machine can still get, in bytes; none where the system does not say.
+pub fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
 /// Resident memory of a process, in bytes, with every page divided by how many processes map it
 /// (its proportional set size); none where the system does not say.
 pub fn proportional_memory(process: u32) -> Option<u64> {

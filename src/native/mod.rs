@@ -9,6 +9,7 @@ mod device;
 mod ending;
 mod graph;
 mod guard;
+mod host_copy;
 mod kernels;
 mod linear_gelu;
 mod mapped_file;
@@ -26,12 +27,13 @@ pub use device::{
 pub use ending::{exit_if_skipping_destructors, exit_now, skip_destructors};
 pub use graph::CudaGraph;
 pub use guard::{guard, install_panic_hook};
+pub use host_copy::{copy_to_host, pinned_memory};
 pub use kernels::{
     KERNEL_SOURCE, RowNorm, TeacherKernels, compile_kernels, kernels_fit, threads_of_row,
 };
 pub use linear_gelu::linear_gelu;
 pub use mapped_file::MappedFile;
-pub use memory::{peak_memory, proportional_memory, trim_heap};
+pub use memory::{available_memory, peak_memory, proportional_memory, trim_heap};
 pub use optimizer::{
     AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients, zero_gradients,
 };

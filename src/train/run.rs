@@ -2,12 +2,13 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tch::Tensor;
+use tch::{Device, Tensor};
 use tracing::{debug_span, info, warn};
 
-use super::checkpoint::{Checkpoint, Saver, Snapshot};
+use super::checkpoint::{Checkpoint, Copying, Saver, Snapshot};
 use super::evaluating::Evaluating;
 use super::objective::Objective;
 use super::schedule::Schedule;
@@ -15,7 +16,7 @@ use super::trainee_optimizer::TraineeOptimizer;
 use crate::artifacts::{Identity, Stream};
 use crate::config::TrainConfig;
 use crate::dist::{Activity, ProcessGroup};
-use crate::native::guard;
+use crate::native::{available_memory, guard};
 
 /// What the training loop works with.
 pub struct Run<'a> {
@@ -59,6 +60,10 @@ pub struct State {
     pub is_kept: bool,
     /// A scalar on the device: 1 once an update was skipped, else 0; none before the first step.
     skipping: Option<Tensor>,
+    /// A save that copies the state, which must stay as it is until then.
+    copying: Option<Copying>,
+    /// For how long updates have waited for such copies.
+    waited: Duration,
 }
 
 impl State {
@@ -81,6 +86,8 @@ impl State {
             identity: Identity::default(),
             is_kept: true,
             skipping: None,
+            copying: None,
+            waited: Duration::ZERO,
         })
     }
 
@@ -140,13 +147,50 @@ impl State {
             trainee_optimizer.receive_weights(run.group)?;
         }
         run.group.synchronize()?;
-        let trainees = run.objective.trainees().iter().zip(&self.optimizers);
-        let trainees = trainees.map(|(trainee, own)| own.optimizer().state_of(trainee)).collect();
-        let (step, position, stream) = (self.step, self.position, &self.stream);
+        let step = self.step;
         let total_steps = run.schedule.total_steps();
         let learning_rate = run.schedule.learning_rate(step.saturating_sub(1));
         saver.identify(Identity { total_steps, learning_rate, ..self.identity.clone() });
-        let snapshot = Snapshot { step, position, stream, trainees };
-        saver.save(&snapshot, &|| run.group.check_failure())
+        let copying = saver.save(&self.snapshot(run), &|| run.group.check_failure())?;
+        self.copying = Some(copying);
+        Ok(())
+    }
+
+    fn snapshot(&self, run: &Run) -> Snapshot<'_> {
+        let trainees = run.objective.trainees().iter().zip(&self.optimizers);
+        let trainees = trainees.map(|(trainee, own)| own.optimizer().state_of(trainee)).collect();
+        let (step, position, stream) = (self.step, self.position, &self.stream);
+        Snapshot { step, position, stream, trainees }
+    }
+
+    /// Has memory prepared into which a GPU copies the state.
+    pub(super) fn prepare_saves(&self, run: &Run, saver: &mut Saver) -> Result<()> {
+        let device = run.group.device();
+        let limit = (run.config.checkpoint.pinned_gigabytes * 1e9) as u64;
+        if device == Device::Cpu || limit == 0 {
+            return Ok(());
+        }
+        // Other programs of the node need some, and so do its other processes.
+        let ranks = run.group.rank_info().local_world_size as u64;
+        let fair = available_memory().map_or(u64::MAX, |bytes| bytes / 2 / ranks);
+        saver.prepare(&self.snapshot(run), device, limit.min(fair))
+    }
+
+    /// Waits until the state, if it is being saved, may change.
+    ///
+    /// # Errors
+    /// A process failed.
+    pub(super) fn await_copies(&mut self, group: &ProcessGroup) -> Result<()> {
+        let Some(copying) = self.copying.take() else { return Ok(()) };
+        let _saving = group.enter(Activity::Saving);
+        let begun = Instant::now();
+        copying.wait(&|| group.check_failure())?;
+        self.waited += begun.elapsed();
+        Ok(())
+    }
+
+    /// For how long updates have waited for copies since this was last asked.
+    pub(super) fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
     }
 }

@@ -88,6 +88,7 @@ pub fn begin(
         // AdamW then keeps the device busy while the next step is queued.
         group.wait_event(numbers.arrived())?;
     }
+    state.await_copies(group)?;
     let skip = state.skip_from_now_on(&verdict.skip)?;
     for (trainee_optimizer, norm) in state.optimizers.iter_mut().zip(&verdict.norms) {
         trainee_optimizer.update(group, learning_rate, norm, &skip)?;

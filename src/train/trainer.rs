@@ -38,6 +38,7 @@ pub enum Outcome {
 pub fn train(run: &Run, state: &mut State, prefetcher: &mut DevicePrefetcher) -> Result<Outcome> {
     let CheckpointConfig { keep, writers, .. } = run.config.checkpoint;
     let mut saver = Saver::new(run.path, keep, run.group.store(), writers);
+    state.prepare_saves(run, &mut saver)?;
     let outcome = take_steps(run, state, prefetcher, &mut saver);
     let _saving = run.group.enter(Activity::Saving);
     let _span = debug_span!("finish_checkpoint").entered();
@@ -155,6 +156,7 @@ impl Progressing<'_> {
             self.profile.before(state.step + 1, run.group)?;
             self.unread.push_back(step::begin(run, state, prefetcher, None)?);
             self.profile.after(state.step, run.group, run.path)?;
+            self.saving += state.take_waited();
             let is_to_save = every(run.config.checkpoint.every, state.step);
             let is_to_compare = every(run.config.distributed.check_every, state.step);
             // Read a step late, so that the device has the next one to do meanwhile.

@@ -122,7 +122,8 @@ fn on_ranks<T: Send>(
 }
 
 fn save(saver: &mut Saver, step: u64, trainees: Vec<TraineeState>) -> Result<()> {
-    saver.save(&Snapshot { step, position: step * 8, stream: &stream(), trainees }, &alive)
+    let snapshot = Snapshot { step, position: step * 8, stream: &stream(), trainees };
+    saver.save(&snapshot, &alive)?.wait(&alive)
 }
 
 /// The names of the files of a checkpoint, in order.
@@ -172,9 +173,10 @@ fn four_ranks_write_and_any_number_reads() {
     }
 }
 
-/// Training goes on while a save is written: what it changes meanwhile is not in the checkpoint.
+/// Training changes the state as soon as it is copied, while it is written: that is not in the checkpoint, nor
+/// in later ones, whose copies are made in the same memory.
 #[test]
-fn what_is_saved_is_the_moment_of_the_call() {
+fn what_is_saved_is_the_state_before_it_may_change() {
     let folder = tempfile::tempdir().unwrap();
     on_ranks(folder.path(), 2, 64, |rank, mut saver| {
         for step in 1..=5 {

@@ -444,7 +444,9 @@ impl<'a> Session<'a> {
         let trainees = self.trainers.iter().map(HeadTrainer::state).collect();
         let position = self.step * self.plan.losses * self.plan.images_per_loss;
         let snapshot = Snapshot { step: self.step, position, stream: &self.stream, trainees };
-        saver.save(&snapshot, &|| group.check_failure())?;
+        let alive = || group.check_failure();
+        // Heads are small.
+        saver.save(&snapshot, &alive)?.wait(&alive)?;
         self.saved = self.step;
         Ok(())
     }

@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use tch::Tensor;
 use tracing::{debug_span, info};
 
 use super::coordination::{SaveCoordination, WrittenFile};
+use super::copying::{CopyMemory, Copying, Share, Source};
 use super::folders::list;
 use super::progress::SaveProgress;
 use super::read::Checkpoint;
@@ -19,18 +19,12 @@ use crate::artifacts::{FORMAT, FileEntry, Identity, Manifest, Stream, file_name,
 use crate::dist::KvStore;
 use crate::{durable, native, weights};
 
-/// What this rank writes into one file: names there, and copies in host memory.
-pub(super) struct Share {
-    /// What the file's name begins with.
-    pub stem: String,
-    pub tensors: Vec<(String, Tensor)>,
-}
-
 /// A checkpoint that has been saved, and what it took.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Saved {
     pub step: u64,
-    /// Seconds for which this rank did not train: waiting for an earlier save, and copying.
+    /// Seconds for which this rank did not train: waiting for an earlier save, and before the next update for
+    /// the copies.
     pub stall_seconds: f64,
     /// Seconds until all ranks had written and the checkpoint had its name.
     pub total_seconds: f64,
@@ -54,26 +48,26 @@ pub(super) struct Job {
     pub previous: Option<u64>,
     pub progress: Arc<SaveProgress>,
     pub started: Instant,
-    pub stall: Duration,
+    pub copying: Copying,
 }
 
 impl Job {
-    /// Writes this rank's share, and sees to it that the checkpoint gets its name when all have.
-    pub fn run(&self, share: &[Share]) -> Result<Saved> {
-        let saved = self.save(share);
+    /// Copies and writes this rank's share, and sees to it that the checkpoint gets its name when all have.
+    pub fn run(&self, share: Vec<Source>, memory: &mut CopyMemory) -> Result<Saved> {
+        let saved = self.save(share, memory);
         self.progress.end(self.step, saved.is_ok());
         saved
     }
 
-    fn save(&self, share: &[Share]) -> Result<Saved> {
+    fn save(&self, share: Vec<Source>, memory: &mut CopyMemory) -> Result<Saved> {
         let _span = debug_span!("write_checkpoint", step = self.step).entered();
         let coordination =
             SaveCoordination { store: &*self.store, step: self.step, cancelled: &self.cancelled };
-        let bytes = native::guard(|| self.write_and_publish(share, &coordination))
+        let bytes = native::guard(|| self.copy_and_publish(share, memory, &coordination))
             .map_err(|error| self.explain(coordination.fail(error)))?;
         let saved = Saved {
             step: self.step,
-            stall_seconds: self.stall.as_secs_f64(),
+            stall_seconds: self.copying.stall().as_secs_f64(),
             total_seconds: self.started.elapsed().as_secs_f64(),
             bytes,
         };
@@ -84,6 +78,22 @@ impl Job {
             self.prune()?;
         }
         Ok(saved)
+    }
+
+    fn copy_and_publish(
+        &self,
+        share: Vec<Source>,
+        memory: &mut CopyMemory,
+        coordination: &SaveCoordination,
+    ) -> Result<u64> {
+        self.progress.at(self.step, "copying this rank's share");
+        let done = self.copying.done_when_dropped();
+        let copied = memory.copy(share, &self.cancelled);
+        drop(done);
+        let share = copied.context("cannot copy the state to be saved")?;
+        let bytes = self.write_and_publish(&share, coordination);
+        memory.give_back(share);
+        bytes
     }
 
     fn write_and_publish(&self, share: &[Share], coordination: &SaveCoordination) -> Result<u64> {

@@ -10,14 +10,17 @@
 //! the final name is complete unless something damaged it later; that is what the checksums find.
 
 mod coordination;
+mod copying;
 mod folders;
 mod job;
+mod pinned;
 mod progress;
 mod read;
 mod save;
 mod shares;
 mod state;
 
+pub use copying::Copying;
 pub use folders::{free_name, newest, remove_partial, set_aside_after, set_aside_damaged};
 pub use job::Saved;
 pub use read::Checkpoint;

@@ -1,6 +1,5 @@
-//! Saving while training goes on: a copy in host memory, and a thread that writes it.
+//! Saving while training goes on: a thread that copies the state to host memory, and writes it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,9 +8,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use tch::{Device, Tensor};
+use tch::Device;
 
-use super::job::{Job, Saved, Share};
+use super::copying::{CopyMemory, Copying, Source};
+use super::job::{Job, Saved};
+use super::pinned::PinnedMemory;
 use super::progress::SaveProgress;
 use super::shares::owners;
 use super::state::{StateTensor, TraineeState};
@@ -43,15 +44,15 @@ pub struct Saver {
     store: Arc<dyn KvStore>,
     writers: usize,
     under_way: Option<UnderWay>,
-    /// The last save's copies, whose memory the next one uses again.
-    copies: Vec<Share>,
+    /// For copies; a save that is under way has it.
+    memory: CopyMemory,
     last: Option<Saved>,
     progress: Arc<SaveProgress>,
     _status: Registration,
 }
 
 struct UnderWay {
-    thread: JoinHandle<(Result<Saved>, Vec<Share>)>,
+    thread: JoinHandle<(Result<Saved>, CopyMemory)>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
     cancelled: Arc<AtomicBool>,
@@ -71,7 +72,7 @@ impl Saver {
             store,
             writers,
             under_way: None,
-            copies: Vec::new(),
+            memory: CopyMemory::default(),
             last: None,
             progress,
             _status: status::register("checkpoint", move || described.describe()),
@@ -88,17 +89,18 @@ impl Saver {
         self.best = Some(step);
     }
 
-    /// Copies this rank's share and returns, leaving the writing to a thread; an earlier save is
-    /// waited for. The checkpoint is there when all ranks have saved this step. `alive` is called
-    /// now and then while waiting, and its error ends the wait.
+    /// Leaves it to a thread to copy this rank's share, whose tensors' devices have done all work on them, and
+    /// to write it; an earlier save is waited for. The checkpoint is there when all ranks have saved this step.
+    /// `alive` is called now and then while waiting, and its error ends the wait.
     ///
     /// # Errors
     /// The earlier save failed, here or on another rank, or `alive` failed; the checkpoints before
     /// stay as they were.
-    pub fn save(&mut self, snapshot: &Snapshot, alive: &dyn Fn() -> Result<()>) -> Result<()> {
+    pub fn save(&mut self, snapshot: &Snapshot, alive: &dyn Fn() -> Result<()>) -> Result<Copying> {
         let started = Instant::now();
         self.finish(alive)?;
-        let share = self.copy_share(snapshot).context("cannot copy the state to be saved")?;
+        let sources = self.share(snapshot)?;
+        let mut memory = std::mem::take(&mut self.memory);
         let cancelled = Arc::new(AtomicBool::new(false));
         let job = Job {
             run: self.run.clone(),
@@ -113,16 +115,17 @@ impl Saver {
             previous: self.last.map(|last| last.step),
             progress: self.progress.clone(),
             started,
-            stall: started.elapsed(),
+            copying: Copying::new(started.elapsed()),
         };
+        let copying = job.copying.clone();
         let (end, ended) = channel();
         let thread = thread::Builder::new().name("checkpoint".into()).spawn(move || {
             let _end: std::sync::mpsc::Sender<()> = end;
-            (job.run(&share), share)
+            (job.run(sources, &mut memory), memory)
         });
         let thread = thread.context("cannot start a thread that saves the checkpoint")?;
         self.under_way = Some(UnderWay { thread, ended, cancelled });
-        Ok(())
+        Ok(copying)
     }
 
     /// Fails if a save has failed since the last call; does not wait.
@@ -159,15 +162,29 @@ impl Saver {
     /// Takes the result of the save that has ended.
     fn collect(&mut self) -> Result<()> {
         let Some(save) = self.under_way.take() else { return Ok(()) };
-        let (saved, copies) =
+        let (saved, memory) =
             save.thread.join().map_err(|_| anyhow!("the thread that saves checkpoints crashed"))?;
-        self.copies = copies;
+        self.memory = memory;
         self.last = Some(saved?);
         Ok(())
     }
 
-    /// Copies to host memory what this rank is to write.
-    fn copy_share(&mut self, snapshot: &Snapshot) -> Result<Vec<Share>> {
+    /// Prepares memory for copies from `device` of what is to be saved from now on, at most `limit` bytes that it
+    /// can write to by itself. Where nothing was prepared, or not enough, copies take longer.
+    ///
+    /// # Errors
+    /// The tensors have no names that a file can have.
+    pub fn prepare(&mut self, snapshot: &Snapshot, device: Device, limit: u64) -> Result<()> {
+        let bytes = |source: &Source| {
+            (source.tensor.numel() * source.tensor.kind().elt_size_in_bytes()) as u64
+        };
+        let bytes: Vec<u64> = self.share(snapshot)?.iter().map(bytes).collect();
+        self.memory = CopyMemory::pinned(PinnedMemory::prepare(&bytes, limit, device));
+        Ok(())
+    }
+
+    /// What this rank is to write.
+    fn share(&self, snapshot: &Snapshot) -> Result<Vec<Source>> {
         let files = || {
             snapshot.trainees.iter().flat_map(|trainee| {
                 [(Holds::Weights, &trainee.weights), (Holds::Optimizer, &trainee.optimizer)]
@@ -182,20 +199,14 @@ impl Saver {
             Some(_) => true,
             None => owners.next() == Some(self.store.rank()),
         };
-        let mut earlier = Copies::from_shares(std::mem::take(&mut self.copies));
-        let mut shares = Vec::new();
+        let mut sources = Vec::new();
         for (stem, tensors) in files() {
-            let mut copies = Vec::new();
             for state in tensors.iter().filter(|state| is_mine(state)) {
-                let name = state.stored_name()?;
-                let copy = earlier.copy(&stem, &name, &state.tensor).with_context(|| name.clone());
-                copies.push((name, copy?));
-            }
-            if !copies.is_empty() {
-                shares.push(Share { stem, tensors: copies });
+                let (stem, name) = (stem.clone(), state.stored_name()?);
+                sources.push(Source { stem, name, tensor: state.tensor.shallow_clone() });
             }
         }
-        Ok(shares)
+        Ok(sources)
     }
 }
 
@@ -207,29 +218,5 @@ impl Drop for Saver {
         if save.ended.recv_timeout(LONGEST_ENDED_SAVE) != Err(RecvTimeoutError::Timeout) {
             let _ = save.thread.join();
         }
-    }
-}
-
-/// Copies in host memory. To write to memory that was used before takes half as long as to fresh
-/// memory.
-struct Copies(BTreeMap<(String, String), Tensor>);
-
-impl Copies {
-    fn from_shares(shares: Vec<Share>) -> Self {
-        let entries = shares.into_iter().flat_map(|Share { stem, tensors }| {
-            tensors.into_iter().map(move |(name, tensor)| ((stem.clone(), name), tensor))
-        });
-        Self(entries.collect())
-    }
-
-    fn copy(&mut self, stem: &str, name: &str, tensor: &Tensor) -> Result<Tensor> {
-        let earlier = self.0.remove(&(stem.to_string(), name.to_string()));
-        let fits = |copy: &Tensor| copy.size() == tensor.size() && copy.kind() == tensor.kind();
-        let mut copy = match earlier.filter(fits) {
-            Some(copy) => copy,
-            None => Tensor::f_empty(tensor.size(), (tensor.kind(), Device::Cpu))?,
-        };
-        tch::no_grad(|| copy.f_copy_(&tensor.f_detach()?))?;
-        Ok(copy)
     }
 }

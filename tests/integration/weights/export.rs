@@ -194,7 +194,7 @@ fn run_directory() -> (TempDir, PathBuf) {
         let trainees_state = vec![optimizer.state_of(&trainees[0])];
         let snapshot =
             Snapshot { step, position: step * 64, stream: &stream, trainees: trainees_state };
-        saver.save(&snapshot, &|| Ok(())).unwrap();
+        saver.save(&snapshot, &|| Ok(())).unwrap().wait(&|| Ok(())).unwrap();
         saver.finish(&|| Ok(())).unwrap();
     }
     (folder, run)
