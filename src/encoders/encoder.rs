@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::tokens::Tokens;
-use crate::nn::{AddNorm, DropPath, FrozenFormat};
+use crate::nn::{DropPath, FrozenFormat, Junctions};
 
 /// A vision encoder: normalised images in, tokens out.
 ///
@@ -32,11 +32,12 @@ pub trait Encoder {
     ) -> (Tokens, RestOfBackward<'a>);
 
     /// [`Self::forward`] of whole images by an encoder that is not trained: no gradient, and
-    /// additions and norms as `add_norm` has them, where the encoder has such.
+    /// additions and norms as `junctions` has them, where the encoder has such.
     ///
     /// # Errors
-    /// A kernel of `add_norm` fails.
-    fn forward_frozen(&self, input: &Input, compute: Kind, add_norm: &AddNorm) -> Result<Tokens>;
+    /// A kernel of `junctions` fails.
+    fn forward_frozen(&self, input: &Input, compute: Kind, junctions: &Junctions)
+    -> Result<Tokens>;
 
     /// The final norm, in the kind of the tokens. Taps stay as they are.
     fn normalise(&self, tokens: Tokens) -> Tokens;

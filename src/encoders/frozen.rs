@@ -9,12 +9,12 @@ use tch::{Device, Kind, Tensor};
 use super::encoder::{Encoder, Input};
 use super::tokens::Tokens;
 use crate::native::CudaGraph;
-use crate::nn::{AddNorm, DropPath};
+use crate::nn::{DropPath, Junctions};
 
 /// How the forward pass of a frozen encoder runs.
 #[derive(Default)]
 pub struct FrozenPass {
-    add_norm: AddNorm,
+    junctions: Junctions,
     graphs: Option<RefCell<Vec<RecordedPass>>>,
 }
 
@@ -28,15 +28,16 @@ struct RecordedPass {
 }
 
 impl FrozenPass {
-    /// Adds a residual branch and normalises the sum in one kernel, for an encoder of width `dim` on
-    /// `device` that computes in `compute`. Where that cannot be, a warning says why, and nothing
-    /// changes.
+    /// What lies between matrix products in kernels of our own, for an encoder of width `dim` on `device` that
+    /// computes in `compute`. On a CPU or in float32 nothing changes; else a warning says why it cannot be.
     #[must_use]
     pub fn with_kernels(self, dim: usize, device: Device, compute: Kind) -> Self {
-        match AddNorm::with_kernels(dim, device, compute) {
-            Ok(add_norm) => Self { add_norm, ..self },
+        match Junctions::with_kernels(dim, device, compute) {
+            Ok(junctions) => Self { junctions, ..self },
             Err(why) => {
-                tracing::warn!("teacher.fused_kernels is not used: {why:#}");
+                if device.is_cuda() && compute == Kind::BFloat16 {
+                    tracing::warn!("no kernels of our own between products: {why:#}");
+                }
                 self
             }
         }
@@ -59,7 +60,7 @@ impl FrozenPass {
     pub fn tokens(&self, encoder: &dyn Encoder, input: &Input, compute: Kind) -> Result<Tokens> {
         assert!(input.keep.is_none() && matches!(input.drop_path, DropPath::None));
         tch::no_grad(|| match &self.graphs {
-            None => encoder.forward_frozen(input, compute, &self.add_norm),
+            None => encoder.forward_frozen(input, compute, &self.junctions),
             Some(graphs) => {
                 let mut graphs = graphs.borrow_mut();
                 let index = match graphs.iter().position(|recorded| recorded.fits(input)) {
@@ -85,7 +86,7 @@ impl FrozenPass {
         let taps = input.taps.clone();
         let input = Input { taps, ..Input::whole(input.images.copy()) };
         let sharing = sharing.map(|recorded| &recorded.graph);
-        let pass = || encoder.forward_frozen(&input, compute, &self.add_norm);
+        let pass = || encoder.forward_frozen(&input, compute, &self.junctions);
         let (graph, tokens) = CudaGraph::record(input.images.device(), sharing, pass)?;
         Ok(RecordedPass { input, tokens, graph })
     }

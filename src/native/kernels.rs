@@ -22,20 +22,32 @@ unsafe extern "C" {
 /// The kernels, in CUDA C++.
 pub const KERNEL_SOURCE: &str = include_str!("kernels.cu");
 
-/// Numbers of a row that a thread holds in its registers.
+/// Neighbouring numbers of a row that a thread holds in its registers.
 const HELD: usize = 8;
+/// How many times so many it holds where rows are only rounded.
+const VECTORS: usize = 2;
 /// Most threads of a block on any GPU.
 const MOST_THREADS: usize = 1024;
 const WARP: usize = 32;
 
-/// Whether the kernels can work on rows of `dim` numbers.
+/// Whether rows of `dim` numbers can be normalised.
 pub fn kernels_fit(dim: usize) -> bool {
     dim > 0 && dim.is_multiple_of(HELD) && dim <= HELD * MOST_THREADS
 }
 
-/// Threads that work on a row of `dim` numbers: whole warps.
+/// Whether rows of `dim` numbers can be rounded.
+pub fn rounding_fits(dim: usize) -> bool {
+    dim > 0 && dim.is_multiple_of(HELD) && dim <= VECTORS * HELD * MOST_THREADS
+}
+
+/// Threads that normalise a row of `dim` numbers: whole warps.
 pub fn threads_of_row(dim: usize) -> usize {
     (dim / HELD).next_multiple_of(WARP)
+}
+
+/// Threads that round a row of `dim` numbers: whole warps.
+pub fn threads_that_round(dim: usize) -> usize {
+    dim.div_ceil(VECTORS * HELD).next_multiple_of(WARP)
 }
 
 /// Compiles [`KERNEL_SOURCE`] for GPUs of a compute capability, as in (9, 0), to PTX.
@@ -85,12 +97,32 @@ pub struct RowNorm<'a> {
     pub eps: f64,
 }
 
+/// Rows of numbers in e4m3 with a scale each: `values · scales` are nearly the numbers.
+pub struct RoundedRows {
+    /// `[M, K]` e4m3.
+    pub values: Tensor,
+    /// `[M, 1]` float32.
+    pub scales: Tensor,
+}
+
+/// What is computed of numbers before they are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeforeRounding {
+    Nothing,
+    /// GELU, by the error function.
+    Gelu,
+}
+
 /// The kernels, loaded into one GPU until the process ends.
 pub struct TeacherKernels {
     device: Device,
     context: sys::CUcontext,
-    float32: sys::CUfunction,
-    bf16: sys::CUfunction,
+    /// To bf16, for a residual in float32 and in bf16.
+    normalise: [sys::CUfunction; 2],
+    /// The same to e4m3.
+    normalise_and_round: [sys::CUfunction; 2],
+    round: sys::CUfunction,
+    gelu_and_round: sys::CUfunction,
 }
 
 impl TeacherKernels {
@@ -118,9 +150,17 @@ impl TeacherKernels {
             let function = |name: &str| -> Result<_> {
                 Ok(driver::module::get_function(module, CString::new(name)?)?)
             };
-            let float32 = function("add_layer_norm_float32")?;
-            let bf16 = function("add_layer_norm_bf16")?;
-            Ok(Self { device, context, float32, bf16 })
+            Ok(Self {
+                device,
+                context,
+                normalise: [function("add_layer_norm_float32")?, function("add_layer_norm_bf16")?],
+                normalise_and_round: [
+                    function("add_layer_norm_float32_e4m3")?,
+                    function("add_layer_norm_bf16_e4m3")?,
+                ],
+                round: function("round_e4m3")?,
+                gelu_and_round: function("gelu_e4m3")?,
+            })
         }
     }
 
@@ -137,12 +177,41 @@ impl TeacherKernels {
         branch: Option<&Tensor>,
         norm: &RowNorm,
     ) -> Result<Tensor> {
+        let output = Tensor::empty(residual.size(), (Kind::BFloat16, self.device));
+        self.normalise(self.normalise, residual, branch, norm, (&output, None))?;
+        Ok(output)
+    }
+
+    /// As [`Self::add_layer_norm`], of which each row is rounded further, to e4m3.
+    ///
+    /// # Errors
+    /// Those of [`Self::add_layer_norm`].
+    pub fn add_layer_norm_rounded(
+        &self,
+        residual: &mut Tensor,
+        branch: Option<&Tensor>,
+        norm: &RowNorm,
+    ) -> Result<RoundedRows> {
+        let rows = self.empty_rows(residual)?;
+        let to = (&rows.values, Some(&rows.scales));
+        self.normalise(self.normalise_and_round, residual, branch, norm, to)?;
+        Ok(rows)
+    }
+
+    fn normalise(
+        &self,
+        functions: [sys::CUfunction; 2],
+        residual: &Tensor,
+        branch: Option<&Tensor>,
+        norm: &RowNorm,
+        (output, scales): (&Tensor, Option<&Tensor>),
+    ) -> Result<()> {
         let shape = residual.size();
         let dim = *shape.last().context("rows are [..., D]")?;
         ensure!(kernels_fit(dim as usize), "rows of {dim} numbers do not fit the kernel");
         let function = match residual.kind() {
-            Kind::Float => self.float32,
-            Kind::BFloat16 => self.bf16,
+            Kind::Float => functions[0],
+            Kind::BFloat16 => functions[1],
             other => bail!("a residual stream in {other:?}"),
         };
         ensure!(!residual.requires_grad(), "a residual stream that needs a gradient");
@@ -152,14 +221,44 @@ impl TeacherKernels {
         if let Some(branch) = branch {
             self.require(branch, &shape, Kind::BFloat16)?;
         }
-        let output = Tensor::empty(&shape, (Kind::BFloat16, self.device));
-        let rows = u32::try_from(residual.numel() / dim as usize)?;
-        if rows > 0 {
-            // SAFETY: checked just now: all tensors are on this GPU, without gaps, and as large as
-            // `rows` rows of `dim` numbers of their kinds, which is what the kernel reads and writes.
-            unsafe { self.launch(function, rows, dim as u32, residual, branch, norm, &output)? };
-        }
-        Ok(output)
+        let tensors =
+            [Some(residual), branch, Some(norm.weight), Some(norm.bias), Some(output), scales];
+        let grid = (residual.numel() / dim as usize, threads_of_row(dim as usize));
+        // SAFETY: checked just now: all tensors are on this GPU, without gaps, and as large as so many rows
+        // of `dim` numbers of their kinds, which is what these kernels read and write.
+        unsafe { self.launch(function, grid, &tensors, dim as u32, Some(norm.eps as f32)) }
+    }
+
+    /// Each row of `numbers` `[..., D]` bf16, or of what is computed of it, in e4m3. For D see
+    /// [`rounding_fits`].
+    ///
+    /// # Errors
+    /// A tensor of another kind or device, or that is not contiguous; or the driver fails.
+    pub fn rounded(&self, numbers: &Tensor, before: BeforeRounding) -> Result<RoundedRows> {
+        let rows = self.empty_rows(numbers)?;
+        let (count, dim) = rows.values.size2()?;
+        ensure!(rounding_fits(dim as usize), "rows of {dim} numbers do not fit the kernel");
+        self.require(numbers, &numbers.size(), Kind::BFloat16)?;
+        let function = match before {
+            BeforeRounding::Nothing => self.round,
+            BeforeRounding::Gelu => self.gelu_and_round,
+        };
+        let tensors = [Some(numbers), Some(&rows.values), Some(&rows.scales)];
+        let grid = (count as usize, threads_that_round(dim as usize));
+        // SAFETY: as in `normalise`.
+        unsafe { self.launch(function, grid, &tensors, dim as u32, None)? };
+        Ok(rows)
+    }
+
+    /// Memory for as many rows as `[..., D]` has.
+    fn empty_rows(&self, like: &Tensor) -> Result<RoundedRows> {
+        let dim = *like.size().last().context("rows are [..., D]")?;
+        ensure!(dim > 0, "rows without numbers");
+        let count = like.numel() as i64 / dim;
+        Ok(RoundedRows {
+            values: Tensor::f_empty([count, dim], (Kind::Float8e4m3fn, self.device))?,
+            scales: Tensor::f_empty([count, 1], (Kind::Float, self.device))?,
+        })
     }
 
     /// That the kernel may take the tensor's memory as `shape` numbers of this kind.
@@ -179,44 +278,41 @@ impl TeacherKernels {
         Ok(())
     }
 
+    /// Launches a kernel of so many blocks and threads that takes these tensors' addresses, the width of a row
+    /// and, if there is one, an epsilon.
+    ///
     /// # Safety
-    /// The tensors are as [`Self::add_layer_norm`] checks them.
-    #[expect(clippy::too_many_arguments, reason = "they are the kernel's")]
+    /// These are the arguments that the kernel declares, and the memory that it reads and writes is there.
     unsafe fn launch(
         &self,
         function: sys::CUfunction,
-        rows: u32,
+        (rows, threads): (usize, usize),
+        tensors: &[Option<&Tensor>],
         mut dim: u32,
-        residual: &Tensor,
-        branch: Option<&Tensor>,
-        norm: &RowNorm,
-        output: &Tensor,
+        mut eps: Option<f32>,
     ) -> Result<()> {
-        let mut eps = norm.eps as f32;
-        let mut addresses = [
-            residual.data_ptr(),
-            branch.map_or(std::ptr::null_mut(), Tensor::data_ptr),
-            norm.weight.data_ptr(),
-            norm.bias.data_ptr(),
-            output.data_ptr(),
-        ];
-        let [residual, branch, weight, bias, output] =
-            addresses.each_mut().map(|address| std::ptr::from_mut(address).cast::<c_void>());
-        let dim_at = std::ptr::from_mut(&mut dim).cast();
-        let eps_at = std::ptr::from_mut(&mut eps).cast();
-        let mut arguments = [residual, branch, weight, bias, output, dim_at, eps_at];
-        let threads = threads_of_row(dim as usize) as u32;
+        if rows == 0 {
+            return Ok(());
+        }
+        let address = |tensor: &Option<&Tensor>| {
+            tensor.map_or(std::ptr::null_mut(), |tensor| tensor.data_ptr())
+        };
+        let mut addresses: Vec<_> = tensors.iter().map(address).collect();
+        let mut arguments: Vec<*mut c_void> =
+            addresses.iter_mut().map(|one| std::ptr::from_mut(one).cast()).collect();
+        arguments.push(std::ptr::from_mut(&mut dim).cast());
+        arguments.extend(eps.as_mut().map(|eps| std::ptr::from_mut(eps).cast::<c_void>()));
+        let (blocks, threads) = (u32::try_from(rows)?, threads as u32);
         let mut stream: Handle = std::ptr::null_mut();
-        // SAFETY: `stream` is written on success. The arguments point to values of the types that
-        // both kernels declare, and are copied before the launch returns. libtorch's allocator
-        // gives memory to later work of this same stream only, so tensors may be dropped before.
+        // SAFETY: `stream` is written on success. The arguments point to values of the types that the
+        // kernel declares, and are copied before the launch returns. libtorch's allocator gives memory to
+        // later work of this same stream only, so tensors may be dropped before.
         unsafe {
             check(distill_current_stream(cuda_index(self.device)?, &mut stream))?;
             let _current = CurrentContext::enter(self.context)?;
-            let blocks = (rows, 1, 1);
             driver::launch_kernel(
                 function,
-                blocks,
+                (blocks, 1, 1),
                 (threads, 1, 1),
                 0,
                 stream.cast(),
@@ -256,6 +352,11 @@ mod tests {
     #[test]
     fn rows_have_whole_warps() {
         assert_eq!([8, 256, 264, 3072, 8192].map(threads_of_row), [32, 32, 64, 384, 1024]);
+        assert_eq!(
+            [8, 512, 520, 3072, 12_288, 16_384].map(threads_that_round),
+            [32, 32, 64, 192, 768, 1024]
+        );
+        assert_eq!([0, 12_284, 16_384, 16_392].map(rounding_fits), [false, false, true, false]);
         assert_eq!(
             [0, 4, 8, 3072, 8192, 8200].map(kernels_fit),
             [false, false, true, true, true, false]

@@ -29,7 +29,8 @@ pub use graph::CudaGraph;
 pub use guard::{guard, install_panic_hook};
 pub use host_copy::{copy_to_host, pinned_memory};
 pub use kernels::{
-    KERNEL_SOURCE, RowNorm, TeacherKernels, compile_kernels, kernels_fit, threads_of_row,
+    BeforeRounding, KERNEL_SOURCE, RoundedRows, RowNorm, TeacherKernels, compile_kernels,
+    kernels_fit, rounding_fits, threads_of_row, threads_that_round,
 };
 pub use linear_gelu::linear_gelu;
 pub use mapped_file::MappedFile;

@@ -1,9 +1,11 @@
 //! A transformer block.
 
+use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::drop_path::BranchPath;
-use super::frozen::FrozenFormat;
+use super::fp8::Operand;
+use super::frozen::{FrozenFormat, Junctions};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::Parameters;
 
@@ -38,9 +40,15 @@ impl Attention {
 
     /// `[B, T, D]` to `[B, T, D]`.
     fn forward(&self, input: &Tensor) -> Tensor {
-        let (batch, tokens, dim) = input.size3().expect("tokens are [B, T, D]");
+        self.proj.forward(&self.mix(&self.qkv.forward(input)))
+    }
+
+    /// Lets tokens attend to each other: `[B, T, 3 · D]` to `[B, T, D]`.
+    fn mix(&self, qkv: &Tensor) -> Tensor {
+        let (batch, tokens, of_all) = qkv.size3().expect("tokens are [B, T, 3 · D]");
+        let dim = of_all / 3;
         // Split in the last dimension, so that the three gradients are joined by one copy.
-        let parts = self.qkv.forward(input).split(dim, -1);
+        let parts = qkv.split(dim, -1);
         let of_heads = |part: &Tensor| {
             part.view([batch, tokens, self.heads, dim / self.heads]).transpose(1, 2)
         };
@@ -54,15 +62,15 @@ impl Attention {
             None,
             false,
         );
-        self.proj.forward(&mixed.transpose(1, 2).reshape([batch, tokens, dim]))
+        mixed.transpose(1, 2).reshape([batch, tokens, dim])
     }
 }
 
 /// A transformer block: attention and MLP, each on a normalised residual branch.
 pub(super) struct Block {
-    pub(super) norm1: LayerNorm,
+    norm1: LayerNorm,
     attn: Attention,
-    pub(super) norm2: LayerNorm,
+    norm2: LayerNorm,
     fc1: Linear,
     fc2: Linear,
 }
@@ -92,22 +100,52 @@ impl Block {
     ) -> Tensor {
         let [attention, mlp] = paths;
         let residual = attention.add(residual, !is_kept, |tokens| {
-            self.attention(self.norm1.forward(tokens).to_kind(compute))
+            self.attn.forward(&self.norm1.forward(tokens).to_kind(compute))
         });
         mlp.add(residual, true, |tokens| self.mlp(self.norm2.forward(tokens).to_kind(compute)))
     }
 
-    /// The attention branch of normalised tokens `[B, T, D]`.
-    pub(super) fn attention(&self, normalised: Tensor) -> Tensor {
-        self.attn.forward(&normalised)
-    }
-
     /// The MLP branch of normalised tokens `[B, T, D]`.
-    pub(super) fn mlp(&self, normalised: Tensor) -> Tensor {
+    fn mlp(&self, normalised: Tensor) -> Tensor {
         let hidden = self.fc1.forward_gelu(&normalised);
         // The widest layer follows: without gradients, this memory is free for it.
         drop(normalised);
         self.fc2.forward(&hidden)
+    }
+
+    /// The attention branch of a block that is not trained: of `residual` `[B, T, D]`, to which the block's
+    /// before is added first.
+    ///
+    /// # Errors
+    /// A kernel of `junctions` fails.
+    pub(super) fn frozen_attention(
+        &self,
+        residual: &mut Tensor,
+        before: Option<Tensor>,
+        junctions: &Junctions,
+        compute: Kind,
+    ) -> Result<Tensor> {
+        let Attention { qkv, proj, .. } = &self.attn;
+        let normalised = junctions.add_norm(residual, before, &self.norm1, (compute, qkv))?;
+        let mixed = self.attn.mix(&qkv.product(normalised));
+        Ok(proj.product(junctions.mixed(mixed, proj)?))
+    }
+
+    /// Its MLP branch, of `residual` to which the `attention` is added first.
+    ///
+    /// # Errors
+    /// A kernel of `junctions` fails.
+    pub(super) fn frozen_mlp(
+        &self,
+        residual: &mut Tensor,
+        attention: Tensor,
+        junctions: &Junctions,
+        compute: Kind,
+    ) -> Result<Tensor> {
+        let (fc1, next) = (&self.fc1, (compute, &self.fc1));
+        let normalised = junctions.add_norm(residual, Some(attention), &self.norm2, next)?;
+        let hidden: Operand = junctions.gelu(fc1, normalised, &self.fc2)?;
+        Ok(self.fc2.product(hidden))
     }
 
     /// Keeps every parameter in the format that it is used in.

@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 
 use super::block::{Block, BlockShape};
 use super::drop_path::DropPath;
-use super::frozen::{AddNorm, FrozenFormat};
+use super::frozen::{FrozenFormat, Junctions};
 use super::parameters::Parameters;
 use crate::native::backward_from;
 
@@ -122,28 +122,27 @@ impl Blocks {
         backward_from(&embedded, &gradient)
     }
 
-    /// [`Self::forward`] of blocks that are not trained: each branch is added together with the
-    /// LayerNorm that follows it. `embedded` is overwritten.
+    /// [`Self::forward`] of blocks that are not trained: what lies between their products is
+    /// that of `junctions`. `embedded` is overwritten.
     ///
     /// # Errors
-    /// A kernel of `add_norm` fails.
+    /// A kernel of `junctions` fails.
     pub fn forward_frozen(
         &self,
         embedded: Tensor,
-        add_norm: &AddNorm,
+        junctions: &Junctions,
         compute: Kind,
         mut after_block: impl FnMut(usize, &Tensor),
     ) -> Result<Tensor> {
         let mut residual = embedded;
         let mut branch: Option<Tensor> = None;
         for (index, block) in self.0.iter().enumerate() {
-            let normalised = add_norm.add(&mut residual, branch.take(), &block.norm1, compute)?;
+            let before = branch.take();
+            let attention = block.frozen_attention(&mut residual, before, junctions, compute)?;
             if let Some(before) = index.checked_sub(1) {
                 after_block(before, &residual);
             }
-            let attention = block.attention(normalised);
-            let normalised = add_norm.add(&mut residual, Some(attention), &block.norm2, compute)?;
-            branch = Some(block.mlp(normalised));
+            branch = Some(block.frozen_mlp(&mut residual, attention, junctions, compute)?);
         }
         let Some(branch) = branch else { return Ok(residual) };
         let residual = residual.g_add_(&branch);

@@ -7,56 +7,64 @@
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::native::guard;
+use crate::native::{RoundedRows, guard};
 
 /// The largest finite number of e4m3.
 const LARGEST: f64 = 448.0;
 
-/// Rows of numbers: `values · scales` are nearly the numbers.
-struct Rows {
-    /// `[M, K]` e4m3.
-    values: Tensor,
-    /// `[M, 1]` float32.
-    scales: Tensor,
+/// Rounds `[M, K]` so that each row's largest number becomes the largest of e4m3, with libtorch's operators.
+pub fn rounded_rows(numbers: &Tensor) -> RoundedRows {
+    let size = numbers.size();
+    let largest = numbers.norm_scalaropt_dim_dtype(f64::INFINITY, [-1i64], true, Kind::Float);
+    // A row of zeros stays one.
+    let scales = largest.clamp_min(1e-12) / LARGEST;
+    // Written as e4m3 by the kernel that multiplies: nothing in between is stored.
+    let values = Tensor::empty(size, (Kind::Float8e4m3fn, numbers.device()));
+    let values = numbers.multiply_out(&values, &scales.reciprocal());
+    RoundedRows { values, scales }
 }
 
-impl Rows {
-    /// Rounds `[M, K]` so that each row's largest number becomes the largest of e4m3.
-    fn from_numbers(numbers: &Tensor) -> Self {
-        let size = numbers.size();
-        let largest = numbers.norm_scalaropt_dim_dtype(f64::INFINITY, [-1i64], true, Kind::Float);
-        // A row of zeros stays one.
-        let scales = largest.clamp_min(1e-12) / LARGEST;
-        // Written as e4m3 by the kernel that multiplies: nothing in between is stored.
-        let values = Tensor::empty(size, (Kind::Float8e4m3fn, numbers.device()));
-        let values = numbers.multiply_out(&values, &scales.reciprocal());
-        Self { values, scales }
-    }
+/// What a frozen layer takes: numbers, or rows that the kernel before has rounded.
+pub(super) enum Operand {
+    /// `[..., K]`.
+    Numbers(Tensor),
+    /// Those of a tensor of this shape, `[..., K]`.
+    Rounded(RoundedRows, Vec<i64>),
 }
 
 /// A weight matrix in e4m3.
 pub(super) struct Fp8Matrix {
     /// `[to, from]`.
-    rows: Rows,
+    rows: RoundedRows,
 }
 
 impl Fp8Matrix {
     /// Rounds a matrix `[to, from]` of any kind.
     pub(super) fn from_weight(weight: &Tensor) -> Self {
-        Self { rows: Rows::from_numbers(weight) }
+        Self { rows: rounded_rows(weight) }
     }
 
     /// `[..., from]` to `[..., to]` bf16, with `bias` `[to]` bf16 added.
     pub(super) fn product(&self, input: &Tensor, bias: &Tensor) -> Tensor {
-        let mut shape = input.size();
-        let from = shape.pop().expect("activations are [..., from]");
-        shape.push(bias.size()[0]);
-        let input = Rows::from_numbers(&input.reshape([-1, from]));
-        self.scaled(&input, bias).reshape(shape)
+        let shape = input.size();
+        let from = *shape.last().expect("activations are [..., from]");
+        self.product_of_rows(&rounded_rows(&input.reshape([-1, from])), shape, bias)
     }
 
-    fn scaled(&self, input: &Rows, bias: &Tensor) -> Tensor {
-        let Rows { values, scales } = &self.rows;
+    /// [`Self::product`] of rows that are those of a tensor of this shape.
+    pub(super) fn product_of_rows(
+        &self,
+        input: &RoundedRows,
+        mut shape: Vec<i64>,
+        bias: &Tensor,
+    ) -> Tensor {
+        shape.pop();
+        shape.push(bias.size()[0]);
+        self.scaled(input, bias).reshape(shape)
+    }
+
+    fn scaled(&self, input: &RoundedRows, bias: &Tensor) -> Tensor {
+        let RoundedRows { values, scales } = &self.rows;
         if input.values.device().is_cuda() {
             let (weight, weight_scales) = (values.transpose(0, 1), scales.transpose(0, 1));
             return input.values.internal_scaled_mm(
@@ -70,7 +78,7 @@ impl Fp8Matrix {
             );
         }
         // The same numbers in float32, to be looked at where there is no GPU.
-        let wide = |rows: &Rows| rows.values.to_kind(Kind::Float) * &rows.scales;
+        let wide = |rows: &RoundedRows| rows.values.to_kind(Kind::Float) * &rows.scales;
         (wide(input).matmul(&wide(&self.rows).transpose(0, 1)) + bias).to_kind(Kind::BFloat16)
     }
 }
@@ -107,7 +115,7 @@ mod tests {
         tch::manual_seed(1);
         let sizes = Tensor::from_slice(&[1e-6f32, 1.0, 3e4, 0.0]).view([4, 1]);
         let numbers = random(&[4, 64]) * sizes;
-        let Rows { values, scales } = Rows::from_numbers(&numbers);
+        let RoundedRows { values, scales } = rounded_rows(&numbers);
         assert_eq!((values.kind(), scales.kind()), (Kind::Float8e4m3fn, Kind::Float));
         assert_eq!(values.to_kind(Kind::Float).abs().max().double_value(&[]), LARGEST);
         let off = (values.to_kind(Kind::Float) * &scales - &numbers).abs();

@@ -1,11 +1,12 @@
-//! What the passes of an encoder that is not trained have of their own: number formats, and a residual
-//! addition in one kernel with the LayerNorm that follows it.
+//! What the passes of an encoder that is not trained have of their own: number formats, and what lies between
+//! its matrix products.
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use super::layers::LayerNorm;
-use crate::native::{RowNorm, TeacherKernels, kernels_fit};
+use super::fp8::Operand;
+use super::layers::{LayerNorm, Linear};
+use crate::native::{BeforeRounding, RowNorm, TeacherKernels, kernels_fit};
 
 /// The number formats of a frozen encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +21,16 @@ pub struct FrozenFormat {
     pub fp8: bool,
 }
 
-/// Adds a residual branch and normalises the sum, by default with libtorch's operators.
+/// What lies between the matrix products of frozen blocks, by default with libtorch's operators. With kernels of
+/// our own numbers are read and written once from one product to the next: a residual addition with the LayerNorm
+/// behind it, and whatever a product in FP8 takes is rounded by the kernel that computes it.
 #[derive(Default)]
-pub struct AddNorm {
+pub struct Junctions {
     kernels: Option<TeacherKernels>,
 }
 
-impl AddNorm {
-    /// One kernel of our own, for tokens of width `dim` on `device`, normalised to bf16.
+impl Junctions {
+    /// Those of our own kernels, for tokens of width `dim` on `device`.
     ///
     /// # Errors
     /// Why the kernels cannot be used: the kind, the width, or the device.
@@ -37,25 +40,62 @@ impl AddNorm {
         Ok(Self { kernels: Some(TeacherKernels::load(device)?) })
     }
 
-    /// Adds `branch` to `residual` in its memory, and gives the sum's LayerNorm in the kind
-    /// `compute`; all are `[B, T, D]`.
+    /// Adds `branch` to `residual` in its memory, and gives the sum's LayerNorm in the kind `compute`, as `next`
+    /// takes it; all are `[B, T, D]`.
     ///
     /// # Errors
     /// The kernel fails.
-    pub fn add(
+    pub(super) fn add_norm(
         &self,
         residual: &mut Tensor,
         branch: Option<Tensor>,
         norm: &LayerNorm,
-        compute: Kind,
-    ) -> Result<Tensor> {
+        (compute, next): (Kind, &Linear),
+    ) -> Result<Operand> {
         if let Some(kernels) = &self.kernels {
+            let (branch, shape) = (branch.as_ref(), residual.size());
             let norm = RowNorm { weight: &norm.weight, bias: &norm.bias, eps: norm.eps };
-            return kernels.add_layer_norm(residual, branch.as_ref(), &norm);
+            return Ok(match next.takes_fp8() {
+                true => {
+                    let rows = kernels.add_layer_norm_rounded(residual, branch, &norm)?;
+                    Operand::Rounded(rows, shape)
+                }
+                false => Operand::Numbers(kernels.add_layer_norm(residual, branch, &norm)?),
+            });
         }
         if let Some(branch) = branch {
             let _ = residual.g_add_(&branch);
         }
-        Ok(norm.forward(residual).to_kind(compute))
+        Ok(Operand::Numbers(norm.forward(residual).to_kind(compute)))
+    }
+
+    /// The output of an attention, `[B, T, D]`, as `next` takes it.
+    ///
+    /// # Errors
+    /// The kernel fails.
+    pub(super) fn mixed(&self, tokens: Tensor, next: &Linear) -> Result<Operand> {
+        self.rounded(tokens, next, BeforeRounding::Nothing)
+    }
+
+    /// GELU of the product of `hidden` with `operand`, as `next` takes it.
+    ///
+    /// # Errors
+    /// The kernel fails.
+    pub(super) fn gelu(&self, hidden: &Linear, operand: Operand, next: &Linear) -> Result<Operand> {
+        match self.kernels.is_some() && next.takes_fp8() {
+            true => self.rounded(hidden.product(operand), next, BeforeRounding::Gelu),
+            // The widest layer follows: memory of the operand is free for it.
+            false => Ok(Operand::Numbers(hidden.product_gelu(operand))),
+        }
+    }
+
+    fn rounded(&self, numbers: Tensor, next: &Linear, before: BeforeRounding) -> Result<Operand> {
+        match &self.kernels {
+            Some(kernels) if next.takes_fp8() => {
+                let shape = numbers.size();
+                Ok(Operand::Rounded(kernels.rounded(&numbers.contiguous(), before)?, shape))
+            }
+            _ => Ok(Operand::Numbers(numbers)),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::fp8::Fp8Matrix;
+use super::fp8::{Fp8Matrix, Operand};
 use super::parameters::{Init, Parameters};
 use crate::native::linear_gelu;
 
@@ -45,6 +45,36 @@ impl Linear {
         self.freeze(Kind::BFloat16);
         if let Weight::Plain(weight) = &self.weight {
             self.weight = Weight::Fp8(Fp8Matrix::from_weight(weight));
+        }
+    }
+
+    /// Whether its products are in FP8.
+    pub(super) fn takes_fp8(&self) -> bool {
+        matches!(self.weight, Weight::Fp8(_))
+    }
+
+    /// [`Self::forward`] of what a frozen layer takes.
+    ///
+    /// # Panics
+    /// Where a product in another format is given rounded rows.
+    pub(super) fn product(&self, operand: Operand) -> Tensor {
+        match (operand, &self.weight) {
+            (Operand::Numbers(numbers), _) => self.forward(&numbers),
+            (Operand::Rounded(rows, shape), Weight::Fp8(matrix)) => {
+                matrix.product_of_rows(&rows, shape, &self.bias)
+            }
+            (Operand::Rounded(..), Weight::Plain(_)) => panic!("rows in FP8 for other weights"),
+        }
+    }
+
+    /// GELU of [`Self::product`].
+    ///
+    /// # Panics
+    /// Those of [`Self::product`].
+    pub(super) fn product_gelu(&self, operand: Operand) -> Tensor {
+        match operand {
+            Operand::Numbers(numbers) => self.forward_gelu(&numbers),
+            rounded => gelu(self.product(rounded)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A recording of some steps, for looking inside.
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use tracing::{info, warn};
@@ -63,7 +63,7 @@ impl Profile {
 }
 
 /// Writes a trace, and the folder around it.
-fn write(profiler: Profiler, file: &PathBuf) -> Result<()> {
+fn write(profiler: Profiler, file: &Path) -> Result<()> {
     let folder = file.parent().context("a file is in a folder")?;
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot create {}", folder.display()))?;

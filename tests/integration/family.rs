@@ -10,7 +10,7 @@ use distill::encoders::{
     StoredEncoder, Tokens,
 };
 use distill::nn::{
-    AddNorm, BlockShape, Blocks, DropPathMode, FrozenFormat, Init, LayerNorm, Linear, Parameters,
+    BlockShape, Blocks, DropPathMode, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters,
     Storage, gather_tokens, patch_flops, patchify, resize_positions, transformer_flops,
 };
 use distill::tasks::distill::{Distance, DistillConfig, Distillation, Teacher};
@@ -72,9 +72,14 @@ impl Encoder for Model {
         (self.tokens(input, all), Box::new(rest))
     }
 
-    fn forward_frozen(&self, input: &Input, compute: Kind, add_norm: &AddNorm) -> Result<Tokens> {
+    fn forward_frozen(
+        &self,
+        input: &Input,
+        compute: Kind,
+        junctions: &Junctions,
+    ) -> Result<Tokens> {
         let embedded = self.embed(input, compute);
-        let all = self.layers.forward_frozen(embedded, add_norm, compute, |_, _| ())?;
+        let all = self.layers.forward_frozen(embedded, junctions, compute, |_, _| ())?;
         Ok(self.tokens(input, all))
     }
 
@@ -334,7 +339,7 @@ fn weights_of_another_family_are_stored_and_loaded() {
         (vec![6, 0, 16], vec![6, 16, 16])
     );
     let pass = |encoder: &dyn Encoder| {
-        tch::no_grad(|| encoder.forward_frozen(&input, Kind::Float, &AddNorm::default())).unwrap()
+        tch::no_grad(|| encoder.forward_frozen(&input, Kind::Float, &Junctions::default())).unwrap()
     };
     assert_ne!(pass(&*other).all, expected.all);
     weights.load_into(others.named()).unwrap();

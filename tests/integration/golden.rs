@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use distill::config::{OptimizerConfig, Precision};
 use distill::encoders::{EncoderSpec, Input};
-use distill::nn::{AddNorm, DropPath, Parameters, Storage};
+use distill::nn::{DropPath, Junctions, Parameters, Storage};
 use distill::tasks::distill::{Distance, DistillConfig, Fuse, LossConfig};
 use distill::tasks::distill::{Distillation, Teacher};
 use distill::tasks::{PassDraws, TraineeConfig};
@@ -297,8 +297,8 @@ fn golden_inference() {
         let taps: Vec<usize> = (0..size.num_hidden_layers).collect();
         let input = Input { taps, ..Input::whole(images.shallow_clone()) };
         let what = |part: &str| format!("{}: {part}", folder.display());
-        let add_norm = AddNorm::default();
-        let frozen = tch::no_grad(|| encoder.forward_frozen(&input, Kind::Float, &add_norm));
+        let junctions = Junctions::default();
+        let frozen = tch::no_grad(|| encoder.forward_frozen(&input, Kind::Float, &junctions));
         let tokens = encoder.forward(&input, Kind::Float);
         for tokens in [&tokens, &frozen.unwrap()] {
             assert_eq!(tokens.taps.len(), size.num_hidden_layers);

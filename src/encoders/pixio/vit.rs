@@ -8,8 +8,8 @@ use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::tokens::Tokens;
 use crate::nn::{
-    AddNorm, BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters, gather_tokens,
-    patchify, resize_positions,
+    BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters,
+    gather_tokens, patchify, resize_positions,
 };
 
 /// Epsilon of every LayerNorm.
@@ -117,11 +117,16 @@ impl Encoder for Vit {
         (self.tokens(all, input, taps), Box::new(rest))
     }
 
-    fn forward_frozen(&self, input: &Input, compute: Kind, add_norm: &AddNorm) -> Result<Tokens> {
+    fn forward_frozen(
+        &self,
+        input: &Input,
+        compute: Kind,
+        junctions: &Junctions,
+    ) -> Result<Tokens> {
         let embedded = self.embed(input, compute);
         let mut taps = Vec::new();
         let tap = tap(input, &mut taps);
-        let all = self.blocks.forward_frozen(embedded, add_norm, compute, tap)?;
+        let all = self.blocks.forward_frozen(embedded, junctions, compute, tap)?;
         Ok(self.tokens(all, input, taps))
     }
 

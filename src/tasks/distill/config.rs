@@ -41,7 +41,7 @@ impl DistillConfig {
                 weights: TraineeConfig::RANDOM.into(),
                 residual: Precision::Fp32,
                 precision: TeacherPrecision::Same,
-                fused_kernels: false,
+                fused_kernels: true,
                 cuda_graph: false,
             },
             students: Vec::new(),
@@ -63,12 +63,16 @@ pub struct TeacherConfig {
     /// Number format of its matrix products.
     #[serde(default)]
     pub precision: TeacherPrecision,
-    /// Additions and LayerNorms in one kernel of our own, on a GPU in bf16.
-    #[serde(default)]
+    /// What lies between its matrix products in kernels of our own, on a GPU in bf16.
+    #[serde(default = "on")]
     pub fused_kernels: bool,
     /// The forward pass is recorded once, and told to the GPU as a whole.
     #[serde(default)]
     pub cuda_graph: bool,
+}
+
+fn on() -> bool {
+    true
 }
 
 /// The number format of the teacher's matrix products.

@@ -20,6 +20,10 @@ struct uint4 {
   unsigned x, y, z, w;
 } __attribute__((aligned(16)));
 
+struct uint2 {
+  unsigned x, y;
+} __attribute__((aligned(8)));
+
 struct Index {
   unsigned x;
 };
@@ -51,6 +55,7 @@ inline float __shfl_xor_sync(unsigned mask, float number, unsigned distance) {
 
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float number) { return std::bit_cast<unsigned>(number); }
+inline float erff(float number) { return std::erf(number); }
 inline float rsqrtf(float number) { return 1.0f / std::sqrt(number); }
 
 // Runs `kernel` as `blocks` blocks of `threads` threads, a multiple of 32.

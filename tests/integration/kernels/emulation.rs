@@ -5,37 +5,81 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use distill::native::threads_of_row;
+use distill::native::{BeforeRounding, RoundedRows, threads_of_row, threads_that_round};
 use tch::{Kind, Tensor};
 
 use super::{EPS, Rows};
 
-/// The residual and the output of the kernel.
+/// The residual and the output of the kernel that adds and normalises.
 pub fn run(rows: &Rows) -> (Tensor, Tensor) {
-    let (count, dim) = rows.residual.size2().unwrap();
-    let kind = rows.residual.kind();
+    let (residual, bytes) = normalised(rows, "");
+    let output = Tensor::from_data_size(&bytes, &rows.residual.size(), Kind::BFloat16);
+    (residual, output)
+}
+
+/// The residual and the rows of the kernel that rounds what it has normalised.
+pub fn run_rounding(rows: &Rows) -> (Tensor, RoundedRows) {
+    let (residual, bytes) = normalised(rows, "_e4m3");
+    (residual, rounded(&bytes, rows.residual.size2().unwrap()))
+}
+
+/// What a kernel that only rounds makes of `numbers` `[rows, D]` bf16.
+pub fn round(numbers: &Tensor, before: BeforeRounding) -> RoundedRows {
+    let shape = numbers.size2().unwrap();
+    let kernel = match before {
+        BeforeRounding::Nothing => "round_e4m3",
+        BeforeRounding::Gelu => "gelu_e4m3",
+    };
+    let threads = threads_that_round(shape.1 as usize);
+    rounded(&output_of(kernel, shape, threads, &[numbers], "without"), shape)
+}
+
+/// The residual, and the bytes that come after it.
+fn normalised(rows: &Rows, to: &str) -> (Tensor, Vec<u8>) {
+    let (shape, kind) = (rows.residual.size2().unwrap(), rows.residual.kind());
+    let number = if kind == Kind::BFloat16 { "bf16" } else { "float32" };
+    let kernel = format!("add_layer_norm_{number}{to}");
+    let given = [Some(&rows.residual), rows.branch.as_ref(), Some(&rows.weight), Some(&rows.bias)];
+    let given: Vec<_> = given.into_iter().flatten().collect();
+    let branch = if rows.branch.is_some() { "with" } else { "without" };
+    let mut bytes = output_of(&kernel, shape, threads_of_row(shape.1 as usize), &given, branch);
+    let output = bytes.split_off(bytes_of(&rows.residual).len());
+    (Tensor::from_data_size(&bytes, &rows.residual.size(), kind), output)
+}
+
+/// Values and scales behind them.
+fn rounded(bytes: &[u8], (rows, dim): (i64, i64)) -> RoundedRows {
+    let (values, scales) = bytes.split_at((rows * dim) as usize);
+    let values = Tensor::from_data_size(values, &[rows, dim], Kind::Uint8);
+    RoundedRows {
+        values: values.view_dtype(Kind::Float8e4m3fn),
+        scales: Tensor::from_data_size(scales, &[rows, 1], Kind::Float),
+    }
+}
+
+/// What a kernel writes, given these tensors.
+fn output_of(
+    kernel: &str,
+    (rows, dim): (i64, i64),
+    threads: usize,
+    given: &[&Tensor],
+    branch: &str,
+) -> Vec<u8> {
     let mut emulator = Command::new(built())
-        .arg(if kind == Kind::BFloat16 { "bf16" } else { "float32" })
-        .args([count as usize, dim as usize, threads_of_row(dim as usize)].map(|n| n.to_string()))
-        .args([EPS.to_string().as_str(), if rows.branch.is_some() { "with" } else { "without" }])
+        .arg(kernel)
+        .args([rows as usize, dim as usize, threads].map(|number| number.to_string()))
+        .args([EPS.to_string().as_str(), branch])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut numbers = emulator.stdin.take().unwrap();
-    let given = [Some(&rows.residual), rows.branch.as_ref(), Some(&rows.weight), Some(&rows.bias)];
     // It reads all before it writes.
-    given.into_iter().flatten().for_each(|tensor| numbers.write_all(&bytes_of(tensor)).unwrap());
+    given.iter().for_each(|tensor| numbers.write_all(&bytes_of(tensor)).unwrap());
     drop(numbers);
     let done = emulator.wait_with_output().unwrap();
     assert!(done.status.success(), "the emulated kernel failed: {}", done.status);
-    let residual_bytes = bytes_of(&rows.residual).len();
-    let (residual, output) = done.stdout.split_at(residual_bytes);
-    let shape = [count, dim];
-    (
-        Tensor::from_data_size(residual, &shape, kind),
-        Tensor::from_data_size(output, &shape, Kind::BFloat16),
-    )
+    done.stdout
 }
 
 fn bytes_of(tensor: &Tensor) -> Vec<u8> {
