@@ -39,8 +39,14 @@ LEVERS = (
     Lever("bf16 residual", ("teacher.residual=bf16",), in_fp32=False),
     Lever("skipped paths", ("students.*.drop_path_mode=skip",)),
     Lever("FP8 teacher", ("teacher.precision=fp8",), on_cpu=False, in_fp32=False),
-    # Equal mathematics: kept off until a GPU has measured them.
-    Lever("fused kernels", ("teacher.fused_kernels=true",), on_cpu=False, in_fp32=False),
+    # What is on by default, for comparison.
+    Lever(
+        "no fused kernels",
+        ("teacher.fused_kernels=false",),
+        on_cpu=False,
+        in_fp32=False,
+        is_option=False,
+    ),
     Lever("CUDA graph", ("teacher.cuda_graph=true",), on_cpu=False, is_option=False),
     Lever("half recomputed", ("students.*.recompute_blocks={half_depth}",), is_option=False),
 )
