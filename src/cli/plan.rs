@@ -79,6 +79,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
             None => config.train().data.batch_size as f64,
         };
         let step = work.step(gpu, cluster, each);
+        let memory = work.memory(cluster.gpus, each, false).total();
         let alone = work.step(gpu, Cluster { gpus: 1, ..cluster }, each);
         let ms = |seconds: f64| format!("{:.1} ms", 1e3 * seconds);
         table.add_row([
@@ -92,13 +93,12 @@ pub fn run(args: &PlanArgs) -> Result<()> {
             ms(step.total),
             format!("{:.0}", each * gpus / step.total),
             format!("{:.1} %", 100.0 * alone.total / step.total),
-            format!("{:.1} GB", step.memory / 1e9),
+            format!("{:.1} GB", memory / 1e9),
         ]);
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_string()).collect();
     print(&format!(
-        "{}\nPredicted, not measured, at {} TFLOP/s and {} TB/s a GPU. Memory is without activations and NCCL's \
-         buffers.\n",
+        "{}\nPredicted, not measured, at {} TFLOP/s and {} TB/s a GPU. Memory is without NCCL's buffers.\n",
         lines.join("\n"),
         args.tflops,
         args.memory_bandwidth

@@ -2,7 +2,8 @@
 
 use crate::artifacts::paths;
 use crate::config::ExportFormat;
-use crate::run::{Finished, Length, Planned, Summary};
+use crate::run::scaling::Memory;
+use crate::run::{Cost, Finished, Length, Planned, Summary};
 use crate::tasks::{Network, TaskConfig};
 
 /// Part of what a run will be.
@@ -10,6 +11,7 @@ pub fn planned(part: &Planned) -> String {
     match part {
         Planned::Networks(networks) => networks.iter().map(network).collect(),
         Planned::Length(planned) => length(planned),
+        Planned::Cost(cost) => costs(cost),
         Planned::Begun(dir, step) => format!(
             "{:<24} {} exists, and would go on after step {step}; --resume never begins anew\n",
             "run",
@@ -20,6 +22,60 @@ pub fn planned(part: &Planned) -> String {
 
 fn network(Network { role, size, parameters, .. }: &Network) -> String {
     format!("{role:<24} {size:<44} {:>8.1} M parameters\n", *parameters as f64 / 1e6)
+}
+
+/// Rates at which checkpoints leave a GPU and reach a file system, in bytes a second: pinned memory, and what one
+/// disk takes or a node gives to storage that all share.
+const COPYING: f64 = 50e9;
+const WRITING: f64 = 2e9;
+const GPUS_OF_A_NODE: f64 = 8.0;
+
+fn costs(cost: &Cost) -> String {
+    let Cost { gpus, images, passes, memory, step, seconds, checkpoint, share } = cost;
+    let Memory { frozen, weights, gradients, moments, copies, activations } = memory;
+    let gb = |bytes: f64| format!("{:.1}", bytes / 1e9);
+    let mut text =
+        format!("on {gpus} GPUs, predicted by what one H200 reached; nothing is measured\n");
+    let mut row = |name: &str, what: String| text += &format!("  {name:<22} {what}\n");
+    row(
+        "memory of a GPU",
+        format!(
+            "{} GB: frozen weights {}, weights {}, gradients {}, moments {}, bf16 copies {}, activations {}",
+            gb(memory.total()),
+            gb(*frozen),
+            gb(*weights),
+            gb(*gradients),
+            gb(*moments),
+            gb(*copies),
+            gb(*activations)
+        ),
+    );
+    row(
+        "step",
+        format!(
+            "{:.0} ms: {passes} passes of {images} images in {:.0} ms each, {:.1} ms waiting for gradients, \
+             AdamW {:.1} ms; {:.0} images/s",
+            1e3 * seconds,
+            1e3 * step.computing,
+            1e3 * step.exposed,
+            1e3 * step.update,
+            cost.images_per_second()
+        ),
+    );
+    row("sent in a step", format!("{} GB by each GPU", gb(step.sent)));
+    // All GPUs of a node write to one disk or over one network.
+    let of_node = share * GPUS_OF_A_NODE.min(*gpus as f64);
+    row(
+        "checkpoint",
+        format!(
+            "{} GB; a GPU copies {:.2} GB in {:.2} s beside the next passes, written in {:.0} s at 2 GB/s a node",
+            gb(*checkpoint),
+            share / 1e9,
+            share / COPYING,
+            of_node / WRITING
+        ),
+    );
+    text
 }
 
 fn length(length: &Length) -> String {

@@ -38,6 +38,10 @@ pub struct TrainArgs {
     /// Check config, shards and weights, say what would be trained, and stop
     #[arg(long, requires = "config")]
     dry_run: bool,
+    /// With --dry-run: predict what the run takes of so many GPUs, one a process: memory, time, bytes sent
+    #[arg(long, value_name = "N", requires = "dry_run",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    world_size: Option<u32>,
 }
 
 /// The first and the last of some steps.
@@ -68,7 +72,8 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
 pub fn run_task<C: TaskConfig>(args: &TrainArgs) -> Result<u8> {
     let config: C = load(args)?;
     if args.dry_run {
-        run::plan(&config, |part| print!("{}", summary::planned(&part)))?;
+        let gpus = args.world_size.map(|gpus| gpus as usize);
+        run::plan(&config, gpus, |part| print!("{}", summary::planned(&part)))?;
         return Ok(DONE);
     }
     let accept_changes = args.accept_changes;

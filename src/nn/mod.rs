@@ -11,6 +11,7 @@ mod drop_path;
 mod flops;
 mod fp8;
 mod frozen;
+mod kept;
 mod layers;
 mod mask;
 mod parameters;
@@ -25,6 +26,7 @@ pub use drop_path::{DropPath, DropPathMode, StochasticDepth, drop_path_scales, k
 pub use flops::{decoder_flops, patch_flops, projector_flops, transformer_flops};
 pub use fp8::{require_fp8, rounded_rows};
 pub use frozen::{FrozenFormat, Junctions};
+pub use kept::{Keeping, projector_kept_bytes, transformer_kept_bytes};
 pub use layers::{LayerNorm, Linear};
 pub use mask::{Mask, gather_tokens, masked_patches};
 pub use parameters::{Init, Parameters, Storage};

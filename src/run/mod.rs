@@ -73,6 +73,6 @@ pub use export::{Source, encoder_of_run};
 pub use measuring::{Found, Measuring};
 pub use options::Options;
 pub use outcome::{Finished, Outcome, Stop, Summary};
-pub use plan::{Length, Planned, plan};
+pub use plan::{Cost, Length, Planned, plan};
 pub use training::train;
 pub use worker_program::worker_program;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::opening::open_dataset;
+use super::scaling::{Cluster, Gpu, Memory, Step, Work};
 use super::{device, evaluation, setup};
 use crate::config::TrainConfig;
 use crate::data::Dataset;
@@ -19,6 +20,8 @@ pub enum Planned {
     /// The models, before the weights are looked at that the configuration names.
     Networks(Vec<Network>),
     Length(Length),
+    /// What it would cost on so many GPUs, by rates that one reached.
+    Cost(Cost),
     /// The run's directory holds one that was begun, whose newest whole checkpoint is after this step.
     Begun(PathBuf, u64),
 }
@@ -40,18 +43,75 @@ pub struct Length {
     pub learning_rate: f64,
 }
 
+/// What a run costs on GPUs, predicted: see [`Work`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    pub gpus: usize,
+    /// Images of a pass on a GPU, and passes of a step.
+    pub images: usize,
+    pub passes: usize,
+    pub memory: Memory,
+    /// The last pass of a step, and what comes after it.
+    pub step: Step,
+    /// Of a step with all its passes.
+    pub seconds: f64,
+    /// Bytes of a checkpoint, and the most that a GPU copies out and writes of it.
+    pub checkpoint: f64,
+    pub share: f64,
+}
+
+impl Cost {
+    fn of(config: &dyn TaskConfig, gpus: usize) -> Self {
+        let (work, train) = (Work::of(config), config.train());
+        // Left out, the global batch is one batch of every process.
+        let global = train.data.global_batch_size.unwrap_or(train.data.batch_size * gpus);
+        let of_gpu = global.div_ceil(gpus);
+        let images = train.data.batch_size.min(of_gpu);
+        let passes = of_gpu.div_ceil(images);
+        let step = work.step(Gpu::MEASURED, Cluster::assumed(gpus), images as f64);
+        let checkpoint = work.checkpoint_bytes();
+        let writers = gpus.min(train.checkpoint.writers) as f64;
+        let share = match train.distributed.shard_optimizer {
+            true => checkpoint / 3.0 / writers + checkpoint * 2.0 / 3.0 / gpus as f64,
+            false => checkpoint / writers,
+        };
+        Self {
+            gpus,
+            images,
+            passes,
+            memory: work.memory(gpus, images as f64, passes > 1),
+            step,
+            seconds: step.total + (passes - 1) as f64 * step.computing,
+            checkpoint,
+            share,
+        }
+    }
+
+    /// Images a second on all GPUs.
+    pub fn images_per_second(&self) -> f64 {
+        (self.gpus * self.images * self.passes) as f64 / self.seconds
+    }
+}
+
 /// Finds out everything that can be found wrong before training, without training, and tells `report`
-/// what the run would be.
+/// what the run would be, and on so many `gpus`, if that is asked, would cost.
 ///
 /// # Errors
 /// There is no such device, or weights, shards or labels cannot be read or do not fit.
-pub fn plan(config: &dyn TaskConfig, mut report: impl FnMut(Planned)) -> Result<()> {
+pub fn plan(
+    config: &dyn TaskConfig,
+    gpus: Option<usize>,
+    mut report: impl FnMut(Planned),
+) -> Result<()> {
     let rank_info = environment::of_this_process()?;
     setup::answer_quit(rank_info.as_ref())?;
     let run = &config.train().run;
     let device = device::choose(run, &rank_info.unwrap_or_else(RankInfo::alone))?;
     device::tell(run, &config.train().data, device);
     report(Planned::Networks(config.networks()));
+    if let Some(gpus) = gpus {
+        report(Planned::Cost(Cost::of(config, gpus)));
+    }
     config.check_weights()?;
     let train = config.train();
     let dataset = open_dataset(train)?;

@@ -12,6 +12,12 @@ pub struct Gpu {
     pub memory: f64,
 }
 
+impl Gpu {
+    /// What one NVIDIA H200 reached over a step of the flagship at batch 64 (docs/PERFORMANCE.md): the recipe's
+    /// 293.4 TFLOP in 609 ms of passes, AdamW's 56.6 GB in 16.3 ms.
+    pub const MEASURED: Self = Self { flops: 482e12, memory: 3.47e12 };
+}
+
 /// What is assumed of a cluster, in NCCL's terms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cluster {
@@ -22,20 +28,36 @@ pub struct Cluster {
     pub latency: f64,
 }
 
+impl Cluster {
+    /// What is assumed of nodes of 8 H100s with NVLink and eight links of 400 Gb/s.
+    pub fn assumed(gpus: usize) -> Self {
+        let (gigabytes, microseconds) = match gpus {
+            ..=8 => (350.0, 30.0),
+            9..=128 => (300.0, 60.0),
+            _ => (200.0, 100.0),
+        };
+        Self { gpus, bandwidth: gigabytes * 1e9, latency: microseconds * 1e-6 }
+    }
+}
+
 /// A model that is trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Trained {
     /// Operations of a forward pass, for each image.
     forward: f64,
     parameters: f64,
+    /// Bytes that a forward pass keeps, for each image.
+    kept: f64,
 }
 
 /// What a step of a run has to do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Work {
-    /// Operations of frozen passes, for each image, and the parameters of their models.
+    /// Operations of frozen passes, for each image; bytes of their models' weights, and of what they leave of
+    /// an image.
     frozen: f64,
-    frozen_parameters: f64,
+    frozen_bytes: f64,
+    targets: f64,
     /// In the order of their passes.
     trained: Vec<Trained>,
     /// Size of a full bucket of float32 gradients.
@@ -44,9 +66,36 @@ pub struct Work {
     bf16: bool,
     /// Whether each GPU updates its share of the weights.
     sharded: bool,
+    /// Whether passes use copies of the weights in bf16.
+    has_copies: bool,
 }
 
-/// A step, in seconds but for the last two.
+/// Bytes on a GPU when most are there: at the end of a forward pass, that of the model which keeps most. NCCL's
+/// buffers and the CUDA context, 0.5 to 2 GB, are not among them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Memory {
+    /// Weights of frozen models.
+    pub frozen: f64,
+    /// Float32 weights of what is trained.
+    pub weights: f64,
+    /// Where others are exchanged with, of all that is trained; else of the models before.
+    pub gradients: f64,
+    /// AdamW's, this GPU's share.
+    pub moments: f64,
+    /// Of the weights, in bf16.
+    pub copies: f64,
+    /// What the pass keeps, and the frozen models' tokens.
+    pub activations: f64,
+}
+
+impl Memory {
+    pub fn total(&self) -> f64 {
+        let Self { frozen, weights, gradients, moments, copies, activations } = *self;
+        frozen + weights + gradients + moments + copies + activations
+    }
+}
+
+/// A step, in seconds but for the last one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// All passes.
@@ -58,8 +107,8 @@ pub struct Step {
     /// AdamW.
     pub update: f64,
     pub total: f64,
-    /// Bytes of weights, gradients and moments of a GPU.
-    pub memory: f64,
+    /// Bytes of gradients and weights that a GPU sends, and as many that it receives.
+    pub sent: f64,
 }
 
 /// Part of the travelling time by which NCCL's kernels hold up the passes beside them.
@@ -76,11 +125,13 @@ impl Work {
     pub fn of(config: &dyn TaskConfig) -> Self {
         let mut work = Self {
             frozen: 0.0,
-            frozen_parameters: 0.0,
+            frozen_bytes: 0.0,
+            targets: 0.0,
             trained: Vec::new(),
             bucket_bytes: config.train().distributed.bucket_megabytes * f64::from(1 << 20),
             bf16: config.train().distributed.gradient_precision == Precision::Bf16,
             sharded: config.train().distributed.shard_optimizer,
+            has_copies: config.train().run.precision == Precision::Bf16,
         };
         let mut trainee = None;
         for network in config.networks() {
@@ -88,16 +139,19 @@ impl Work {
             match (network.trainee, work.trained.last_mut()) {
                 (None, _) => {
                     work.frozen += network.flops;
-                    work.frozen_parameters += parameters;
+                    work.frozen_bytes += network.weight_bytes;
+                    work.targets += network.kept_bytes;
                 }
                 // Another part of what is trained together.
                 (Some(number), Some(last)) if trainee == Some(number) => {
                     last.forward += network.flops;
                     last.parameters += parameters;
+                    last.kept += network.kept_bytes;
                 }
                 (Some(number), _) => {
                     trainee = Some(number);
-                    work.trained.push(Trained { forward: network.flops, parameters });
+                    let (forward, kept) = (network.flops, network.kept_bytes);
+                    work.trained.push(Trained { forward, parameters, kept });
                 }
             }
         }
@@ -144,9 +198,43 @@ impl Work {
         }
         let waiting = 1.0 + SLOWEST_OF_TWICE_AS_MANY * (gpus as f64).log2();
         let total = (clock + HELD_UP * travelling + exposed + update) * waiting;
-        let moments = 8.0 / if self.sharded { gpus as f64 } else { 1.0 };
-        let memory = 2.0 * self.frozen_parameters + parameters * (4.0 + 4.0 + moments);
-        Step { computing: clock, travelling, exposed, update, total, memory }
+        // Half of it as sums, half as what is summed or updated; weights of a sharded update are float32.
+        let number = if self.bf16 { 2.0 } else { 4.0 };
+        let back = if self.sharded { 4.0 } else { number };
+        let sent = others * parameters * (number + back);
+        Step { computing: clock, travelling, exposed, update, total, sent }
+    }
+
+    /// What is on one of so many `gpus` when most is, with passes of `images`, several of which make a step where
+    /// it `accumulates`.
+    pub fn memory(&self, gpus: usize, images: f64, accumulates: bool) -> Memory {
+        let parameters: f64 = self.trained.iter().map(|one| one.parameters).sum();
+        let mut before = 0.0;
+        let mut of_pass = (0.0, 0.0, 0.0);
+        for one in &self.trained {
+            // Gradients of a process that trains alone come with its backward passes.
+            let gradients = 4.0 * if gpus > 1 || accumulates { parameters } else { before };
+            let copies = if self.has_copies { 2.0 * one.parameters } else { 0.0 };
+            let kept = images * one.kept;
+            if gradients + copies + kept > of_pass.0 + of_pass.1 + of_pass.2 {
+                of_pass = (gradients, copies, kept);
+            }
+            before += one.parameters;
+        }
+        let (gradients, copies, kept) = of_pass;
+        Memory {
+            frozen: self.frozen_bytes,
+            weights: 4.0 * parameters,
+            gradients,
+            moments: 8.0 * parameters / if self.sharded { gpus as f64 } else { 1.0 },
+            copies,
+            activations: kept + images * self.targets,
+        }
+    }
+
+    /// Bytes of a checkpoint: float32 weights and both moments.
+    pub fn checkpoint_bytes(&self) -> f64 {
+        12.0 * self.trained.iter().map(|one| one.parameters).sum::<f64>()
     }
 }
 
@@ -157,9 +245,10 @@ mod tests {
     const GPU: Gpu = Gpu { flops: 1e12, memory: 1e12 };
 
     fn work(sharded: bool, bf16: bool) -> Work {
-        let trained = vec![Trained { forward: 1e9, parameters: 1e9 }; 2];
-        let bucket_bytes = 4e8;
-        Work { frozen: 4e9, frozen_parameters: 5e9, trained, bucket_bytes, bf16, sharded }
+        let trained = vec![Trained { forward: 1e9, parameters: 1e9, kept: 1e7 }; 2];
+        let (bucket_bytes, has_copies) = (4e8, true);
+        let (frozen, frozen_bytes, targets) = (4e9, 10e9, 1e6);
+        Work { frozen, frozen_bytes, targets, trained, bucket_bytes, bf16, sharded, has_copies }
     }
 
     fn near(found: f64, expected: f64) {
@@ -175,7 +264,22 @@ mod tests {
         assert_eq!((step.travelling, step.exposed), (0.0, 0.0));
         near(step.update, 0.056);
         near(step.total, 1.056);
-        near(step.memory, 10e9 + 2e9 * 16.0);
+        assert_eq!(step.sent, 0.0);
+    }
+
+    /// Alone the second model's pass is the fullest, when the first one's gradients are there; with others all
+    /// gradients always are, and a sharded GPU has its part of the moments.
+    #[test]
+    fn memory_is_that_of_the_fullest_pass() {
+        let found = work(false, false).memory(1, 100.0, false);
+        let rest = [found.gradients, found.moments, found.copies, found.activations];
+        assert_eq!((found.frozen, found.weights), (10e9, 8e9));
+        assert_eq!(rest, [4e9, 16e9, 2e9, 1.1e9]);
+        near(found.total(), 41.1e9);
+        assert_eq!(work(false, false).memory(1, 100.0, true).gradients, 8e9);
+        let found = work(true, false).memory(4, 100.0, false);
+        assert_eq!((found.gradients, found.moments), (8e9, 4e9));
+        near(work(false, false).checkpoint_bytes(), 24e9);
     }
 
     /// Buckets travel one after the other from when they are full. The first model's ten fill in 0.2 s and
@@ -195,7 +299,9 @@ mod tests {
         // Half as a reduce-scatter, half as an all-gather under the 0.4 s of the teacher.
         near(sharded.travelling, 0.8);
         near(sharded.update, 0.028);
-        near(sharded.memory, 10e9 + 2e9 * 12.0);
+        near(step.sent, 0.5 * 16e9);
+        near(bf16.sent, 0.5 * 8e9);
+        near(sharded.sent, 0.5 * 16e9);
         assert!(sharded.exposed < step.exposed && bf16.exposed < step.exposed);
     }
 }

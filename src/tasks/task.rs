@@ -113,6 +113,10 @@ pub struct Network {
     /// Operations of a forward pass over what it sees of an image, counted as
     /// [`TaskConfig::flops_per_image`] does.
     pub flops: f64,
+    /// Bytes that its weights take on the device while nothing is computed.
+    pub weight_bytes: f64,
+    /// Bytes that stay of an image until the backward pass has used them.
+    pub kept_bytes: f64,
     /// With which of the trainees it is trained; none if it is frozen.
     pub trainee: Option<usize>,
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Check, DataConfig, require};
 use crate::encoders::EncoderSpec;
-use crate::nn::{DropPathMode, Mask, StochasticDepth};
+use crate::nn::{DropPathMode, Keeping, Mask, StochasticDepth};
 
 /// The configuration of one encoder that is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,12 @@ pub struct TraineeConfig {
 }
 
 impl TraineeConfig {
+    /// What decides how much its passes keep, where products run in numbers of so many bytes.
+    pub(super) fn keeping(&self, number: f64) -> Keeping {
+        let Self { drop_path, drop_path_mode: mode, recompute_blocks: recomputed, .. } = *self;
+        Keeping { number, drop_path, mode, recomputed }
+    }
+
     /// Weights that are drawn instead of loaded.
     pub const RANDOM: &str = "random";
 

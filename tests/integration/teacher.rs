@@ -123,7 +123,14 @@ fn fp8_gives_nearly_the_same_tokens() {
     let size = EncoderSpec { patch_size: 8, ..EncoderSpec::new(96, 8, 3) };
     let weights = trained_weights(size);
     let photograph = photographs(&["baseline444"]);
-    let tokens = |device, fp8, residual, is_trained| {
+    // Numbers that differ by a rounding to bf16 before they are rounded to e4m3 become neighbours there, 2⁻⁹ of
+    // them against 2⁻⁴ between neighbours: for 3 to 6 in a hundred. Of the variance of rounding, a twelfth of a
+    // distance squared, that is about half. So no two devices agree better than one does with itself on an
+    // image that is off by a rounding.
+    let scattered =
+        Tensor::arange(photograph.numel() as i64, (Kind::Float, Device::Cpu)).square().sin();
+    let nudged = &photograph * (scattered.view_as(&photograph) * 2f64.powi(-9) + 1.0);
+    let tokens_of = |photograph: &Tensor, device, fp8, residual, is_trained| {
         let mut teacher = Teacher::new(Teacher::drawn(device, Kind::BFloat16, 5), size, 8);
         for (name, tensor) in teacher.parameters.named().iter().filter(|_| is_trained) {
             let (_, source) = weights.iter().find(|(other, _)| other == name).unwrap();
@@ -133,6 +140,9 @@ fn fp8_gives_nearly_the_same_tokens() {
         assert_eq!(teacher.parameters.count(), 0, "its list would keep the wide weights");
         let input = Input::whole(photograph.to_device(device));
         teacher.tokens(&input, Kind::BFloat16).all.to_device(Device::Cpu)
+    };
+    let tokens = |device, fp8, residual, is_trained| {
+        tokens_of(&photograph, device, fp8, residual, is_trained)
     };
     for (is_trained, least) in [(true, 0.999), (false, 0.995)] {
         let wide = tokens(device, false, Kind::Float, is_trained);
@@ -145,8 +155,13 @@ fn fp8_gives_nearly_the_same_tokens() {
             assert!(cosine >= least, "{weights} weights: mean cosine {cosine}");
             assert!(cosine < 0.99999, "nothing was rounded");
             let imitated = tokens(Device::Cpu, true, residual, is_trained);
-            let cosine = mean_cosine(&imitated, &found);
-            assert!(cosine >= 0.9998, "{device:?} and the CPU's imitation: {cosine}");
+            let off = 1.0 - mean_cosine(&imitated, &found);
+            let other = tokens_of(&nudged, Device::Cpu, true, residual, is_trained);
+            let unavoidable = 1.0 - mean_cosine(&imitated, &other);
+            println!(
+                "{device:?} and the imitation: {off:.6} apart; a rounding makes {unavoidable:.6}"
+            );
+            assert!(off <= 2.0 * unavoidable, "{device:?} and the CPU's imitation: {off}");
         }
     }
 }

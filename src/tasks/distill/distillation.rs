@@ -7,7 +7,10 @@ use super::config::{DistillConfig, TeacherConfig, TeacherPrecision};
 use super::losses::{LossConfig, TokenPair};
 use crate::encoders::{Encoder, EncoderSpec, FrozenPass, Input, Tokens};
 use crate::native::guard;
-use crate::nn::{FrozenFormat, Parameters, Projector, Storage, projector_flops};
+use crate::nn::{
+    FrozenFormat, Parameters, Projector, Storage, projector_flops, projector_kept_bytes,
+    transformer_kept_bytes,
+};
 use crate::tasks::masked_encoder::{EncoderPass, MaskedEncoder, PassDraws};
 use crate::tasks::trainee::TraineeConfig;
 use crate::train::objective::{Losses, MicroBatch, Objective, StepHooks, Trainee};
@@ -136,11 +139,32 @@ pub fn teacher_flops(config: &DistillConfig) -> f64 {
 
 /// Operations of a forward pass of a student and its projector, for each image.
 pub fn student_flops(config: &DistillConfig, student: &TraineeConfig) -> f64 {
-    let grid_size = config.train.data.input_size / config.teacher.model.patch_size;
-    let patches = student.mask(grid_size).map_or_else(|| patches(config), |mask| mask.kept());
+    let patches = seen(config, student);
     let tokens = patches + student.model.class_tokens;
     let projector = projector_flops(student.model.dim, config.teacher.model.dim, tokens);
     student.model.flops(patches) + projector
+}
+
+/// Bytes that a forward pass of a student and its projector leaves for the backward pass, for each image.
+pub fn student_kept_bytes(config: &DistillConfig, student: &TraineeConfig) -> f64 {
+    let keeping = student.keeping(config.train.run.precision.kind().elt_size_in_bytes() as f64);
+    let EncoderSpec { dim, depth, mlp_ratio, class_tokens, .. } = student.model;
+    let tokens = seen(config, student) + class_tokens;
+    transformer_kept_bytes((dim, depth, mlp_ratio), tokens, &keeping)
+        + projector_kept_bytes(dim, config.teacher.model.dim, tokens, &keeping)
+}
+
+/// Bytes of the teacher's tokens of an image, which stay until all students have learned from them.
+pub fn target_bytes(config: &DistillConfig) -> f64 {
+    let EncoderSpec { dim, class_tokens, .. } = config.teacher.model;
+    let number = config.teacher.residual.kind().elt_size_in_bytes();
+    ((patches(config) + class_tokens) * dim * number) as f64
+}
+
+/// Patches of an image that a student sees.
+fn seen(config: &DistillConfig, student: &TraineeConfig) -> usize {
+    let grid_size = config.train.data.input_size / config.teacher.model.patch_size;
+    student.mask(grid_size).map_or_else(|| patches(config), |mask| mask.kept())
 }
 
 fn patches(config: &DistillConfig) -> usize {

@@ -5,7 +5,10 @@ use tch::Device;
 use toml::Table;
 
 use super::config::{DistillConfig, TeacherPrecision, read};
-use super::distillation::{Distillation, Student, flops_per_image, student_flops, teacher_flops};
+use super::distillation::{
+    Distillation, Student, flops_per_image, student_flops, student_kept_bytes, target_bytes,
+    teacher_flops,
+};
 use super::fp8_report::Fp8Report;
 use super::models::{check_normalisation, load_teacher, students, weights_of};
 use crate::config::{Check, ConfigError, KeyError, TrainConfig};
@@ -82,11 +85,18 @@ impl TaskConfig for DistillConfig {
 
     fn networks(&self) -> Vec<Network> {
         let models = Distillation::shapes_only(self);
+        let parameters = models.teacher.parameters.count();
+        let of_weight = match self.teacher.precision {
+            TeacherPrecision::Fp8 => 1,
+            TeacherPrecision::Same => self.train.run.precision.kind().elt_size_in_bytes(),
+        };
         let teacher = Network {
             role: "teacher".into(),
             size: self.teacher.model.to_string(),
-            parameters: models.teacher.parameters.count(),
+            parameters,
             flops: teacher_flops(self),
+            weight_bytes: parameters as f64 * of_weight as f64,
+            kept_bytes: target_bytes(self),
             trainee: None,
         };
         let students = self.students.iter().zip(models.trainees()).enumerate();
@@ -95,6 +105,8 @@ impl TaskConfig for DistillConfig {
             size: student.model.to_string(),
             parameters: trainee.parameters.count(),
             flops: student_flops(self, student),
+            weight_bytes: 4.0 * trainee.parameters.count() as f64,
+            kept_bytes: student_kept_bytes(self, student),
             trainee: Some(number),
         });
         std::iter::once(teacher).chain(students).collect()

@@ -5,11 +5,11 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::config::PretrainConfig;
-use crate::encoders::{Encoder, Input};
+use crate::encoders::{Encoder, EncoderSpec, Input};
 use crate::native::guard;
 use crate::nn::{
-    Decoder, NormalisedPixels, Parameters, Storage, decoder_flops, masked_patches, patchify,
-    unpatchify,
+    Decoder, Keeping, NormalisedPixels, Parameters, Storage, decoder_flops, masked_patches,
+    patchify, transformer_kept_bytes, unpatchify,
 };
 use crate::tasks::masked_encoder::{MaskedEncoder, PassDraws};
 use crate::train::objective::{Losses, MicroBatch, Objective, StepHooks, Trainee};
@@ -179,6 +179,26 @@ fn image_losses(predicted: &Tensor, targets: &Tensor, masked: &Tensor) -> Tensor
 /// computes again or leaves out does not count.
 pub fn flops_per_image(config: &PretrainConfig) -> f64 {
     3.0 * forward_flops(config).iter().sum::<f64>()
+}
+
+/// Bytes that a forward pass of encoder and decoder leaves for the backward pass, for each image.
+pub fn kept_bytes(config: &PretrainConfig) -> [f64; 2] {
+    let PretrainConfig { train, encoder, decoder, .. } = config;
+    let grid_size = train.data.input_size / encoder.model.patch_size;
+    let patches = grid_size * grid_size;
+    let seen = encoder.mask(grid_size).map_or(patches, |mask| mask.kept());
+    let number = train.run.precision.kind().elt_size_in_bytes() as f64;
+    let keeping = encoder.keeping(number);
+    let EncoderSpec { dim, depth, mlp_ratio, class_tokens, .. } = encoder.model;
+    let shape = decoder.shape(&encoder.model);
+    // Pixels as predicted, in float32 for the loss, and as they are to be.
+    let pixels = (patches * 3 * shape.patch_size * shape.patch_size) as f64 * (number + 8.0);
+    let of_decoder = Keeping { drop_path: 0.0, recomputed: 0, ..keeping };
+    let size = (shape.dim, shape.depth, shape.mlp_ratio);
+    [
+        transformer_kept_bytes((dim, depth, mlp_ratio), class_tokens + seen, &keeping),
+        transformer_kept_bytes(size, shape.prefix_tokens + patches, &of_decoder) + pixels,
+    ]
 }
 
 /// Operations of a forward pass of encoder and decoder, for each image.

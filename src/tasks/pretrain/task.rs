@@ -7,7 +7,7 @@ use tch::Tensor;
 use toml::Table;
 use tracing::{info, warn};
 
-use super::autoencoder::{Autoencoder, flops_per_image, forward_flops};
+use super::autoencoder::{Autoencoder, flops_per_image, forward_flops, kept_bytes};
 use super::config::{PretrainConfig, read};
 use super::samples::Samples;
 use crate::artifacts::paths;
@@ -88,16 +88,16 @@ impl TaskConfig for PretrainConfig {
             named.iter().map(|(_, tensor)| tensor.numel() as u64).sum::<u64>()
         };
         let [of_encoder, of_decoder] = forward_flops(self);
+        let [by_encoder, by_decoder] = kept_bytes(self);
+        let decoder_size = self.decoder.shape(spec).to_string();
         [
-            ("encoder", spec.to_string(), encoder, of_encoder),
-            ("decoder", self.decoder.shape(spec).to_string(), decoder, of_decoder),
+            ("encoder", spec.to_string(), encoder, (of_encoder, by_encoder)),
+            ("decoder", decoder_size, decoder, (of_decoder, by_decoder)),
         ]
-        .map(|(role, size, named, flops)| Network {
-            role: role.into(),
-            size,
-            parameters: count(named),
-            flops,
-            trainee: Some(0),
+        .map(|(role, size, named, (flops, kept_bytes))| {
+            let parameters = count(named);
+            let (role, weight_bytes) = (role.into(), 4.0 * parameters as f64);
+            Network { role, size, parameters, flops, weight_bytes, kept_bytes, trainee: Some(0) }
         })
         .into()
     }
