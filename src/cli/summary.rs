@@ -11,6 +11,9 @@ pub fn planned(part: &Planned) -> String {
     match part {
         Planned::Networks(networks) => networks.iter().map(network).collect(),
         Planned::Length(planned) => length(planned),
+        Planned::Notes(notes) => {
+            notes.iter().map(|(name, note)| format!("{name:<24} {note}\n")).collect()
+        }
         Planned::Cost(cost) => costs(cost),
         Planned::Begun(dir, step) => format!(
             "{:<24} {} exists, and would go on after step {step}; --resume never begins anew\n",

@@ -61,7 +61,9 @@ pub struct EncoderShape {
     pub dim: i64,
     /// Number of blocks.
     pub depth: usize,
-    /// Number of tokens before those of the patches, P.
+    /// Number of class tokens, C, which are the first of all.
+    pub class_tokens: i64,
+    /// Number of tokens before those of the patches, P: class tokens, then registers.
     pub prefix_tokens: i64,
     /// Side of a square patch, in pixels.
     pub patch_size: i64,
@@ -72,6 +74,12 @@ impl EncoderShape {
     pub fn grid(&self, images: &Tensor) -> [i64; 2] {
         let (_, _, height, width) = images.size4().expect("images are [B, 3, H, W]");
         [height / self.patch_size, width / self.patch_size]
+    }
+
+    /// `all` tokens that such an encoder gives for `input`, and those of its taps.
+    pub(super) fn tokens(&self, all: Tensor, input: &Input, taps: Vec<Tensor>) -> Tokens {
+        let Self { class_tokens, prefix_tokens, .. } = *self;
+        Tokens { all, class_tokens, prefix_tokens, grid: self.grid(&input.images), taps }
     }
 }
 
@@ -88,6 +96,15 @@ pub struct Input {
 }
 
 impl Input {
+    /// Copies the tokens after those blocks that are asked for to `taps`; the next block may overwrite them.
+    pub(super) fn tap<'a>(&'a self, taps: &'a mut Vec<Tensor>) -> impl FnMut(usize, &Tensor) + 'a {
+        |block, tokens| {
+            if self.taps.contains(&block) {
+                taps.push(tokens.copy());
+            }
+        }
+    }
+
     /// All patches and all paths, and the tokens after the last block alone.
     pub fn whole(images: Tensor) -> Self {
         Self { images, keep: None, drop_path: DropPath::None, taps: Vec::new() }

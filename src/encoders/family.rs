@@ -23,8 +23,8 @@ pub trait Family: Sync {
     /// The published encoders by their names.
     fn published(&self) -> Vec<(&'static str, EncoderSpec)>;
 
-    /// What a configuration that leaves a number out means: patch size, class tokens and MLP ratio
-    /// of the published encoders.
+    /// What a configuration that leaves a number out means: patch size, class tokens, registers and
+    /// MLP of the published encoders.
     fn defaults(&self) -> EncoderSpec;
 
     /// Whether such an encoder can be built.
@@ -129,13 +129,22 @@ pub struct EncoderSpec {
     pub heads: usize,
     /// Side of a square patch, in pixels.
     pub patch_size: usize,
-    /// Learned tokens that stand before the patch tokens.
+    /// Learned tokens that stand before all others and are about the whole image.
     pub class_tokens: usize,
+    /// Learned tokens behind them that nothing is read from.
+    pub registers: usize,
     /// Width of the MLP's hidden layer over `dim`.
     pub mlp_ratio: usize,
+    /// Whether one half of an MLP's first product gates the other.
+    pub gated: bool,
 }
 
 impl EncoderSpec {
+    /// Tokens before those of the patches.
+    pub fn prefix_tokens(&self) -> usize {
+        self.class_tokens + self.registers
+    }
+
     /// Patches along each side of a square image of `image_size` pixels.
     pub fn grid_size(&self, image_size: usize) -> usize {
         image_size / self.patch_size

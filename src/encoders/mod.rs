@@ -19,12 +19,16 @@
 //! assert_eq!(tokens.patches().size(), [1, 256, 768]);
 //! ```
 
+mod checks;
+mod config_keys;
+mod dinov2;
 mod encoder;
 mod export;
 mod families;
 mod family;
 mod foreign;
 mod frozen;
+mod name_table;
 mod pixio;
 mod spec_form;
 mod stored;
@@ -35,5 +39,5 @@ pub use export::export;
 pub use families::FAMILIES;
 pub use family::{EncoderSpec, Family, StoredEncoder};
 pub use frozen::FrozenPass;
-pub use stored::EncoderWeights;
+pub use stored::{EncoderWeights, declared_at};
 pub use tokens::Tokens;

@@ -19,12 +19,18 @@ struct Numbers {
     heads: usize,
     patch_size: Option<usize>,
     class_tokens: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    registers: Option<usize>,
     mlp_ratio: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gated: Option<bool>,
 }
 
 impl Numbers {
     fn from_spec(spec: &EncoderSpec) -> Self {
-        let EncoderSpec { family, dim, depth, heads, patch_size, class_tokens, mlp_ratio } = *spec;
+        let EncoderSpec { family, dim, depth, heads, patch_size, class_tokens, mlp_ratio, .. } =
+            *spec;
+        let defaults = family.defaults();
         Self {
             family: (family != default_family()).then(|| family.name().to_string()),
             dim,
@@ -32,7 +38,9 @@ impl Numbers {
             heads,
             patch_size: Some(patch_size),
             class_tokens: Some(class_tokens),
+            registers: (spec.registers != defaults.registers).then_some(spec.registers),
             mlp_ratio: Some(mlp_ratio),
+            gated: (spec.gated != defaults.gated).then_some(spec.gated),
         }
     }
 
@@ -46,7 +54,9 @@ impl Numbers {
             heads: self.heads,
             patch_size: self.patch_size.unwrap_or(defaults.patch_size),
             class_tokens: self.class_tokens.unwrap_or(defaults.class_tokens),
+            registers: self.registers.unwrap_or(defaults.registers),
             mlp_ratio: self.mlp_ratio.unwrap_or(defaults.mlp_ratio),
+            gated: self.gated.unwrap_or(defaults.gated),
         })
     }
 }
@@ -69,14 +79,17 @@ impl EncoderSpec {
         if let Some(name) = self.name() {
             return format!("\"{name}\"");
         }
-        let Self { family, dim, depth, heads, patch_size, class_tokens, mlp_ratio } = *self;
+        let Self { family, dim, depth, heads, patch_size, class_tokens, mlp_ratio, .. } = *self;
+        let Numbers { registers, gated, .. } = Numbers::from_spec(self);
+        let registers = registers.map(|count| format!(", registers = {count}")).unwrap_or_default();
+        let gated = gated.map(|gated| format!(", gated = {gated}")).unwrap_or_default();
         let family = match family == default_family() {
             true => String::new(),
             false => format!("family = \"{}\", ", family.name()),
         };
         format!(
             "{{ {family}dim = {dim}, depth = {depth}, heads = {heads}, patch_size = {patch_size}, \
-             class_tokens = {class_tokens}, mlp_ratio = {mlp_ratio} }}"
+             class_tokens = {class_tokens}{registers}, mlp_ratio = {mlp_ratio}{gated} }}"
         )
     }
 }

@@ -56,6 +56,7 @@ impl EncoderWeights {
         let open = || {
             let file = within(file, declared.as_ref(), part)?;
             let (family, layout) = recognise(&file, declared.as_ref())?;
+            let foreign = foreign.filter(|_| !knows_all(&file, family, layout));
             Ok(Self { file: file.renamed(layout)?, family, declared, foreign })
         };
         open().map_err(|error| named(foreign, error))
@@ -222,6 +223,19 @@ fn with_whole_numbers(value: Value) -> Value {
     }
 }
 
+/// The encoder that the weights at `path` say they are: by `config.json`, or the header of this program's files; none
+/// where nothing says so.
+///
+/// # Errors
+/// What stands there cannot be read, or describes no encoder that is known.
+pub fn declared_at(path: &Path) -> Result<Option<EncoderSpec>> {
+    let config = split_part(path).0.join(CONFIG);
+    match config.is_file() {
+        true => read_config(&config).map(Some),
+        false => Ok(EncoderWeights::open(path)?.declared()),
+    }
+}
+
 /// The encoder that a `config.json` describes.
 fn read_config(path: &Path) -> Result<EncoderSpec> {
     let context = || path.display().to_string();
@@ -293,6 +307,12 @@ fn within(
     }
 }
 
+/// Whether `family` has a place for every tensor of the file, or knows it as what stands beside the encoder.
+fn knows_all(file: &WeightFile, family: &dyn Family, layout: &dyn NameMap) -> bool {
+    let beside = file.shapes().into_keys().filter(|name| family.is_beside(name)).count();
+    file.known_to(layout) + beside >= file.shapes().len()
+}
+
 /// The family and layout that the file's names belong to.
 fn recognise(
     file: &WeightFile,
@@ -302,11 +322,14 @@ fn recognise(
         Some(declared) => vec![declared.family],
         None => FAMILIES.to_vec(),
     };
-    for family in &families {
-        let layouts = [family.hugging_face_names(), family.own_names()];
-        if let Some(layout) = layouts.into_iter().find(|layout| file.is_named_by(*layout)) {
-            return Ok((*family, layout));
-        }
+    let layouts = families.iter().flat_map(|family| {
+        [family.hugging_face_names(), family.own_names()].map(|map| (*family, map))
+    });
+    // Names of one family may be some of another's: it is the one that knows most of them, and of those the first.
+    let known = layouts.map(|(family, layout)| (file.known_to(layout), family, layout));
+    let most = known.reduce(|most, other| if other.0 > most.0 { other } else { most });
+    if let Some((1.., family, layout)) = most {
+        return Ok((family, layout));
     }
     let titles: Vec<_> = families.iter().map(|family| family.title()).collect();
     let layouts = |family: &&dyn Family| {

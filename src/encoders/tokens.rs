@@ -8,6 +8,8 @@ pub struct Tokens {
     /// All tokens of each image, prefix tokens (class tokens, registers) first: `[B, P+N, D]`, or
     /// `[B, P+K, D]` where K of the N patches are seen.
     pub all: Tensor,
+    /// Number of class tokens, C, which are the first of all.
+    pub class_tokens: i64,
     /// Number of prefix tokens, P.
     pub prefix_tokens: i64,
     /// Rows and columns of the grid that the images were cut into; patches stand row by row.
@@ -17,6 +19,11 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// The class tokens, `[B, C, D]`, in the memory of all.
+    pub fn class(&self) -> Tensor {
+        self.all.narrow(1, 0, self.class_tokens)
+    }
+
     /// The prefix tokens, `[B, P, D]`, in the memory of all.
     pub fn prefix(&self) -> Tensor {
         self.all.narrow(1, 0, self.prefix_tokens)

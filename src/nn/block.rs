@@ -7,7 +7,7 @@ use super::drop_path::BranchPath;
 use super::fp8::Operand;
 use super::frozen::{FrozenFormat, Junctions};
 use super::layers::{LayerNorm, Linear};
-use super::parameters::Parameters;
+use super::parameters::{Init, Parameters};
 
 /// The numbers of a transformer block.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,6 +20,18 @@ pub struct BlockShape {
     pub hidden: usize,
     /// Epsilon of both LayerNorms.
     pub eps: f64,
+    /// Whether each channel of a branch is multiplied by a number of its own (LayerScale; Touvron et al., 2021).
+    pub layer_scale: bool,
+    /// Whether the MLP's first product is twice `hidden` wide, and its first half gates the second (SwiGLU;
+    /// Shazeer, 2020).
+    pub gated: bool,
+}
+
+impl BlockShape {
+    /// A plain block with a hidden layer of four times the width.
+    pub fn new(dim: usize, heads: usize, eps: f64) -> Self {
+        Self { dim, heads, hidden: 4 * dim, eps, layer_scale: false, gated: false }
+    }
 }
 
 /// Multi-head self-attention over one fused product for queries, keys and values.
@@ -70,21 +82,124 @@ impl Attention {
 pub(super) struct Block {
     norm1: LayerNorm,
     attn: Attention,
+    ls1: LayerScale,
     norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+    mlp: Mlp,
+    ls2: LayerScale,
+}
+
+/// What a branch's channels are multiplied by, if anything.
+struct LayerScale(Option<Tensor>);
+
+impl LayerScale {
+    fn new(parameters: &mut Parameters, name: &str, shape: &BlockShape) -> Self {
+        Self(shape.layer_scale.then(|| {
+            let dim = [shape.dim as i64];
+            parameters.scoped(name, |parameters| parameters.tensor("gamma", &dim, Init::Ones))
+        }))
+    }
+
+    /// `branch` `[B, T, D]`, scaled.
+    fn scaled(&self, branch: Tensor) -> Tensor {
+        match &self.0 {
+            Some(gamma) => &branch * gamma.to_kind(branch.kind()),
+            None => branch,
+        }
+    }
+
+    /// Lets `last`, which gives the branch, do the scaling from now on. For weights that stay as they are.
+    fn fold_into(&mut self, last: &mut Linear) {
+        if let Some(gamma) = self.0.take() {
+            last.scale_outputs(&gamma);
+        }
+    }
+}
+
+/// The MLP of a block.
+enum Mlp {
+    Plain {
+        fc1: Linear,
+        fc2: Linear,
+    },
+    /// `w3(silu(a) · b)`, a and b being the halves of `w12`.
+    Gated {
+        w12: Linear,
+        w3: Linear,
+    },
+}
+
+impl Mlp {
+    fn new(parameters: &mut Parameters, shape: &BlockShape) -> Self {
+        let (dim, hidden) = (shape.dim as i64, shape.hidden as i64);
+        match shape.gated {
+            false => Self::Plain {
+                fc1: Linear::new(parameters, "mlp.fc1", dim, hidden),
+                fc2: Linear::new(parameters, "mlp.fc2", hidden, dim),
+            },
+            true => Self::Gated {
+                w12: Linear::new(parameters, "mlp.w12", dim, 2 * hidden),
+                w3: Linear::new(parameters, "mlp.w3", hidden, dim),
+            },
+        }
+    }
+
+    /// The first and the last product.
+    fn products(&mut self) -> [&mut Linear; 2] {
+        match self {
+            Self::Plain { fc1, fc2 } => [fc1, fc2],
+            Self::Gated { w12, w3 } => [w12, w3],
+        }
+    }
+
+    fn first(&self) -> &Linear {
+        match self {
+            Self::Plain { fc1, .. } => fc1,
+            Self::Gated { w12, .. } => w12,
+        }
+    }
+
+    /// `[B, T, D]` to `[B, T, D]`.
+    fn forward(&self, normalised: Tensor) -> Tensor {
+        match self {
+            Self::Plain { fc1, fc2 } => {
+                let hidden = fc1.forward_gelu(&normalised);
+                // The widest layer follows: without gradients, this memory is free for it.
+                drop(normalised);
+                fc2.forward(&hidden)
+            }
+            Self::Gated { w12, w3 } => w3.forward(&gated(&w12.forward(&normalised))),
+        }
+    }
+
+    /// The same of a block that is not trained.
+    fn frozen(&self, normalised: Operand, junctions: &Junctions) -> Result<Tensor> {
+        match self {
+            Self::Plain { fc1, fc2 } => Ok(fc2.product(junctions.gelu(fc1, normalised, fc2)?)),
+            Self::Gated { w12, w3 } => {
+                let hidden = gated(&w12.product(normalised));
+                Ok(w3.product(junctions.mixed(hidden, w3)?))
+            }
+        }
+    }
+}
+
+/// The second half of the last dimension, gated by the first.
+fn gated(both: &Tensor) -> Tensor {
+    let halves = both.chunk(2, -1);
+    halves[0].silu() * &halves[1]
 }
 
 impl Block {
     /// A block whose parameters go under `name`.
     pub(super) fn new(parameters: &mut Parameters, name: &str, shape: &BlockShape) -> Self {
-        let (dim, hidden, eps) = (shape.dim as i64, shape.hidden as i64, shape.eps);
+        let (dim, eps) = (shape.dim as i64, shape.eps);
         parameters.scoped(name, |parameters| Self {
             norm1: LayerNorm::new(parameters, "norm1", dim, eps),
             attn: Attention::new(parameters, dim, shape.heads as i64),
+            ls1: LayerScale::new(parameters, "ls1", shape),
             norm2: LayerNorm::new(parameters, "norm2", dim, eps),
-            fc1: Linear::new(parameters, "mlp.fc1", dim, hidden),
-            fc2: Linear::new(parameters, "mlp.fc2", hidden, dim),
+            mlp: Mlp::new(parameters, shape),
+            ls2: LayerScale::new(parameters, "ls2", shape),
         })
     }
 
@@ -100,17 +215,11 @@ impl Block {
     ) -> Tensor {
         let [attention, mlp] = paths;
         let residual = attention.add(residual, !is_kept, |tokens| {
-            self.attn.forward(&self.norm1.forward(tokens).to_kind(compute))
+            self.ls1.scaled(self.attn.forward(&self.norm1.forward(tokens).to_kind(compute)))
         });
-        mlp.add(residual, true, |tokens| self.mlp(self.norm2.forward(tokens).to_kind(compute)))
-    }
-
-    /// The MLP branch of normalised tokens `[B, T, D]`.
-    fn mlp(&self, normalised: Tensor) -> Tensor {
-        let hidden = self.fc1.forward_gelu(&normalised);
-        // The widest layer follows: without gradients, this memory is free for it.
-        drop(normalised);
-        self.fc2.forward(&hidden)
+        mlp.add(residual, true, |tokens| {
+            self.ls2.scaled(self.mlp.forward(self.norm2.forward(tokens).to_kind(compute)))
+        })
     }
 
     /// The attention branch of a block that is not trained: of `residual` `[B, T, D]`, to which the block's
@@ -128,7 +237,7 @@ impl Block {
         let Attention { qkv, proj, .. } = &self.attn;
         let normalised = junctions.add_norm(residual, before, &self.norm1, (compute, qkv))?;
         let mixed = self.attn.mix(&qkv.product(normalised));
-        Ok(proj.product(junctions.mixed(mixed, proj)?))
+        Ok(self.ls1.scaled(proj.product(junctions.mixed(mixed, proj)?)))
     }
 
     /// Its MLP branch, of `residual` to which the `attention` is added first.
@@ -142,15 +251,17 @@ impl Block {
         junctions: &Junctions,
         compute: Kind,
     ) -> Result<Tensor> {
-        let (fc1, next) = (&self.fc1, (compute, &self.fc1));
+        let next = (compute, self.mlp.first());
         let normalised = junctions.add_norm(residual, Some(attention), &self.norm2, next)?;
-        let hidden: Operand = junctions.gelu(fc1, normalised, &self.fc2)?;
-        Ok(self.fc2.product(hidden))
+        Ok(self.ls2.scaled(self.mlp.frozen(normalised, junctions)?))
     }
 
     /// Keeps every parameter in the format that it is used in.
     pub(super) fn freeze(&mut self, format: FrozenFormat) {
-        for linear in [&mut self.attn.qkv, &mut self.attn.proj, &mut self.fc1, &mut self.fc2] {
+        let [first, last] = self.mlp.products();
+        self.ls1.fold_into(&mut self.attn.proj);
+        self.ls2.fold_into(last);
+        for linear in [&mut self.attn.qkv, &mut self.attn.proj, first, last] {
             match format.fp8 {
                 true => linear.freeze_in_fp8(),
                 false => linear.freeze(format.compute),

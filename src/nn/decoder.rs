@@ -56,7 +56,7 @@ impl Decoder {
         let (dim, hidden) = (shape.dim as i64, shape.dim * shape.mlp_ratio);
         let tokens = (shape.prefix_tokens + grid_size * grid_size) as i64;
         let pixels = (shape.patch_size * shape.patch_size * 3) as i64;
-        let block = BlockShape { dim: shape.dim, heads: shape.heads, hidden, eps: 1e-6 };
+        let block = BlockShape { hidden, ..BlockShape::new(shape.dim, shape.heads, 1e-6) };
         Self {
             decoder_embed: Linear::new(parameters, "decoder_embed", from as i64, dim),
             mask_token: parameters.tensor("mask_token", &[1, 1, dim], Init::Normal(0.02)),

@@ -32,6 +32,18 @@ impl Linear {
         })
     }
 
+    /// Multiplies each output by its number of `factors` `[to]`. For weights that stay as they are.
+    pub(super) fn scale_outputs(&mut self, factors: &Tensor) {
+        if let Weight::Plain(weight) = &mut self.weight {
+            let scaled = |numbers: &Tensor, factors: &Tensor| {
+                (numbers.to_kind(Kind::Float) * factors.to_kind(Kind::Float))
+                    .to_kind(numbers.kind())
+            };
+            *weight = scaled(weight, &factors.unsqueeze(-1));
+            self.bias = scaled(&self.bias, factors);
+        }
+    }
+
     /// Keeps weights and bias in the kind that they are used in. For weights that stay as they are.
     pub fn freeze(&mut self, compute: Kind) {
         if let Weight::Plain(weight) = &mut self.weight {

@@ -31,5 +31,5 @@ pub use layers::{LayerNorm, Linear};
 pub use mask::{Mask, gather_tokens, masked_patches};
 pub use parameters::{Init, Parameters, Storage};
 pub use patches::{Normalisation, NormalisedPixels, patchify, unpatchify};
-pub use position::resize_positions;
+pub use position::{resize_positions, resize_positions_smoothly};
 pub use projector::Projector;

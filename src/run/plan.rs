@@ -19,6 +19,8 @@ use crate::train::schedule::Schedule;
 pub enum Planned {
     /// The models, before the weights are looked at that the configuration names.
     Networks(Vec<Network>),
+    /// What there is to say of them besides: what, and about which.
+    Notes(Vec<(String, String)>),
     Length(Length),
     /// What it would cost on so many GPUs, by rates that one reached.
     Cost(Cost),
@@ -109,6 +111,7 @@ pub fn plan(
     let device = device::choose(run, &rank_info.unwrap_or_else(RankInfo::alone))?;
     device::tell(run, &config.train().data, device);
     report(Planned::Networks(config.networks()));
+    report(Planned::Notes(config.notes()));
     if let Some(gpus) = gpus {
         report(Planned::Cost(Cost::of(config, gpus)));
     }

@@ -83,6 +83,11 @@ pub trait TaskConfig {
     /// Its networks with their sizes.
     fn networks(&self) -> Vec<Network>;
 
+    /// What there is to say of the networks beside their sizes: what, and about which.
+    fn notes(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Finds out whether the weights that it names can be read and fit, without keeping them.
     fn check_weights(&self) -> Result<()>;
 

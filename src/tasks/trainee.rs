@@ -1,10 +1,34 @@
 //! An encoder that is trained: its numbers, what it starts from, how much it sees.
 
-use serde::{Deserialize, Serialize};
+use std::path::Path;
 
-use crate::config::{Check, DataConfig, require};
-use crate::encoders::EncoderSpec;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::config::{Check, DataConfig, KeyError, require};
+use crate::encoders::{EncoderSpec, declared_at};
 use crate::nn::{DropPathMode, Keeping, Mask, StochasticDepth};
+
+/// Fills in the `model` of a table that names `weights` and leaves it to them what they are of.
+///
+/// # Errors
+/// They do not say it, or cannot be read: the key, and what is wrong.
+pub(super) fn fill_in_model(key: &str, table: &mut Table) -> Result<(), KeyError> {
+    let Some(Value::String(weights)) = table.get("weights") else { return Ok(()) };
+    if table.contains_key("model") || weights == TraineeConfig::RANDOM {
+        return Ok(());
+    }
+    let spec = declared_at(Path::new(weights))
+        .map_err(|error| (format!("{key}.weights"), format!("= \"{weights}\": {error:#}")))?;
+    let spec = spec.ok_or_else(|| {
+        let message = format!("is missing, and \"{weights}\" has no config.json that says it");
+        (format!("{key}.model"), message)
+    })?;
+    let model =
+        Value::try_from(spec).map_err(|error| (format!("{key}.model"), error.to_string()))?;
+    table.insert("model".into(), model);
+    Ok(())
+}
 
 /// The configuration of one encoder that is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

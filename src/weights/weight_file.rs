@@ -144,10 +144,10 @@ impl WeightFile {
         self
     }
 
-    /// Whether any of the file's tensors has its place in `names`.
-    pub fn is_named_by(&self, names: &dyn NameMap) -> bool {
+    /// How many of the file's tensors have their place in `names`.
+    pub fn known_to(&self, names: &dyn NameMap) -> usize {
         let wrapped = self.wrapped(names);
-        self.entries.keys().any(|name| names.place(&name[wrapped..]).is_some())
+        self.entries.keys().filter(|name| names.place(&name[wrapped..]).is_some()).count()
     }
 
     /// The file under the names of the parameters that `names` finds a place for; other tensors keep

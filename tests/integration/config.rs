@@ -265,8 +265,12 @@ fn contradictions_are_found_before_anything_is_touched() {
             &["students.0.model.heads", "divisor", "30"],
         ),
         (
-            &["students.0.model={dim=32, depth=2, heads=4, patch_size=8}"],
-            &["students.0.model.patch_size", "8", "16"],
+            &["students.0.model={dim=32, depth=2, heads=4, registers=2}"],
+            &["students.0.model.registers", "found 2", "expected 0"],
+        ),
+        (
+            &["students.0.model={family=\"dinov2\", dim=32, depth=2, heads=4, registers=2}"],
+            &["students.0.model.registers", "found 2", "`dinov2_with_registers`"],
         ),
         (&["students=[]"], &["students", "at least one"]),
         (&["data.shards=[]"], &["data.shards", "at least one"]),

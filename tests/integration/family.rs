@@ -44,7 +44,13 @@ impl Model {
     }
 
     fn tokens(&self, input: &Input, all: Tensor) -> Tokens {
-        Tokens { all, prefix_tokens: 0, grid: self.shape.grid(&input.images), taps: Vec::new() }
+        Tokens {
+            all,
+            class_tokens: 0,
+            prefix_tokens: 0,
+            grid: self.shape.grid(&input.images),
+            taps: Vec::new(),
+        }
     }
 }
 
@@ -160,7 +166,7 @@ impl Family for Plain {
         grid_size: usize,
     ) -> Box<dyn Encoder> {
         let EncoderSpec { dim, depth, heads, patch_size, mlp_ratio, .. } = *spec;
-        let block = BlockShape { dim, heads, hidden: dim * mlp_ratio, eps: 1e-5 };
+        let block = BlockShape { hidden: dim * mlp_ratio, ..BlockShape::new(dim, heads, 1e-5) };
         let (width, patch) = (dim as i64, patch_size as i64);
         let positions = [1, (grid_size * grid_size) as i64, width];
         Box::new(Model {
@@ -168,7 +174,13 @@ impl Family for Plain {
             patches: Linear::new(parameters, "patches", 3 * patch * patch, width),
             layers: Blocks::new(parameters, "layers", &block, depth),
             norm: LayerNorm::new(parameters, "norm", width, 1e-5),
-            shape: EncoderShape { dim: width, depth, prefix_tokens: 0, patch_size: patch },
+            shape: EncoderShape {
+                dim: width,
+                depth,
+                class_tokens: 0,
+                prefix_tokens: 0,
+                patch_size: patch,
+            },
         })
     }
 
@@ -244,7 +256,9 @@ fn spec(dim: usize, depth: usize) -> EncoderSpec {
         heads: 2,
         patch_size: 4,
         class_tokens: 0,
+        registers: 0,
         mlp_ratio: 2,
+        gated: false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use distill::encoders::Tokens;
 use distill::tasks::distill::{Distance, Fuse, LossConfig, TokenPair};
 use serde_json::Value;
 
@@ -34,7 +35,16 @@ fn assert_golden_in(golden: &Tensors, name: &str, config: &LossConfig) {
     for (sight, keep) in [("whole", None), ("masked", Some(&keep))] {
         let student =
             golden[&format!("{sight}.student")].to_device(device()).set_requires_grad(true);
-        let losses = config.compare(&TokenPair::new(&student, &teacher, CLASS_TOKENS, keep));
+        let patches = teacher.size()[1] - CLASS_TOKENS;
+        let tokens = |all: &tch::Tensor| Tokens {
+            all: all.shallow_clone(),
+            class_tokens: CLASS_TOKENS,
+            prefix_tokens: CLASS_TOKENS,
+            grid: [1, patches],
+            taps: Vec::new(),
+        };
+        let pair = TokenPair::new(&tokens(&student), &tokens(&teacher), keep);
+        let losses = config.compare(&pair);
         let prefix = format!("{sight}.{name}.");
         let mut expected: Vec<&str> = golden
             .keys()

@@ -14,6 +14,7 @@ mod drop_path;
 mod eval;
 mod evaluation;
 mod evaluations;
+mod families;
 mod family;
 mod field;
 mod golden;

@@ -4,10 +4,11 @@ use anyhow::Result;
 use serde_json::Value;
 use tch::Tensor;
 
-use super::names::{self, HuggingFaceNames, OriginalNames};
+use super::names::{self, HUGGING_FACE, ORIGINAL};
 use super::spec::{self, NAME, Pixio};
 use super::vit::Vit;
 use super::{hugging_face, measure};
+use crate::encoders::checks::{require_divisor, require_positive};
 use crate::encoders::encoder::Encoder;
 use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
 use crate::nn::{Parameters, patch_flops, resize_positions, transformer_flops};
@@ -31,23 +32,15 @@ impl Family for Pixio {
     }
 
     fn check(&self, spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
-        let EncoderSpec { dim, depth, heads, patch_size, class_tokens, mlp_ratio, .. } = *spec;
-        for (key, value) in [
-            ("dim", dim),
-            ("depth", depth),
-            ("heads", heads),
-            ("patch_size", patch_size),
-            ("class_tokens", class_tokens),
-            ("mlp_ratio", mlp_ratio),
-        ] {
-            if value == 0 {
-                return Err((key, "found 0, expected at least 1".into()));
-            }
+        require_positive(spec)?;
+        require_divisor(spec)?;
+        if spec.registers > 0 {
+            return Err(("registers", format!("found {}, expected 0", spec.registers)));
         }
-        if !dim.is_multiple_of(heads) {
-            return Err(("heads", format!("found {heads}, expected a divisor of the width {dim}")));
+        match spec.gated {
+            true => Err(("gated", "found true, expected false".into())),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn takes_masks(&self) -> bool {
@@ -84,11 +77,11 @@ impl Family for Pixio {
     }
 
     fn hugging_face_names(&self) -> &'static dyn NameMap {
-        &HuggingFaceNames
+        &HUGGING_FACE
     }
 
     fn own_names(&self) -> &'static dyn NameMap {
-        &OriginalNames
+        &ORIGINAL
     }
 
     fn is_beside(&self, name: &str) -> bool {

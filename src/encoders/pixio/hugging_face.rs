@@ -87,7 +87,9 @@ fn spec_of(config: &PixioConfig) -> Result<EncoderSpec> {
         heads: config.num_attention_heads,
         patch_size,
         class_tokens: config.n_cls_tokens,
+        registers: 0,
         mlp_ratio: config.mlp_ratio,
+        gated: false,
     })
 }
 

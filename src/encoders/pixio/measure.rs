@@ -39,7 +39,9 @@ pub(super) fn measure(file: &WeightFile) -> Result<StoredEncoder> {
         heads: 0,
         patch_size,
         class_tokens,
+        registers: 0,
         mlp_ratio: hidden / dim,
+        gated: false,
     };
     Ok(StoredEncoder { spec, image_size: grid_size * patch_size })
 }

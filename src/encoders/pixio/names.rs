@@ -1,142 +1,53 @@
-//! The two layouts of Pixio's tensor names, and the way from one to the other.
+//! The names of Pixio's parameters.
 //!
-//! Inside the program every parameter goes by its original name. The Hugging Face names are those of
-//! the published `model.safetensors` files; the names that `transformers` 5.23 gives the same
+//! Our own names are those of the original checkpoints. The Hugging Face layout is the one that
+//! `PixioModel` has in published files; the names that `transformers` 5.23 gives the same
 //! parameters in memory are understood too.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use crate::weights::{NameMap, Place};
+use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames, WEIGHT_AND_BIAS};
 
 /// `encoder.layer.0.attention.attention.query.weight`, ...: query, key and value apart.
-pub(super) struct HuggingFaceNames;
+pub(super) static HUGGING_FACE: HuggingFaceNames = HuggingFaceNames(&TABLE);
 
 /// `blocks.0.attn.qkv.weight`, ...: query, key and value in one tensor.
-pub(super) struct OriginalNames;
+pub(super) static ORIGINAL: OwnNames = OwnNames(&TABLE);
 
-/// What models that hold an encoder put before its names.
-const WRAPPERS: &[&str] = &["pixio."];
+static TABLE: NameTable = NameTable {
+    own_layout: "original Pixio layout",
+    wrappers: &["pixio."],
+    outside: &[
+        ("cls_token", "embeddings.cls_token"),
+        ("pos_embed", "embeddings.position_embeddings"),
+        ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
+        ("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
+        ("norm.weight", "layernorm.weight"),
+        ("norm.bias", "layernorm.bias"),
+    ],
+    in_block: &[
+        module("norm1", &["norm1", "layernorm_before"]),
+        module("norm2", &["norm2", "layernorm_after"]),
+        module("attn.proj", &["attention.output.dense", "attention.o_proj"]),
+        module("mlp.fc1", &["intermediate.dense", "mlp.fc1"]),
+        module("mlp.fc2", &["output.dense", "mlp.fc2"]),
+    ],
+    fused: (
+        "attn.qkv",
+        &[
+            &["attention.attention.query", "attention.q_proj"],
+            &["attention.attention.key", "attention.k_proj"],
+            &["attention.attention.value", "attention.v_proj"],
+        ],
+    ),
+};
 
-impl NameMap for HuggingFaceNames {
-    fn layout(&self) -> &'static str {
-        "Hugging Face layout"
-    }
-
-    fn wrappers(&self) -> &'static [&'static str] {
-        WRAPPERS
-    }
-
-    fn place(&self, name: &str) -> Option<Place> {
-        from_hugging_face(name)
-    }
-
-    fn stored_names(&self, name: &str) -> Vec<String> {
-        to_hugging_face(name)
-    }
-
-    fn numbers(&self, shapes: &BTreeMap<&str, Vec<i64>>) -> Vec<(String, i64)> {
-        numbers(shapes)
-    }
-}
-
-impl NameMap for OriginalNames {
-    fn layout(&self) -> &'static str {
-        "original Pixio layout"
-    }
-
-    fn wrappers(&self) -> &'static [&'static str] {
-        WRAPPERS
-    }
-
-    fn place(&self, name: &str) -> Option<Place> {
-        let is_known = !to_hugging_face(name).is_empty();
-        is_known.then(|| Place { name: name.to_string(), part: None })
-    }
-
-    fn stored_names(&self, name: &str) -> Vec<String> {
-        self.place(name).map(|place| place.name).into_iter().collect()
-    }
-
-    fn numbers(&self, shapes: &BTreeMap<&str, Vec<i64>>) -> Vec<(String, i64)> {
-        numbers(shapes)
-    }
-}
-
-/// Width and depth.
-fn numbers(shapes: &BTreeMap<&str, Vec<i64>>) -> Vec<(String, i64)> {
-    let block = |name: &&str| Some(name.strip_prefix("blocks.")?.split('.').next()?.to_string());
-    let depth = shapes.keys().filter_map(block).collect::<BTreeSet<_>>().len() as i64;
-    let width = shapes.get("cls_token").and_then(|shape| shape.last().copied()).unwrap_or(0);
-    vec![(format!("width {width}"), width), (format!("{depth} blocks"), depth)]
-}
-
-/// Names outside the blocks: original, Hugging Face.
-const OUTSIDE_BLOCKS: [(&str, &str); 6] = [
-    ("cls_token", "embeddings.cls_token"),
-    ("pos_embed", "embeddings.position_embeddings"),
-    ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
-    ("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
-    ("norm.weight", "layernorm.weight"),
-    ("norm.bias", "layernorm.bias"),
-];
-
-/// Modules of a block: original, published Hugging Face, Hugging Face in memory.
-const IN_BLOCK: [(&str, &str, &str); 5] = [
-    ("norm1", "norm1", "layernorm_before"),
-    ("norm2", "norm2", "layernorm_after"),
-    ("attn.proj", "attention.output.dense", "attention.o_proj"),
-    ("mlp.fc1", "intermediate.dense", "mlp.fc1"),
-    ("mlp.fc2", "output.dense", "mlp.fc2"),
-];
-
-/// The parts of the fused `attn.qkv`, in its order: published Hugging Face, in memory.
-const QKV: [(&str, &str); 3] = [
-    ("attention.attention.query", "attention.q_proj"),
-    ("attention.attention.key", "attention.k_proj"),
-    ("attention.attention.value", "attention.v_proj"),
-];
-
-/// The place of the tensor that a Hugging Face file calls `name`.
-fn from_hugging_face(name: &str) -> Option<Place> {
-    if let Some((pixio, _)) = OUTSIDE_BLOCKS.iter().find(|(_, theirs)| *theirs == name) {
-        return Some(Place { name: (*pixio).into(), part: None });
-    }
-    let in_layers = name.strip_prefix("encoder.").unwrap_or(name);
-    let numbered =
-        in_layers.strip_prefix("layer.").or_else(|| in_layers.strip_prefix("layers."))?;
-    let (block, parameter) = numbered.split_once('.')?;
-    let block: usize = block.parse().ok()?;
-    let (module, kind) = parameter.rsplit_once('.')?;
-    if let Some(third) = QKV.iter().position(|known| [known.0, known.1].contains(&module)) {
-        return Some(Place { name: format!("blocks.{block}.attn.qkv.{kind}"), part: Some(third) });
-    }
-    let known = IN_BLOCK.iter().find(|known| [known.1, known.2].contains(&module))?;
-    Some(Place { name: format!("blocks.{block}.{}.{kind}", known.0), part: None })
-}
-
-/// The published Hugging Face names of an original tensor: three for a fused one, none for a
-/// tensor that is no part of the encoder.
-fn to_hugging_face(name: &str) -> Vec<String> {
-    if let Some((_, theirs)) = OUTSIDE_BLOCKS.iter().find(|(pixio, _)| *pixio == name) {
-        return vec![(*theirs).into()];
-    }
-    let in_block = || {
-        let (block, parameter) = name.strip_prefix("blocks.")?.split_once('.')?;
-        let (module, kind) = parameter.rsplit_once('.')?;
-        if module == "attn.qkv" {
-            let names = QKV.map(|known| format!("encoder.layer.{block}.{}.{kind}", known.0));
-            return Some(names.to_vec());
-        }
-        let known = IN_BLOCK.iter().find(|known| known.0 == module)?;
-        Some(vec![format!("encoder.layer.{block}.{}.{kind}", known.1)])
-    };
-    in_block().unwrap_or_default()
+const fn module(own: &'static str, theirs: &'static [&'static str]) -> Module {
+    Module { own, theirs, kinds: WEIGHT_AND_BIAS }
 }
 
 /// The original names of all parameters of an encoder with `depth` blocks.
 pub(super) fn parameters(depth: usize) -> Vec<String> {
-    let outside = OUTSIDE_BLOCKS.iter().map(|(pixio, _)| pixio.to_string());
-    let modules = || IN_BLOCK.iter().map(|known| known.0).chain(["attn.qkv"]);
+    let outside = TABLE.outside.iter().map(|(pixio, _)| pixio.to_string());
+    let modules = || TABLE.in_block.iter().map(|known| known.own).chain([TABLE.fused.0]);
     let in_blocks = (0..depth).flat_map(|block| {
         modules().flat_map(move |module| {
             ["weight", "bias"].map(|kind| format!("blocks.{block}.{module}.{kind}"))
@@ -156,17 +67,18 @@ pub(super) fn is_beside(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::{NameMap, Place};
 
     /// Every Hugging Face name that is written is read back as the same parameter.
     #[test]
     fn names_round_trip() {
         for name in parameters(12) {
-            let theirs = to_hugging_face(&name);
+            let theirs = HUGGING_FACE.stored_names(&name);
             assert_eq!(theirs.len(), if name.contains("qkv") { 3 } else { 1 }, "{name}");
             for (third, written) in theirs.iter().enumerate() {
                 let third = name.contains("qkv").then_some(third);
                 let place = Place { name: name.clone(), part: third };
-                assert_eq!(from_hugging_face(written), Some(place), "{written}");
+                assert_eq!(HUGGING_FACE.place(written), Some(place), "{written}");
             }
         }
     }
@@ -180,7 +92,8 @@ mod tests {
             ("layers.0.layernorm_after.weight", "blocks.0.norm2.weight", None),
             ("encoder.layer.0.mlp.fc2.bias", "blocks.0.mlp.fc2.bias", None),
         ] {
-            assert_eq!(from_hugging_face(theirs), Some(Place { name: name.into(), part: third }));
+            let place = Place { name: name.into(), part: third };
+            assert_eq!(HUGGING_FACE.place(theirs), Some(place));
         }
     }
 
@@ -188,10 +101,10 @@ mod tests {
     #[test]
     fn strangers_are_not_recognised() {
         for name in ["blocks.x", "decoder_blocks.0.norm1.weight", "layers.q.norm1.weight", ""] {
-            assert_eq!(from_hugging_face(name), None, "{name}");
+            assert_eq!(HUGGING_FACE.place(name), None, "{name}");
         }
-        for name in ["conv1.weight", "decoder_pred.bias"] {
-            assert_eq!(OriginalNames.place(name), None, "{name}");
+        for name in ["conv1.weight", "decoder_pred.bias", "blocks.0.ls1.gamma"] {
+            assert_eq!(ORIGINAL.place(name), None, "{name}");
         }
     }
 }

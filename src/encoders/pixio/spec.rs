@@ -37,6 +37,8 @@ pub(super) fn spec(dim: usize, depth: usize, heads: usize) -> EncoderSpec {
         heads,
         patch_size: PATCH_SIZE,
         class_tokens: CLASS_TOKENS,
+        registers: 0,
         mlp_ratio: MLP_RATIO,
+        gated: false,
     }
 }

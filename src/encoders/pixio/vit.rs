@@ -31,8 +31,10 @@ impl Vit {
         let (dim, class) = (spec.dim as i64, spec.class_tokens as i64);
         let tokens = class + (grid_size * grid_size) as i64;
         let patch = spec.patch_size as i64;
-        let (hidden, eps) = (spec.dim * spec.mlp_ratio, LAYER_NORM_EPS);
-        let block = BlockShape { dim: spec.dim, heads: spec.heads, hidden, eps };
+        let block = BlockShape {
+            hidden: spec.dim * spec.mlp_ratio,
+            ..BlockShape::new(spec.dim, spec.heads, LAYER_NORM_EPS)
+        };
         Self {
             cls_token: parameters.tensor("cls_token", &[1, class, dim], Init::Normal(0.02)),
             pos_embed: parameters.tensor(
@@ -43,7 +45,13 @@ impl Vit {
             patch_embed: Linear::shaped(parameters, "patch_embed.proj", &[dim, 3, patch, patch]),
             blocks: Blocks::new(parameters, "blocks", &block, spec.depth),
             norm: LayerNorm::new(parameters, "norm", dim, LAYER_NORM_EPS),
-            shape: EncoderShape { dim, depth: spec.depth, prefix_tokens: class, patch_size: patch },
+            shape: EncoderShape {
+                dim,
+                depth: spec.depth,
+                class_tokens: class,
+                prefix_tokens: class,
+                patch_size: patch,
+            },
         }
     }
 
@@ -73,17 +81,7 @@ impl Vit {
     }
 
     fn tokens(&self, all: Tensor, input: &Input, taps: Vec<Tensor>) -> Tokens {
-        let grid = self.shape.grid(&input.images);
-        Tokens { all, prefix_tokens: self.shape.prefix_tokens, grid, taps }
-    }
-}
-
-/// Copies the tokens after those blocks that `input` asks for; the next block may overwrite them.
-fn tap<'a>(input: &'a Input, taps: &'a mut Vec<Tensor>) -> impl FnMut(usize, &Tensor) + 'a {
-    |block, tokens| {
-        if input.taps.contains(&block) {
-            taps.push(tokens.copy());
-        }
+        self.shape.tokens(all, input, taps)
     }
 }
 
@@ -95,7 +93,7 @@ impl Encoder for Vit {
     fn forward(&self, input: &Input, compute: Kind) -> Tokens {
         let embedded = self.embed(input, compute);
         let mut taps = Vec::new();
-        let tap = tap(input, &mut taps);
+        let tap = input.tap(&mut taps);
         let all = self.blocks.forward(embedded, &input.drop_path, compute, tap);
         self.tokens(all, input, taps)
     }
@@ -109,7 +107,7 @@ impl Encoder for Vit {
         assert!(input.taps.iter().all(|&tap| tap >= blocks), "a recomputed block has no tap");
         let embedded = self.embed(input, compute);
         let mut taps = Vec::new();
-        let tap = tap(input, &mut taps);
+        let tap = input.tap(&mut taps);
         let drop_path = &input.drop_path;
         let (all, kept) =
             self.blocks.forward_keeping_inputs(embedded, drop_path, compute, blocks, tap);
@@ -125,7 +123,7 @@ impl Encoder for Vit {
     ) -> Result<Tokens> {
         let embedded = self.embed(input, compute);
         let mut taps = Vec::new();
-        let tap = tap(input, &mut taps);
+        let tap = input.tap(&mut taps);
         let all = self.blocks.forward_frozen(embedded, junctions, compute, tap)?;
         Ok(self.tokens(all, input, taps))
     }
@@ -136,7 +134,7 @@ impl Encoder for Vit {
 
     /// The mean of the class tokens.
     fn pooled(&self, tokens: &Tokens) -> Tensor {
-        let class = tokens.prefix().to_kind(Kind::Float);
+        let class = tokens.class().to_kind(Kind::Float);
         class.mean_dim([1i64].as_slice(), false, Kind::Float)
     }
 

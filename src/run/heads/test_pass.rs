@@ -139,7 +139,7 @@ impl<'a> TestPass<'a> {
     }
 
     fn has_prefix(&self) -> bool {
-        self.ground.model().shape().prefix_tokens > 0
+        self.ground.model().shape().class_tokens > 0
     }
 
     /// Merged windows of each head, from kept features, and the target on the device.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use toml::Table;
+use toml::{Table, Value};
 
 use super::losses::LossConfig;
 use crate::config::{Check, KeyError, Precision, TrainConfig, read_tables, require};
 use crate::encoders::EncoderSpec;
-use crate::tasks::trainee::{TraineeConfig, check_encoder};
+use crate::tasks::trainee::{TraineeConfig, check_encoder, fill_in_model};
 
 /// A run of distillation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -90,7 +90,16 @@ pub enum TeacherPrecision {
 ///
 /// # Errors
 /// A key is unknown, missing or of the wrong type.
-pub(super) fn read(own: Table, train: TrainConfig) -> Result<DistillConfig, KeyError> {
+pub(super) fn read(mut own: Table, train: TrainConfig) -> Result<DistillConfig, KeyError> {
+    if let Some(Value::Table(teacher)) = own.get_mut("teacher") {
+        fill_in_model("teacher", teacher)?;
+    }
+    if let Some(Value::Array(students)) = own.get_mut("students") {
+        for (number, student) in students.iter_mut().enumerate() {
+            let Value::Table(student) = student else { continue };
+            fill_in_model(&format!("students.{number}"), student)?;
+        }
+    }
     let Tables { teacher, students, loss } = read_tables(own)?;
     Ok(DistillConfig { train, teacher, students, loss })
 }
@@ -133,23 +142,6 @@ impl DistillConfig {
                 format!("{key}.name"),
                 || format!("found `{name}` a second time, expected a name of its own"),
             )?;
-            self.check_tokens(&key, student)?;
-        }
-        Ok(())
-    }
-
-    /// Students have the tokens that the teacher has.
-    fn check_tokens(&self, key: &str, student: &TraineeConfig) -> Check {
-        let teacher = &self.teacher.model;
-        for (name, own, teachers) in [
-            ("patch_size", student.model.patch_size, teacher.patch_size),
-            ("class_tokens", student.model.class_tokens, teacher.class_tokens),
-        ] {
-            require(own == teachers, format!("{key}.model.{name}"), || {
-                format!(
-                    "found {own}, expected the teacher's {teachers}: tokens are matched one by one"
-                )
-            })?;
         }
         Ok(())
     }

@@ -115,12 +115,12 @@ impl Student {
         self.encoder.encoder()
     }
 
-    /// A forward pass that gradients will come back through, and all its tokens in the teacher's
-    /// width: `[B, P+K, D]`.
-    pub fn forward<'a>(&'a self, input: &'a Input, compute: Kind) -> (EncoderPass<'a>, Tensor) {
+    /// A forward pass that gradients will come back through, and its tokens in the teacher's width.
+    pub fn forward<'a>(&'a self, input: &'a Input, compute: Kind) -> (EncoderPass<'a>, Tokens) {
         let pass = self.encoder.forward(input, compute);
-        let tokens = self.projector.forward(&pass.tokens.all);
-        (pass, tokens)
+        let Tokens { class_tokens, prefix_tokens, grid, .. } = pass.tokens;
+        let all = self.projector.forward(&pass.tokens.all);
+        (pass, Tokens { all, class_tokens, prefix_tokens, grid, taps: Vec::new() })
     }
 }
 
@@ -140,7 +140,7 @@ pub fn teacher_flops(config: &DistillConfig) -> f64 {
 /// Operations of a forward pass of a student and its projector, for each image.
 pub fn student_flops(config: &DistillConfig, student: &TraineeConfig) -> f64 {
     let patches = seen(config, student);
-    let tokens = patches + student.model.class_tokens;
+    let tokens = patches + student.model.prefix_tokens();
     let projector = projector_flops(student.model.dim, config.teacher.model.dim, tokens);
     student.model.flops(patches) + projector
 }
@@ -148,23 +148,23 @@ pub fn student_flops(config: &DistillConfig, student: &TraineeConfig) -> f64 {
 /// Bytes that a forward pass of a student and its projector leaves for the backward pass, for each image.
 pub fn student_kept_bytes(config: &DistillConfig, student: &TraineeConfig) -> f64 {
     let keeping = student.keeping(config.train.run.precision.kind().elt_size_in_bytes() as f64);
-    let EncoderSpec { dim, depth, mlp_ratio, class_tokens, .. } = student.model;
-    let tokens = seen(config, student) + class_tokens;
+    let EncoderSpec { dim, depth, mlp_ratio, .. } = student.model;
+    let tokens = seen(config, student) + student.model.prefix_tokens();
     transformer_kept_bytes((dim, depth, mlp_ratio), tokens, &keeping)
         + projector_kept_bytes(dim, config.teacher.model.dim, tokens, &keeping)
 }
 
 /// Bytes of the teacher's tokens of an image, which stay until all students have learned from them.
 pub fn target_bytes(config: &DistillConfig) -> f64 {
-    let EncoderSpec { dim, class_tokens, .. } = config.teacher.model;
+    let model = &config.teacher.model;
     let number = config.teacher.residual.kind().elt_size_in_bytes();
-    ((patches(config) + class_tokens) * dim * number) as f64
+    ((patches(config) + model.prefix_tokens()) * model.dim * number) as f64
 }
 
 /// Patches of an image that a student sees.
 fn seen(config: &DistillConfig, student: &TraineeConfig) -> usize {
-    let grid_size = config.train.data.input_size / config.teacher.model.patch_size;
-    student.mask(grid_size).map_or_else(|| patches(config), |mask| mask.kept())
+    let grid_size = student.model.grid_size(config.train.data.input_size);
+    student.mask(grid_size).map_or(grid_size * grid_size, |mask| mask.kept())
 }
 
 fn patches(config: &DistillConfig) -> usize {
@@ -217,11 +217,11 @@ impl Distillation {
     }
 
     fn build(config: &DistillConfig, teacher: Teacher, storage: impl Fn(u64) -> Storage) -> Self {
-        let grid_size = config.train.data.input_size / config.teacher.model.patch_size;
         let dim = config.teacher.model.dim;
         let (mut students, mut trainees) = (Vec::new(), Vec::new());
         for (rng_stream, student) in config.students.iter().enumerate() {
             let rng_stream = rng_stream as u64;
+            let grid_size = student.model.grid_size(config.train.data.input_size);
             let (built, parameters) =
                 Student::new(storage(rng_stream), student, dim, grid_size, rng_stream);
             students.push(built);
@@ -236,10 +236,10 @@ impl Distillation {
         &self.students
     }
 
-    /// Losses of one student, given all its tokens in the teacher's width, `[B, P+K, D]`, the
-    /// teacher's tokens, and the patches `keep` `[B, K]` that the student sees, or all.
-    pub fn compare(&self, student: &Tensor, teacher: &Tokens, keep: Option<&Tensor>) -> Losses {
-        self.loss.compare(&TokenPair::new(student, &teacher.all, teacher.prefix_tokens, keep))
+    /// Losses of one student, given its tokens in the teacher's width, the teacher's tokens, and the patches
+    /// `keep` `[B, K]` that the student sees, or all.
+    pub fn compare(&self, student: &Tokens, teacher: &Tokens, keep: Option<&Tensor>) -> Losses {
+        self.loss.compare(&TokenPair::new(student, teacher, keep))
     }
 }
 

@@ -4,6 +4,7 @@ mod config;
 mod distillation;
 mod fp8_report;
 mod losses;
+mod matching;
 mod models;
 mod task;
 

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use tch::Device;
 use toml::Table;
+use tracing::info;
 
 use super::config::{DistillConfig, TeacherPrecision, read};
 use super::distillation::{
@@ -10,6 +11,7 @@ use super::distillation::{
     teacher_flops,
 };
 use super::fp8_report::Fp8Report;
+use super::matching::{describe, is_one_by_one};
 use super::models::{check_normalisation, load_teacher, students, weights_of};
 use crate::config::{Check, ConfigError, KeyError, TrainConfig};
 use crate::encoders::{Encoder, EncoderSpec};
@@ -112,6 +114,11 @@ impl TaskConfig for DistillConfig {
         std::iter::once(teacher).chain(students).collect()
     }
 
+    fn notes(&self) -> Vec<(String, String)> {
+        let students = self.students.iter();
+        students.map(|one| (format!("tokens of {}", one.name), describe(self, one))).collect()
+    }
+
     fn check_weights(&self) -> Result<()> {
         check_normalisation(self)?;
         weights_of(self).try_for_each(|(key, weights, size)| check(&key, weights, size))
@@ -123,6 +130,10 @@ impl TaskConfig for DistillConfig {
 
     fn models(&self, setting: &Setting, starts_anew: bool) -> Result<Box<dyn Models>> {
         let Setting { group, device, .. } = *setting;
+        let others = self.students.iter().filter(|one| !is_one_by_one(self, one));
+        for student in others.filter(|_| group.is_first()) {
+            info!("student `{}` learns from {}", student.name, describe(self, student));
+        }
         let teacher = guard(|| load_teacher(self, group, device))?;
         let images = setting.images.as_ref();
         let report = images.map(|images| Fp8Report::begin(self, group, images.dataset, &teacher));

@@ -189,14 +189,15 @@ pub fn kept_bytes(config: &PretrainConfig) -> [f64; 2] {
     let seen = encoder.mask(grid_size).map_or(patches, |mask| mask.kept());
     let number = train.run.precision.kind().elt_size_in_bytes() as f64;
     let keeping = encoder.keeping(number);
-    let EncoderSpec { dim, depth, mlp_ratio, class_tokens, .. } = encoder.model;
+    let EncoderSpec { dim, depth, mlp_ratio, .. } = encoder.model;
+    let prefix = encoder.model.prefix_tokens();
     let shape = decoder.shape(&encoder.model);
     // Pixels as predicted, in float32 for the loss, and as they are to be.
     let pixels = (patches * 3 * shape.patch_size * shape.patch_size) as f64 * (number + 8.0);
     let of_decoder = Keeping { drop_path: 0.0, recomputed: 0, ..keeping };
     let size = (shape.dim, shape.depth, shape.mlp_ratio);
     [
-        transformer_kept_bytes((dim, depth, mlp_ratio), class_tokens + seen, &keeping),
+        transformer_kept_bytes((dim, depth, mlp_ratio), prefix + seen, &keeping),
         transformer_kept_bytes(size, shape.prefix_tokens + patches, &of_decoder) + pixels,
     ]
 }

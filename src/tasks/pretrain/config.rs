@@ -56,7 +56,7 @@ impl DecoderConfig {
     /// The decoder's numbers beside this encoder.
     pub fn shape(&self, encoder: &EncoderSpec) -> DecoderShape {
         let Self { dim, depth, heads, mlp_ratio } = *self;
-        let EncoderSpec { patch_size, class_tokens: prefix_tokens, .. } = *encoder;
+        let (patch_size, prefix_tokens) = (encoder.patch_size, encoder.prefix_tokens());
         DecoderShape { dim, depth, heads, mlp_ratio, patch_size, prefix_tokens }
     }
 }

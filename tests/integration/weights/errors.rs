@@ -158,7 +158,7 @@ fn damaged_files_are_refused() {
 fn foreign_weights_are_refused() {
     let header = r#"{"conv1.weight":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
     let error = open_error("resnet.safetensors", &with_header(header, 16));
-    assert_says(&error, &["not the weights of a Pixio encoder", "conv1.weight"]);
+    assert_says(&error, &["not the weights of a Pixio or DINOv2", "conv1.weight"]);
     let missing = EncoderWeights::open(Path::new("/nonexistent/weights")).err().unwrap();
     assert_says(&format!("{missing:#}"), &["/nonexistent/weights does not exist"]);
 }
@@ -187,7 +187,7 @@ fn broken_folders_are_refused() {
         .unwrap();
     let config = fs::read_to_string(golden("infer_native/config.json")).unwrap();
     for (from, to, says) in [
-        (r#""pixio""#, r#""dinov2""#, "model_type is `dinov2`, expected `pixio`"),
+        (r#""pixio""#, r#""beit""#, "model_type is `beit`, expected `pixio`"),
         (r#""gelu""#, r#""silu""#, "hidden_act is `silu`"),
         ("1e-06", "1e-05", "layer_norm_eps is 1e-5"),
         (r#""hidden_size": 64,"#, "", "hidden_size"),

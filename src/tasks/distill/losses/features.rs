@@ -45,7 +45,11 @@ impl LossPart for Features {
     /// If both distances are `none`.
     fn compare(&self, tokens: &TokenPair) -> Losses {
         let (student, teacher) = (&tokens.student, &tokens.teacher);
-        let class = distance(self.class, &student.class, &teacher.class);
+        let class = match student.class.size()[1] {
+            // Models that have no class tokens in common.
+            0 => None,
+            _ => distance(self.class, &student.class, &teacher.class),
+        };
         let patch = distance(self.patch, &student.patch, &teacher.patch);
         let total = match (&class, &patch, self.fuse) {
             (None, None, _) => panic!("the loss compares no features"),
@@ -80,14 +84,22 @@ fn distance(kind: Distance, student: &Tensor, teacher: &Tensor) -> Option<Tensor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoders as tokens;
     use tch::Device;
 
     fn losses(class: Distance, patch: Distance, fuse: Fuse) -> [f64; 3] {
         // One class token off by 1 in each of 2 numbers, three patch tokens off by 3.
         let teacher = Tensor::ones([1, 4, 2], (Kind::Float, Device::Cpu));
         let student = &teacher + Tensor::from_slice(&[1f32, 3., 3., 3.]).view([1, 4, 1]);
-        let losses =
-            Features { class, patch, fuse }.compare(&TokenPair::new(&student, &teacher, 1, None));
+        let tokens = |all: &Tensor| tokens::Tokens {
+            all: all.shallow_clone(),
+            class_tokens: 1,
+            prefix_tokens: 1,
+            grid: [1, 3],
+            taps: Vec::new(),
+        };
+        let pair = TokenPair::new(&tokens(&student), &tokens(&teacher), None);
+        let losses = Features { class, patch, fuse }.compare(&pair);
         let values = [Some(&losses.total), losses.term("class"), losses.term("patch")];
         values.map(|value| value.map_or(0.0, |value| value.double_value(&[])))
     }

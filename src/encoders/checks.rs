@@ -1,0 +1,32 @@
+//! Checks of an encoder's numbers that families share.
+
+use super::family::EncoderSpec;
+
+/// # Errors
+/// A number that must not be 0 is: its key, and what is wrong.
+pub(super) fn require_positive(spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
+    let EncoderSpec { dim, depth, heads, patch_size, class_tokens, mlp_ratio, .. } = *spec;
+    for (key, value) in [
+        ("dim", dim),
+        ("depth", depth),
+        ("heads", heads),
+        ("patch_size", patch_size),
+        ("class_tokens", class_tokens),
+        ("mlp_ratio", mlp_ratio),
+    ] {
+        if value == 0 {
+            return Err((key, "found 0, expected at least 1".into()));
+        }
+    }
+    Ok(())
+}
+
+/// # Errors
+/// The heads do not divide the width.
+pub(super) fn require_divisor(spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
+    let EncoderSpec { dim, heads, .. } = *spec;
+    match dim.is_multiple_of(heads) {
+        true => Ok(()),
+        false => Err(("heads", format!("found {heads}, expected a divisor of the width {dim}"))),
+    }
+}

@@ -1,0 +1,125 @@
+//! [`Dinov2`] as one of the families.
+
+use anyhow::Result;
+use serde_json::Value;
+use tch::Tensor;
+
+use super::names::{self, HUGGING_FACE, ORIGINAL};
+use super::spec::{Dinov2, hidden};
+use super::{measure, vit};
+use crate::encoders::checks::{require_divisor, require_positive};
+use crate::encoders::encoder::Encoder;
+use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
+use crate::nn::{Parameters, Storage, patch_flops, transformer_flops};
+use crate::weights::{NameMap, WeightFile};
+
+impl Family for Dinov2 {
+    fn name(&self) -> &'static str {
+        self.model_type_name()
+    }
+
+    fn title(&self) -> &'static str {
+        if self.has_registers { "DINOv2 with registers" } else { "DINOv2" }
+    }
+
+    fn published(&self) -> Vec<(&'static str, EncoderSpec)> {
+        self.sizes()
+    }
+
+    fn defaults(&self) -> EncoderSpec {
+        self.spec(768, 12, 12)
+    }
+
+    fn check(&self, spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
+        require_positive(spec)?;
+        require_divisor(spec)?;
+        if spec.class_tokens != 1 {
+            return Err(("class_tokens", format!("found {}, expected 1", spec.class_tokens)));
+        }
+        match (self.has_registers, spec.registers) {
+            (true, 0) => Err(("registers", "found 0, expected at least 1, or `dinov2`".into())),
+            (false, 1..) => {
+                let found = spec.registers;
+                Err(("registers", format!("found {found}, expected `dinov2_with_registers`")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn takes_masks(&self) -> bool {
+        true
+    }
+
+    fn build(
+        &self,
+        parameters: &mut Parameters,
+        spec: &EncoderSpec,
+        grid_size: usize,
+    ) -> Box<dyn Encoder> {
+        Box::new(vit::Vit::new(parameters, spec, grid_size))
+    }
+
+    fn flops(&self, spec: &EncoderSpec, patches: usize) -> f64 {
+        let tokens = spec.prefix_tokens() + patches;
+        // A gated MLP has three matrices.
+        let matrices = if spec.gated { 3 } else { 2 };
+        let of_mlps = 2 * tokens * spec.depth * matrices * spec.dim * hidden(spec);
+        transformer_flops(spec.dim, spec.depth, 0, tokens)
+            + of_mlps as f64
+            + patch_flops(spec.dim, spec.patch_size, patches)
+    }
+
+    fn resized(&self, _: &EncoderSpec, name: &str, parameter: &Tensor, grid_size: usize) -> Tensor {
+        let side = grid_size as i64;
+        match name {
+            "pos_embed" => vit::resize(parameter, self.has_registers, (side, side)),
+            _ => parameter.shallow_clone(),
+        }
+    }
+
+    fn hugging_face_names(&self) -> &'static dyn NameMap {
+        &HUGGING_FACE
+    }
+
+    fn own_names(&self) -> &'static dyn NameMap {
+        &ORIGINAL
+    }
+
+    fn is_beside(&self, name: &str) -> bool {
+        names::is_beside(name)
+    }
+
+    fn measure(&self, file: &WeightFile) -> Result<StoredEncoder> {
+        self.measured(file)
+    }
+
+    fn stored_grid(&self, _: &EncoderSpec, file: &WeightFile) -> usize {
+        measure::stored_grid(file)
+    }
+
+    fn parameters(&self, spec: &EncoderSpec) -> Vec<String> {
+        let mut parameters = Parameters::new(Storage::Shapes);
+        self.build(&mut parameters, spec, 1);
+        parameters.named().iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn file_name(&self) -> &'static str {
+        if self.has_registers { "dinov2_with_registers.safetensors" } else { "dinov2.safetensors" }
+    }
+
+    fn model_type(&self) -> &'static str {
+        self.model_type_name()
+    }
+
+    fn read_config(&self, config: Value) -> Result<EncoderSpec> {
+        self.spec_of_config(config)
+    }
+
+    fn write_config(&self, encoder: &StoredEncoder, file: &WeightFile) -> Result<Value> {
+        self.config_of(encoder, file)
+    }
+
+    fn image_processor(&self) -> &'static str {
+        "BitImageProcessor"
+    }
+}
