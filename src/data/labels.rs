@@ -85,7 +85,7 @@ impl LabelRule {
     pub(crate) fn read(&self, member: &[u8]) -> Result<u32, String> {
         let text = text_of(member);
         if self.field.is_empty() {
-            return self.class_of(text).ok_or_else(|| self.refusal(text));
+            return self.class_of(text);
         }
         let value: Value =
             serde_json::from_str(text).map_err(|error| format!("is no JSON ({error})"))?;
@@ -98,15 +98,25 @@ impl LabelRule {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        self.class_of(&text).ok_or_else(|| self.refusal(&text))
+        self.class_of(&text)
     }
 
     /// A class's number, or its name where names are known.
-    fn class_of(&self, text: &str) -> Option<u32> {
+    fn class_of(&self, text: &str) -> Result<u32, String> {
         let text = text.trim();
-        let Some(classes) = &self.classes else { return number(text) };
+        let Some(classes) = &self.classes else {
+            return number(text).ok_or_else(|| self.refusal(text));
+        };
         let named = classes.iter().position(|name| name == text).map(|place| place as u32);
-        named.or_else(|| number(text).filter(|&number| (number as usize) < classes.len()))
+        let numbered = number(text).filter(|&number| (number as usize) < classes.len());
+        match (named, numbered) {
+            (Some(named), Some(numbered)) if named != numbered => Err(format!(
+                "is {text:?}, which is the name of class {named} and the number of class `{}`: leave \
+                 data.classes out where members hold numbers",
+                classes[numbered as usize]
+            )),
+            _ => named.or(numbered).ok_or_else(|| self.refusal(text)),
+        }
     }
 
     fn refusal(&self, text: &str) -> String {
@@ -158,18 +168,22 @@ pub fn class_list(path: &Path, json: &[u8]) -> Result<Vec<String>> {
 }
 
 /// Names of classes in the order of their numbers, from a file: a JSON list, as `distill data pack` writes it,
-/// or a name a line.
+/// a JSON object from names to numbers or from numbers to names, or a name a line.
 ///
 /// # Errors
-/// The file cannot be read, is empty, or names a class twice.
+/// The file cannot be read, is empty, has an empty line, leaves a number out, or names a class twice.
 pub fn read_classes(path: &Path) -> Result<Vec<String>> {
     let fail = || path.display().to_string();
     let bytes = std::fs::read(path).with_context(fail)?;
     let text = text_of(&bytes);
     let names: Vec<String> = match text.starts_with('[') {
         true => class_list(path, text.as_bytes())?,
+        false if text.starts_with('{') => by_numbers(text).with_context(fail)?,
         false => text.lines().map(|line| line.trim().to_string()).collect(),
     };
+    if let Some(place) = names.iter().position(String::is_empty) {
+        bail!("{}: class {place} has no name: is there an empty line?", path.display());
+    }
     ensure!(!names.is_empty(), "{}: names no class", path.display());
     let mut sorted: Vec<&String> = names.iter().collect();
     sorted.sort_unstable();
@@ -179,9 +193,63 @@ pub fn read_classes(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// The names of an object `{"cat": 0}` or `{"0": "cat"}`, in the order of their numbers.
+fn by_numbers(text: &str) -> Result<Vec<String>> {
+    let object: serde_json::Map<String, Value> = serde_json::from_str(text)?;
+    let entry = |(key, value): (String, Value)| match value {
+        Value::Number(number) => Some((number.as_u64()?, key)),
+        Value::String(name) => Some((u64::from(number(&key)?), name)),
+        _ => None,
+    };
+    let entries: Option<Vec<_>> = object.into_iter().map(entry).collect();
+    let mut entries = entries.context("expected an object from names to numbers, or back")?;
+    entries.sort();
+    for (place, (number, name)) in entries.iter().enumerate() {
+        ensure!(
+            *number == place as u64,
+            "expected the numbers from 0 on, each once; `{name}` has {number}, and {place} is no class's"
+        );
+    }
+    Ok(entries.into_iter().map(|(_, name)| name).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every form of a list of classes gives the same names; what is none is refused.
+    #[test]
+    fn lists_of_classes_have_several_forms() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("classes");
+        let of = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_classes(&path).map_err(|error| format!("{error:#}"))
+        };
+        for text in [
+            "dog\ncat\n\n",
+            r#"["dog", "cat"]"#,
+            r#"{"cat": 1, "dog": 0}"#,
+            "{\"1\": \"cat\",\n \"0\": \"dog\"}",
+        ] {
+            assert_eq!(of(text).unwrap(), ["dog", "cat"], "{text}");
+        }
+        assert!(of("dog\n\ncat").unwrap_err().contains("class 1 has no name"));
+        assert!(of(r#"{"cat": 2, "dog": 0}"#).unwrap_err().contains("`cat` has 2"));
+        assert!(of(r#"{"cat": [1]}"#).unwrap_err().contains("from names to numbers"));
+        assert!(of("dog\ndog").unwrap_err().contains("twice"));
+    }
+
+    /// A number that is also another class's name says neither.
+    #[test]
+    fn names_that_are_numbers_are_not_mixed_up_with_numbers() {
+        let classes = Some(&["1", "2", "10"][..]);
+        assert_eq!(read("cls", classes, "0"), Ok(0));
+        assert_eq!(read("cls", classes, "10"), Ok(2));
+        let error = read("cls", classes, "1").unwrap_err();
+        assert!(error.contains("name of class 0 and the number of class `2`"), "{error}");
+        assert_eq!(read("cls", Some(&["0", "1"]), "1"), Ok(1));
+    }
 
     fn read(label: &str, classes: Option<&[&str]>, member: &str) -> Result<u32, String> {
         let classes = classes.map(|names| names.iter().map(ToString::to_string).collect());

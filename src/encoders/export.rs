@@ -71,7 +71,7 @@ fn parameters(weights: &EncoderWeights, encoder: &StoredEncoder) -> Result<Vec<S
     );
     let mut shapes = Parameters::new(Storage::Shapes);
     encoder.spec.build(&mut shapes, encoder.spec.grid_size(encoder.image_size));
-    weights.check_fit(shapes.named())?;
+    weights.check_values(shapes.named())?;
     Ok(names)
 }
 

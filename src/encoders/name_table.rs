@@ -33,7 +33,7 @@ pub(super) struct NameTable {
 
 impl NameTable {
     /// The place of the tensor that a Hugging Face file calls `name`.
-    fn from_hugging_face(&self, name: &str) -> Option<Place> {
+    fn place_of(&self, name: &str) -> Option<Place> {
         if let Some((own, _)) = self.outside.iter().find(|(_, theirs)| *theirs == name) {
             return Some(Place { name: (*own).into(), part: None });
         }
@@ -56,7 +56,7 @@ impl NameTable {
 
     /// The names that `transformers` gives one of our parameters: several for a fused one, none for a tensor that
     /// is no part of the encoder.
-    fn to_hugging_face(&self, name: &str) -> Vec<String> {
+    fn theirs(&self, name: &str) -> Vec<String> {
         if let Some((_, theirs)) = self.outside.iter().find(|(own, _)| *own == name) {
             return vec![(*theirs).into()];
         }
@@ -94,11 +94,11 @@ impl NameMap for HuggingFaceNames {
     }
 
     fn place(&self, name: &str) -> Option<Place> {
-        self.0.from_hugging_face(name)
+        self.0.place_of(name)
     }
 
     fn stored_names(&self, name: &str) -> Vec<String> {
-        self.0.to_hugging_face(name)
+        self.0.theirs(name)
     }
 
     fn numbers(&self, shapes: &BTreeMap<&str, Vec<i64>>) -> Vec<(String, i64)> {
@@ -116,7 +116,7 @@ impl NameMap for OwnNames {
     }
 
     fn place(&self, name: &str) -> Option<Place> {
-        let is_known = !self.0.to_hugging_face(name).is_empty();
+        let is_known = !self.0.theirs(name).is_empty();
         is_known.then(|| Place { name: name.to_string(), part: None })
     }
 

@@ -17,6 +17,9 @@ use crate::weights::{CONFIG, NameMap, WeightFile};
 /// Key of a safetensors header under which this program notes the encoder's numbers.
 pub(super) const ENCODER_KEY: &str = "encoder";
 
+/// Files that `config.json` beside them describes.
+const FILES_BESIDE_CONFIG: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
 /// Opened weights of an encoder, and perhaps of what is trained beside it.
 pub struct EncoderWeights {
     /// The tensors, under the names of the family's parameters.
@@ -50,10 +53,19 @@ impl EncoderWeights {
             None if path.is_dir() && path.join(CONFIG).is_file() => {
                 Some(read_config(&path.join(CONFIG))?)
             }
+            // A file of such a folder; what stands beside another may be another's.
+            None if path
+                .file_name()
+                .is_some_and(|name| FILES_BESIDE_CONFIG.iter().any(|own| name == *own)) =>
+            {
+                read_config(&path.with_file_name(CONFIG)).ok()
+            }
             None => None,
         };
         let foreign = family_of(&file.shapes().into_keys().collect::<Vec<_>>());
         let open = || {
+            // A key of a state dict has been taken.
+            let part = part.filter(|_| !file.is_part());
             let file = within(file, declared.as_ref(), part)?;
             let (family, layout) = recognise(&file, declared.as_ref())?;
             let foreign = foreign.filter(|_| !knows_all(&file, family, layout));
@@ -273,7 +285,7 @@ fn within(
     declared: Option<&EncoderSpec>,
     part: Option<&str>,
 ) -> Result<WeightFile> {
-    if recognise(&file, declared).is_ok() {
+    if part.is_none() && recognise(&file, declared).is_ok() {
         return Ok(file);
     }
     let families = declared.map_or_else(|| FAMILIES.to_vec(), |declared| vec![declared.family]);
@@ -296,7 +308,15 @@ fn within(
             info!("{}: the encoder is what begins with `{prefix}`", file.path().display());
             Ok(file.below(prefix))
         }
-        [] => Ok(file),
+        [] => match part {
+            None => Ok(file),
+            Some(part) => bail!(
+                "{}: nothing in it is called `{part}`: its tensors are {}{}",
+                file.path().display(),
+                shapes.keys().take(4).copied().collect::<Vec<_>>().join(", "),
+                if shapes.len() > 4 { ", …" } else { "" }
+            ),
+        },
         several => bail!(
             "{}: there are several encoders, which begin with {}: choose one with {}#{}",
             file.path().display(),

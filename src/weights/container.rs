@@ -61,6 +61,8 @@ pub(super) struct Container {
     pub tensors: BTreeMap<String, Piece>,
     /// Tensors of number formats that no weight has, with the format's name.
     pub unreadable: BTreeMap<String, String>,
+    /// Whether the tensors are those under the key that was asked for.
+    pub is_part: bool,
     /// Free text that stands in a safetensors header.
     pub metadata: BTreeMap<String, String>,
 }

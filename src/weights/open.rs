@@ -15,6 +15,8 @@ pub const CONFIG: &str = "config.json";
 /// The tensors in a Hugging Face folder.
 pub const MODEL: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// What older versions of transformers wrote.
+const OLD_INDEX: &str = "pytorch_model.bin.index.json";
 
 impl Container {
     /// Opens a folder or file of any supported form, told by its contents. Beside the files of a
@@ -44,9 +46,9 @@ impl Container {
         if let Some(name) = single.find(|name| folder.join(name).is_file()) {
             return self.add_file(&folder.join(name), part);
         }
-        let index = folder.join(INDEX);
-        if index.is_file() {
-            return self.add_shards(folder, &index);
+        let indexes = [INDEX, OLD_INDEX].map(|name| folder.join(name));
+        if let Some(index) = indexes.iter().find(|index| index.is_file()) {
+            return self.add_shards(folder, index);
         }
         // What older versions of transformers, and other programs, wrote.
         match &files_with(folder, &["safetensors", "bin", "pth", "pt"])?[..] {
@@ -152,7 +154,19 @@ fn what_is_in(folder: &Path) -> String {
                 torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth makes one file of it"
             .into();
     }
+    let of_others =
+        ["tf_model.h5", "model.onnx", "flax_model.msgpack", "pytorch_model.bin.index.json"];
+    if let Some(other) = of_others.into_iter().find(|name| found.is_empty() && has(name)) {
+        return format!("; it has {other}, which is not read: save it as safetensors");
+    }
+    if let (Some(first), true) = (first_in("."), found.is_empty()) {
+        let below = files_with(&first, &["safetensors", "bin", "pth", "pt"]).unwrap_or_default();
+        if !below.is_empty() {
+            return format!("; its folders have some: name one, such as {}", first.display());
+        }
+    }
     match &found[..] {
+        [] if has("config.json") => "; it has a config.json, but no weights beside it".into(),
         [] => String::new(),
         [first, ..] if first.to_string_lossy().contains("-of-") => {
             format!("; it has {} parts of a model, but no {INDEX}", found.len())

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,6 +22,21 @@ pub struct Preprocessing {
     pub std: [f64; 3],
 }
 
+/// Which steps an image processor takes, with the defaults of `transformers`.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Steps {
+    do_normalize: bool,
+    do_rescale: bool,
+    rescale_factor: f64,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { do_normalize: true, do_rescale: true, rescale_factor: 1.0 / 255.0 }
+    }
+}
+
 impl Preprocessing {
     /// Mean and deviation of ImageNet, which the published encoders use.
     pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
@@ -29,10 +44,24 @@ impl Preprocessing {
     /// Reads `preprocessor_config.json`.
     ///
     /// # Errors
-    /// The file is damaged or does not normalise.
+    /// The file is damaged, or pixels are not brought to `[0, 1]`.
     pub fn read(path: &Path) -> Result<Self> {
         let context = || path.display().to_string();
         let text = std::fs::read_to_string(path).with_context(context)?;
+        let steps: Steps = serde_json::from_str(&text).with_context(context)?;
+        let factor = steps.rescale_factor * 255.0;
+        ensure!(
+            steps.do_rescale && (factor - 1.0).abs() < 1e-3,
+            "{}: {}, expected pixels in [0, 1]: such an encoder is not read",
+            path.display(),
+            match steps.do_rescale {
+                true => format!("rescale_factor is {}", steps.rescale_factor),
+                false => "do_rescale is false".into(),
+            }
+        );
+        if !steps.do_normalize {
+            return Ok(Self { mean: [0.0; 3], std: [1.0; 3] });
+        }
         serde_json::from_str(&text).with_context(context)
     }
 

@@ -29,7 +29,9 @@ pub(super) fn add(
 ) -> Result<()> {
     let mut archive = Archive::open(bytes)?;
     let pickle = Pickle::read(&archive.read_member("data.pkl")?)?;
-    for &(name, value) in state_dict(&pickle, part)? {
+    let (entries, is_part) = state_dict(&pickle, part)?;
+    container.is_part |= is_part;
+    for &(name, value) in entries {
         let Some(name) = pickle.text(name) else { continue };
         let Some(described) = describe(&pickle, value).with_context(|| name.to_string())? else {
             continue;
@@ -46,8 +48,9 @@ pub(super) fn add(
 }
 
 /// The entries of the state dict: the whole pickle, or what stands under a key of it, perhaps a few deep: the one
-/// called `part`, else under one of the usual keys, else the only one there is.
-fn state_dict<'a>(pickle: &'a Pickle, part: Option<&str>) -> Result<&'a [(Id, Id)]> {
+/// called `part` or the only one below it, else under one of the usual keys, else the only one there is. And whether
+/// `part` was a key.
+fn state_dict<'a>(pickle: &'a Pickle, part: Option<&str>) -> Result<(&'a [(Id, Id)], bool)> {
     let entries = match pickle.node(pickle.root) {
         Node::Dict(entries) => entries,
         Node::Call { callee, .. } => bail!(
@@ -60,21 +63,54 @@ fn state_dict<'a>(pickle: &'a Pickle, part: Option<&str>) -> Result<&'a [(Id, Id
     let mut found = Vec::new();
     collect_dicts(pickle, entries, String::new(), &mut found);
     let keys = || found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(", ");
-    if let Some((_, chosen)) = found.iter().find(|(key, _)| Some(key.as_str()) == part) {
-        return Ok(chosen);
+    if let Some(part) = part {
+        let is_it = |key: &str| {
+            key == part || key.strip_prefix(part).is_some_and(|rest| rest.starts_with('.'))
+        };
+        let mut there = found.iter().filter(|(key, _)| is_it(key));
+        let exact = found.iter().find(|(key, _)| key == part);
+        match (exact, there.next(), there.next()) {
+            (Some((_, chosen)), _, _) | (None, Some((_, chosen)), None) => {
+                return Ok((chosen, true));
+            }
+            (None, Some(_), Some(_)) => {
+                bail!("the file holds several state dicts below `{part}`: {}", keys())
+            }
+            // Perhaps what names of tensors begin with.
+            (None, None, _) => {
+                let begins = |&(name, _): &(Id, Id)| {
+                    let rest = pickle.text(name).and_then(|name| name.strip_prefix(part));
+                    rest.is_some_and(|rest| rest.starts_with('.'))
+                };
+                match found.iter().find(|(_, entries)| entries.iter().any(begins)) {
+                    Some((_, chosen)) => return Ok((chosen, false)),
+                    None => {
+                        let keys = keys();
+                        bail!(
+                            "nothing in the file is called `{part}`{}",
+                            if keys.is_empty() {
+                                keys
+                            } else {
+                                format!(": its state dicts are {keys}")
+                            }
+                        )
+                    }
+                }
+            }
+        }
     }
     let usual = STATE_DICT_KEYS.iter().find_map(|key| found.iter().find(|(own, _)| own == key));
     match (&found[..], usual) {
         // What stands at the top is the state dict, whatever else is there.
-        ([(key, top), ..], _) if key.is_empty() => Ok(top),
-        ([(_, only)], _) => Ok(only),
-        ([], _) => Ok(entries),
+        ([(key, top), ..], _) if key.is_empty() => Ok((top, false)),
+        ([(_, only)], _) => Ok((only, false)),
+        ([], _) => Ok((entries, false)),
         (_, Some((key, chosen))) => {
             tracing::warn!(
                 "the file holds several state dicts ({}); `{key}` is taken: FILE#KEY takes another",
                 keys()
             );
-            Ok(chosen)
+            Ok((chosen, false))
         }
         _ => bail!("the file holds several state dicts ({}): choose one with FILE#KEY", keys()),
     }
@@ -93,9 +129,10 @@ fn collect_dicts<'a>(
     let is_tensor = |&(name, value): &(Id, Id)| {
         pickle.text(name).is_some() && describe(pickle, value).is_ok_and(|found| found.is_some())
     };
-    if entries.iter().any(is_tensor) {
+    let tensors = entries.iter().filter(|entry| is_tensor(entry)).count();
+    let place = found.len();
+    if tensors > 0 {
         found.push((at.clone(), entries));
-        return;
     }
     if at.split('.').count() > DEPTH {
         return;
@@ -104,6 +141,16 @@ fn collect_dicts<'a>(
         if let (Some(name), Node::Dict(inner)) = (pickle.text(name), pickle.node(value)) {
             let below = if at.is_empty() { name.to_string() } else { format!("{at}.{name}") };
             collect_dicts(pickle, inner, below, found);
+        }
+    }
+    // A state of random numbers beside a model is no model, and statistics within one none either.
+    let counts = |entries: &[(Id, Id)]| entries.iter().filter(|entry| is_tensor(entry)).count();
+    if tensors > 0 {
+        let is_less = found[place + 1..].iter().any(|(_, inner)| counts(inner) > tensors);
+        if is_less {
+            found.remove(place);
+        } else {
+            found.truncate(place + 1);
         }
     }
 }

@@ -70,6 +70,8 @@ pub struct WeightFile {
     pub(super) unreadable: BTreeMap<String, String>,
     /// Free text that stands in a safetensors header.
     metadata: BTreeMap<String, String>,
+    /// See [`Self::is_part`].
+    is_part: bool,
     /// How the file's own names became those of the parameters; none if they are the same.
     pub(super) names: Option<&'static dyn NameMap>,
 }
@@ -117,13 +119,19 @@ impl WeightFile {
     }
 
     fn from_container(path: &Path, container: Container) -> Self {
-        let Container { files, tensors, unreadable, metadata } = container;
+        let Container { files, tensors, unreadable, metadata, is_part } = container;
         let tensors = without_wrappers(tensors);
         let entry = |(name, piece): (String, Piece)| {
             (name.clone(), Entry { pieces: vec![piece], own_names: vec![name] })
         };
         let entries = tensors.into_iter().map(entry).collect();
-        Self { path: path.to_path_buf(), files, entries, unreadable, metadata, names: None }
+        let names = None;
+        Self { path: path.to_path_buf(), files, entries, unreadable, metadata, names, is_part }
+    }
+
+    /// Whether these are the tensors under the key of a state dict that was asked for.
+    pub fn is_part(&self) -> bool {
+        self.is_part
     }
 
     /// How many of the tensors whose names begin with `prefix` have their place in `names` without it.

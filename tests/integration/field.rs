@@ -27,7 +27,12 @@ fn signals_of_terminals_and_schedulers_save() {
     let long = ["schedule.steps_per_epoch=1000000", "checkpoint.every=1000000"];
     for signal in ["HUP", "USR1", "USR2", "XCPU"] {
         let dir = format!("run.dir={signal}");
-        let mut child = workshop.start(&[&long[..], &[&dir]].concat());
+        let run = workshop.training(&[&long[..], &[&dir]].concat());
+        // These tests may run under nohup, which a run respects.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP").arg(run.get_program()).args(run.get_args());
+        command.current_dir(workshop.path("")).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         wait_for_steps(&workshop, signal, 3);
         send(signal, child.id());
         assert_eq!(child.wait().unwrap().code(), Some(75), "{signal}");

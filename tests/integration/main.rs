@@ -22,6 +22,7 @@ mod heads;
 mod hostile;
 mod house;
 mod kernels;
+mod labels;
 mod launch;
 mod linear;
 mod losses;

@@ -274,6 +274,11 @@ fn a_name_that_is_no_text_is_told() {
     let odd = std::ffi::OsString::from_vec(b"shards/\xff.tar".to_vec());
     fs::copy(workshop.path("shards/0.tar"), workshop.path("").join(odd)).unwrap();
     workshop.train(&[]).fails(2, &["data.shards", "\\xFF.tar", "not UTF-8"]);
+    // One that the pattern does not match is nobody's business.
+    let other = std::ffi::OsString::from_vec(b"shards/\xff.txt".to_vec());
+    let odd = std::ffi::OsString::from_vec(b"shards/\xff.tar".to_vec());
+    fs::rename(workshop.path("").join(odd), workshop.path("").join(other)).unwrap();
+    workshop.train(&[]).succeeds();
 }
 
 /// Few handles are enough for many shards.

@@ -462,11 +462,11 @@ impl Dataset {
         let shard = &self.shards[location.shard].shard;
         let offset = location.image.start;
         if let ShardAddress::Bundle(bundle) = shard {
-            return format!("{shard}: {}", bundle.file_at(offset).display());
+            return format!("{shard}: {}", bundle.file_of(&location.image).display());
         }
         let index = self.indexes.open(shard).ok().map(|cached| cached.index);
         let member = index
-            .and_then(|index| index.row_at(offset).map(|row| index.name(row).to_string()))
+            .and_then(|index| index.row_at(&location.image).map(|row| index.name(row).to_string()))
             .unwrap_or_else(|| format!("(at byte {offset})"));
         format!("{shard}: member `{member}`")
     }

@@ -29,8 +29,8 @@ use crate::source::{Bundle, INDEX_SUFFIX, ShardAddress, Sources, Stamp};
 use distill_base::durable::user_cache;
 
 /// Of an index of images and labels alone, and of one with fields beside them.
-const MAGIC: &[u8; 8] = b"DSTLIX02";
-const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX03";
+const MAGIC: &[u8; 8] = b"DSTLIX04";
+const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX05";
 /// At the end of a file with notes: before it their checksum and number of bytes, before these the notes.
 const NOTES: &[u8; 8] = b"DSTLNOTE";
 const CHECKSUM: usize = 32;
@@ -230,7 +230,7 @@ fn index_of(bundle: &Bundle, fields: usize) -> Result<ShardIndex> {
         for (column, range) in index.fields.iter_mut().zip(&sample.targets) {
             column.push(Some((range.start, size(range))));
         }
-        index.names.extend(bundle.file_at(sample.image.start).as_os_str().as_encoded_bytes());
+        index.names.extend(bundle.file_of(&sample.image).as_os_str().as_encoded_bytes());
         index.name_ends.push(u32::try_from(index.names.len())?);
     }
     Ok(index)

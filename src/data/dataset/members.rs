@@ -61,7 +61,7 @@ impl Dataset {
                 Some((number, index)) if *number == shard => index.clone(),
                 _ => self.indexes.open(self.shard(shard))?.index,
             };
-            let row = index.row_at(location.image.start);
+            let row = index.row_at(&location.image);
             let row = row.with_context(|| self.unreadable(&location))?;
             members.push(Member { shard, name: index.name(row).to_string() });
             open = Some((shard, index));

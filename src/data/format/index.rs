@@ -58,9 +58,13 @@ impl ShardIndex {
         std::str::from_utf8(bytes).unwrap_or("(unreadable name)")
     }
 
-    /// The row whose image begins at `offset`.
-    pub fn row_at(&self, offset: u64) -> Option<usize> {
-        self.offsets.binary_search(&offset).ok()
+    /// The row whose image has these bytes. Where a folder is the shard, an empty file begins where the next one
+    /// does.
+    pub fn row_at(&self, image: &Range<u64>) -> Option<usize> {
+        let first = self.offsets.partition_point(|&offset| offset < image.start);
+        let rows = first..self.rows();
+        let mut there = rows.take_while(|&row| self.offsets[row] == image.start);
+        there.find(|&row| u64::from(self.sizes[row]) == image.end - image.start)
     }
 
     /// How many samples have a label.

@@ -1,6 +1,6 @@
 //! Tar shards: the samples of WebDataset, from one pass over the headers.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Seek};
 
 use anyhow::{Result, bail, ensure};
@@ -54,6 +54,43 @@ struct LabelHint {
     label: String,
 }
 
+/// What is known of a label.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Label {
+    #[default]
+    None,
+    Class(u32),
+    /// Several members say different classes.
+    Contradicting,
+}
+
+impl Label {
+    /// Another member says a class.
+    fn add(&mut self, class: u32) {
+        self.join(Self::Class(class));
+    }
+
+    fn join(&mut self, other: Self) {
+        *self = match (*self, other) {
+            (Self::None, one) | (one, Self::None) => one,
+            (one, other) if one == other => one,
+            _ => Self::Contradicting,
+        };
+    }
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Class(class) => class,
+            Self::None | Self::Contradicting => NO_LABEL,
+        }
+    }
+}
+
+/// A name without its last ending.
+fn stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
+
 /// Gathers members into samples.
 struct Grouping<'a> {
     wanted: &'a Wanted,
@@ -61,13 +98,15 @@ struct Grouping<'a> {
     key: String,
     /// Name, offset and size of the current sample's image.
     image: Option<(String, u64, u32)>,
-    label: Option<u32>,
+    label: Label,
     /// Offset and size of the current sample's fields.
     found: Vec<Option<(u64, u32)>>,
     members: usize,
     second_images: usize,
-    /// Labels that stand apart from their image, by key.
-    apart: HashMap<String, u32>,
+    /// Labels that stand apart from their image, by their names without the last ending.
+    apart: HashMap<String, Label>,
+    /// Images whose labels contradict each other, or may be another's of the same key.
+    contradicting: usize,
     /// How many members say no class that should, and the first of them.
     bad_labels: usize,
     first_bad_label: Option<String>,
@@ -95,11 +134,12 @@ impl<'a> Grouping<'a> {
             },
             key: String::new(),
             image: None,
-            label: None,
+            label: Label::None,
             found: vec![None; fields],
             members: 0,
             second_images: 0,
             apart: HashMap::new(),
+            contradicting: 0,
             bad_labels: 0,
             first_bad_label: None,
             hint: None,
@@ -127,8 +167,15 @@ impl<'a> Grouping<'a> {
         let field = fields.iter().position(|field| field.eq_ignore_ascii_case(extension));
         let is_image = is_image_extension(extension);
         let is_label = extension.eq_ignore_ascii_case(label.extension());
-        if field.is_none() && !is_image && !is_label {
-            let last = extension.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+        let last = extension.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+        let is_dotted_label = extension.contains('.') && last == label.extension();
+        if field.is_none() && is_dotted_label && member.content == Content::Plain {
+            // `v1.5.cls` belongs to `v1.5.jpg`.
+            if let Some(class) = self.class_of(&member, members)? {
+                let stem = stem(&member.name).to_string();
+                self.apart.entry(stem).or_default().add(class);
+            }
+        } else if field.is_none() && !is_image && !is_label {
             if NOT_READ.contains(&&*last) {
                 *self.not_read.entry(last).or_default() += 1;
             } else if extension.contains('.') && is_image_extension(&last) {
@@ -142,12 +189,8 @@ impl<'a> Grouping<'a> {
         } else if let Some(field) = field {
             self.found[field].get_or_insert((member.start, size));
         } else if !is_image {
-            match label.read(&members.beginning(&member, MOST_LABEL_BYTES)?) {
-                Ok(class) => self.label = Some(class),
-                Err(what) => {
-                    self.bad_labels += 1;
-                    self.first_bad_label.get_or_insert_with(|| format!("`{}` {what}", member.name));
-                }
+            if let Some(class) = self.class_of(&member, members)? {
+                self.label.add(class);
             }
         } else if self.image.is_some() {
             self.second_images += 1;
@@ -155,6 +198,23 @@ impl<'a> Grouping<'a> {
             self.image = Some((member.name, member.start, size));
         }
         Ok(())
+    }
+
+    /// The class that a member says; one that says none is counted.
+    fn class_of(
+        &mut self,
+        member: &Member,
+        members: &mut TarMembers<impl Read + Seek>,
+    ) -> Result<Option<u32>> {
+        let said = self.wanted.label.read(&members.beginning(member, MOST_LABEL_BYTES)?);
+        Ok(said.map_or_else(
+            |what| {
+                self.bad_labels += 1;
+                self.first_bad_label.get_or_insert_with(|| format!("`{}` {what}", member.name));
+                None
+            },
+            Some,
+        ))
     }
 
     /// Whether a member of another extension says what seems to be a class. Only the first ones are read.
@@ -180,27 +240,28 @@ impl<'a> Grouping<'a> {
     }
 
     fn close(&mut self) {
-        let label = self.label.take();
+        let label = std::mem::take(&mut self.label);
         let dotted = std::mem::take(&mut self.dotted);
         if let Some(image) = self.image.take() {
+            self.contradicting += usize::from(label == Label::Contradicting);
             self.push(image, label);
         } else {
-            if let Some(label) = label {
-                self.apart.insert(self.key.clone(), label);
+            if label != Label::None {
+                self.apart.entry(self.key.clone()).or_default().join(label);
             }
             // `v1.5.jpg` and `v1.6.jpg` share a key that nobody meant.
             let found = std::mem::replace(&mut self.found, vec![None; self.wanted.fields.len()]);
-            dotted.into_iter().for_each(|image| self.push(image, None));
+            dotted.into_iter().for_each(|image| self.push(image, Label::None));
             self.found = found;
         }
         self.found.fill(None);
     }
 
     /// Adds the sample of an image, with the fields that were found.
-    fn push(&mut self, (name, offset, size): (String, u64, u32), label: Option<u32>) {
+    fn push(&mut self, (name, offset, size): (String, u64, u32), label: Label) {
         self.index.offsets.push(offset);
         self.index.sizes.push(size);
-        self.index.labels.push(label.unwrap_or(NO_LABEL));
+        self.index.labels.push(label.number());
         self.index.names.extend(name.as_bytes());
         self.index.name_ends.push(self.index.names.len() as u32);
         for (column, found) in self.index.fields.iter_mut().zip(&self.found) {
@@ -222,25 +283,35 @@ impl<'a> Grouping<'a> {
         Ok(ShardIndex { notes, ..self.index })
     }
 
-    /// Gives labels that stand apart to the images of their keys; what is left has none.
+    /// Gives labels that stand apart to the images of their names, or of their keys; what is left has none. Of several
+    /// images of one name nobody knows which one is meant.
     fn take_labels_apart(&mut self) {
         if self.apart.is_empty() {
             return;
         }
-        let mut taken = HashSet::new();
+        let mut rows: HashMap<String, Vec<usize>> = HashMap::new();
         for row in 0..self.index.rows() {
-            let key = base_plus_ext(self.index.name(row)).map(|(key, _)| key.to_string());
-            let Some((key, label)) =
-                key.and_then(|key| Some((key.clone(), *self.apart.get(&key)?)))
-            else {
-                continue;
-            };
-            if self.index.labels[row] == NO_LABEL {
-                self.index.labels[row] = label;
+            let name = self.index.name(row);
+            let key = base_plus_ext(name).map_or("", |(key, _)| key);
+            let named = [stem(name), key].into_iter().find(|name| self.apart.contains_key(*name));
+            if let Some(name) = named {
+                rows.entry(name.to_string()).or_default().push(row);
             }
-            taken.insert(key);
         }
-        self.apart.retain(|key, _| !taken.contains(key));
+        for (name, rows) in rows {
+            let label = self.apart.remove(&name).unwrap_or_default();
+            let same = rows.iter().filter(|&&row| stem(self.index.name(row)) == name).count();
+            if same > 1 || label == Label::Contradicting {
+                rows.iter().for_each(|&row| self.index.labels[row] = NO_LABEL);
+                self.contradicting += rows.len();
+                continue;
+            }
+            for row in rows {
+                if self.index.labels[row] == NO_LABEL {
+                    self.index.labels[row] = label.number();
+                }
+            }
+        }
     }
 
     /// What is odd about the shard.
@@ -269,6 +340,13 @@ impl<'a> Grouping<'a> {
             notes.push(format!(
                 "{} `.{extension}` members have no image of their key; one is `{key}.{extension}`",
                 self.apart.len()
+            ));
+        }
+        if self.contradicting > 0 {
+            notes.push(format!(
+                "{} images have no label: several of one key have `.{extension}` members apart from them, or \
+                 members that contradict each other",
+                self.contradicting
             ));
         }
         let labelled = self.index.labelled();

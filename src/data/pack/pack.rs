@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use distill_base::draws::{Draws, Purpose};
 
 use crate::dataset::CLASSES;
-use crate::labels::class_list;
+use crate::labels::read_classes;
 
 use super::encode::Encoding;
 use super::folder::{self, Known};
@@ -93,8 +93,7 @@ fn known_classes(options: &PackOptions) -> Result<Option<Known>> {
         None if there.is_file() => (&there, false),
         None => return Ok(None),
     };
-    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let classes = class_list(path, &text)?;
+    let classes = read_classes(path)?;
     Ok(Some(Known { path: path.clone(), classes, are_named }))
 }
 

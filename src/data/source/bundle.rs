@@ -126,9 +126,13 @@ impl Bundle {
         &self.samples
     }
 
-    /// The file that the byte at `offset` is of.
-    pub fn file_at(&self, offset: u64) -> &Path {
-        &self.files[self.file_number(offset)].path
+    /// The file whose bytes these are, or the beginning of them. An empty file begins where the next one does.
+    pub fn file_of(&self, range: &Range<u64>) -> &Path {
+        let number = match range.is_empty() {
+            true => self.files.partition_point(|file| file.start < range.start),
+            false => self.file_number(range.start),
+        };
+        &self.files[number.min(self.files.len() - 1)].path
     }
 
     pub(super) fn stamp(&self) -> Stamp {
@@ -209,7 +213,7 @@ mod tests {
                 let segment = bundle.locate(range.clone());
                 assert_eq!((&*segment.path, segment.offset), (path, 0));
                 assert_eq!(segment.length, path.metadata().unwrap().len());
-                assert_eq!(bundle.file_at(range.end - 1), path);
+                assert_eq!(bundle.file_of(&range), path);
             }
         }
     }

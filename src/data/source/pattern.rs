@@ -132,10 +132,7 @@ fn matching(spelling: &str) -> Found {
     };
     // A name that is not UTF-8 among those that it matches makes it panic.
     let Ok(paths) = catch_unwind(AssertUnwindSafe(|| paths.collect::<Vec<_>>())) else {
-        return Err(match name_that_is_no_text(spelling) {
-            Some(odd) => format!("reaches {odd:?}, whose name is not UTF-8: rename it"),
-            None => "cannot be matched".into(),
-        });
+        return matching_beside_odd_names(spelling, options);
     };
     let mut found = Vec::new();
     for path in paths {
@@ -155,19 +152,41 @@ fn matching(spelling: &str) -> Found {
     Ok(found)
 }
 
-/// A name that is not UTF-8 where the names of a folder are matched with a wildcard.
-fn name_that_is_no_text(spelling: &str) -> Option<PathBuf> {
-    let wildcard = spelling.find(['*', '?', '['])?;
+/// The files that a pattern matches, in folders with names that are not UTF-8.
+fn matching_beside_odd_names(spelling: &str, options: MatchOptions) -> Found {
+    let pattern = Pattern::new(spelling).map_err(|error| format!("is not a pattern: {error}"))?;
+    let options = MatchOptions { require_literal_separator: true, ..options };
+    let mut found = Vec::new();
+    for path in entries_around_wildcards(spelling) {
+        let shown = path.to_string_lossy();
+        let shown =
+            shown.strip_prefix("./").filter(|_| !spelling.starts_with("./")).unwrap_or(&shown);
+        if !path.is_file() || !pattern.matches_with(shown, options) {
+            continue;
+        }
+        if path.to_str().is_none() {
+            return Err(format!("reaches {path:?}, whose name is not UTF-8: rename it"));
+        }
+        let shard = ShardAddress::File(PathBuf::from(shown));
+        if !is_index(&shard.file_name()) {
+            found.push(shard);
+        }
+    }
+    Ok(found)
+}
+
+/// What stands where the names of a folder are matched with a wildcard, in order.
+fn entries_around_wildcards(spelling: &str) -> Vec<PathBuf> {
+    let wildcard = spelling.find(['*', '?', '[']).unwrap_or(spelling.len());
     let folder = spelling[..wildcard].rfind('/').map_or("", |end| &spelling[..=end]);
     let rest: Vec<&str> = spelling[folder.len()..].split('/').collect();
     let below = if rest.contains(&"**") { usize::MAX } else { rest.len() };
     let walk = WalkDir::new(if folder.is_empty() { "." } else { folder })
         .min_depth(1)
         .max_depth(below)
-        .follow_links(true);
-    let mut entries = walk.into_iter().filter_map(Result::ok);
-    let odd = entries.find(|entry| entry.file_name().to_str().is_none());
-    odd.map(walkdir::DirEntry::into_path)
+        .follow_links(true)
+        .sort_by_file_name();
+    walk.into_iter().filter_map(Result::ok).map(walkdir::DirEntry::into_path).collect()
 }
 
 /// A folder of images is one shard; its folders are classes.

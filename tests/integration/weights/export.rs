@@ -243,3 +243,46 @@ fn wrong_arguments_are_explained() {
         assert!(!out.exists(), "{arguments:?} left an export");
     }
 }
+
+/// What training would refuse is not exported: weights that are no numbers, pixels in another range, heads that the
+/// config.json beside a file contradicts. An encoder without normalisation has none in its export.
+#[test]
+fn what_training_would_refuse_is_not_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    exported(&model);
+    let out = folder.path().join("out");
+    let export = |path: &Path, more: &[&str]| {
+        let _ = fs::remove_dir_all(&out);
+        let output =
+            distill_export(&[&["--weights", text(path), "--out", text(&out)], more].concat());
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let file = model.join("model.safetensors");
+    let (code, error) = export(&file, &["--heads", "2"]);
+    assert!(code == Some(1) && error.contains("2 attention heads are asked for"), "{error}");
+    assert_eq!(export(&file, &[]).0, Some(0), "its heads are those of the config.json beside it");
+
+    let processor = model.join("preprocessor_config.json");
+    let before = fs::read_to_string(&processor).unwrap();
+    let change = |from: &str, to: &str| {
+        assert!(before.contains(from), "{before}");
+        fs::write(&processor, before.replace(from, to)).unwrap();
+    };
+    change("\"do_rescale\": true", "\"do_rescale\": false");
+    let (code, error) = export(&model, &[]);
+    assert!(code == Some(1) && error.contains("do_rescale is false"), "{error}");
+    change("\"do_normalize\": true", "\"do_normalize\": false");
+    assert_eq!(export(&model, &[]).0, Some(0));
+    let Preprocessing { mean, std } =
+        Preprocessing::read(&out.join("preprocessor_config.json")).unwrap();
+    assert_eq!((mean, std), ([0.0; 3], [1.0; 3]));
+
+    let mut bytes = fs::read(&file).unwrap();
+    let end = bytes.len() - 4;
+    bytes[end..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    fs::write(&file, bytes).unwrap();
+    let (code, error) = export(&model, &[]);
+    assert!(code == Some(1) && error.contains("are not finite numbers"), "{error}");
+    assert!(!out.exists());
+}

@@ -141,3 +141,42 @@ fn damaged_pickles_never_panic() {
     }
     assert_nothing_was_executed();
 }
+
+/// What stands behind `#` is a key of the file, perhaps one above the only state dict there, and then what names
+/// begin with is found as ever; tensors beside a model are none of it; and a key that is not there is never ignored.
+#[test]
+fn a_part_is_taken_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = golden("infer_native/pixio.safetensors");
+    run(python("make_parts.py").arg(&source).arg(folder.path()));
+    let open = |name: &str| read_all(&folder.path().join(name));
+    for right in [
+        "above.pth#ema",
+        "above.pth#ema.module",
+        "dino.pth#teacher",
+        "loose.pth",
+        "loose.pth#model",
+        "two.pth#model_ema",
+        "old",
+    ] {
+        let found = open(right);
+        for (name, expected) in original() {
+            assert!(
+                found.get(&name).is_some_and(|found| found.equal(&expected)),
+                "{right}: {name}"
+            );
+        }
+    }
+    for (wrong, words) in [
+        ("two.pth#nope", &["nothing in the file is called `nope`", "model, model_ema"][..]),
+        ("plain.pth#model_ema", &["nothing in the file is called `model_ema`"]),
+        ("plain.safetensors#blocks", &["nothing in it is called `blocks`"]),
+        ("plain.safetensors#ema", &["nothing in it is called `ema`"]),
+    ] {
+        let error =
+            format!("{:#}", EncoderWeights::open(&folder.path().join(wrong)).err().unwrap());
+        for word in words {
+            assert!(error.contains(word), "{wrong}: `{word}` is not in {error}");
+        }
+    }
+}
