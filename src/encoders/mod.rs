@@ -33,6 +33,7 @@ mod pixio;
 mod spec_form;
 mod stored;
 mod tokens;
+mod trunk;
 
 pub use encoder::{Encoder, EncoderShape, Input, RestOfBackward};
 pub use export::export;

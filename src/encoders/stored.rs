@@ -11,7 +11,7 @@ use tracing::info;
 use super::families::FAMILIES;
 use super::family::{EncoderSpec, Family, StoredEncoder};
 use super::foreign::family_of;
-use crate::native::guard;
+use crate::native::{guard, trim_heap};
 use crate::weights::{CONFIG, NameMap, WeightFile};
 
 /// Key of a safetensors header under which this program notes the encoder's numbers.
@@ -19,6 +19,9 @@ pub(super) const ENCODER_KEY: &str = "encoder";
 
 /// Files that `config.json` beside them describes.
 const FILES_BESIDE_CONFIG: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// Bytes of tensors that were read and freed, after which memory goes back to the system.
+const MOST_KEPT: usize = 64 << 20;
 
 /// Opened weights of an encoder, and perhaps of what is trained beside it.
 pub struct EncoderWeights {
@@ -149,8 +152,18 @@ impl EncoderWeights {
     /// As of [`Self::check_fit`]; or values are not finite.
     pub fn check_values(&self, targets: &[(String, Tensor)]) -> Result<()> {
         self.check_fit(targets)?;
-        let count = |(name, _): &(String, Tensor)| count_odd(&self.file.read(name)?);
-        let counts = targets.iter().map(count).collect::<Result<Vec<_>>>()?;
+        let (mut counts, mut freed) = (Vec::new(), 0);
+        for (name, _) in targets {
+            let tensor = self.file.read(name)?;
+            counts.push(count_odd(&tensor)?);
+            freed += tensor.numel() * tensor.kind().elt_size_in_bytes();
+            drop(tensor);
+            // What is freed in pieces of some megabytes stays with the process otherwise.
+            if freed > MOST_KEPT {
+                trim_heap();
+                freed = 0;
+            }
+        }
         require_finite(targets, &counts).with_context(|| self.file.path().display().to_string())
     }
 

@@ -89,6 +89,43 @@ fn numbers_are_not_taken_for_names() {
     assert!(listed.stderr.contains(said), "{}", listed.stderr);
 }
 
+/// Images of other endings, or of none, are counted, in shards and in folders.
+#[test]
+fn images_of_other_endings_are_counted() {
+    let (counts, said) = indexed(&[
+        ("a.jpg", "image"),
+        ("b.img", "image"),
+        ("c.img", "image"),
+        ("d", "image"),
+        ("e.bin", "no image"),
+    ]);
+    assert_eq!(counts, [1, 0]);
+    assert!(
+        said.contains("3 images of kinds that are not read are left out: without ending 1, .img 2"),
+        "{said}"
+    );
+    let workshop = Workshop::new();
+    workshop.shard("others.tar", &[("a.img".into(), jpeg(1)), ("b.img".into(), jpeg(2))]);
+    let none = Finished::of(workshop.command(&["data", "index", "others.tar"]).output().unwrap());
+    let said = format!("{}{}", none.stdout, none.stderr);
+    none.fails(1, &["1 of 1 shards cannot be indexed"]);
+    let reason = "among its 2 members; 2 images of kinds that are not read are left out: .img 2";
+    assert!(said.contains(reason), "{said}");
+    let folder = workshop.path("folder");
+    fs::create_dir(&folder).unwrap();
+    for name in ["a.jpg", "b.img", "c", "d.cls"] {
+        fs::write(folder.join(name), jpeg(1)).unwrap();
+    }
+    let pack = ["data", "pack", "folder", "--out", "packed"];
+    let done = Finished::of(workshop.command(&pack).output().unwrap()).succeeds();
+    assert!(
+        done.stderr
+            .contains("2 images of kinds that are not read are left out: without ending 1, .img 1"),
+        "{}",
+        done.stderr
+    );
+}
+
 /// An empty file in a folder of images is named itself, and not the one behind it.
 #[test]
 fn an_empty_file_is_named_itself() {
@@ -105,4 +142,18 @@ fn an_empty_file_is_named_itself() {
     write_tar(&shard, &[("a.jpg", jpeg(1)), ("b.jpg", Vec::new()), ("c.jpg", jpeg(2))]);
     let done = Finished::of(workshop.command(&["data", "check", "one.tar"]).output().unwrap());
     assert!(done.stdout.contains("member `b.jpg`"), "{}", done.stdout);
+}
+
+/// Folders of splits are no classes, whatever year they are of.
+#[test]
+fn splits_of_a_year_are_no_classes() {
+    let workshop = Workshop::new();
+    for split in ["train2017", "val2017"] {
+        let folder = workshop.path("coco").join(split);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("a.jpg"), jpeg(1)).unwrap();
+    }
+    let pack = ["data", "pack", "coco", "--out", "packed"];
+    let done = Finished::of(workshop.command(&pack).output().unwrap());
+    done.fails(1, &["its folders are splits (train2017, val2017)"]);
 }

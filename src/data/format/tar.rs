@@ -1,6 +1,6 @@
 //! Tar shards: the samples of WebDataset, from one pass over the headers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{Read, Seek};
 
 use anyhow::{Result, bail, ensure};
@@ -12,7 +12,9 @@ use crate::source::ReadSeek;
 use super::index::{FieldColumn, ShardIndex};
 use super::shard_format::ShardFormat;
 use super::tar_members::{Content, Ending, Member, TarMembers, begins_tar};
-use crate::source::{NOT_READ, is_image_extension, kinds_left_out};
+use crate::source::{
+    IMAGE_MARK, NOT_READ, TEXTS, begins_image, is_image_extension, kinds_left_out,
+};
 
 /// Tar files, by WebDataset's rules.
 ///
@@ -45,6 +47,9 @@ impl ShardFormat for Tar {
 /// Members of other extensions that are read for a hint where classes stand, and bytes of each.
 const MOST_HINTS: usize = 8;
 const MOST_HINT_BYTES: u64 = 1 << 16;
+
+/// Other endings of which a member is looked into.
+const MOST_LOOKED_INTO: usize = 16;
 
 /// Where a class seems to stand.
 struct LabelHint {
@@ -117,6 +122,8 @@ struct Grouping<'a> {
     dotted: Vec<(String, u64, u32)>,
     /// Images of kinds that are not read, by their ending.
     not_read: BTreeMap<String, usize>,
+    /// Other endings that members were looked into for.
+    looked_into: BTreeSet<String>,
     /// Images, labels and fields that are sparse or links.
     elsewhere: usize,
     first_elsewhere: Option<String>,
@@ -146,6 +153,7 @@ impl<'a> Grouping<'a> {
             hints_looked_for: 0,
             dotted: Vec::new(),
             not_read: BTreeMap::new(),
+            looked_into: BTreeSet::new(),
             elsewhere: 0,
             first_elsewhere: None,
             ending: Ending::default(),
@@ -157,7 +165,9 @@ impl<'a> Grouping<'a> {
             return Ok(());
         }
         self.members += 1;
-        let Some((key, extension)) = base_plus_ext(&member.name) else { return Ok(()) };
+        let Some((key, extension)) = base_plus_ext(&member.name) else {
+            return self.look_into("", &member, members);
+        };
         if key != self.key {
             self.close();
             self.key = key.to_string();
@@ -181,6 +191,7 @@ impl<'a> Grouping<'a> {
             } else if extension.contains('.') && is_image_extension(&last) {
                 self.dotted.push((member.name, member.start, size));
             } else {
+                self.look_into(&last, &member, members)?;
                 self.look_for_hint(&last, &member, members)?;
             }
         } else if member.content != Content::Plain {
@@ -215,6 +226,27 @@ impl<'a> Grouping<'a> {
             },
             Some,
         ))
+    }
+
+    /// Counts a member of another ending that is an image by what it begins with: the first of each ending is
+    /// looked into.
+    fn look_into(
+        &mut self,
+        ending: &str,
+        member: &Member,
+        members: &mut TarMembers<impl Read + Seek>,
+    ) -> Result<()> {
+        if let Some(count) = self.not_read.get_mut(ending) {
+            *count += 1;
+        } else if member.content == Content::Plain
+            && !TEXTS.contains(&ending)
+            && self.looked_into.len() < MOST_LOOKED_INTO
+            && self.looked_into.insert(ending.to_string())
+            && begins_image(&members.beginning(member, IMAGE_MARK as u64)?)
+        {
+            self.not_read.insert(ending.to_string(), 1);
+        }
+        Ok(())
     }
 
     /// Whether a member of another extension says what seems to be a class. Only the first ones are read.
@@ -272,7 +304,11 @@ impl<'a> Grouping<'a> {
     fn finish(mut self) -> Result<ShardIndex> {
         self.close();
         if self.index.rows() == 0 {
-            bail!("no image (.jpg, .jpeg, .png, .webp) among its {} members", self.members);
+            let others = match self.not_read.is_empty() {
+                true => String::new(),
+                false => format!("; {}", kinds_left_out(&self.not_read)),
+            };
+            bail!("no image (.jpg, .jpeg, .png, .webp) among its {} members{others}", self.members);
         }
         ensure!(
             self.index.names.len() < u32::MAX as usize,

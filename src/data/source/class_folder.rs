@@ -1,6 +1,8 @@
 //! Folders of images; sub-folders are classes.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -114,7 +116,11 @@ pub fn some_of(names: &[String]) -> String {
 
 /// Refuses splits in the place of classes, and warns of what is most likely not meant.
 fn require_classes(folder: &Path, classes: &[String], are_flat: bool) -> Result<()> {
-    let is_split = |name: &String| SPLITS.contains(&&*name.to_ascii_lowercase());
+    // `train2017` is one, too.
+    let is_split = |name: &String| {
+        let name = name.to_ascii_lowercase();
+        SPLITS.contains(&name.trim_end_matches(|c: char| c.is_ascii_digit() || "_-".contains(c)))
+    };
     let first = classes.first().map_or("", String::as_str);
     ensure!(
         classes.is_empty() || !classes.iter().all(is_split),
@@ -173,8 +179,16 @@ impl Walk {
     /// Adds a file that is an image, by its ending.
     fn take(&mut self, path: PathBuf, images: &mut Vec<PathBuf>) {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-        let Some(ending) = ending else { return };
-        if NOT_READ.contains(&&*ending) {
+        let ending = ending.unwrap_or_default();
+        let is_image = || -> std::io::Result<bool> {
+            let mut beginning = [0; IMAGE_MARK];
+            File::open(&path)?.read_exact(&mut beginning)?;
+            Ok(begins_image(&beginning))
+        };
+        // A FIFO would be waited for without end.
+        let is_other = !is_image_extension(&ending) && !TEXTS.contains(&&*ending);
+        let is_file = || path.metadata().is_ok_and(|found| found.is_file());
+        if NOT_READ.contains(&&*ending) || is_other && is_file() && is_image().unwrap_or(false) {
             *self.not_read.entry(ending).or_default() += 1;
         } else if is_image_extension(&ending) {
             match path.metadata().is_ok_and(|found| found.is_file()) {
@@ -209,11 +223,29 @@ impl Walk {
     }
 }
 
+/// Endings of files that are no images, whatever they begin with.
+pub const TEXTS: [&str; 10] =
+    ["cls", "csv", "html", "json", "jsonl", "md", "tar", "txt", "xml", "yaml"];
+
+/// Bytes that [`begins_image`] looks at.
+pub const IMAGE_MARK: usize = 12;
+
+/// Whether a file that begins like this is an image of a kind that is read, whatever it is called.
+pub fn begins_image(beginning: &[u8]) -> bool {
+    let is_webp = beginning.starts_with(b"RIFF") && beginning.get(8..12) == Some(b"WEBP");
+    is_webp || beginning.starts_with(b"\xff\xd8\xff") || beginning.starts_with(b"\x89PNG\r\n")
+}
+
 /// Says how many images of which kinds are not read.
 pub fn kinds_left_out(counts: &BTreeMap<String, usize>) -> String {
     let count: usize = counts.values().sum();
-    let kinds: Vec<String> =
-        counts.iter().map(|(ending, count)| format!(".{ending} {count}")).collect();
+    let kinds: Vec<String> = counts
+        .iter()
+        .map(|(ending, count)| match ending.as_str() {
+            "" => format!("without ending {count}"),
+            _ => format!(".{ending} {count}"),
+        })
+        .collect();
     format!("{count} images of kinds that are not read are left out: {}", kinds.join(", "))
 }
 

@@ -25,7 +25,10 @@ mod store;
 
 pub use address::ShardAddress;
 pub use bundle::{Bundle, BundledSample, SampleFiles};
-pub use class_folder::{ClassFolder, NOT_READ, is_image_extension, kinds_left_out, list, some_of};
+pub use class_folder::{
+    ClassFolder, IMAGE_MARK, NOT_READ, TEXTS, begins_image, is_image_extension, kinds_left_out,
+    list, some_of,
+};
 pub use pattern::INDEX_SUFFIX;
 pub use segment::Segment;
 pub use sources::{ReadSeek, Sources};

@@ -8,6 +8,7 @@ use super::spec::hidden;
 use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::tokens::Tokens;
+use crate::encoders::trunk::Trunk;
 use crate::nn::{
     BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters,
     gather_tokens, patchify, resize_positions, resize_positions_smoothly,
@@ -22,9 +23,7 @@ pub(super) struct Vit {
     register_tokens: Option<Tensor>,
     pos_embed: Tensor,
     patch_embed: Linear,
-    blocks: Blocks,
-    norm: LayerNorm,
-    shape: EncoderShape,
+    trunk: Trunk,
 }
 
 /// Resizes positions `[1, 1+g·g, D]` for `rows` × `columns` patches: those of encoders with registers are
@@ -59,14 +58,16 @@ impl Vit {
             }),
             pos_embed: parameters.tensor("pos_embed", &positions, Init::TruncatedNormal(0.02)),
             patch_embed: Linear::shaped(parameters, "patch_embed.proj", &[dim, 3, patch, patch]),
-            blocks: Blocks::new(parameters, "blocks", &block, spec.depth),
-            norm: LayerNorm::new(parameters, "norm", dim, LAYER_NORM_EPS),
-            shape: EncoderShape {
-                dim,
-                depth: spec.depth,
-                class_tokens: 1,
-                prefix_tokens: 1 + registers,
-                patch_size: patch,
+            trunk: Trunk {
+                blocks: Blocks::new(parameters, "blocks", &block, spec.depth),
+                norm: LayerNorm::new(parameters, "norm", dim, LAYER_NORM_EPS),
+                shape: EncoderShape {
+                    dim,
+                    depth: spec.depth,
+                    class_tokens: 1,
+                    prefix_tokens: 1 + registers,
+                    patch_size: patch,
+                },
             },
         }
     }
@@ -74,8 +75,8 @@ impl Vit {
     /// Class token, registers and (kept) patch tokens, all but the registers with their positions:
     /// `[B, 1+R+K, D]`, float32 unless frozen otherwise.
     fn embed(&self, input: &Input, compute: Kind) -> Tensor {
-        let EncoderShape { dim, patch_size, .. } = self.shape;
-        let [rows, columns] = self.shape.grid(&input.images);
+        let EncoderShape { dim, patch_size, .. } = self.trunk.shape;
+        let [rows, columns] = self.trunk.shape.grid(&input.images);
         let patches = patchify(&input.images, patch_size);
         let batch = patches.size()[0];
         let has_registers = self.register_tokens.is_some();
@@ -100,23 +101,15 @@ impl Vit {
             [Some(for_all(&class)), registers, Some(patches)].into_iter().flatten().collect();
         Tensor::cat(&all, 1)
     }
-
-    fn tokens(&self, all: Tensor, input: &Input, taps: Vec<Tensor>) -> Tokens {
-        self.shape.tokens(all, input, taps)
-    }
 }
 
 impl Encoder for Vit {
     fn shape(&self) -> EncoderShape {
-        self.shape
+        self.trunk.shape
     }
 
     fn forward(&self, input: &Input, compute: Kind) -> Tokens {
-        let embedded = self.embed(input, compute);
-        let mut taps = Vec::new();
-        let tap = input.tap(&mut taps);
-        let all = self.blocks.forward(embedded, &input.drop_path, compute, tap);
-        self.tokens(all, input, taps)
+        self.trunk.forward(self.embed(input, compute), input, compute)
     }
 
     fn forward_recomputed<'a>(
@@ -125,15 +118,7 @@ impl Encoder for Vit {
         compute: Kind,
         blocks: usize,
     ) -> (Tokens, RestOfBackward<'a>) {
-        assert!(input.taps.iter().all(|&tap| tap >= blocks), "a recomputed block has no tap");
-        let embedded = self.embed(input, compute);
-        let mut taps = Vec::new();
-        let tap = input.tap(&mut taps);
-        let drop_path = &input.drop_path;
-        let (all, kept) =
-            self.blocks.forward_keeping_inputs(embedded, drop_path, compute, blocks, tap);
-        let rest = move || self.blocks.backward(kept, drop_path, compute);
-        (self.tokens(all, input, taps), Box::new(rest))
+        self.trunk.forward_recomputed(self.embed(input, compute), input, compute, blocks)
     }
 
     fn forward_frozen(
@@ -142,20 +127,16 @@ impl Encoder for Vit {
         compute: Kind,
         junctions: &Junctions,
     ) -> Result<Tokens> {
-        let embedded = self.embed(input, compute);
-        let mut taps = Vec::new();
-        let tap = input.tap(&mut taps);
-        let all = self.blocks.forward_frozen(embedded, junctions, compute, tap)?;
-        Ok(self.tokens(all, input, taps))
+        self.trunk.forward_frozen(self.embed(input, compute), input, compute, junctions)
     }
 
     fn normalise(&self, tokens: Tokens) -> Tokens {
-        tokens.map(|all| self.norm.forward(&all))
+        tokens.map(|all| self.trunk.norm.forward(&all))
     }
 
     /// The class token after the final norm, as `transformers` pools.
     fn pooled(&self, tokens: &Tokens) -> Tensor {
-        self.norm.forward(&tokens.class()).to_kind(Kind::Float).squeeze_dim(1)
+        self.trunk.norm.forward(&tokens.class()).to_kind(Kind::Float).squeeze_dim(1)
     }
 
     fn freeze(&mut self, format: FrozenFormat, grid_size: i64) {
@@ -166,7 +147,7 @@ impl Encoder for Vit {
         self.cls_token = self.cls_token.to_kind(residual);
         self.register_tokens = self.register_tokens.take().map(|tokens| tokens.to_kind(residual));
         self.patch_embed.freeze(compute);
-        self.blocks.freeze(format);
-        self.norm.freeze(residual);
+        self.trunk.blocks.freeze(format);
+        self.trunk.norm.freeze(residual);
     }
 }

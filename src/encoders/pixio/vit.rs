@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::tokens::Tokens;
+use crate::encoders::trunk::Trunk;
 use crate::nn::{
     BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters,
     gather_tokens, patchify, resize_positions,
@@ -20,9 +21,7 @@ pub(super) struct Vit {
     cls_token: Tensor,
     pos_embed: Tensor,
     patch_embed: Linear,
-    blocks: Blocks,
-    norm: LayerNorm,
-    shape: EncoderShape,
+    trunk: Trunk,
 }
 
 impl Vit {
@@ -43,14 +42,16 @@ impl Vit {
                 Init::TruncatedNormal(0.02),
             ),
             patch_embed: Linear::shaped(parameters, "patch_embed.proj", &[dim, 3, patch, patch]),
-            blocks: Blocks::new(parameters, "blocks", &block, spec.depth),
-            norm: LayerNorm::new(parameters, "norm", dim, LAYER_NORM_EPS),
-            shape: EncoderShape {
-                dim,
-                depth: spec.depth,
-                class_tokens: class,
-                prefix_tokens: class,
-                patch_size: patch,
+            trunk: Trunk {
+                blocks: Blocks::new(parameters, "blocks", &block, spec.depth),
+                norm: LayerNorm::new(parameters, "norm", dim, LAYER_NORM_EPS),
+                shape: EncoderShape {
+                    dim,
+                    depth: spec.depth,
+                    class_tokens: class,
+                    prefix_tokens: class,
+                    patch_size: patch,
+                },
             },
         }
     }
@@ -58,8 +59,8 @@ impl Vit {
     /// Class tokens and (kept) patch tokens with their positions: `[B, C+K, D]`, float32 unless
     /// frozen otherwise.
     fn embed(&self, input: &Input, compute: Kind) -> Tensor {
-        let EncoderShape { dim, prefix_tokens: class_tokens, patch_size, .. } = self.shape;
-        let [rows, columns] = self.shape.grid(&input.images);
+        let EncoderShape { dim, prefix_tokens: class_tokens, patch_size, .. } = self.trunk.shape;
+        let [rows, columns] = self.trunk.shape.grid(&input.images);
         let patches = patchify(&input.images, patch_size);
         let batch = patches.size()[0];
         let positions = resize_positions(&self.pos_embed, class_tokens, rows, columns);
@@ -79,23 +80,15 @@ impl Vit {
         let class = &self.cls_token + positions.narrow(1, 0, class_tokens);
         Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1)
     }
-
-    fn tokens(&self, all: Tensor, input: &Input, taps: Vec<Tensor>) -> Tokens {
-        self.shape.tokens(all, input, taps)
-    }
 }
 
 impl Encoder for Vit {
     fn shape(&self) -> EncoderShape {
-        self.shape
+        self.trunk.shape
     }
 
     fn forward(&self, input: &Input, compute: Kind) -> Tokens {
-        let embedded = self.embed(input, compute);
-        let mut taps = Vec::new();
-        let tap = input.tap(&mut taps);
-        let all = self.blocks.forward(embedded, &input.drop_path, compute, tap);
-        self.tokens(all, input, taps)
+        self.trunk.forward(self.embed(input, compute), input, compute)
     }
 
     fn forward_recomputed<'a>(
@@ -104,15 +97,7 @@ impl Encoder for Vit {
         compute: Kind,
         blocks: usize,
     ) -> (Tokens, RestOfBackward<'a>) {
-        assert!(input.taps.iter().all(|&tap| tap >= blocks), "a recomputed block has no tap");
-        let embedded = self.embed(input, compute);
-        let mut taps = Vec::new();
-        let tap = input.tap(&mut taps);
-        let drop_path = &input.drop_path;
-        let (all, kept) =
-            self.blocks.forward_keeping_inputs(embedded, drop_path, compute, blocks, tap);
-        let rest = move || self.blocks.backward(kept, drop_path, compute);
-        (self.tokens(all, input, taps), Box::new(rest))
+        self.trunk.forward_recomputed(self.embed(input, compute), input, compute, blocks)
     }
 
     fn forward_frozen(
@@ -121,15 +106,11 @@ impl Encoder for Vit {
         compute: Kind,
         junctions: &Junctions,
     ) -> Result<Tokens> {
-        let embedded = self.embed(input, compute);
-        let mut taps = Vec::new();
-        let tap = input.tap(&mut taps);
-        let all = self.blocks.forward_frozen(embedded, junctions, compute, tap)?;
-        Ok(self.tokens(all, input, taps))
+        self.trunk.forward_frozen(self.embed(input, compute), input, compute, junctions)
     }
 
     fn normalise(&self, tokens: Tokens) -> Tokens {
-        tokens.map(|all| self.norm.forward(&all))
+        tokens.map(|all| self.trunk.norm.forward(&all))
     }
 
     /// The mean of the class tokens.
@@ -140,12 +121,12 @@ impl Encoder for Vit {
 
     fn freeze(&mut self, format: FrozenFormat, grid_size: i64) {
         let FrozenFormat { compute, residual, .. } = format;
-        let class_tokens = self.shape.prefix_tokens;
+        let class_tokens = self.trunk.shape.prefix_tokens;
         let positions = resize_positions(&self.pos_embed, class_tokens, grid_size, grid_size);
         self.pos_embed = positions.to_kind(residual);
         self.cls_token = self.cls_token.to_kind(residual);
         self.patch_embed.freeze(compute);
-        self.blocks.freeze(format);
-        self.norm.freeze(residual);
+        self.trunk.blocks.freeze(format);
+        self.trunk.norm.freeze(residual);
     }
 }

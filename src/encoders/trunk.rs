@@ -1,0 +1,63 @@
+//! [`Trunk`]: what vision transformers have behind their embedding, and the ways to run it.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use super::encoder::{EncoderShape, Input, RestOfBackward};
+use super::tokens::Tokens;
+use crate::nn::{Blocks, Junctions, LayerNorm};
+
+/// Blocks and the final norm. Fields are named as the published checkpoints' tensors.
+pub(super) struct Trunk {
+    pub blocks: Blocks,
+    pub norm: LayerNorm,
+    pub shape: EncoderShape,
+}
+
+impl Trunk {
+    /// [`Encoder::forward`](super::Encoder::forward) of `embedded` tokens `[B, P+K, D]`.
+    pub fn forward(&self, embedded: Tensor, input: &Input, compute: Kind) -> Tokens {
+        let mut taps = Vec::new();
+        let tap = input.tap(&mut taps);
+        let all = self.blocks.forward(embedded, &input.drop_path, compute, tap);
+        self.shape.tokens(all, input, taps)
+    }
+
+    /// [`Encoder::forward_recomputed`](super::Encoder::forward_recomputed) of `embedded` tokens.
+    ///
+    /// # Panics
+    /// If the input asks for the tokens after one of these blocks.
+    pub fn forward_recomputed<'a>(
+        &'a self,
+        embedded: Tensor,
+        input: &'a Input,
+        compute: Kind,
+        blocks: usize,
+    ) -> (Tokens, RestOfBackward<'a>) {
+        assert!(input.taps.iter().all(|&tap| tap >= blocks), "a recomputed block has no tap");
+        let mut taps = Vec::new();
+        let tap = input.tap(&mut taps);
+        let drop_path = &input.drop_path;
+        let (all, kept) =
+            self.blocks.forward_keeping_inputs(embedded, drop_path, compute, blocks, tap);
+        let rest = move || self.blocks.backward(kept, drop_path, compute);
+        (self.shape.tokens(all, input, taps), Box::new(rest))
+    }
+
+    /// [`Encoder::forward_frozen`](super::Encoder::forward_frozen) of `embedded` tokens.
+    ///
+    /// # Errors
+    /// A kernel of `junctions` fails.
+    pub fn forward_frozen(
+        &self,
+        embedded: Tensor,
+        input: &Input,
+        compute: Kind,
+        junctions: &Junctions,
+    ) -> Result<Tokens> {
+        let mut taps = Vec::new();
+        let tap = input.tap(&mut taps);
+        let all = self.blocks.forward_frozen(embedded, junctions, compute, tap)?;
+        Ok(self.shape.tokens(all, input, taps))
+    }
+}
