@@ -452,14 +452,15 @@ mod tests {
         assert_eq!(notes_in(&mut kept).unwrap(), noted.notes);
     }
 
-    /// What was written before there were fields: it must be found by every later version, or data
-    /// sets would be read anew and be taken for others when a run is resumed.
+    /// What was written before there were fields, but for the mark: labels are read by other rules since, so shards
+    /// are read anew once. Of what is behind it data sets are known when a run is resumed.
     #[test]
     fn an_index_without_fields_never_changes() {
         let (head, file) = encode(&index(vec![]), &[], Stamp { size: 4608, version: 5 });
-        assert_eq!(&file[..8], b"DSTLIX02");
+        assert_eq!(&file[..8], b"DSTLIX04");
+        let before = [b"DSTLIX02", &file[8..]].concat();
         assert_eq!(
-            blake3::hash(&file).to_hex().as_str(),
+            blake3::hash(&before).to_hex().as_str(),
             "596b3f728003a4ac699d715d7760a9e0bac11b9bbe190c0206407f4b99cabc7e"
         );
         assert_eq!(file.len(), HEAD + 2 * 20 + 11);
