@@ -28,13 +28,13 @@ fn compile_shim(lib: &Path) {
         .define("USE_DISTRIBUTED", None)
         .define("USE_C10D_GLOO", None)
         .file("src/native/shim.cpp")
+        .file("src/native/backends.cpp")
         .file("src/native/backward.cpp")
         .file("src/native/device.cpp")
         .file("src/native/graph.cpp")
         .file("src/native/host_copy.cpp")
         .file("src/native/linear_gelu.cpp")
         .file("src/native/profiler.cpp")
-        .file("src/native/backends.cpp")
         .file("src/native/c10d.cpp");
     if let Some(headers) = nccl_headers(lib) {
         shim.includes(headers);

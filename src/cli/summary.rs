@@ -27,14 +27,8 @@ fn network(Network { role, size, parameters, .. }: &Network) -> String {
     format!("{role:<24} {size:<44} {:>8.1} M parameters\n", *parameters as f64 / 1e6)
 }
 
-/// Rates at which checkpoints leave a GPU and reach a file system, in bytes a second: pinned memory, and what one
-/// disk takes or a node gives to storage that all share.
-const COPYING: f64 = 50e9;
-const WRITING: f64 = 2e9;
-const GPUS_OF_A_NODE: f64 = 8.0;
-
 fn costs(cost: &Cost) -> String {
-    let Cost { gpus, images, passes, memory, step, seconds, checkpoint, share } = cost;
+    let Cost { gpus, images, passes, memory, step, seconds, checkpoint, .. } = cost;
     let Memory { frozen, weights, gradients, moments, copies, activations } = memory;
     let gb = |bytes: f64| format!("{:.1}", bytes / 1e9);
     let mut text =
@@ -66,16 +60,14 @@ fn costs(cost: &Cost) -> String {
         ),
     );
     row("sent in a step", format!("{} GB by each GPU", gb(step.sent)));
-    // All GPUs of a node write to one disk or over one network.
-    let of_node = share * GPUS_OF_A_NODE.min(*gpus as f64);
     row(
         "checkpoint",
         format!(
             "{} GB; a GPU copies {:.2} GB in {:.2} s beside the next passes, written in {:.0} s at 2 GB/s a node",
             gb(*checkpoint),
-            share / 1e9,
-            share / COPYING,
-            of_node / WRITING
+            cost.share / 1e9,
+            cost.copying,
+            cost.writing
         ),
     );
     text

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 use super::encoder::Encoder;
-use crate::nn::Parameters;
+use crate::nn::{Parameters, Storage};
 use crate::weights::{NameMap, WeightFile};
 
 /// Encoders that are computed in the same way and whose weights have the same names: the model, its
@@ -77,8 +77,12 @@ pub trait Family: Sync {
     /// expected of the encoder; 0 where no tensor tells.
     fn stored_grid(&self, spec: &EncoderSpec, file: &WeightFile) -> usize;
 
-    /// The names of an encoder's parameters.
-    fn parameters(&self, spec: &EncoderSpec) -> Vec<String>;
+    /// The names of an encoder's parameters, in the order in which they are exported.
+    fn parameters(&self, spec: &EncoderSpec) -> Vec<String> {
+        let mut parameters = Parameters::new(Storage::Shapes);
+        self.build(&mut parameters, spec, 1);
+        parameters.named().iter().map(|(name, _)| name.clone()).collect()
+    }
 
     /// The one file of an export under this program's names.
     fn file_name(&self) -> &'static str;

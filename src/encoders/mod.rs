@@ -20,7 +20,7 @@
 //! ```
 
 mod checks;
-mod config_keys;
+mod config_json;
 mod dinov2;
 mod encoder;
 mod export;
@@ -28,6 +28,7 @@ mod families;
 mod family;
 mod foreign;
 mod frozen;
+mod measuring;
 mod name_table;
 mod pixio;
 mod spec_form;

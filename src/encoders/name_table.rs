@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::weights::{NameMap, Place};
 
 /// The kinds of a module's parameters: ours and theirs.
-pub(super) const WEIGHT_AND_BIAS: &[(&str, &str)] = &[("weight", "weight"), ("bias", "bias")];
+const WEIGHT_AND_BIAS: &[(&str, &str)] = &[("weight", "weight"), ("bias", "bias")];
 
 /// A module of a block.
 pub(super) struct Module {
@@ -15,6 +15,27 @@ pub(super) struct Module {
     /// Its parameters: ours, theirs.
     pub kinds: &'static [(&'static str, &'static str)],
 }
+
+impl Module {
+    /// One that has a weight and a bias.
+    pub const fn plain(own: &'static str, theirs: &'static [&'static str]) -> Self {
+        Self { own, theirs, kinds: WEIGHT_AND_BIAS }
+    }
+}
+
+/// One of ours, and several of theirs in its order: for each of theirs all that files call it, of which the first is
+/// written.
+type Fused = (&'static str, &'static [&'static [&'static str]]);
+
+/// Queries, keys and values, as published files and `transformers` in memory call them.
+pub(super) const QKV: Fused = (
+    "attn.qkv",
+    &[
+        &["attention.attention.query", "attention.q_proj"],
+        &["attention.attention.key", "attention.k_proj"],
+        &["attention.attention.value", "attention.v_proj"],
+    ],
+);
 
 /// Names of an encoder with numbered blocks: ours are those of the original checkpoints, `blocks.0.norm1.weight`,
 /// theirs those that `transformers` writes, `encoder.layer.0.norm1.weight`.
@@ -26,9 +47,8 @@ pub(super) struct NameTable {
     /// Parameters outside the blocks: ours, theirs.
     pub outside: &'static [(&'static str, &'static str)],
     pub in_block: &'static [Module],
-    /// Modules that are one of ours and several of theirs, in this order: for each of theirs all that files call it,
-    /// of which the first is written.
-    pub fused: (&'static str, &'static [&'static [&'static str]]),
+    /// The module that is one of ours and several of theirs.
+    pub fused: Fused,
 }
 
 impl NameTable {

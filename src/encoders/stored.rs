@@ -11,7 +11,7 @@ use tracing::info;
 use super::families::FAMILIES;
 use super::family::{EncoderSpec, Family, StoredEncoder};
 use super::foreign::family_of;
-use crate::native::{guard, trim_heap};
+use crate::native::{bytes_of, guard, trim_heap};
 use crate::weights::{CONFIG, NameMap, WeightFile};
 
 /// Key of a safetensors header under which this program notes the encoder's numbers.
@@ -21,7 +21,7 @@ pub(super) const ENCODER_KEY: &str = "encoder";
 const FILES_BESIDE_CONFIG: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
 /// Bytes of tensors that were read and freed, after which memory goes back to the system.
-const MOST_KEPT: usize = 64 << 20;
+const MOST_KEPT: u64 = 64 << 20;
 
 /// Opened weights of an encoder, and perhaps of what is trained beside it.
 pub struct EncoderWeights {
@@ -156,7 +156,7 @@ impl EncoderWeights {
         for (name, _) in targets {
             let tensor = self.file.read(name)?;
             counts.push(count_odd(&tensor)?);
-            freed += tensor.numel() * tensor.kind().elt_size_in_bytes();
+            freed += bytes_of(&tensor);
             drop(tensor);
             // What is freed in pieces of some megabytes stays with the process otherwise.
             if freed > MOST_KEPT {

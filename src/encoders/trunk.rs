@@ -5,13 +5,21 @@ use tch::{Kind, Tensor};
 
 use super::encoder::{EncoderShape, Input, RestOfBackward};
 use super::tokens::Tokens;
-use crate::nn::{Blocks, Junctions, LayerNorm};
+use crate::nn::{Blocks, Junctions, LayerNorm, gather_tokens};
 
 /// Blocks and the final norm. Fields are named as the published checkpoints' tensors.
 pub(super) struct Trunk {
     pub blocks: Blocks,
     pub norm: LayerNorm,
     pub shape: EncoderShape,
+}
+
+/// The `patches` `[B, N, …]` that `input` shows, and their `positions`, of `[1, N, D]`.
+pub(super) fn shown(patches: Tensor, positions: Tensor, input: &Input) -> (Tensor, Tensor) {
+    let Some(keep) = &input.keep else { return (patches, positions) };
+    let (batch, kept) = keep.size2().expect("kept patches are [B, K]");
+    let of_kept = positions.squeeze_dim(0).index_select(0, &keep.flatten(0, 1));
+    (gather_tokens(&patches, keep), of_kept.view([batch, kept, -1]))
 }
 
 impl Trunk {

@@ -1,5 +1,7 @@
 //! How much memory the process has used, and giving some back.
 
+use tch::Tensor;
+
 unsafe extern "C" {
     fn distill_trim_heap();
 }
@@ -15,6 +17,11 @@ pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Bytes of a tensor's numbers.
+pub fn bytes_of(tensor: &Tensor) -> u64 {
+    (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64
 }
 
 /// Memory that programs of this machine can still get, in bytes; none where the system does not say.

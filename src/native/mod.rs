@@ -34,7 +34,7 @@ pub use kernels::{
 };
 pub use linear_gelu::linear_gelu;
 pub use mapped_file::MappedFile;
-pub use memory::{available_memory, peak_memory, proportional_memory, trim_heap};
+pub use memory::{available_memory, bytes_of, peak_memory, proportional_memory, trim_heap};
 pub use optimizer::{
     AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients, zero_gradients,
 };

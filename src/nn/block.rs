@@ -177,7 +177,7 @@ impl Mlp {
             Self::Plain { fc1, fc2 } => Ok(fc2.product(junctions.gelu(fc1, normalised, fc2)?)),
             Self::Gated { w12, w3 } => {
                 let hidden = gated(&w12.product(normalised));
-                Ok(w3.product(junctions.mixed(hidden, w3)?))
+                Ok(w3.product(junctions.operand(hidden, w3)?))
             }
         }
     }
@@ -237,7 +237,7 @@ impl Block {
         let Attention { qkv, proj, .. } = &self.attn;
         let normalised = junctions.add_norm(residual, before, &self.norm1, (compute, qkv))?;
         let mixed = self.attn.mix(&qkv.product(normalised));
-        Ok(self.ls1.scaled(proj.product(junctions.mixed(mixed, proj)?)))
+        Ok(self.ls1.scaled(proj.product(junctions.operand(mixed, proj)?)))
     }
 
     /// Its MLP branch, of `residual` to which the `attention` is added first.

@@ -69,12 +69,12 @@ impl Junctions {
         Ok(Operand::Numbers(norm.forward(residual).to_kind(compute)))
     }
 
-    /// The output of an attention, `[B, T, D]`, as `next` takes it.
+    /// Numbers `[B, T, K]` as `next` takes them.
     ///
     /// # Errors
     /// The kernel fails.
-    pub(super) fn mixed(&self, tokens: Tensor, next: &Linear) -> Result<Operand> {
-        self.rounded(tokens, next, BeforeRounding::Nothing)
+    pub(super) fn operand(&self, numbers: Tensor, next: &Linear) -> Result<Operand> {
+        self.rounded(numbers, next, BeforeRounding::Nothing)
     }
 
     /// GELU of the product of `hidden` with `operand`, as `next` takes it.

@@ -60,7 +60,16 @@ pub struct Cost {
     /// Bytes of a checkpoint, and the most that a GPU copies out and writes of it.
     pub checkpoint: f64,
     pub share: f64,
+    /// Seconds of that, and of writing the shares of a node.
+    pub copying: f64,
+    pub writing: f64,
 }
+
+/// Rates at which checkpoints leave a GPU and reach a file system, in bytes a second: pinned memory, and what one
+/// disk takes or a node gives to storage that all share.
+const COPYING: f64 = 50e9;
+const WRITING: f64 = 2e9;
+const GPUS_OF_A_NODE: f64 = 8.0;
 
 impl Cost {
     fn of(config: &dyn TaskConfig, gpus: usize) -> Self {
@@ -86,6 +95,9 @@ impl Cost {
             seconds: step.total + (passes - 1) as f64 * step.computing,
             checkpoint,
             share,
+            copying: share / COPYING,
+            // All GPUs of a node write to one disk or over one network.
+            writing: share * GPUS_OF_A_NODE.min(gpus as f64) / WRITING,
         }
     }
 

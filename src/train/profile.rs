@@ -37,7 +37,14 @@ impl Profile {
         if is_first && self.under_way.is_none() {
             // What is still queued is of other steps.
             group.synchronize()?;
-            self.under_way = Some((step, Profiler::begin(group.device())?));
+            match Profiler::begin(group.device()) {
+                Ok(profiler) => self.under_way = Some((step, profiler)),
+                // It only looks on: no run ends for it.
+                Err(error) => {
+                    self.steps = None;
+                    warn!("nothing is recorded by --profile: {error:#}");
+                }
+            }
         }
         Ok(())
     }
@@ -56,8 +63,15 @@ impl Profile {
         let Some((first, profiler)) = self.under_way.take() else { return Ok(()) };
         group.synchronize()?;
         let file = paths::profile(run, first..=step, group.rank());
-        write(profiler, &file)?;
-        info!("recorded steps {first} to {step}: {} (ui.perfetto.dev opens it)", file.display());
+        match write(profiler, &file) {
+            Ok(()) => {
+                info!(
+                    "recorded steps {first} to {step}: {} (ui.perfetto.dev opens it)",
+                    file.display()
+                );
+            }
+            Err(error) => warn!("the trace of steps {first} to {step} is lost: {error:#}"),
+        }
         Ok(())
     }
 }

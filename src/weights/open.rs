@@ -154,8 +154,7 @@ fn what_is_in(folder: &Path) -> String {
                 torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth makes one file of it"
             .into();
     }
-    let of_others =
-        ["tf_model.h5", "model.onnx", "flax_model.msgpack", "pytorch_model.bin.index.json"];
+    let of_others = ["tf_model.h5", "model.onnx", "flax_model.msgpack"];
     if let Some(other) = of_others.into_iter().find(|name| found.is_empty() && has(name)) {
         return format!("; it has {other}, which is not read: save it as safetensors");
     }

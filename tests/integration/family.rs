@@ -221,12 +221,6 @@ impl Family for Plain {
         self.measure(file).map_or(0, |stored| stored.image_size / stored.spec.patch_size)
     }
 
-    fn parameters(&self, spec: &EncoderSpec) -> Vec<String> {
-        let mut parameters = Parameters::new(Storage::Shapes);
-        self.build(&mut parameters, spec, 1);
-        parameters.named().iter().map(|(name, _)| name.clone()).collect()
-    }
-
     fn file_name(&self) -> &'static str {
         "plain.safetensors"
     }

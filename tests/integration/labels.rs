@@ -53,6 +53,10 @@ fn labels_that_contradict_each_other_are_none() {
     let (counts, said) = indexed(&[("a.jpg", "image"), ("a.cls", "1"), ("a.cls", "2")]);
     assert_eq!(counts, [1, 0], "{said}");
     assert!(said.contains("1 images have no label"), "{said}");
+    let beside_and_apart = [("a.jpg", "image"), ("a.cls", "1"), ("b.jpg", "image"), ("a.cls", "2")];
+    let (counts, said) = indexed(&beside_and_apart);
+    assert_eq!(counts, [2, 0], "{said}");
+    assert!(said.contains("1 images have no label"), "{said}");
     let twice = [("a.jpg", "image"), ("a.cls", "1"), ("a.cls", "1")];
     assert_eq!(indexed(&twice).0, [1, 1], "the same class twice is one");
     let (counts, said) = indexed(&[

@@ -111,7 +111,7 @@ struct Grouping<'a> {
     /// Labels that stand apart from their image, by their names without the last ending.
     apart: HashMap<String, Label>,
     /// Images whose labels contradict each other, or may be another's of the same key.
-    contradicting: usize,
+    contradicting: BTreeSet<usize>,
     /// How many members say no class that should, and the first of them.
     bad_labels: usize,
     first_bad_label: Option<String>,
@@ -146,7 +146,7 @@ impl<'a> Grouping<'a> {
             members: 0,
             second_images: 0,
             apart: HashMap::new(),
-            contradicting: 0,
+            contradicting: BTreeSet::new(),
             bad_labels: 0,
             first_bad_label: None,
             hint: None,
@@ -275,7 +275,9 @@ impl<'a> Grouping<'a> {
         let label = std::mem::take(&mut self.label);
         let dotted = std::mem::take(&mut self.dotted);
         if let Some(image) = self.image.take() {
-            self.contradicting += usize::from(label == Label::Contradicting);
+            if label == Label::Contradicting {
+                self.contradicting.insert(self.index.rows());
+            }
             self.push(image, label);
         } else {
             if label != Label::None {
@@ -337,14 +339,16 @@ impl<'a> Grouping<'a> {
         for (name, rows) in rows {
             let label = self.apart.remove(&name).unwrap_or_default();
             let same = rows.iter().filter(|&&row| stem(self.index.name(row)) == name).count();
-            if same > 1 || label == Label::Contradicting {
-                rows.iter().for_each(|&row| self.index.labels[row] = NO_LABEL);
-                self.contradicting += rows.len();
-                continue;
-            }
             for row in rows {
-                if self.index.labels[row] == NO_LABEL {
-                    self.index.labels[row] = label.number();
+                let mut own = match self.index.labels[row] {
+                    _ if same > 1 || self.contradicting.contains(&row) => Label::Contradicting,
+                    NO_LABEL => Label::None,
+                    class => Label::Class(class),
+                };
+                own.join(label);
+                self.index.labels[row] = own.number();
+                if own == Label::Contradicting {
+                    self.contradicting.insert(row);
                 }
             }
         }
@@ -378,11 +382,11 @@ impl<'a> Grouping<'a> {
                 self.apart.len()
             ));
         }
-        if self.contradicting > 0 {
+        if !self.contradicting.is_empty() {
             notes.push(format!(
                 "{} images have no label: several of one key have `.{extension}` members apart from them, or \
                  members that contradict each other",
-                self.contradicting
+                self.contradicting.len()
             ));
         }
         let labelled = self.index.labelled();

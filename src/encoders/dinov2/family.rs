@@ -6,11 +6,12 @@ use tch::Tensor;
 
 use super::names::{self, HUGGING_FACE, ORIGINAL};
 use super::spec::{Dinov2, hidden};
-use super::{measure, vit};
+use super::vit;
 use crate::encoders::checks::{require_divisor, require_positive};
 use crate::encoders::encoder::Encoder;
 use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
-use crate::nn::{Parameters, Storage, patch_flops, transformer_flops};
+use crate::encoders::measuring;
+use crate::nn::{Parameters, patch_flops, transformer_flops};
 use crate::weights::{NameMap, WeightFile};
 
 impl Family for Dinov2 {
@@ -94,13 +95,7 @@ impl Family for Dinov2 {
     }
 
     fn stored_grid(&self, _: &EncoderSpec, file: &WeightFile) -> usize {
-        measure::stored_grid(file)
-    }
-
-    fn parameters(&self, spec: &EncoderSpec) -> Vec<String> {
-        let mut parameters = Parameters::new(Storage::Shapes);
-        self.build(&mut parameters, spec, 1);
-        parameters.named().iter().map(|(name, _)| name.clone()).collect()
+        measuring::stored_grid(file, 1)
     }
 
     fn file_name(&self) -> &'static str {

@@ -1,17 +1,16 @@
 //! DINOv2's `config.json` in Hugging Face folders.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::spec::{Dinov2, MLP_RATIO, PATCH_SIZE, REGISTERS};
 use super::vit::LAYER_NORM_EPS;
-use crate::encoders::config_keys::require_known_keys;
+use crate::encoders::config_json::{
+    Side, TRANSFORMERS_VERSION, dtype, require_known_keys, stage_names,
+};
 use crate::encoders::family::{EncoderSpec, StoredEncoder};
-use crate::weights::{WeightFile, torch_name};
-
-/// The release of `transformers` whose form of `config.json` is written.
-const TRANSFORMERS_VERSION: &str = "5.23.0";
+use crate::weights::WeightFile;
 
 /// The keys that fix an encoder; what is left out has the default of `Dinov2Config`.
 #[derive(Deserialize)]
@@ -46,14 +45,6 @@ impl Default for Dinov2Config {
             num_channels: 3,
         }
     }
-}
-
-/// A square's side, or its height and width.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Side {
-    Square(usize),
-    Sides([usize; 2]),
 }
 
 /// Keys that are read, or that change nothing of what an encoder gives when it is not trained by `transformers`.
@@ -98,14 +89,9 @@ impl Dinov2 {
             "layer_norm_eps is {:e}, expected {LAYER_NORM_EPS:e}",
             config.layer_norm_eps
         );
-        let patch_size = match config.patch_size {
-            Side::Square(side) => side,
-            Side::Sides([height, width]) if height == width => height,
-            Side::Sides(sides) => bail!("patch_size is {sides:?}, expected a square"),
-        };
         let (dim, depth) = (config.hidden_size, config.num_hidden_layers);
         Ok(EncoderSpec {
-            patch_size,
+            patch_size: config.patch_size.of_patch()?,
             registers: if self.has_registers { config.num_register_tokens } else { 0 },
             mlp_ratio: config.mlp_ratio,
             gated: config.use_swiglu_ffn,
@@ -115,18 +101,15 @@ impl Dinov2 {
 
     /// What `transformers` writes to `config.json` for a model of these numbers.
     pub(super) fn config_of(&self, encoder: &StoredEncoder, file: &WeightFile) -> Result<Value> {
-        let kind = file.kind("patch_embed.proj.weight").context("no patch projection")?;
-        let dtype = torch_name(kind).with_context(|| format!("{kind:?} is not exported"))?;
         let spec = &encoder.spec;
-        let mut stages = vec!["stem".to_string()];
-        stages.extend((1..=spec.depth).map(|stage| format!("stage{stage}")));
+        let stages = stage_names(spec.depth);
         let class = if self.has_registers { "Dinov2WithRegistersModel" } else { "Dinov2Model" };
         let mut config = json!({
             "apply_layernorm": true,
             "architectures": [class],
             "attention_probs_dropout_prob": 0.0,
             "drop_path_rate": 0.0,
-            "dtype": dtype,
+            "dtype": dtype(file)?,
             "hidden_act": "gelu",
             "hidden_dropout_prob": 0.0,
             "hidden_size": spec.dim,

@@ -1,9 +1,10 @@
 //! What the shapes of stored weights tell of their encoder.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::spec::{Dinov2, hidden};
 use crate::encoders::family::{EncoderSpec, StoredEncoder};
+use crate::encoders::measuring::{grid_size, shape};
 use crate::weights::WeightFile;
 
 /// MLP ratios that a hidden width is looked for among.
@@ -15,11 +16,7 @@ impl Dinov2 {
     /// # Errors
     /// A tensor is missing, or is of no such encoder.
     pub(super) fn measured(&self, file: &WeightFile) -> Result<StoredEncoder> {
-        let shape = |name: &str| -> Result<Vec<usize>> {
-            let shape = file.shape(name);
-            let shape = shape.with_context(|| format!("{} is missing", file.absent(name)))?;
-            Ok(shape.iter().map(|&size| size as usize).collect())
-        };
+        let shape = |name: &str| shape(file, name);
         let [1, 1, dim] = shape("cls_token")?[..] else { bail!("cls_token is not [1, 1, width]") };
         let [_, 3, patch_size, _] = shape("patch_embed.proj.weight")?[..] else {
             bail!("patch_embed.proj.weight is not [width, 3, patch, patch]")
@@ -44,18 +41,6 @@ impl Dinov2 {
         let spec = spec.with_context(|| {
             format!("the MLP's hidden width {width} belongs to no whole ratio of {dim}")
         })?;
-        let patches = shape("pos_embed")?.get(1).copied().unwrap_or(0).saturating_sub(1);
-        let grid_size = patches.isqrt();
-        ensure!(
-            grid_size * grid_size == patches,
-            "pos_embed counts {patches} patches, which is no square"
-        );
-        Ok(StoredEncoder { spec, image_size: grid_size * patch_size })
+        Ok(StoredEncoder { spec, image_size: grid_size(file, 1)? * patch_size })
     }
-}
-
-/// Patches along each side of the images that `file` has positions for; 0 where it has none.
-pub(super) fn stored_grid(file: &WeightFile) -> usize {
-    let tokens = file.shape("pos_embed").and_then(|shape| shape.get(1).copied()).unwrap_or(0);
-    (tokens as usize).saturating_sub(1).isqrt()
 }

@@ -4,7 +4,7 @@
 //! the names that `transformers` 5.23 gives the same parameters in memory are understood too, but for those of a
 //! gated MLP, which are one tensor in files and two in memory.
 
-use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames, WEIGHT_AND_BIAS};
+use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames, QKV};
 
 pub(super) static HUGGING_FACE: HuggingFaceNames = HuggingFaceNames(&TABLE);
 pub(super) static ORIGINAL: OwnNames = OwnNames(&TABLE);
@@ -22,31 +22,20 @@ static TABLE: NameTable = NameTable {
         ("norm.bias", "layernorm.bias"),
     ],
     in_block: &[
-        module("norm1", &["norm1"]),
-        module("norm2", &["norm2"]),
-        module("attn.proj", &["attention.output.dense", "attention.o_proj"]),
-        module("mlp.fc1", &["mlp.fc1"]),
-        module("mlp.fc2", &["mlp.fc2"]),
-        module("mlp.w12", &["mlp.weights_in"]),
-        module("mlp.w3", &["mlp.weights_out"]),
+        Module::plain("norm1", &["norm1"]),
+        Module::plain("norm2", &["norm2"]),
+        Module::plain("attn.proj", &["attention.output.dense", "attention.o_proj"]),
+        Module::plain("mlp.fc1", &["mlp.fc1"]),
+        Module::plain("mlp.fc2", &["mlp.fc2"]),
+        Module::plain("mlp.w12", &["mlp.weights_in"]),
+        Module::plain("mlp.w3", &["mlp.weights_out"]),
         Module { own: "ls1", theirs: &["layer_scale1"], kinds: LAYER_SCALE },
         Module { own: "ls2", theirs: &["layer_scale2"], kinds: LAYER_SCALE },
     ],
-    fused: (
-        "attn.qkv",
-        &[
-            &["attention.attention.query", "attention.q_proj"],
-            &["attention.attention.key", "attention.k_proj"],
-            &["attention.attention.value", "attention.v_proj"],
-        ],
-    ),
+    fused: QKV,
 };
 
 const LAYER_SCALE: &[(&str, &str)] = &[("gamma", "lambda1")];
-
-const fn module(own: &'static str, theirs: &'static [&'static str]) -> Module {
-    Module { own, theirs, kinds: WEIGHT_AND_BIAS }
-}
 
 /// Whether a tensor of this name stands beside the encoder in checkpoints: a student's projector, the token of what
 /// is masked in pre-training, a classifier.

@@ -8,10 +8,10 @@ use super::spec::hidden;
 use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::tokens::Tokens;
-use crate::encoders::trunk::Trunk;
+use crate::encoders::trunk::{Trunk, shown};
 use crate::nn::{
-    BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters,
-    gather_tokens, patchify, resize_positions, resize_positions_smoothly,
+    BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters, patchify,
+    resize_positions, resize_positions_smoothly,
 };
 
 /// Epsilon of every LayerNorm.
@@ -75,24 +75,14 @@ impl Vit {
     /// Class token, registers and (kept) patch tokens, all but the registers with their positions:
     /// `[B, 1+R+K, D]`, float32 unless frozen otherwise.
     fn embed(&self, input: &Input, compute: Kind) -> Tensor {
-        let EncoderShape { dim, patch_size, .. } = self.trunk.shape;
+        let patch_size = self.trunk.shape.patch_size;
         let [rows, columns] = self.trunk.shape.grid(&input.images);
         let patches = patchify(&input.images, patch_size);
         let batch = patches.size()[0];
         let has_registers = self.register_tokens.is_some();
         let positions = resize(&self.pos_embed, has_registers, (rows, columns));
         let of_patches = positions.narrow(1, 1, rows * columns);
-        let (patches, of_patches) = match &input.keep {
-            Some(keep) => (
-                gather_tokens(&patches, keep),
-                of_patches.squeeze_dim(0).index_select(0, &keep.flatten(0, 1)).view([
-                    batch,
-                    keep.size()[1],
-                    dim,
-                ]),
-            ),
-            None => (patches, of_patches),
-        };
+        let (patches, of_patches) = shown(patches, of_patches, input);
         let patches = self.patch_embed.forward(&patches.to_kind(compute)) + of_patches;
         let class = &self.cls_token + positions.narrow(1, 0, 1);
         let for_all = |token: &Tensor| token.expand([batch, -1, -1], false);

@@ -11,6 +11,7 @@ use super::{hugging_face, measure};
 use crate::encoders::checks::{require_divisor, require_positive};
 use crate::encoders::encoder::Encoder;
 use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
+use crate::encoders::measuring;
 use crate::nn::{Parameters, patch_flops, resize_positions, transformer_flops};
 use crate::weights::{NameMap, WeightFile};
 
@@ -93,7 +94,7 @@ impl Family for Pixio {
     }
 
     fn stored_grid(&self, spec: &EncoderSpec, file: &WeightFile) -> usize {
-        measure::stored_grid(spec, file)
+        measuring::stored_grid(file, spec.class_tokens)
     }
 
     fn parameters(&self, spec: &EncoderSpec) -> Vec<String> {

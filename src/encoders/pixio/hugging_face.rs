@@ -1,16 +1,14 @@
 //! Pixio's `config.json` in Hugging Face folders.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::spec::{CLASS_TOKENS, MLP_RATIO, NAME, PATCH_SIZE, Pixio};
 use super::vit::LAYER_NORM_EPS;
+use crate::encoders::config_json::{Side, TRANSFORMERS_VERSION, dtype, stage_names};
 use crate::encoders::family::{EncoderSpec, StoredEncoder};
-use crate::weights::{WeightFile, torch_name};
-
-/// The release of `transformers` whose form of `config.json` is written.
-const TRANSFORMERS_VERSION: &str = "5.23.0";
+use crate::weights::WeightFile;
 
 /// The keys that fix an encoder; what is left out has the default of `PixioConfig`.
 #[derive(Deserialize)]
@@ -30,14 +28,6 @@ struct PixioConfig {
     layer_norm_eps: f64,
     #[serde(default = "yes")]
     qkv_bias: bool,
-}
-
-/// A square's side, or its height and width.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Side {
-    Square(usize),
-    Sides([usize; 2]),
 }
 
 fn patch_size() -> Side {
@@ -75,17 +65,12 @@ fn spec_of(config: &PixioConfig) -> Result<EncoderSpec> {
         "layer_norm_eps is {:e}, expected {LAYER_NORM_EPS:e}",
         config.layer_norm_eps
     );
-    let patch_size = match config.patch_size {
-        Side::Square(side) => side,
-        Side::Sides([height, width]) if height == width => height,
-        Side::Sides(sides) => bail!("patch_size is {sides:?}, expected a square"),
-    };
     Ok(EncoderSpec {
         family: &Pixio,
         dim: config.hidden_size,
         depth: config.num_hidden_layers,
         heads: config.num_attention_heads,
-        patch_size,
+        patch_size: config.patch_size.of_patch()?,
         class_tokens: config.n_cls_tokens,
         registers: 0,
         mlp_ratio: config.mlp_ratio,
@@ -95,18 +80,14 @@ fn spec_of(config: &PixioConfig) -> Result<EncoderSpec> {
 
 /// What `transformers` writes to `config.json` for a `PixioModel` of these numbers.
 pub(super) fn write_config(encoder: &StoredEncoder, file: &WeightFile) -> Result<Value> {
-    let kind = file.kind("patch_embed.proj.weight").context("no patch projection")?;
     let spec = &encoder.spec;
-    let last_stage = format!("stage{}", spec.depth);
-    let mut stages = vec!["stem".to_string()];
-    stages.extend((1..=spec.depth).map(|stage| format!("stage{stage}")));
-    let dtype = torch_name(kind).with_context(|| format!("{kind:?} is not exported"))?;
+    let stages = stage_names(spec.depth);
     Ok(json!({
         "apply_layernorm": true,
         "architectures": ["PixioModel"],
         "attention_probs_dropout_prob": 0.0,
         "drop_path_rate": 0.0,
-        "dtype": dtype,
+        "dtype": dtype(file)?,
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "hidden_size": spec.dim,
@@ -119,7 +100,7 @@ pub(super) fn write_config(encoder: &StoredEncoder, file: &WeightFile) -> Result
         "num_attention_heads": spec.heads,
         "num_channels": 3,
         "num_hidden_layers": spec.depth,
-        "out_features": [last_stage],
+        "out_features": [stages[spec.depth]],
         "out_indices": [spec.depth],
         "patch_size": spec.patch_size,
         "qkv_bias": true,

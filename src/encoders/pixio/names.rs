@@ -4,7 +4,7 @@
 //! `PixioModel` has in published files; the names that `transformers` 5.23 gives the same
 //! parameters in memory are understood too.
 
-use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames, WEIGHT_AND_BIAS};
+use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames, QKV};
 
 /// `encoder.layer.0.attention.attention.query.weight`, ...: query, key and value apart.
 pub(super) static HUGGING_FACE: HuggingFaceNames = HuggingFaceNames(&TABLE);
@@ -24,25 +24,14 @@ static TABLE: NameTable = NameTable {
         ("norm.bias", "layernorm.bias"),
     ],
     in_block: &[
-        module("norm1", &["norm1", "layernorm_before"]),
-        module("norm2", &["norm2", "layernorm_after"]),
-        module("attn.proj", &["attention.output.dense", "attention.o_proj"]),
-        module("mlp.fc1", &["intermediate.dense", "mlp.fc1"]),
-        module("mlp.fc2", &["output.dense", "mlp.fc2"]),
+        Module::plain("norm1", &["norm1", "layernorm_before"]),
+        Module::plain("norm2", &["norm2", "layernorm_after"]),
+        Module::plain("attn.proj", &["attention.output.dense", "attention.o_proj"]),
+        Module::plain("mlp.fc1", &["intermediate.dense", "mlp.fc1"]),
+        Module::plain("mlp.fc2", &["output.dense", "mlp.fc2"]),
     ],
-    fused: (
-        "attn.qkv",
-        &[
-            &["attention.attention.query", "attention.q_proj"],
-            &["attention.attention.key", "attention.k_proj"],
-            &["attention.attention.value", "attention.v_proj"],
-        ],
-    ),
+    fused: QKV,
 };
-
-const fn module(own: &'static str, theirs: &'static [&'static str]) -> Module {
-    Module { own, theirs, kinds: WEIGHT_AND_BIAS }
-}
 
 /// The original names of all parameters of an encoder with `depth` blocks.
 pub(super) fn parameters(depth: usize) -> Vec<String> {

@@ -7,10 +7,10 @@ use tch::{Kind, Tensor};
 use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::tokens::Tokens;
-use crate::encoders::trunk::Trunk;
+use crate::encoders::trunk::{Trunk, shown};
 use crate::nn::{
-    BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters,
-    gather_tokens, patchify, resize_positions,
+    BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters, patchify,
+    resize_positions,
 };
 
 /// Epsilon of every LayerNorm.
@@ -59,23 +59,13 @@ impl Vit {
     /// Class tokens and (kept) patch tokens with their positions: `[B, C+K, D]`, float32 unless
     /// frozen otherwise.
     fn embed(&self, input: &Input, compute: Kind) -> Tensor {
-        let EncoderShape { dim, prefix_tokens: class_tokens, patch_size, .. } = self.trunk.shape;
+        let EncoderShape { prefix_tokens: class_tokens, patch_size, .. } = self.trunk.shape;
         let [rows, columns] = self.trunk.shape.grid(&input.images);
         let patches = patchify(&input.images, patch_size);
         let batch = patches.size()[0];
         let positions = resize_positions(&self.pos_embed, class_tokens, rows, columns);
         let patch_positions = positions.narrow(1, class_tokens, rows * columns);
-        let (patches, patch_positions) = match &input.keep {
-            Some(keep) => (
-                gather_tokens(&patches, keep),
-                patch_positions.squeeze_dim(0).index_select(0, &keep.flatten(0, 1)).view([
-                    batch,
-                    keep.size()[1],
-                    dim,
-                ]),
-            ),
-            None => (patches, patch_positions),
-        };
+        let (patches, patch_positions) = shown(patches, patch_positions, input);
         let patches = self.patch_embed.forward(&patches.to_kind(compute)) + patch_positions;
         let class = &self.cls_token + positions.narrow(1, 0, class_tokens);
         Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1)

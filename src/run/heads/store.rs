@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
-use crate::native::guard;
+use crate::native::{bytes_of, guard};
 
 /// What is kept of an image's windows.
 pub struct FeatureStore {
@@ -42,7 +42,7 @@ impl FeatureStore {
     /// The device fails. A disk that is full is no room.
     pub fn keep(&mut self, maps: &[Tensor], has_prefix: bool, kind: Kind) -> Result<Option<Kept>> {
         let packed = guard(|| Ok(pack(maps, has_prefix).to_kind(kind).to_device(Device::Cpu)))?;
-        let bytes = (packed.numel() * packed.kind().elt_size_in_bytes()) as u64;
+        let bytes = bytes_of(&packed);
         if bytes <= self.memory_left {
             self.memory_left -= bytes;
             return Ok(Some(Kept::Memory(packed)));

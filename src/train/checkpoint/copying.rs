@@ -9,12 +9,12 @@ use anyhow::{Result, ensure};
 use tch::{Device, Tensor};
 
 use super::pinned::PinnedMemory;
-use crate::native::copy_to_host;
+use crate::native::{bytes_of, copy_to_host};
 
 /// How often a wait looks at whether the run has failed.
 const RUN_CHECK_POLL: Duration = Duration::from_millis(100);
 /// About how many bytes are copied between two looks at whether the save is given up.
-const AT_ONCE: usize = 1 << 30;
+const AT_ONCE: u64 = 1 << 30;
 
 /// What is to be copied: memory of the training itself.
 pub(super) struct Source {
@@ -75,7 +75,7 @@ impl CopyMemory {
         let (mut from, mut to, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut shares: Vec<Share> = Vec::new();
         for (Source { stem, name, tensor }, target) in sources.into_iter().zip(targets) {
-            bytes += tensor.numel() * tensor.kind().elt_size_in_bytes();
+            bytes += bytes_of(&tensor);
             from.push(tensor.f_detach()?);
             to.push(target.shallow_clone());
             if bytes >= AT_ONCE {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 use tracing::{info, warn};
 
-use crate::native::{make_current, pinned_memory};
+use crate::native::{bytes_of, make_current, pinned_memory};
 
 /// Memory is asked for in such pieces: a piece takes a tenth of a second, in which the driver may hold others up.
 /// libtorch takes the next power of two of what it is asked for.
@@ -48,7 +48,7 @@ impl PinnedMemory {
             let memory = preparing.join().unwrap_or_default().into_iter();
             self.slabs = memory.map(|memory| Slab { memory, used: 0 }).collect();
         }
-        let bytes = (like.numel() * like.kind().elt_size_in_bytes()) as u64;
+        let bytes = bytes_of(like);
         let has_room = |slab: &&mut Slab| slab.used + bytes <= slab.memory.numel() as u64;
         let slab = self.slabs.iter_mut().find(has_room)?;
         let piece = slab.memory.f_narrow(0, slab.used as i64, bytes as i64).ok()?;

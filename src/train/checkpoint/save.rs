@@ -18,6 +18,7 @@ use super::shares::owners;
 use super::state::{StateTensor, TraineeState};
 use crate::artifacts::{Holds, Identity, Stream, stem};
 use crate::dist::KvStore;
+use crate::native::bytes_of;
 use crate::status::{self, Registration};
 
 /// How often a wait for a save checks whether the run has failed.
@@ -175,9 +176,7 @@ impl Saver {
     /// # Errors
     /// The tensors have no names that a file can have.
     pub fn prepare(&mut self, snapshot: &Snapshot, device: Device, limit: u64) -> Result<()> {
-        let bytes = |source: &Source| {
-            (source.tensor.numel() * source.tensor.kind().elt_size_in_bytes()) as u64
-        };
+        let bytes = |source: &Source| bytes_of(&source.tensor);
         let bytes: Vec<u64> = self.share(snapshot)?.iter().map(bytes).collect();
         self.memory = CopyMemory::pinned(PinnedMemory::prepare(&bytes, limit, device));
         Ok(())

@@ -5,6 +5,8 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
+use crate::native::bytes_of;
+
 /// One named tensor of a training state, or this rank's part of it.
 #[derive(Debug)]
 pub struct StateTensor {
@@ -50,7 +52,7 @@ impl StateTensor {
 
     /// Bytes of what is here.
     pub fn bytes(&self) -> u64 {
-        (self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()) as u64
+        bytes_of(&self.tensor)
     }
 
     /// The name in a file: a part's has its range and the whole's shape after it, as in

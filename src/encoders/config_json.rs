@@ -1,7 +1,50 @@
-//! Which keys of a `config.json` change nothing.
+//! What the `config.json` of several families have in common.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
 use serde_json::Value;
+
+use crate::weights::{WeightFile, torch_name};
+
+/// The release of `transformers` whose form of `config.json` is written.
+pub(super) const TRANSFORMERS_VERSION: &str = "5.23.0";
+
+/// A square's side, or its height and width.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Side {
+    Square(usize),
+    Sides([usize; 2]),
+}
+
+impl Side {
+    /// The side of a square patch.
+    ///
+    /// # Errors
+    /// Height and width differ.
+    pub fn of_patch(&self) -> Result<usize> {
+        match *self {
+            Self::Square(side) => Ok(side),
+            Self::Sides([height, width]) if height == width => Ok(height),
+            Self::Sides(sides) => bail!("patch_size is {sides:?}, expected a square"),
+        }
+    }
+}
+
+/// What `transformers` calls an encoder's `depth` blocks, and what is before them.
+pub(super) fn stage_names(depth: usize) -> Vec<String> {
+    let stages = (1..=depth).map(|stage| format!("stage{stage}"));
+    ["stem".to_string()].into_iter().chain(stages).collect()
+}
+
+/// The number format of the weights in `file`, as `transformers` calls it.
+///
+/// # Errors
+/// Weights in it are not exported.
+pub(super) fn dtype(file: &WeightFile) -> Result<&'static str> {
+    let kind = file.kind("patch_embed.proj.weight").context("no patch projection")?;
+    torch_name(kind).with_context(|| format!("{kind:?} is not exported"))
+}
 
 /// Keys that every model of `transformers` may have, and that change nothing of what an encoder computes.
 const OF_ANY_MODEL: &[&str] = &[
