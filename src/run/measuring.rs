@@ -8,13 +8,14 @@ use tch::Device;
 use super::frozen_encoder::{EncoderSource, FrozenEncoder};
 use super::setup;
 use super::worker_program::worker_program;
-use crate::artifacts::Role;
+use crate::artifacts::{Role, paths};
 use crate::config::{ConfigError, DataConfig, DeviceChoice, Precision, TrainConfig};
 use crate::data::image::Exif;
 use crate::dist::ProcessGroup;
 use crate::eval::{
     self, Encoder, Given, Interrupted, Measured, NamedEvaluation, Observer, Source, Subject,
 };
+use crate::tasks;
 use crate::weights::Preprocessing;
 
 /// How an encoder is measured.
@@ -27,10 +28,11 @@ pub struct Measuring {
     pub batch_size: usize,
     /// Processes that decode; 0 takes one per core.
     pub workers: usize,
-    /// As `data.label`, `data.classes` and `data.exif`.
-    pub label: String,
+    /// As `data.label`, `data.classes` and `data.exif`; what is left out is that of the encoder's run, where it is of
+    /// one.
+    pub label: Option<String>,
     pub classes: Option<PathBuf>,
-    pub exif: Exif,
+    pub exif: Option<Exif>,
     pub device: DeviceChoice,
     pub precision: Precision,
 }
@@ -64,7 +66,7 @@ impl Measuring {
                 device,
                 self.precision.kind(),
             )?;
-            let data = self.data(&encoder);
+            let data = self.data(&encoder)?;
             let source = Source { data: &data, given: Given::OnCommandLine, observer };
             let subject = Subject {
                 name: "encoder",
@@ -80,21 +82,28 @@ impl Measuring {
     }
 
     /// How its images are read.
-    fn data(&self, encoder: &FrozenEncoder) -> DataConfig {
+    ///
+    /// # Errors
+    /// The configuration of the encoder's run cannot be read.
+    fn data(&self, encoder: &FrozenEncoder) -> Result<DataConfig> {
         let Preprocessing { mean, std } = encoder.preprocessing;
-        DataConfig {
+        let of_run = match &self.encoder.run {
+            Some(run) => tasks::load(&paths::config(run), &[])?.train().data.clone(),
+            None => DataConfig::minimal(Vec::new()),
+        };
+        Ok(DataConfig {
             input_size: encoder.image_size,
             batch_size: self.batch_size,
             workers: self.workers,
             mean,
             std,
-            label: self.label.clone(),
-            classes: self.classes.clone(),
-            exif: self.exif,
+            label: self.label.clone().unwrap_or(of_run.label),
+            classes: self.classes.clone().or(of_run.classes),
+            exif: self.exif.unwrap_or(of_run.exif),
             // Bad images are counted here, not a reason to stop.
             max_failed_share: 1.0,
             ..DataConfig::minimal(Vec::new())
-        }
+        })
     }
 }
 

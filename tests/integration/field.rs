@@ -221,6 +221,10 @@ fn odd_folders_are_packed_or_told() {
         assert!(done.stderr.contains(words), "`{words}` is not in {}", done.stderr);
     }
     assert_eq!(classes("p"), serde_json::json!(["0", "2", "10"]));
+    fs::create_dir(workshop.path("numbers/1")).unwrap();
+    let done = pack("numbers", "with-an-empty-one", &[]).succeeds();
+    assert!(done.stderr.contains("1 folders without an image are no classes"), "{}", done.stderr);
+    assert_eq!(classes("with-an-empty-one"), serde_json::json!(["0", "2", "10"]));
     put("fewer/2/a.jpg");
     pack("fewer", "p", &["--prefix", "more"]).fails(1, &["numbers other classes", "--classes"]);
     assert_eq!(classes("p"), serde_json::json!(["0", "2", "10"]), "what was there stays");
@@ -241,6 +245,12 @@ fn odd_folders_are_packed_or_told() {
     fs::copy(workshop.path("shards/0.tar"), workshop.path("hidden/a.tar")).unwrap();
     let done = distill(&workshop, &["data", "index", "hidden/*.tar"]).succeeds();
     assert!(done.stdout.contains("total of 1 shards"), "{}", done.stdout);
+    // A FIFO would be waited for, and what a pattern names must not be less without a word.
+    let fifo = workshop.path("hidden/b.tar");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for pattern in ["hidden/*.tar", "hidden/b.tar"] {
+        distill(&workshop, &["data", "index", pattern]).fails(2, &["hidden/b.tar", "FIFO"]);
+    }
     distill(&workshop, &["data", "index", "hidden/*/*.tar"]).fails(2, &["matches no file"]);
     distill(&workshop, &["data", "index", "hidden/.old/*.tar"]).succeeds();
     distill(&workshop, &["data", "index", "a{0..999999999}.tar"])

@@ -130,6 +130,30 @@ fn images_of_other_endings_are_counted() {
     );
 }
 
+/// What is measured of a run's encoder reads labels as the run does, unless another place is given.
+#[test]
+fn labels_are_read_as_the_run_reads_them() {
+    let workshop = Workshop::new();
+    workshop.train(&["data.label=\"json:sort\""]).succeeds();
+    let members: Vec<_> = (0..8)
+        .flat_map(|i: u8| {
+            let sort = format!("{{\"sort\": {}}}", i % 2).into_bytes();
+            [(format!("{i}.jpg"), jpeg(i)), (format!("{i}.json"), sort)]
+        })
+        .collect();
+    workshop.shard("set.tar", &members);
+    let knn = |more: &[&str]| {
+        let sets = ["--reference", "set.tar", "--held-out", "set.tar", "--neighbours", "1"];
+        let run = ["eval", "knn", "--run", "run", "--device", "cpu"];
+        let mut command = workshop.command(&[&run[..], &sets, more].concat());
+        Finished::of(command.output().unwrap())
+    };
+    let done = knn(&["--student", "one"]).succeeds();
+    assert!(done.stdout.contains("8 images of 2 classes"), "{}", done.stdout);
+    let other = knn(&["--student", "one", "--label", "cls"]);
+    assert_ne!(other.code, Some(0), "{}", other.stdout);
+}
+
 /// An empty file in a folder of images is named itself, and not the one behind it.
 #[test]
 fn an_empty_file_is_named_itself() {

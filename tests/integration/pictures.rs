@@ -245,6 +245,49 @@ fn exif_rotation_is_applied_on_demand() {
     }
 }
 
+/// How far above is brighter than below, as `data.exif = "apply"` shows the image.
+fn brighter_above(encoded: &[u8]) -> f64 {
+    let options = CropOptions {
+        image_size: 32,
+        max_pixels: 1 << 20,
+        reduced_decoding: false,
+        exif: Exif::Apply,
+    };
+    let whole = CropBox { left: 0, top: 0, width: 64, height: 64 };
+    let mut out = vec![0; 32 * 32 * 3];
+    CropDecoder::default().decode(encoded, &options, |_, _| whole, &mut out).unwrap();
+    let mean = |part: &[u8]| part.iter().map(|&level| f64::from(level)).sum::<f64>() / 768.0;
+    mean(&out[..768]) - mean(&out[out.len() - 768..])
+}
+
+/// The tag is found where programs put it: in four bytes, little or big end first, and in a PNG behind its pixels.
+#[test]
+fn exif_rotation_is_found_as_other_programs_write_it() {
+    // The tag's type, count and value are four bytes and are its last ten before the end of the list.
+    let jpeg = turned_jpeg(3);
+    let short = b"\x01\x12\0\x03\0\0\0\x01\0\x03\0\0";
+    let long = b"\x01\x12\0\x04\0\0\0\x01\0\0\0\x03";
+    let place = jpeg.windows(short.len()).position(|bytes| bytes == short).unwrap();
+    let mut four_bytes = jpeg;
+    four_bytes[place..][..long.len()].copy_from_slice(long);
+    assert!(brighter_above(&four_bytes) > 150.0);
+    let little_end = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x03\0\0\0\0\0\0\0";
+    for is_tagged in [false, true] {
+        let mut png = Vec::new();
+        let mut encoder = png::Encoder::new(&mut png, 64, 64);
+        encoder.set_color(png::ColorType::Rgb);
+        let mut writer = encoder.write_header().unwrap();
+        let pixels: Vec<u8> =
+            (0..64 * 64 * 3).map(|i| if i < 32 * 64 * 3 { 30 } else { 220 }).collect();
+        writer.write_image_data(&pixels).unwrap();
+        if is_tagged {
+            writer.write_chunk(png::chunk::ChunkType(*b"eXIf"), little_end).unwrap();
+        }
+        drop(writer);
+        assert_eq!(brighter_above(&png) > 0.0, is_tagged, "{}", brighter_above(&png));
+    }
+}
+
 /// The switch is one of a run: crops of training have other pixels, and so the losses.
 #[test]
 fn a_run_has_one_switch_for_exif() {

@@ -140,13 +140,15 @@ struct ComputeArgs {
     /// Worker processes that decode; 0 takes one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
-    /// Where classes stand in shards: the extension of a member, or json:FIELD
-    #[arg(long, value_name = "PLACE", default_value = "cls")]
-    label: String,
-    /// File with the names of classes in the order of their numbers, where members say names
+    /// Where classes stand in shards: the extension of a member, or json:FIELD [default: as the run given with
+    /// --run has it, else cls]
+    #[arg(long, value_name = "PLACE")]
+    label: Option<String>,
+    /// File with the names of classes in the order of their numbers, where members say names [default: that of
+    /// the run given with --run]
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Turn images as their EXIF tag says
+    /// Turn images as their EXIF tag says, which is the default where the run given with --run did
     #[arg(long)]
     apply_exif: bool,
     /// Where to compute
@@ -191,7 +193,7 @@ fn measure<A: Args, S: Settings>(
         workers: compute.workers,
         label: compute.label,
         classes: compute.classes,
-        exif: if compute.apply_exif { Exif::Apply } else { Exif::Ignore },
+        exif: compute.apply_exif.then_some(Exif::Apply),
         device: compute.device,
         precision: compute.precision,
     };

@@ -35,7 +35,21 @@ pub(crate) fn orientation(bytes: &[u8]) -> Orientation {
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok();
     let decoder = reader.and_then(|reader| reader.into_decoder().ok());
     let orientation = decoder.and_then(|mut decoder| decoder.orientation().ok());
-    orientation.unwrap_or(Orientation::NoTransforms)
+    match orientation.unwrap_or(Orientation::NoTransforms) {
+        Orientation::NoTransforms => tagged(bytes).unwrap_or(Orientation::NoTransforms),
+        turned => turned,
+    }
+}
+
+/// What the EXIF tag says where `image` does not see it: a tag in four bytes, one behind a PNG's pixels.
+fn tagged(bytes: &[u8]) -> Option<Orientation> {
+    let mut reader = exif::Reader::new();
+    // One damaged tag hides no other.
+    reader.continue_on_error(true);
+    let read = reader.read_from_container(&mut Cursor::new(bytes));
+    let tags = read.or_else(|error| error.distill_partial_result(|_| ())).ok()?;
+    let value = tags.get_field(exif::Tag::Orientation, exif::In::PRIMARY)?.value.get_uint(0)?;
+    Orientation::from_exif(value.try_into().ok()?)
 }
 
 /// The image as it is seen.

@@ -53,11 +53,13 @@ impl ClassFolder {
         let unlabelled = own.len();
         let mut files: Vec<(PathBuf, Option<u32>)> =
             own.into_iter().map(|file| (file, None)).collect();
-        let (mut classes, mut are_flat) = (Vec::new(), false);
+        let (mut classes, mut empty, mut are_flat) = (Vec::new(), Vec::new(), false);
         for class in folders {
             let mut images = Vec::new();
             walk.collect(&class, &mut images)?;
-            if !images.is_empty() {
+            if images.is_empty() {
+                empty.push(name_of(&class));
+            } else {
                 are_flat |= images.iter().any(|image| image.parent() == Some(&class));
                 let label = Some(classes.len() as u32);
                 files.extend(images.into_iter().map(|file| (file, label)));
@@ -65,6 +67,14 @@ impl ClassFolder {
             }
         }
         walk.tell(folder);
+        if !classes.is_empty() && !empty.is_empty() {
+            warn!(
+                "{}: {} folders without an image are no classes, which are numbered without them: {}",
+                folder.display(),
+                empty.len(),
+                some_of(&empty)
+            );
+        }
         ensure!(
             classes.is_empty() || unlabelled == 0,
             "{}: has {unlabelled} images of its own beside folders of images; either all images lie \

@@ -112,10 +112,11 @@ fn files(path: &Path, spelling: &str, classes: Option<&Classes<'_>>) -> Found {
             return class_folder(path, classes)
                 .map_err(|error| format!("cannot be read: {error:#}"));
         }
+        Ok(_) => return Err("is no file but a FIFO, a socket or a device".into()),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             return Err(format!("cannot be read: {error}"));
         }
-        _ => {}
+        Err(_) => {}
     }
     let found = matching(spelling)?;
     if found.is_empty() { Err("matches no file".into()) } else { Ok(found) }
@@ -138,7 +139,9 @@ fn matching(spelling: &str) -> Found {
     for path in paths {
         let path = path.map_err(|error| unreadable(error.path(), error.error()))?;
         match path.metadata() {
-            Ok(file) if !file.is_file() => continue,
+            Ok(file) if file.is_dir() => continue,
+            // Reading a FIFO would wait without end.
+            Ok(file) if !file.is_file() => return Err(no_file(&path)),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 return Err(unreadable(&path, &error));
             }
@@ -161,8 +164,11 @@ fn matching_beside_odd_names(spelling: &str, options: MatchOptions) -> Found {
         let shown = path.to_string_lossy();
         let shown =
             shown.strip_prefix("./").filter(|_| !spelling.starts_with("./")).unwrap_or(&shown);
-        if !path.is_file() || !pattern.matches_with(shown, options) {
+        if path.is_dir() || !pattern.matches_with(shown, options) {
             continue;
+        }
+        if path.exists() && !path.is_file() {
+            return Err(no_file(&path));
         }
         if path.to_str().is_none() {
             return Err(format!("reaches {path:?}, whose name is not UTF-8: rename it"));
@@ -173,6 +179,11 @@ fn matching_beside_odd_names(spelling: &str, options: MatchOptions) -> Found {
         }
     }
     Ok(found)
+}
+
+/// Why what a pattern matches is no shard.
+fn no_file(path: &Path) -> String {
+    format!("reaches {}, which is no file but a FIFO, a socket or a device", path.display())
 }
 
 /// What stands where the names of a folder are matched with a wildcard, in order.
