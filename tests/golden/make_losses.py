@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-CLASS, GRAM_WEIGHT = 2, 0.3
+CLASS, GRAM_WEIGHT, RELATION_WEIGHT, TEMPERATURE = 2, 0.3, 0.7, 0.2
 
 
 def cosine(student, teacher):
@@ -37,6 +37,25 @@ def gram_case(student, teacher):
     return terms, GRAM_WEIGHT * terms['gram']
 
 
+def relation(student, teacher):
+    def logarithms(tokens):  # [B, K, D] -> [B, K, K]
+        cosines = F.cosine_similarity(tokens[:, :, None], tokens[:, None, :], dim=-1)
+        return F.log_softmax(cosines / TEMPERATURE, dim=-1)
+    teacher = logarithms(teacher)
+    return (teacher.exp() * (teacher - logarithms(student))).sum(-1).mean()
+
+
+def relation_case(student, teacher):
+    terms = {'relation': relation(student[1], teacher[1])}
+    return terms, RELATION_WEIGHT * terms['relation']
+
+
+def features_and_relation_case(student, teacher):
+    terms = {'class': cosine(student[0], teacher[0]), 'patch': cosine(student[1], teacher[1]),
+             'relation': relation(student[1], teacher[1])}
+    return terms, (terms['class'] + terms['patch']) / 2 + RELATION_WEIGHT * terms['relation']
+
+
 def features_and_gram_case(student, teacher):
     terms = {'class': cosine(student[0], teacher[0]), 'patch': F.mse_loss(student[1], teacher[1]),
              'gram': gram(student[1], teacher[1])}
@@ -55,7 +74,8 @@ for sight, count in (('whole', patches), ('masked', seen)):
     if sight == 'masked':
         target = torch.stack([of_image[places] for of_image, places in zip(target, keep)])
     for name, case in (('smooth_l1', smooth_l1_case), ('smooth_l1_patch', smooth_l1_patch_case),
-                       ('gram', gram_case), ('features_and_gram', features_and_gram_case)):
+                       ('gram', gram_case), ('features_and_gram', features_and_gram_case), ('relation', relation_case),
+                       ('features_and_relation', features_and_relation_case)):
         student = out[f'{sight}.student'].clone().requires_grad_()
         terms, total = case((student[:, :CLASS], student[:, CLASS:]), (teacher[:, :CLASS], target))
         total.backward()

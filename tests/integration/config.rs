@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use distill::config::{ConfigError, Precision};
-use distill::tasks::distill::DistillConfig;
 use distill::tasks::distill::Distillation;
+use distill::tasks::distill::{DistillConfig, Relation};
 use distill::tasks::pretrain::PretrainConfig;
 use distill::tasks::{self, TaskConfig};
 use distill::train::objective::Objective;
@@ -64,6 +64,7 @@ fn the_references_comment_every_key() {
         train.optimizer.base_learning_rate = Some(1e-4);
     }
     distill.loss.gram = Some(0.1);
+    distill.loss.relation = Some(Relation { weight: 0.1, temperature: 0.1 });
     for (name, written) in
         [("reference.toml", distill.to_toml()), ("reference_pretrain.toml", pretrain.to_toml())]
     {
@@ -220,6 +221,13 @@ fn a_loss_that_compares_nothing_is_refused() {
     for weight in ["0.0", "-1.0", "nan", "inf"] {
         let found = error(&[&format!("loss.gram={weight}")]);
         assert_says(&found, &["reference.toml", "loss.gram", "found", "expected a number above 0"]);
+    }
+    for (relation, key) in [
+        ("weight = 0.0", "loss.relation.weight"),
+        ("weight = 1.0, temperature = 0.0", "loss.relation.temperature"),
+    ] {
+        let found = error(&[&format!("loss.relation={{ {relation} }}")]);
+        assert_says(&found, &["reference.toml", key, "found 0, expected a number"]);
     }
     let gram = load("reference.toml", &[&none[..], &["loss.gram=2"]].concat()).unwrap();
     assert_eq!(gram.loss.gram, Some(2.0));

@@ -92,6 +92,7 @@ impl DistillCase {
             patch: self.loss_fn_patch,
             fuse: self.loss_fuse,
             gram: None,
+            relation: None,
         };
         config.train.optimizer = OptimizerConfig {
             weight_decay: self.weight_decay,

@@ -3,7 +3,7 @@
 use std::fs;
 
 use distill::encoders::Tokens;
-use distill::tasks::distill::{Distance, Fuse, LossConfig, TokenPair};
+use distill::tasks::distill::{Distance, Fuse, LossConfig, Relation, TokenPair};
 use serde_json::Value;
 
 use crate::support::device::device;
@@ -86,9 +86,19 @@ fn golden_loss_gram() {
     let alone =
         LossConfig { class: Distance::None, patch: Distance::None, gram, ..LossConfig::default() };
     assert_golden("gram", &alone);
-    let beside =
-        LossConfig { class: Distance::Cosine, patch: Distance::Mse, fuse: Fuse::Sum, gram };
+    let (class, patch) = (Distance::Cosine, Distance::Mse);
+    let beside = LossConfig { class, patch, fuse: Fuse::Sum, gram, relation: None };
     assert_golden("features_and_gram", &beside);
+}
+
+/// Which patches a patch resembles, alone and beside fused distances.
+#[test]
+fn golden_loss_relation() {
+    let relation = Some(Relation { weight: 0.7, temperature: 0.2 });
+    let none = Distance::None;
+    let alone = LossConfig { class: none, patch: none, relation, ..LossConfig::default() };
+    assert_golden("relation", &alone);
+    assert_golden("features_and_relation", &LossConfig { relation, ..LossConfig::default() });
 }
 
 /// What turns the term `gram` on, beside smooth L1.
@@ -133,6 +143,32 @@ fn a_run_with_the_gram_loss_shows_it_and_resumes_bit_for_bit() {
     child.wait().unwrap();
     workshop.train(&with_gram(&["run.dir=killed"])).succeeds();
     assert_eq!(workshop.checkpoint("killed", 8), workshop.checkpoint("whole", 8));
+}
+
+/// A run with `loss.relation`: the term is in its metrics and in the total, it falls, and another temperature is
+/// another loss.
+#[test]
+fn a_run_learns_relations() {
+    let workshop = Workshop::new();
+    let alone = ["loss.class=\"none\"", "loss.patch=\"none\"", "optimizer.learning_rate=1e-2"];
+    let losses = |run: &str, relation: &str| -> Vec<f64> {
+        let more = [format!("run.dir={run}"), format!("loss.relation={{ {relation} }}")];
+        let overrides = [&alone[..], &[&more[0], &more[1], "schedule.epochs=4"]].concat();
+        workshop.train(&overrides).succeeds();
+        let of_student = |student: &Value| {
+            let of = |key: &str| student[key].as_f64().unwrap();
+            assert!((of("loss") - 2.0 * of("loss_relation")).abs() < 1e-5, "{student}");
+            of("loss_relation")
+        };
+        students(&workshop, run).iter().map(of_student).collect()
+    };
+    let found = losses("run", "weight = 2.0");
+    let (first, last) = (found[0] + found[1], found[found.len() - 2] + found[found.len() - 1]);
+    assert!(first > 0.0 && last < 0.9 * first, "{found:?}");
+    assert_ne!(losses("other", "weight = 2.0, temperature = 0.5"), found);
+    workshop
+        .train(&["run.dir=run", "loss.relation={ weight = 1.0 }"])
+        .fails(2, &["loss.relation", "--accept-changes"]);
 }
 
 /// Relations between patches belong to an image, so the number of processes changes no term.

@@ -10,5 +10,5 @@ mod task;
 
 pub use config::{DistillConfig, TeacherConfig, TeacherPrecision};
 pub use distillation::{Distillation, Student, Teacher, flops_per_image, mean_cosine};
-pub use losses::{Distance, Fuse, LossConfig, TokenPair};
+pub use losses::{Distance, Fuse, LossConfig, Relation, TokenPair};
 pub use task::TASK;

@@ -26,7 +26,7 @@ impl LossPart for Gram {
 }
 
 /// Cosine similarity of each token of `[B, K, D]` with each other one: `[B, K, K]`.
-fn cosines(tokens: &Tensor) -> Tensor {
+pub(super) fn cosines(tokens: &Tensor) -> Tensor {
     let norms = tokens.norm_scalaropt_dim(2, [-1].as_slice(), true);
     let directions = tokens / norms.clamp_min(EPSILON);
     directions.matmul(&directions.transpose(1, 2))

@@ -8,8 +8,10 @@
 mod features;
 mod gram;
 mod part;
+mod relation;
 mod table;
 
 pub use features::{Distance, Fuse};
 pub use part::TokenPair;
+pub use relation::Relation;
 pub use table::LossConfig;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::features::{Distance, Features, Fuse};
 use super::gram::Gram;
 use super::part::{LossPart, TokenPair};
+use super::relation::Relation;
 use crate::config::{Check, require};
 use crate::train::objective::Losses;
 
@@ -23,6 +24,9 @@ pub struct LossConfig {
     /// Weight of the relations between patch tokens; without it they are not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gram: Option<f64>,
+    /// Which patches each patch resembles; without it that is not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relation: Option<Relation>,
 }
 
 impl LossConfig {
@@ -35,6 +39,9 @@ impl LossConfig {
         }
         if let Some(weight) = self.gram {
             parts.push(Box::new(Gram { weight }));
+        }
+        if let Some(relation) = self.relation {
+            parts.push(Box::new(relation));
         }
         parts
     }
@@ -60,13 +67,24 @@ impl LossConfig {
     /// # Errors
     /// Nothing is compared, or a weight is out of range.
     pub fn check(&self) -> Check {
-        let weight = self.gram.unwrap_or(1.0);
-        require(weight > 0.0 && weight.is_finite(), "loss.gram", || {
-            format!("found {weight}, expected a number above 0, or no such key to turn it off")
+        let relation = self.relation.unwrap_or(Relation { weight: 1.0, temperature: 1.0 });
+        for (key, weight) in
+            [("loss.gram", self.gram.unwrap_or(1.0)), ("loss.relation.weight", relation.weight)]
+        {
+            require(weight > 0.0 && weight.is_finite(), key, || {
+                format!("found {weight}, expected a number above 0, or no such key to turn it off")
+            })?;
+        }
+        // Below, float32's exponentials leave nothing but the token itself.
+        let temperature = relation.temperature;
+        require((0.01..=100.0).contains(&temperature), "loss.relation.temperature", || {
+            format!("found {temperature}, expected a number from 0.01 to 100")
         })?;
-        require(self.has_features() || self.gram.is_some(), "loss.patch", || {
-            "found \"none\" like loss.class, expected a distance for one of them at least, or \
-             loss.gram"
+        let compares_something =
+            self.has_features() || self.gram.is_some() || self.relation.is_some();
+        require(compares_something, "loss.patch", || {
+            "found \"none\" like loss.class, expected a distance for one of them at least, \
+             loss.gram or loss.relation"
                 .into()
         })
     }
