@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::TrainConfig;
 use super::load::KeyError;
+use crate::data::MOST_WORKERS;
 use crate::data::labels::LabelRule;
 
 /// The outcome of a check: the first key at fault, and what is wrong with it.
@@ -74,6 +75,12 @@ impl TrainConfig {
         }
         require(data.batch_size > 0, "data.batch_size", || {
             "found 0, expected at least one image".into()
+        })?;
+        require(data.workers <= MOST_WORKERS, "data.workers", || {
+            format!(
+                "found {}, expected at most {MOST_WORKERS}, or 0 for one per core",
+                data.workers
+            )
         })?;
         require(data.prefetch_batches > 0, "data.prefetch_batches", || {
             "found 0, expected at least one batch".into()

@@ -26,6 +26,6 @@ pub use dataset::{
 };
 pub use format::ShardIndex;
 pub use loader::{
-    Batch, Loader, LoaderMonitor, LoaderStatistics, LoaderStatus, WorkerActivity, WorkerStatus,
-    share_cores, worker_count,
+    Batch, Loader, LoaderMonitor, LoaderStatistics, LoaderStatus, MOST_WORKERS, WorkerActivity,
+    WorkerStatus, share_cores, worker_count,
 };

@@ -199,12 +199,13 @@ fn an_unknown_key_names_the_nearest() {
     assert_says(&found, &["teacher.model", "pixio_vit1b16"]);
 }
 
-/// Shuffles whose numbers do not fit together are refused by key, before any shard is opened.
+/// Shuffles whose numbers do not fit together, and absurd numbers, are refused by key, before any shard is opened.
 #[test]
 fn a_shuffle_that_does_not_fit_is_refused() {
     for (setting, expected) in [
         ("data.shuffle.chunk_samples=0", "expected 1 to"),
         ("data.shuffle.lanes=0", "expected 1 to"),
+        ("data.workers=100000", "found 100000, expected at most 4096"),
         ("data.shuffle.lane_run=63", "expected a divisor of the window's 32768"),
     ] {
         let key = setting.split_once('=').unwrap().0;

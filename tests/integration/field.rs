@@ -97,6 +97,29 @@ fn damaged_checkpoints_neither_count_nor_hide() {
     );
 }
 
+/// A copy of a checkpoint under another step's name, or a link to it, is no checkpoint of that step.
+#[test]
+fn a_checkpoint_under_another_name_is_set_aside() {
+    let workshop = Workshop::new();
+    workshop.train(&[]).succeeds();
+    let place = |name: &str| workshop.path(&format!("run/checkpoints/{name}"));
+    std::os::unix::fs::symlink("step-8", place("step-77")).unwrap();
+    fs::create_dir(place("step-7")).unwrap();
+    for file in fs::read_dir(place("step-6")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), place("step-7").join(file.file_name())).unwrap();
+    }
+    let done = workshop.train(&["schedule.epochs=6", "checkpoint.keep=2"]).succeeds();
+    for words in
+        ["step-77 holds the checkpoint of step 8", "continuing from run/checkpoints/step-8"]
+    {
+        assert!(done.stderr.contains(words), "`{words}` is not in {}", done.stderr);
+    }
+    let mut left = workshop.checkpoints("run");
+    left.sort();
+    assert_eq!(left, ["step-10", "step-12", "step-7.old-1", "step-77.old-1"]);
+}
+
 /// What is learned does not change unsaid: some settings are told, others need --accept-changes, and the
 /// configuration keeps what was.
 #[test]

@@ -118,13 +118,16 @@ impl Loader {
     /// `ranges` gives, none longer than `data.batch_size`.
     ///
     /// # Errors
-    /// A process or thread cannot be started, or there is no memory for the batches.
+    /// A process or thread cannot be started, there is no memory for the batches, or more than
+    /// [`MOST_WORKERS`] are asked for.
     pub fn start(
         dataset: Arc<Dataset>,
         config: &DataConfig,
         worker_program: &Path,
         ranges: impl Iterator<Item = Range<u64>> + Send + 'static,
     ) -> Result<Self> {
+        let count = worker_count(config);
+        ensure!(count <= MOST_WORKERS, "found {count} workers, expected at most {MOST_WORKERS}");
         let (tasks, queue) = unbounded();
         let (results, done) = unbounded();
         // The trainer holds one more than are under way.
@@ -136,7 +139,7 @@ impl Loader {
             queue: queue.clone(),
             results,
         };
-        let workers = (0..worker_count(config))
+        let workers = (0..count)
             .map(|number| {
                 WorkerHandle::start(number, context.clone(), worker_program, slots.memory())
             })
@@ -344,6 +347,9 @@ fn end_threads(threads: Vec<JoinHandle<()>>) {
         }
     }
 }
+
+/// Most decoding workers of a loader. Each is a process: no node has cores for more, and to start them takes minutes.
+pub const MOST_WORKERS: usize = 4096;
 
 /// How many decoding workers a loader of this process has.
 pub fn worker_count(config: &DataConfig) -> usize {

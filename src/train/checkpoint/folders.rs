@@ -35,8 +35,8 @@ pub(super) fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
 pub fn newest(run: &Path) -> Result<Option<Checkpoint>> {
     let folders = list(run)?;
     let mut damage = Vec::new();
-    for (_, folder) in folders.iter().rev() {
-        match Checkpoint::open(folder) {
+    for (step, folder) in folders.iter().rev() {
+        match open_of_step(*step, folder) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(error) => {
                 warn!("passing over a damaged checkpoint: {error:#}");
@@ -51,6 +51,17 @@ pub fn newest(run: &Path) -> Result<Option<Checkpoint>> {
         damage.join("; ")
     );
     Ok(None)
+}
+
+/// The checkpoint in `folder`, whose name says that it is of `step`.
+///
+/// # Errors
+/// It is damaged, or a copy of another step's under this name.
+fn open_of_step(step: u64, folder: &Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(folder)?;
+    let own = checkpoint.manifest.step;
+    ensure!(own == step, "{} holds the checkpoint of step {own}", folder.display());
+    Ok(checkpoint)
 }
 
 /// Renames the checkpoints of `run` that are later than `step`: training that goes on from there
@@ -69,12 +80,16 @@ pub fn set_aside_after(run: &Path, step: u64) -> Result<()> {
 /// what is later was found to be damaged, and of the rest what cannot be whole.
 pub fn set_aside_damaged(run: &Path, newest: u64) -> Result<()> {
     let is_damaged =
-        |(step, folder): &(u64, PathBuf)| *step > newest || !Checkpoint::looks_whole(folder);
+        |(step, folder): &(u64, PathBuf)| *step > newest || !Checkpoint::looks_whole(*step, folder);
     for (_, folder) in list(run)?.into_iter().filter(is_damaged) {
         let aside = free_name(&folder);
         fs::rename(&folder, &aside)
             .with_context(|| format!("cannot rename {}", folder.display()))?;
-        warn!("{} is no whole checkpoint: it is now {}", folder.display(), aside.display());
+        warn!(
+            "{} is no whole checkpoint of its step: it is now {}",
+            folder.display(),
+            aside.display()
+        );
     }
     Ok(())
 }

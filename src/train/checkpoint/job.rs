@@ -175,7 +175,7 @@ impl Job {
     fn prune(&self) -> Result<()> {
         let folders = list(&self.run)?;
         let own = folders.iter().rev().filter(|(step, _)| *step <= self.step);
-        let whole = own.filter(|(_, folder)| Checkpoint::looks_whole(folder));
+        let whole = own.filter(|(step, folder)| Checkpoint::looks_whole(*step, folder));
         let older = whole.skip(self.keep);
         for (_, old) in older.filter(|(step, _)| Some(*step) != self.best) {
             fs::remove_dir_all(old)

@@ -50,12 +50,14 @@ impl Checkpoint {
         Ok(Self { folder: folder.to_path_buf(), manifest })
     }
 
-    /// Whether every file of the manifest is there with its size: what can be told without reading them.
-    pub(super) fn looks_whole(folder: &Path) -> bool {
+    /// Whether it is of `step`, and every file of the manifest is there with its size: what can be told without
+    /// reading them.
+    pub(super) fn looks_whole(step: u64, folder: &Path) -> bool {
         let has_size = |entry: &FileEntry| {
             fs::metadata(folder.join(&entry.name)).is_ok_and(|found| found.len() == entry.bytes)
         };
-        Self::open_unverified(folder).is_ok_and(|one| one.manifest.files.iter().all(has_size))
+        Self::open_unverified(folder)
+            .is_ok_and(|one| one.manifest.step == step && one.manifest.files.iter().all(has_size))
     }
 
     /// Tells this checkpoint from any other: a checksum of its files' checksums.
