@@ -4,8 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use distill::config::{ConfigError, Precision};
-use distill::tasks::distill::Distillation;
-use distill::tasks::distill::{DistillConfig, Relation};
+use distill::tasks::distill::{DistillConfig, Distillation, Relation};
 use distill::tasks::pretrain::PretrainConfig;
 use distill::tasks::{self, TaskConfig};
 use distill::train::objective::Objective;

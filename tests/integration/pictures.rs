@@ -263,7 +263,7 @@ fn brighter_above(encoded: &[u8]) -> f64 {
 /// The tag is found where programs put it: in four bytes, little or big end first, and in a PNG behind its pixels.
 #[test]
 fn exif_rotation_is_found_as_other_programs_write_it() {
-    // The tag's type, count and value are four bytes and are its last ten before the end of the list.
+    // An entry is a tag, its type (3: two bytes, 4: four), a count and four bytes for the value.
     let jpeg = turned_jpeg(3);
     let short = b"\x01\x12\0\x03\0\0\0\x01\0\x03\0\0";
     let long = b"\x01\x12\0\x04\0\0\0\x01\0\0\0\x03";
