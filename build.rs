@@ -34,6 +34,7 @@ fn compile_shim(lib: &Path) {
         .file("src/native/graph.cpp")
         .file("src/native/host_copy.cpp")
         .file("src/native/linear_gelu.cpp")
+        .file("src/native/node.cpp")
         .file("src/native/profiler.cpp")
         .file("src/native/c10d.cpp");
     if let Some(headers) = nccl_headers(lib) {

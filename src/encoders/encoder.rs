@@ -96,15 +96,6 @@ pub struct Input {
 }
 
 impl Input {
-    /// Copies the tokens after those blocks that are asked for to `taps`; the next block may overwrite them.
-    pub(super) fn tap<'a>(&'a self, taps: &'a mut Vec<Tensor>) -> impl FnMut(usize, &Tensor) + 'a {
-        |block, tokens| {
-            if self.taps.contains(&block) {
-                taps.push(tokens.copy());
-            }
-        }
-    }
-
     /// All patches and all paths, and the tokens after the last block alone.
     pub fn whole(images: Tensor) -> Self {
         Self { images, keep: None, drop_path: DropPath::None, taps: Vec::new() }

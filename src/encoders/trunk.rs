@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::encoder::{EncoderShape, Input, RestOfBackward};
 use super::tokens::Tokens;
-use crate::nn::{Blocks, Junctions, LayerNorm, gather_tokens};
+use crate::nn::{Blocks, Junctions, LayerNorm, Taps, gather_tokens};
 
 /// Blocks and the final norm. Fields are named as the published checkpoints' tensors.
 pub(super) struct Trunk {
@@ -25,10 +25,9 @@ pub(super) fn shown(patches: Tensor, positions: Tensor, input: &Input) -> (Tenso
 impl Trunk {
     /// [`Encoder::forward`](super::Encoder::forward) of `embedded` tokens `[B, P+K, D]`.
     pub fn forward(&self, embedded: Tensor, input: &Input, compute: Kind) -> Tokens {
-        let mut taps = Vec::new();
-        let tap = input.tap(&mut taps);
-        let all = self.blocks.forward(embedded, &input.drop_path, compute, tap);
-        self.shape.tokens(all, input, taps)
+        let mut taps = Taps::after(&input.taps);
+        let all = self.blocks.forward(embedded, &input.drop_path, compute, &mut taps);
+        self.shape.tokens(all, input, taps.into_tokens())
     }
 
     /// [`Encoder::forward_recomputed`](super::Encoder::forward_recomputed) of `embedded` tokens.
@@ -43,13 +42,12 @@ impl Trunk {
         blocks: usize,
     ) -> (Tokens, RestOfBackward<'a>) {
         assert!(input.taps.iter().all(|&tap| tap >= blocks), "a recomputed block has no tap");
-        let mut taps = Vec::new();
-        let tap = input.tap(&mut taps);
+        let mut taps = Taps::after(&input.taps);
         let drop_path = &input.drop_path;
         let (all, kept) =
-            self.blocks.forward_keeping_inputs(embedded, drop_path, compute, blocks, tap);
+            self.blocks.forward_keeping_inputs(embedded, drop_path, compute, blocks, &mut taps);
         let rest = move || self.blocks.backward(kept, drop_path, compute);
-        (self.shape.tokens(all, input, taps), Box::new(rest))
+        (self.shape.tokens(all, input, taps.into_tokens()), Box::new(rest))
     }
 
     /// [`Encoder::forward_frozen`](super::Encoder::forward_frozen) of `embedded` tokens.
@@ -63,9 +61,8 @@ impl Trunk {
         compute: Kind,
         junctions: &Junctions,
     ) -> Result<Tokens> {
-        let mut taps = Vec::new();
-        let tap = input.tap(&mut taps);
-        let all = self.blocks.forward_frozen(embedded, junctions, compute, tap)?;
-        Ok(self.shape.tokens(all, input, taps))
+        let mut taps = Taps::after(&input.taps);
+        let all = self.blocks.forward_frozen(embedded, junctions, compute, &mut taps)?;
+        Ok(self.shape.tokens(all, input, taps.into_tokens()))
     }
 }

@@ -1,4 +1,4 @@
-//! Backward passes that begin in the middle of a model.
+//! Backward passes that begin in the middle of a model, or are called by name.
 
 use std::ffi::c_char;
 
@@ -9,6 +9,15 @@ use super::shim::{Handle, check, handle};
 
 unsafe extern "C" {
     fn distill_backward_from(output: Handle, gradient: Handle) -> *mut c_char;
+    fn distill_layer_norm_backward(
+        gradient: Handle,
+        input: Handle,
+        mean: Handle,
+        inverse_deviation: Handle,
+        weight: Handle,
+        bias: Handle,
+        results: *mut Handle,
+    ) -> *mut c_char;
 }
 
 /// Adds to every parameter that `output` depends on its gradient, given that of `output`, of the
@@ -16,6 +25,34 @@ unsafe extern "C" {
 pub fn backward_from(output: &Tensor, gradient: &Tensor) -> Result<()> {
     // SAFETY: live tensors, borrowed during the call.
     check(unsafe { distill_backward_from(handle(output), handle(gradient)) })
+}
+
+/// Gradients of input, weight and bias of a LayerNorm over the last dimension, given the `gradient` of its output:
+/// all of one kind. `mean` and `inverse_deviation` `[..., 1]` float32 are what libtorch's `native_layer_norm` gave.
+///
+/// # Errors
+/// Shapes or kinds do not fit.
+pub fn layer_norm_backward(
+    gradient: &Tensor,
+    input: &Tensor,
+    [mean, inverse_deviation]: [&Tensor; 2],
+    [weight, bias]: [&Tensor; 2],
+) -> Result<[Tensor; 3]> {
+    let mut results: [Handle; 3] = [std::ptr::null_mut(); 3];
+    let of = |tensor| handle(tensor);
+    // SAFETY: live tensors, borrowed during the call; on success there are three new ones of ours.
+    unsafe {
+        check(distill_layer_norm_backward(
+            of(gradient),
+            of(input),
+            of(mean),
+            of(inverse_deviation),
+            of(weight),
+            of(bias),
+            results.as_mut_ptr(),
+        ))?;
+        Ok(results.map(|result| Tensor::from_ptr(result.cast())))
+    }
 }
 
 #[cfg(test)]

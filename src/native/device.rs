@@ -73,6 +73,7 @@ pub(super) fn cuda_index(device: Device) -> Result<i64> {
 fn scalar_type(kind: Kind) -> Result<c_int> {
     match kind {
         Kind::Uint8 => Ok(0),
+        Kind::Int => Ok(3),
         Kind::Int64 => Ok(4),
         Kind::Float => Ok(6),
         other => bail!("{other:?} numbers are not sent to a device"),

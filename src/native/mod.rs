@@ -14,12 +14,13 @@ mod kernels;
 mod linear_gelu;
 mod mapped_file;
 mod memory;
+mod node;
 mod optimizer;
 mod peak;
 mod profiler;
 mod shim;
 
-pub use backward::backward_from;
+pub use backward::{backward_from, layer_norm_backward};
 pub use device::{
     DeviceEvent, Download, Gpu, PeakMemory, describe, exact_convolutions, libtorch_version,
     make_current, upload,
@@ -29,12 +30,14 @@ pub use graph::CudaGraph;
 pub use guard::{guard, install_panic_hook};
 pub use host_copy::{copy_to_host, pinned_memory};
 pub use kernels::{
-    BeforeRounding, KERNEL_SOURCE, RoundedRows, RowNorm, TeacherKernels, compile_kernels,
-    kernels_fit, rounding_fits, threads_of_row, threads_that_round,
+    BeforeRounding, BranchGradient, JoinGradients, Joined, Joining, KernelSource, RoundedRows,
+    RowNorm, TeacherKernels, TrainingKernels, column_grid, compile_kernels, kernels_fit,
+    rounding_fits, row_groups, threads_of_row, threads_that_round, training_kernels_fit,
 };
 pub use linear_gelu::linear_gelu;
 pub use mapped_file::MappedFile;
 pub use memory::{available_memory, bytes_of, peak_memory, proportional_memory, trim_heap};
+pub use node::{Gradients, attach, records_history};
 pub use optimizer::{
     AdamWStep, clear_gradients, fused_adamw, gradient_norm, scale_gradients, zero_gradients,
 };

@@ -36,6 +36,30 @@ char *distill_zero_gradients(const distill_tensor *parameters, size_t count);
 // The backward pass from `output`, given its gradient.
 char *distill_backward_from(distill_tensor output, distill_tensor gradient);
 
+// A backward pass of the caller's own: of `output_count` gradients, null where there is none and else the
+// callee's to free, it makes those of the inputs, new tensors or null, and consumes `state`. Where it fails it
+// says why in `message` and returns false.
+typedef bool (*distill_backward)(void *state, const distill_tensor *gradients, size_t output_count,
+                                 distill_tensor *results, size_t input_count, char *message,
+                                 size_t length);
+// Frees the `state` of a backward pass that will not run.
+typedef void (*distill_release)(void *state);
+
+// Makes `outputs`, which have no history, what follows from `inputs` by way of `backward`. Takes `state` over,
+// also where it fails.
+char *distill_attach(const distill_tensor *inputs, size_t input_count,
+                     const distill_tensor *outputs, size_t output_count, distill_backward backward,
+                     distill_release release, void *state);
+
+// Whether operators of this thread are recorded for a backward pass.
+bool distill_grad_mode();
+
+// The backward pass of LayerNorm over the last dimension: gradients of input, weight and bias, given those of
+// the output, and what the forward pass had.
+char *distill_layer_norm_backward(distill_tensor gradient, distill_tensor input, distill_tensor mean,
+                                  distill_tensor inverse_deviation, distill_tensor weight,
+                                  distill_tensor bias, distill_tensor *results);
+
 // Gives memory that was freed in the middle of the heap back to the system.
 void distill_trim_heap();
 

@@ -8,6 +8,7 @@ use super::fp8::Operand;
 use super::frozen::{FrozenFormat, Junctions};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Init, Parameters};
+use super::trained::{Junction, Stream, enter, leave, mlp};
 
 /// The numbers of a transformer block.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,6 +100,10 @@ impl LayerScale {
         }))
     }
 
+    fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// `branch` `[B, T, D]`, scaled.
     fn scaled(&self, branch: Tensor) -> Tensor {
         match &self.0 {
@@ -148,6 +153,13 @@ impl Mlp {
         match self {
             Self::Plain { fc1, fc2 } => [fc1, fc2],
             Self::Gated { w12, w3 } => [w12, w3],
+        }
+    }
+
+    fn last(&self) -> &Linear {
+        match self {
+            Self::Plain { fc2, .. } => fc2,
+            Self::Gated { w3, .. } => w3,
         }
     }
 
@@ -220,6 +232,40 @@ impl Block {
         mlp.add(residual, true, |tokens| {
             self.ls2.scaled(self.mlp.forward(self.norm2.forward(tokens).to_kind(compute)))
         })
+    }
+
+    /// Whether its parameters want gradients.
+    pub(super) fn is_trained(&self) -> bool {
+        self.norm1.weight.requires_grad()
+    }
+
+    /// [`Self::forward`] of a block that is trained: both branches, of which the second is still to be added.
+    pub(super) fn trained(
+        &self,
+        stream: Stream,
+        junction: Junction,
+        [attention, mlp_path]: [BranchPath; 2],
+    ) -> Stream {
+        let Attention { qkv, proj, .. } = &self.attn;
+        let (product, stream) = enter(junction, stream, &self.norm1, qkv, attention.shared());
+        let mixed = self.attn.mix(&product);
+        let own_bias = self.ls1.is_there();
+        let branch = self.ls1.scaled(leave(junction, &mixed, proj, own_bias));
+        let stream = stream.with(branch, (!own_bias).then(|| proj.bias()), attention);
+
+        let (next, own_bias) = (mlp_path.shared(), self.ls2.is_there());
+        let last = self.mlp.last();
+        let (branch, stream) = match &self.mlp {
+            Mlp::Plain { fc1, fc2 } => {
+                mlp(junction, stream, &self.norm2, [fc1, fc2], next, own_bias)
+            }
+            Mlp::Gated { w12, w3 } => {
+                let (both, stream) = enter(junction, stream, &self.norm2, w12, next);
+                (leave(junction, &gated(&both), w3, own_bias), stream)
+            }
+        };
+        let branch = self.ls2.scaled(branch);
+        stream.with(branch, (!own_bias).then(|| last.bias()), mlp_path)
     }
 
     /// The attention branch of a block that is not trained: of `residual` `[B, T, D]`, to which the block's

@@ -1,22 +1,29 @@
-//! A stack of transformer blocks, run in three ways: plainly, for a backward pass that computes
-//! blocks again, and as a part of an encoder that stays as it is.
+//! A stack of transformer blocks, run in four ways: plainly, with a backward pass of its own, for a backward
+//! pass that computes blocks again, and as a part of an encoder that stays as it is.
 //!
 //! Computing again (Chen et al., 2016) is a third more work for much less memory. The graph is cut at
 //! the inputs of these blocks. The backward pass ends at the first block that kept its activations;
 //! from there on each block is run again by itself, given the gradient of its output. So every
 //! parameter gets its gradient in one piece, as without the cuts.
 
+use std::ops::Range;
+
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::block::{Block, BlockShape};
 use super::drop_path::DropPath;
 use super::frozen::{FrozenFormat, Junctions};
 use super::parameters::Parameters;
+use super::taps::Taps;
+use super::trained::{Junction, Stream};
 use crate::native::backward_from;
 
 /// Blocks that follow one another.
-pub struct Blocks(Vec<Block>);
+pub struct Blocks {
+    blocks: Vec<Block>,
+    shape: BlockShape,
+}
 
 /// What is kept of a forward pass for [`Blocks::backward`].
 pub struct KeptInputs {
@@ -32,25 +39,25 @@ impl Blocks {
     /// So many blocks, the parameters of block i under `NAME.i`.
     pub fn new(parameters: &mut Parameters, name: &str, shape: &BlockShape, depth: usize) -> Self {
         let block = |index| Block::new(parameters, &format!("{name}.{index}"), shape);
-        Self((0..depth).map(block).collect())
+        Self { blocks: (0..depth).map(block).collect(), shape: *shape }
     }
 
     /// Number of blocks.
     pub fn depth(&self) -> usize {
-        self.0.len()
+        self.blocks.len()
     }
 
     /// The residual stream after the last block, `[B, T, D]`, given the first one's input
     /// `embedded`, which may be overwritten. Matrix products run in `compute` (float32 or bf16).
-    /// `after_block` sees the stream after each block; the next block may overwrite it.
+    /// `taps` keep the stream after the blocks that they want.
     pub fn forward(
         &self,
         embedded: Tensor,
         drop_path: &DropPath,
         compute: Kind,
-        after_block: impl FnMut(usize, &Tensor),
+        taps: &mut Taps,
     ) -> Tensor {
-        self.forward_from((0, embedded), false, drop_path, compute, after_block)
+        self.forward_from((0, embedded), false, drop_path, compute, taps)
     }
 
     /// [`Self::forward`] from a block on, given its input, which may be overwritten unless it is
@@ -61,49 +68,81 @@ impl Blocks {
         is_kept: bool,
         drop_path: &DropPath,
         compute: Kind,
-        mut after_block: impl FnMut(usize, &Tensor),
+        taps: &mut Taps,
     ) -> Tensor {
-        for index in first..self.depth() {
-            let is_kept = is_kept && index == first;
-            residual = self.block(index, residual, is_kept, drop_path, compute);
-            after_block(index, &residual);
+        let blocks = first..self.depth();
+        if let Some(junction) = self.junction(&residual, compute) {
+            return self.trained(blocks, residual, junction, drop_path, taps);
+        }
+        for index in blocks {
+            let (block, is_kept) = (&self.blocks[index], is_kept && index == first);
+            residual = block.forward(residual, is_kept, compute, drop_path.of_block(index));
+            taps.pass(index, &residual);
         }
         residual
     }
 
-    /// One block.
-    fn block(
+    /// How blocks whose gradients are wanted are joined, given their input; nothing where they run plainly.
+    fn junction(&self, residual: &Tensor, compute: Kind) -> Option<Junction> {
+        let device = residual.device();
+        // There products are convolutions (`layers.rs`), of which libtorch has the backward pass.
+        let plainly = (compute, device) == (Kind::Float, Device::Cpu);
+        let is_trained = self.blocks.first().is_some_and(Block::is_trained);
+        let BlockShape { dim, hidden, .. } = self.shape;
+        (is_trained && !plainly).then(|| Junction::new(device, compute, dim, hidden))
+    }
+
+    /// These blocks with a backward pass of their own; nothing is overwritten.
+    fn trained(
         &self,
-        index: usize,
+        blocks: Range<usize>,
         residual: Tensor,
-        is_kept: bool,
+        junction: Junction,
         drop_path: &DropPath,
-        compute: Kind,
+        taps: &mut Taps,
     ) -> Tensor {
-        self.0[index].forward(residual, is_kept, compute, drop_path.of_block(index))
+        let mut stream = Stream::new(residual);
+        for index in blocks {
+            stream = self.blocks[index].trained(stream, junction, drop_path.of_block(index));
+            if taps.want(index) {
+                let settled = stream.settled(junction);
+                taps.pass(index, &settled);
+                stream = Stream::new(settled);
+            }
+        }
+        stream.settled(junction)
+    }
+
+    /// One block, of which the input is kept.
+    fn block(&self, index: usize, residual: Tensor, drop_path: &DropPath, compute: Kind) -> Tensor {
+        if let Some(junction) = self.junction(&residual, compute) {
+            let blocks = index..index + 1;
+            return self.trained(blocks, residual, junction, drop_path, &mut Taps::default());
+        }
+        self.blocks[index].forward(residual, true, compute, drop_path.of_block(index))
     }
 
     /// [`Self::forward`] of which the first `count` blocks keep only their inputs. Once the loss has
-    /// gone back, [`Self::backward`] takes the gradients the rest of the way. `after_block` sees the
-    /// stream after each of the other blocks.
+    /// gone back, [`Self::backward`] takes the gradients the rest of the way. `taps` see the other
+    /// blocks.
     pub fn forward_keeping_inputs(
         &self,
         embedded: Tensor,
         drop_path: &DropPath,
         compute: Kind,
         count: usize,
-        after_block: impl FnMut(usize, &Tensor),
+        taps: &mut Taps,
     ) -> (Tensor, KeptInputs) {
         let mut inputs = vec![embedded.detach()];
         tch::no_grad(|| {
             for block in 0..count {
                 let input = inputs[block].shallow_clone();
-                inputs.push(self.block(block, input, true, drop_path, compute));
+                inputs.push(self.block(block, input, drop_path, compute));
             }
         });
         let rest = inputs.pop().expect("the embedding at least").set_requires_grad(true);
         let first = (count, rest.shallow_clone());
-        let tokens = self.forward_from(first, true, drop_path, compute, after_block);
+        let tokens = self.forward_from(first, true, drop_path, compute, taps);
         (tokens, KeptInputs { embedded, inputs, rest })
     }
 
@@ -115,7 +154,7 @@ impl Blocks {
         while let Some(leaf) = inputs.pop() {
             let leaf = leaf.set_requires_grad(true);
             let input = leaf.shallow_clone();
-            let output = self.block(inputs.len(), input, true, drop_path, compute);
+            let output = self.block(inputs.len(), input, drop_path, compute);
             backward_from(&output, &gradient)?;
             gradient = leaf.grad();
         }
@@ -132,26 +171,124 @@ impl Blocks {
         embedded: Tensor,
         junctions: &Junctions,
         compute: Kind,
-        mut after_block: impl FnMut(usize, &Tensor),
+        taps: &mut Taps,
     ) -> Result<Tensor> {
         let mut residual = embedded;
         let mut branch: Option<Tensor> = None;
-        for (index, block) in self.0.iter().enumerate() {
+        for (index, block) in self.blocks.iter().enumerate() {
             let before = branch.take();
             let attention = block.frozen_attention(&mut residual, before, junctions, compute)?;
             if let Some(before) = index.checked_sub(1) {
-                after_block(before, &residual);
+                taps.pass(before, &residual);
             }
             branch = Some(block.frozen_mlp(&mut residual, attention, junctions, compute)?);
         }
         let Some(branch) = branch else { return Ok(residual) };
         let residual = residual.g_add_(&branch);
-        after_block(self.depth() - 1, &residual);
+        taps.pass(self.depth() - 1, &residual);
         Ok(residual)
     }
 
     /// Keeps every parameter in the format that it is used in. For blocks that stay as they are.
     pub fn freeze(&mut self, format: FrozenFormat) {
-        self.0.iter_mut().for_each(|block| block.freeze(format));
+        self.blocks.iter_mut().for_each(|block| block.freeze(format));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::parameters::{Init, Storage};
+    use tch::IndexOp;
+
+    const BATCH: i64 = 5;
+
+    /// Three blocks with drawn weights, and everything else that takes part drawn too.
+    fn drawn(shape: &BlockShape) -> (Blocks, Parameters, [Tensor; 2]) {
+        let (device, matrices) = (Device::Cpu, Kind::Float);
+        let storage = Storage::Drawn { device, matrices, seed: 5, rng_stream: 1 };
+        let mut parameters = Parameters::new(storage);
+        let blocks = Blocks::new(&mut parameters, "blocks", shape, 3);
+        let noise: Vec<_> = parameters.shared();
+        let mut numbers = Parameters::new(storage);
+        let mut normal = |size: &[i64]| numbers.tensor("drawn", size, Init::Normal(1.0));
+        for (_, mut parameter) in noise {
+            let _ = parameter.g_add_(&(normal(&parameter.size()) * 0.1));
+        }
+        parameters.train();
+        let given = [0, 1].map(|_| normal(&[BATCH, 7, shape.dim as i64]));
+        (blocks, parameters, given)
+    }
+
+    fn drop_paths() -> [DropPath; 3] {
+        let scales = Tensor::rand([3, 2, BATCH], (Kind::Float, Device::Cpu)).round() * 1.5;
+        let kept: Vec<Vec<i64>> =
+            [&[0, 1, 2, 3, 4][..], &[1, 3], &[0, 2, 4], &[2], &[0, 1, 2, 3], &[3, 4]]
+                .map(Vec::from)
+                .to_vec();
+        let skip = DropPath::skip(&kept, BATCH, Device::Cpu).unwrap();
+        [DropPath::None, DropPath::Scale(scales), skip]
+    }
+
+    /// Tokens, the gradients of input and parameters, given the gradient of the tokens.
+    fn gradients(
+        parameters: &Parameters,
+        [input, of_tokens]: &[Tensor; 2],
+        forward: impl FnOnce(Tensor) -> Tensor,
+    ) -> Vec<Tensor> {
+        let input = input.detach().set_requires_grad(true);
+        let tokens = forward(&input + 0.0);
+        backward_from(&tokens, of_tokens).unwrap();
+        let mut found = vec![tokens.detach(), input.grad()];
+        for (_, parameter) in parameters.named() {
+            found.push(parameter.grad().copy());
+            let _ = parameter.grad().zero_();
+        }
+        found
+    }
+
+    /// Written out, forward and backward pass are those of autograd, for every kind of block and of drop path.
+    #[test]
+    fn the_backward_pass_of_its_own_is_autograds() {
+        let plain = BlockShape::new(16, 2, 1e-6);
+        let scaled = BlockShape { layer_scale: true, ..plain };
+        for shape in [plain, scaled, BlockShape { gated: true, ..scaled }] {
+            let (blocks, parameters, given) = drawn(&shape);
+            let junction = Junction::new(Device::Cpu, Kind::Float, shape.dim, shape.hidden);
+            for (which, drop_path) in drop_paths().iter().enumerate() {
+                let expected = gradients(&parameters, &given, |input| {
+                    blocks.forward(input, drop_path, Kind::Float, &mut Taps::default())
+                });
+                let found = gradients(&parameters, &given, |input| {
+                    blocks.trained(0..3, input, junction, drop_path, &mut Taps::default())
+                });
+                for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    let off = (found - expected).abs().max().double_value(&[]);
+                    let size = expected.abs().max().double_value(&[]).max(1.0);
+                    assert!(size > 0.0 && off <= 1e-5 * size, "{shape:?} {which} {index}: {off}");
+                }
+            }
+        }
+    }
+
+    /// Taps and blocks that are computed again change nothing.
+    #[test]
+    fn taps_see_the_stream_and_change_nothing() {
+        let (blocks, parameters, given) = drawn(&BlockShape::new(16, 2, 1e-6));
+        let junction = Junction::new(Device::Cpu, Kind::Float, 16, 64);
+        let drop_path = &drop_paths()[1];
+        let run = |taps: &mut Taps| {
+            gradients(&parameters, &given, |input| {
+                blocks.trained(0..3, input, junction, drop_path, taps)
+            })
+        };
+        let mut taps = Taps::after(&[0, 2]);
+        let (with, without) = (run(&mut taps), run(&mut Taps::default()));
+        for (with, without) in with.iter().zip(&without) {
+            assert!((with - without).abs().max().double_value(&[]) < 1e-5);
+        }
+        let tokens = taps.into_tokens();
+        assert_eq!((tokens.len(), &tokens[1].detach()), (2, &with[0]));
+        assert_ne!(tokens[0].i(0), tokens[1].i(0));
     }
 }

@@ -8,6 +8,7 @@ use super::blocks::Blocks;
 use super::drop_path::DropPath;
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Init, Parameters};
+use super::taps::Taps;
 
 /// The numbers that fix a decoder's parameters, all but the size of its position grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,8 @@ impl Decoder {
         );
         let joined = Tensor::cat(&[seen.narrow(1, 0, prefix), all], 1);
         let embedded = joined + &self.decoder_pos_embed;
-        let tokens = self.decoder_blocks.forward(embedded, &DropPath::None, compute, |_, _| ());
+        let mut taps = Taps::default();
+        let tokens = self.decoder_blocks.forward(embedded, &DropPath::None, compute, &mut taps);
         let patches = self.decoder_norm.forward(&tokens).narrow(1, prefix, patches);
         self.decoder_pred.forward(&patches.to_kind(compute)).to_kind(Kind::Float)
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::draws::{Draws, Purpose};
 use crate::native::upload;
@@ -73,8 +73,10 @@ pub enum DropPath {
 pub struct KeptBranches {
     /// Images of all branches one after another, int64.
     images: Tensor,
-    /// Each branch's factor, `[depth · 2, 1, 1]` float32.
+    /// Each branch's factor, `[depth · 2, B]` float32: the same for every image.
     factors: Tensor,
+    /// Each image's place among those that keep a branch, or -1, `[depth · 2, B]` int32.
+    places: Tensor,
     /// Each branch's range of `images`; none where all of the batch keep it.
     ranges: Vec<Option<Range<i64>>>,
 }
@@ -84,8 +86,11 @@ impl DropPath {
     /// `depth × 2` branches, as [`kept_images`] gives them.
     pub fn skip(kept: &[Vec<i64>], batch: i64, device: Device) -> Result<Self> {
         let (mut listed, mut factors, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
-        for images in kept {
-            factors.push((batch as f64 / images.len() as f64) as f32);
+        let mut places = vec![-1i32; kept.len() * batch as usize];
+        for (images, places) in kept.iter().zip(places.chunks_mut(batch.max(1) as usize)) {
+            images.iter().enumerate().for_each(|(at, &image)| places[image as usize] = at as i32);
+            let factor = (batch as f64 / images.len() as f64) as f32;
+            factors.extend(std::iter::repeat_n(factor, batch as usize));
             let is_whole = images.len() as i64 == batch;
             ranges.push((!is_whole).then(|| {
                 let start = listed.len() as i64;
@@ -94,8 +99,9 @@ impl DropPath {
             }));
         }
         let images = upload(&listed, &[listed.len() as i64], device)?;
-        let factors = upload(&factors, &[factors.len() as i64, 1, 1], device)?;
-        Ok(Self::Skip(KeptBranches { images, factors, ranges }))
+        let factors = upload(&factors, &[kept.len() as i64, batch], device)?;
+        let places = upload(&places, &[kept.len() as i64, batch], device)?;
+        Ok(Self::Skip(KeptBranches { images, factors, places, ranges }))
     }
 
     /// The paths of a block's attention and MLP.
@@ -110,7 +116,8 @@ impl DropPath {
                 None => BranchPath::Whole,
                 Some(range) => BranchPath::Kept {
                     images: kept.images.narrow(0, range.start, range.end - range.start),
-                    factor: kept.factors.narrow(0, branch as i64, 1),
+                    factors: kept.factors.get(branch as i64),
+                    places: kept.places.get(branch as i64),
                 },
             },
         })
@@ -123,11 +130,87 @@ pub(super) enum BranchPath {
     Whole,
     /// For all images, multiplied by these factors `[B, 1, 1]`.
     Scaled(Tensor),
-    /// For these images `[K]` only, multiplied by a factor `[1, 1, 1]`.
-    Kept { images: Tensor, factor: Tensor },
+    /// For these images `[K]` only, multiplied by one number, which `factors` `[B]` are; `places` `[B]` int32 has
+    /// each image's place among them, or -1.
+    Kept { images: Tensor, factors: Tensor, places: Tensor },
 }
 
 impl BranchPath {
+    /// The same tensors once more.
+    pub(super) fn shared(&self) -> Self {
+        match self {
+            Self::Whole => Self::Whole,
+            Self::Scaled(factors) => Self::Scaled(factors.shallow_clone()),
+            Self::Kept { images, factors, places } => Self::Kept {
+                images: images.shallow_clone(),
+                factors: factors.shallow_clone(),
+                places: places.shallow_clone(),
+            },
+        }
+    }
+
+    /// How many of `batch` images the branch is computed for.
+    pub(super) fn images(&self, batch: i64) -> i64 {
+        match self {
+            Self::Kept { images, .. } => images.size()[0],
+            Self::Whole | Self::Scaled(_) => batch,
+        }
+    }
+
+    /// What each of `batch` images' branch is multiplied by, `[B]` float32, unless that is one.
+    pub(super) fn factors(&self, batch: i64) -> Option<Tensor> {
+        match self {
+            Self::Whole => None,
+            Self::Scaled(factors) => Some(factors.view([batch])),
+            Self::Kept { factors, .. } => Some(factors.shallow_clone()),
+        }
+    }
+
+    /// Each image's place in the branch, `[B]` int32, unless that is its own.
+    pub(super) fn places(&self) -> Option<&Tensor> {
+        match self {
+            Self::Kept { places, .. } => Some(places),
+            Self::Whole | Self::Scaled(_) => None,
+        }
+    }
+
+    /// What the branch is computed of: `[B, T, D]` to `[K, T, D]`.
+    pub(super) fn select(&self, tokens: &Tensor) -> Tensor {
+        match self {
+            Self::Kept { images, .. } => tokens.index_select(0, images),
+            Self::Whole | Self::Scaled(_) => tokens.shallow_clone(),
+        }
+    }
+
+    /// `residual` `[B, T, D]` and the `branch` `[K, T, D]`, in new memory.
+    pub(super) fn sum(&self, residual: &Tensor, branch: &Tensor) -> Tensor {
+        match self {
+            Self::Whole => residual + branch,
+            Self::Scaled(factors) => residual.addcmul(branch, factors),
+            Self::Kept { images, factors, .. } => {
+                residual.index_add(0, images, &(branch * one_of(factors)))
+            }
+        }
+    }
+
+    /// The gradient of what [`Self::select`] was given, from that of what it gave, added to `of_sum`.
+    pub(super) fn selected_backward(&self, of_sum: &Tensor, of_selected: &Tensor) -> Tensor {
+        match self {
+            Self::Kept { images, .. } => of_sum.index_add(0, images, of_selected),
+            Self::Whole | Self::Scaled(_) => of_sum + of_selected,
+        }
+    }
+
+    /// The gradient of the branch in its `kind`, given that of the sum.
+    pub(super) fn branch_backward(&self, of_sum: &Tensor, kind: Kind) -> Tensor {
+        let of_branch = match self {
+            Self::Whole => of_sum.shallow_clone(),
+            Self::Scaled(factors) => of_sum * factors,
+            Self::Kept { factors, .. } => self.select(of_sum) * one_of(factors),
+        };
+        of_branch.to_kind(kind)
+    }
+
     /// Adds `branch` of the tokens to `residual` `[B, T, D]`: where that can be in its memory, if it
     /// may be overwritten.
     ///
@@ -144,13 +227,12 @@ impl BranchPath {
                 let update = branch(&residual);
                 residual.g_add_(&update)
             }
-            Self::Whole => &residual + branch(&residual),
-            Self::Scaled(factors) => residual.addcmul(&branch(&residual), &factors),
+            Self::Whole | Self::Scaled(_) => self.sum(&residual, &branch(&residual)),
             // Here nothing of the residual is saved for the backward pass: the branch works on a
             // copy of the rows. An image stands once in the list, so the sum is the same in
             // whatever order a GPU adds.
-            Self::Kept { images, factor } => {
-                let update = branch(&residual.index_select(0, &images)) * factor;
+            Self::Kept { images, factors, .. } => {
+                let update = branch(&residual.index_select(0, &images)) * one_of(&factors);
                 if may_overwrite {
                     residual.index_add_(0, &images, &update)
                 } else {
@@ -159,6 +241,11 @@ impl BranchPath {
             }
         }
     }
+}
+
+/// The number that all `factors` `[B]` are, `[1, 1, 1]`.
+fn one_of(factors: &Tensor) -> Tensor {
+    factors.narrow(0, 0, 1).view([1, 1, 1])
 }
 
 /// The probability that a branch of this block is dropped: it rises linearly from 0 at the first

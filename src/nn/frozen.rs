@@ -82,10 +82,17 @@ impl Junctions {
     /// # Errors
     /// The kernel fails.
     pub(super) fn gelu(&self, hidden: &Linear, operand: Operand, next: &Linear) -> Result<Operand> {
-        match self.kernels.is_some() && next.takes_fp8() {
-            true => self.rounded(hidden.product(operand), next, BeforeRounding::Gelu),
+        match &self.kernels {
+            Some(_) if next.takes_fp8() => {
+                self.rounded(hidden.product(operand), next, BeforeRounding::Gelu)
+            }
+            Some(kernels) => {
+                let mut product = hidden.product(operand);
+                kernels.gelu(&mut product)?;
+                Ok(Operand::Numbers(product))
+            }
             // The widest layer follows: memory of the operand is free for it.
-            false => Ok(Operand::Numbers(hidden.product_gelu(operand))),
+            None => Ok(Operand::Numbers(hidden.product_gelu(operand))),
         }
     }
 

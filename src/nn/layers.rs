@@ -32,6 +32,22 @@ impl Linear {
         })
     }
 
+    /// Weight `[to, from]` and bias `[to]`, to be trained.
+    ///
+    /// # Panics
+    /// The weight is in FP8, which is not trained.
+    pub(super) fn parameters(&self) -> [&Tensor; 2] {
+        match &self.weight {
+            Weight::Plain(weight) => [weight, &self.bias],
+            Weight::Fp8(_) => panic!("weights in FP8 are not trained"),
+        }
+    }
+
+    /// `[to]`.
+    pub(super) fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+
     /// Multiplies each output by its number of `factors` `[to]`. For weights that stay as they are.
     pub(super) fn scale_outputs(&mut self, factors: &Tensor) {
         if let Weight::Plain(weight) = &mut self.weight {

@@ -18,6 +18,8 @@ mod parameters;
 mod patches;
 mod position;
 mod projector;
+mod taps;
+mod trained;
 
 pub use block::BlockShape;
 pub use blocks::{Blocks, KeptInputs};
@@ -33,3 +35,4 @@ pub use parameters::{Init, Parameters, Storage};
 pub use patches::{Normalisation, NormalisedPixels, patchify, unpatchify};
 pub use position::{resize_positions, resize_positions_smoothly};
 pub use projector::Projector;
+pub use taps::Taps;

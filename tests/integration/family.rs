@@ -11,7 +11,7 @@ use distill::encoders::{
 };
 use distill::nn::{
     BlockShape, Blocks, DropPathMode, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters,
-    Storage, gather_tokens, patch_flops, patchify, resize_positions, transformer_flops,
+    Storage, Taps, gather_tokens, patch_flops, patchify, resize_positions, transformer_flops,
 };
 use distill::tasks::distill::{Distance, DistillConfig, Distillation, Teacher};
 use distill::tasks::pretrain::{Autoencoder, PretrainConfig};
@@ -61,7 +61,7 @@ impl Encoder for Model {
 
     fn forward(&self, input: &Input, compute: Kind) -> Tokens {
         let embedded = self.embed(input, compute);
-        let all = self.layers.forward(embedded, &input.drop_path, compute, |_, _| ());
+        let all = self.layers.forward(embedded, &input.drop_path, compute, &mut Taps::default());
         self.tokens(input, all)
     }
 
@@ -72,8 +72,13 @@ impl Encoder for Model {
         blocks: usize,
     ) -> (Tokens, RestOfBackward<'a>) {
         let (embedded, paths) = (self.embed(input, compute), &input.drop_path);
-        let (all, kept) =
-            self.layers.forward_keeping_inputs(embedded, paths, compute, blocks, |_, _| ());
+        let (all, kept) = self.layers.forward_keeping_inputs(
+            embedded,
+            paths,
+            compute,
+            blocks,
+            &mut Taps::default(),
+        );
         let rest = move || self.layers.backward(kept, paths, compute);
         (self.tokens(input, all), Box::new(rest))
     }
@@ -85,7 +90,7 @@ impl Encoder for Model {
         junctions: &Junctions,
     ) -> Result<Tokens> {
         let embedded = self.embed(input, compute);
-        let all = self.layers.forward_frozen(embedded, junctions, compute, |_, _| ())?;
+        let all = self.layers.forward_frozen(embedded, junctions, compute, &mut Taps::default())?;
         Ok(self.tokens(input, all))
     }
 

@@ -1,12 +1,14 @@
-//! The frozen teacher's kernels and its recorded pass. With DISTILL_TEST_DEVICE=cuda on the first GPU;
+//! Kernels of the frozen teacher and of blocks that are trained, and the teacher's recorded pass. With DISTILL_TEST_DEVICE=cuda on the first GPU;
 //! else the same source runs on the CPU, compiled by a host's compiler, and what needs a GPU says
 //! that it is skipped.
 
+mod blocks;
 mod emulation;
+mod training;
 
 use distill::encoders::{Encoder, EncoderSpec, FrozenPass, Input};
 use distill::native::{
-    BeforeRounding, CudaGraph, RoundedRows, RowNorm, TeacherKernels, compile_kernels,
+    BeforeRounding, CudaGraph, KernelSource, RoundedRows, RowNorm, TeacherKernels, compile_kernels,
 };
 use distill::nn::{FrozenFormat, Init, Parameters, Storage, rounded_rows};
 use distill::tasks::distill::Teacher;
@@ -262,12 +264,16 @@ fn the_kernel_takes_constant_rows_and_passes_nan_on() {
     }
 }
 
+/// Generations of GPUs that kernels are for.
+const TARGETS: [((i32, i32), &str); 3] =
+    [((8, 0), "sm_80"), ((9, 0), "sm_90"), ((10, 0), "sm_100")];
+
 /// NVRTC takes the source for every GPU that it is meant for; a row is read 16 bytes at a time and
 /// stays in registers.
 #[test]
 fn nvrtc_compiles_the_kernels() {
-    for (capability, target) in [((8, 0), "sm_80"), ((9, 0), "sm_90"), ((10, 0), "sm_100")] {
-        let ptx = match compile_kernels(capability) {
+    for (capability, target) in TARGETS {
+        let ptx = match compile_kernels(KernelSource::Frozen, capability) {
             Ok(ptx) => ptx.to_src(),
             Err(why) if device() == Device::Cpu && why.to_string().ends_with("is missing") => {
                 println!("skipped: {why}");
@@ -285,6 +291,7 @@ fn nvrtc_compiles_the_kernels() {
             ("add_layer_norm_bf16_e4m3", 4, 1, 1),
             ("round_e4m3", 2, 0, 2),
             ("gelu_e4m3", 2, 0, 2),
+            ("gelu", 1, 1, 0),
         ] {
             let begin = ptx.find(&format!(".entry {kernel}(")).expect(kernel);
             let body = ptx[begin..].split(".entry").nth(1).unwrap();
@@ -299,6 +306,45 @@ fn nvrtc_compiles_the_kernels() {
                 kernel.ends_with("e4m3") && target != "sm_80",
                 "{kernel}, {target}"
             );
+        }
+        assert!(!ptx.contains(".local"), "{target}: registers do not suffice\n{ptx}");
+    }
+}
+
+/// The same of the kernels of blocks that are trained: what they read and write is what docs/PERFORMANCE.md counts.
+#[test]
+fn nvrtc_compiles_the_training_kernels() {
+    for (capability, target) in TARGETS {
+        let ptx = match compile_kernels(KernelSource::Training, capability) {
+            Ok(ptx) => ptx.to_src(),
+            Err(why) if device() == Device::Cpu && why.to_string().ends_with("is missing") => {
+                println!("skipped: {why}");
+                return;
+            }
+            Err(why) => panic!("{target}: {why}"),
+        };
+        // Of float32 two, of bf16 one.
+        for (kernel, loads, stores) in [
+            ("join_and_normalise", 2 + 1 + 2 + 2, 2 + 1),
+            ("join_and_normalise_backward", 2 + 2 + 1 + 2, 2 + 1 + 6),
+            ("gelu", 1, 1),
+            ("gelu_backward", 2, 1 + 2),
+            ("column_sums", 1, 2),
+        ] {
+            let begin = ptx.find(&format!(".entry {kernel}(")).expect(kernel);
+            let body = ptx[begin..].split(".entry").nth(1).unwrap();
+            let count = |operation: &str| {
+                let wide = |line: &&str| line.contains(operation) && line.contains(".v4.");
+                body.lines().filter(wide).count()
+            };
+            let found = (count("ld."), count("st."));
+            // Loops may be unrolled.
+            assert!(
+                found.0 % loads == 0 && found.0 > 0 && found.1 >= stores,
+                "{kernel}, {target}: {found:?}"
+            );
+            let rounds = body.contains("cvt.rn.bf16x2.f32");
+            assert_eq!(rounds, kernel != "column_sums", "{kernel}, {target}");
         }
         assert!(!ptx.contains(".local"), "{target}: registers do not suffice\n{ptx}");
     }

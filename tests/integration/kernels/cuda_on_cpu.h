@@ -1,4 +1,4 @@
-// As much of CUDA as src/native/kernels.cu uses, for a host's compiler: a block is that many threads
+// As much of CUDA as src/native/kernels/ uses, for a host's compiler: a block is that many threads
 // of the machine, with barriers where a GPU has them, and blocks run one after the other.
 #pragma once
 
@@ -25,11 +25,11 @@ struct uint2 {
 } __attribute__((aligned(8)));
 
 struct Index {
-  unsigned x;
+  unsigned x, y;
 };
 
 inline thread_local Index threadIdx, blockIdx;
-inline Index blockDim;
+inline Index blockDim, gridDim;
 
 struct Warp {
   std::barrier<> together{32};
@@ -55,12 +55,13 @@ inline float __shfl_xor_sync(unsigned mask, float number, unsigned distance) {
 
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float number) { return std::bit_cast<unsigned>(number); }
-inline float erff(float number) { return std::erf(number); }
+inline float __fdividef(float one, float other) { return one / other; }
 inline float rsqrtf(float number) { return 1.0f / std::sqrt(number); }
 
-// Runs `kernel` as `blocks` blocks of `threads` threads, a multiple of 32.
-template <typename Kernel> void launch(unsigned blocks, unsigned threads, Kernel kernel) {
+// Runs `kernel` as so many blocks of `threads` threads, a multiple of 32.
+template <typename Kernel> void launch(Index blocks, unsigned threads, Kernel kernel) {
   blockDim.x = threads;
+  gridDim = blocks;
   block = std::make_unique<std::barrier<>>(threads);
   warps.clear();
   for (unsigned warp = 0; warp < threads / 32; ++warp)
@@ -69,8 +70,8 @@ template <typename Kernel> void launch(unsigned blocks, unsigned threads, Kernel
   for (unsigned thread = 0; thread < threads; ++thread)
     running.emplace_back([=] {
       threadIdx.x = thread;
-      for (unsigned index = 0; index < blocks; ++index) {
-        blockIdx.x = index;
+      for (unsigned index = 0; index < blocks.x * blocks.y; ++index) {
+        blockIdx = {index % blocks.x, index / blocks.x};
         kernel();
         __syncthreads();
       }

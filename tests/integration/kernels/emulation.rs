@@ -1,11 +1,14 @@
 //! The kernels on the CPU: a block of as many threads as on a GPU, under the address sanitizer.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
-use distill::native::{BeforeRounding, RoundedRows, threads_of_row, threads_that_round};
+use distill::native::{
+    BeforeRounding, KernelSource, RoundedRows, threads_of_row, threads_that_round,
+};
 use tch::{Kind, Tensor};
 
 use super::{EPS, Rows};
@@ -65,10 +68,16 @@ fn output_of(
     given: &[&Tensor],
     branch: &str,
 ) -> Vec<u8> {
-    let mut emulator = Command::new(built())
-        .arg(kernel)
-        .args([rows as usize, dim as usize, threads].map(|number| number.to_string()))
-        .args([EPS.to_string().as_str(), branch])
+    let mut arguments = vec![kernel.to_owned()];
+    arguments.extend([rows as usize, dim as usize, threads].map(|number| number.to_string()));
+    arguments.extend([EPS.to_string(), branch.to_owned()]);
+    run_program(KernelSource::Frozen, &arguments, given)
+}
+
+/// What the program that runs kernels of `source` writes, given these arguments and tensors.
+pub fn run_program(source: KernelSource, arguments: &[String], given: &[&Tensor]) -> Vec<u8> {
+    let mut emulator = Command::new(built(source))
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -82,32 +91,39 @@ fn output_of(
     done.stdout
 }
 
-fn bytes_of(tensor: &Tensor) -> Vec<u8> {
+pub fn bytes_of(tensor: &Tensor) -> Vec<u8> {
     let numbers = tensor.numel();
     let mut bytes = vec![0; numbers * tensor.kind().elt_size_in_bytes()];
     tensor.copy_data_u8(&mut bytes, numbers);
     bytes
 }
 
-/// The emulator, compiled once for all tests of this process.
-fn built() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels_on_cpu");
-        // Another process of these tests may be running it.
-        let new = program.with_extension(std::process::id().to_string());
-        let done = Command::new("c++")
-            .args(["-std=c++20", "-O1", "-pthread", "-Wall", "-Wextra", "-Werror"])
-            .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
-            .arg(format!("-DKERNELS=\"{}\"", root.join("src/native/kernels.cu").display()))
-            .arg(root.join("tests/integration/kernels/on_cpu.cpp"))
-            .arg("-o")
-            .arg(&new)
-            .output()
-            .expect("a C++ compiler: the build needs one too");
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        std::fs::rename(new, &program).unwrap();
-        program
-    })
+/// The program that runs kernels of `source`, compiled once for all tests of this process.
+fn built(source: KernelSource) -> PathBuf {
+    static BUILT: Mutex<Option<HashMap<&'static str, PathBuf>>> = Mutex::new(None);
+    let name = source.name().strip_suffix(".cu").unwrap();
+    let mut built = BUILT.lock().unwrap();
+    let entry = built.get_or_insert_default().entry(name);
+    entry.or_insert_with(|| build(name)).clone()
+}
+
+fn build(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}_on_cpu"));
+    // Another process of these tests may be running it.
+    let new = program.with_extension(std::process::id().to_string());
+    let kernels = |file: &str| root.join("src/native/kernels").join(file).display().to_string();
+    let done = Command::new("c++")
+        .args(["-std=c++20", "-O1", "-pthread", "-Wall", "-Wextra", "-Werror"])
+        .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+        .arg(format!("-DKERNELS_ROWS=\"{}\"", kernels("rows.cuh")))
+        .arg(format!("-DKERNELS_{}=\"{}\"", name.to_uppercase(), kernels(&format!("{name}.cu"))))
+        .arg(root.join(format!("tests/integration/kernels/{name}_on_cpu.cpp")))
+        .arg("-o")
+        .arg(&new)
+        .output()
+        .expect("a C++ compiler: the build needs one too");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    std::fs::rename(new, &program).unwrap();
+    program
 }

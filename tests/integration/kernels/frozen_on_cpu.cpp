@@ -1,36 +1,17 @@
-// Runs a kernel of src/native/kernels.cu on the CPU:
-//     on_cpu KERNEL ROWS DIM THREADS EPS with|without < NUMBERS > NUMBERS
+// Runs a kernel of src/native/kernels/frozen.cu on the CPU:
+//     frozen_on_cpu KERNEL ROWS DIM THREADS EPS with|without < NUMBERS > NUMBERS
 // Of a kernel that normalises there come in residual [rows, D], branch [rows, D] bf16 (`with` it), weight [D] and
 // bias [D], and the residual goes out; of one that only rounds the input [rows, D] bf16 comes in. Then goes out
 // the output [rows, D], and if that is e4m3, scales [rows] float32.
 #include "cuda_on_cpu.h"
+#include "memory.h"
 
-#include KERNELS
+#include KERNELS_ROWS
+#include KERNELS_FROZEN
 
-#include <cstdio>
-#include <cstring>
 #include <string>
 
 namespace {
-
-// Memory of exactly this size at a multiple of 16: the address sanitizer sees a byte too far.
-struct Memory {
-  char *bytes;
-  size_t size;
-  explicit Memory(size_t wanted) : bytes(new (std::align_val_t(16)) char[wanted]), size(wanted) {
-    std::memset(bytes, 0xff, wanted); // NaN in every format
-  }
-  Memory(const Memory &) = delete;
-  ~Memory() { ::operator delete[](bytes, std::align_val_t(16)); }
-  void read() {
-    if (std::fread(bytes, 1, size, stdin) != size)
-      std::abort();
-  }
-  void write() const {
-    if (std::fwrite(bytes, 1, size, stdout) != size)
-      std::abort();
-  }
-};
 
 bool has(const std::string &name, const char *part) { return name.find(part) != name.npos; }
 
@@ -61,14 +42,14 @@ int main(int count, char **arguments) {
                      : kernel == "add_layer_norm_bf16_e4m3"    ? add_layer_norm_bf16_e4m3
                      : kernel == "add_layer_norm_float32_e4m3" ? add_layer_norm_float32_e4m3
                                                                : nullptr;
-    launch(rows, threads, [&] {
+    launch({rows, 1}, threads, [&] {
       run(residual.bytes, with_branch ? branch.bytes : nullptr, weight.bytes, bias.bytes,
           output.bytes, to_e4m3 ? scale : nullptr, dim, eps);
     });
     residual.write();
   } else {
     const auto run = kernel == "gelu_e4m3" ? gelu_e4m3 : round_e4m3;
-    launch(rows, threads, [&] { run(residual.bytes, output.bytes, scale, dim); });
+    launch({rows, 1}, threads, [&] { run(residual.bytes, output.bytes, scale, dim); });
   }
   output.write();
   if (to_e4m3)

@@ -1,38 +1,15 @@
-// Kernels for the frozen teacher, compiled at run time by NVRTC, without any header.
+// Kernels for the frozen teacher.
 //
-// One block works on one row of D numbers, D a multiple of 8. Each thread holds V times 8 neighbouring
-// numbers of the row in registers, so the row is read once: V is 1 where rows are normalised, of at most 8192
-// numbers, and 2 where they are only rounded, of at most 16384. The launch has D / 8 / V threads, rounded up to
-// whole warps; those beyond the row add nothing.
+// One block works on one row, which is read once: each thread holds V vectors of it, V being 1 where rows are
+// normalised, of at most 8192 numbers, and 2 where they are only rounded, of at most 16384. The launch has
+// D / 8 / V threads, rounded up to whole warps; those beyond the row add nothing.
 //
 // Rows in e4m3 have a scale each: numbers are values times scale, and the largest is the largest of e4m3.
 
 namespace {
 
-constexpr unsigned WARP = 32;
-constexpr unsigned WHOLE_WARP = 0xffffffffu;
-// Neighbouring numbers that a thread holds.
-constexpr unsigned HELD = 8;
 // The largest number of e4m3, and what stands for the largest of a row of zeros.
 constexpr float LARGEST = 448.0f, LEAST = 1e-12f;
-
-// bf16 is the upper half of a float32.
-__device__ float widened(unsigned bits) { return __uint_as_float(bits << 16); }
-
-// To the nearest, ties to even; a NaN stays one.
-__device__ unsigned narrowed(float number) {
-  const unsigned bits = __float_as_uint(number);
-  if ((bits & 0x7fffffffu) > 0x7f800000u)
-    return 0x7fc0u;
-  return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-}
-
-__device__ void unpack(unsigned pair, float *two) {
-  two[0] = widened(pair & 0xffffu);
-  two[1] = widened(pair >> 16);
-}
-
-__device__ unsigned packed(float low, float high) { return narrowed(low) | (narrowed(high) << 16); }
 
 // To the nearest number of e4m3, ties to even, none beyond the largest; a NaN stays one.
 __device__ unsigned e4m3_of(float number) {
@@ -57,70 +34,6 @@ __device__ unsigned e4m3_pair(float first, float second) {
 #else
   return e4m3_of(first) | e4m3_of(second) << 8;
 #endif
-}
-
-struct Bf16 {
-  static constexpr unsigned BYTES = 2;
-  static __device__ float rounded(float number) { return widened(narrowed(number)); }
-  static __device__ void load(const void *from, float *held) {
-    const uint4 four = *static_cast<const uint4 *>(from);
-    unpack(four.x, held);
-    unpack(four.y, held + 2);
-    unpack(four.z, held + 4);
-    unpack(four.w, held + 6);
-  }
-  static __device__ void store(void *to, const float *held) {
-    *static_cast<uint4 *>(to) = uint4{packed(held[0], held[1]), packed(held[2], held[3]),
-                                      packed(held[4], held[5]), packed(held[6], held[7])};
-  }
-};
-
-struct Float32 {
-  static constexpr unsigned BYTES = 4;
-  static __device__ float rounded(float number) { return number; }
-  static __device__ void load(const void *from, float *held) {
-    const uint4 *fours = static_cast<const uint4 *>(from);
-    for (unsigned half = 0; half < 2; ++half) {
-      const uint4 four = fours[half];
-      held[4 * half] = __uint_as_float(four.x);
-      held[4 * half + 1] = __uint_as_float(four.y);
-      held[4 * half + 2] = __uint_as_float(four.z);
-      held[4 * half + 3] = __uint_as_float(four.w);
-    }
-  }
-  static __device__ void store(void *to, const float *held) {
-    uint4 *fours = static_cast<uint4 *>(to);
-    for (unsigned half = 0; half < 2; ++half)
-      fours[half] =
-          uint4{__float_as_uint(held[4 * half]), __float_as_uint(held[4 * half + 1]),
-                __float_as_uint(held[4 * half + 2]), __float_as_uint(held[4 * half + 3])};
-  }
-};
-
-struct Sum {
-  static __device__ float of(float one, float other) { return one + other; }
-};
-
-// Of numbers from 0 on.
-struct Largest {
-  static __device__ float of(float one, float other) { return fmaxf(one, other); }
-};
-
-template <typename Operation> __device__ float warp_reduce(float number) {
-  for (unsigned distance = WARP / 2; distance > 0; distance /= 2)
-    number = Operation::of(number, __shfl_xor_sync(WHOLE_WARP, number, distance));
-  return number;
-}
-
-// Over the block, the same in every thread. `partial` has room for a number of each warp, and is not
-// used again for another reduction, so one barrier is enough.
-template <typename Operation> __device__ float block_reduce(float number, float *partial) {
-  number = warp_reduce<Operation>(number);
-  const unsigned lane = threadIdx.x % WARP;
-  if (lane == 0)
-    partial[threadIdx.x / WARP] = number;
-  __syncthreads();
-  return warp_reduce<Operation>(lane < blockDim.x / WARP ? partial[lane] : 0.0f);
 }
 
 // Rounds a row of bf16 numbers of which this thread holds V times 8, those beyond it being 0, to e4m3:
@@ -209,11 +122,8 @@ struct AsItIs {
   static __device__ float of(float number) { return number; }
 };
 
-// By the error function.
 struct Gelu {
-  static __device__ float of(float number) {
-    return number * 0.5f * (1.0f + erff(number * 0.70710678118654752f));
-  }
+  static __device__ float of(float number) { return number * normal_below(number).one; }
 };
 
 // A function of input [rows, D] bf16, rounded to bf16, then to e4m3.
@@ -255,4 +165,10 @@ extern "C" __global__ void __launch_bounds__(1024)
 extern "C" __global__ void __launch_bounds__(1024)
     gelu_e4m3(const char *input, char *output, float *scales, unsigned dim) {
   round_rows<Gelu>(input, output, scales, dim);
+}
+
+// GELU of `vectors` times 8 bf16 numbers; the output may be the input.
+extern "C" __global__ void __launch_bounds__(256)
+    gelu(const char *input, char *output, unsigned vectors) {
+  gelu_of(input, output, vectors);
 }

@@ -1,0 +1,218 @@
+//! The kernels of a frozen encoder.
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Device, Kind, Tensor};
+
+use super::compile::KernelSource;
+use super::module::{Argument, Function, Module, launch_gelu};
+use super::{HELD, RowNorm, WARP};
+
+/// How many times [`HELD`] numbers a thread holds where rows are only rounded.
+const VECTORS: usize = 2;
+/// Most threads of a block on any GPU.
+const MOST_THREADS: usize = 1024;
+
+/// Whether rows of `dim` numbers can be normalised.
+pub fn kernels_fit(dim: usize) -> bool {
+    dim > 0 && dim.is_multiple_of(HELD) && dim <= HELD * MOST_THREADS
+}
+
+/// Whether rows of `dim` numbers can be rounded.
+pub fn rounding_fits(dim: usize) -> bool {
+    dim > 0 && dim.is_multiple_of(HELD) && dim <= VECTORS * HELD * MOST_THREADS
+}
+
+/// Threads that normalise a row of `dim` numbers: whole warps.
+pub fn threads_of_row(dim: usize) -> usize {
+    (dim / HELD).next_multiple_of(WARP)
+}
+
+/// Threads that round a row of `dim` numbers: whole warps.
+pub fn threads_that_round(dim: usize) -> usize {
+    dim.div_ceil(VECTORS * HELD).next_multiple_of(WARP)
+}
+
+/// Rows of numbers in e4m3 with a scale each: `values · scales` are nearly the numbers.
+pub struct RoundedRows {
+    /// `[M, K]` e4m3.
+    pub values: Tensor,
+    /// `[M, 1]` float32.
+    pub scales: Tensor,
+}
+
+/// What is computed of numbers before they are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeforeRounding {
+    Nothing,
+    /// GELU, by the error function.
+    Gelu,
+}
+
+/// The kernels, loaded into one GPU until the process ends.
+pub struct TeacherKernels {
+    module: Module,
+    /// To bf16, for a residual in float32 and in bf16.
+    normalise: [Function; 2],
+    /// The same to e4m3.
+    normalise_and_round: [Function; 2],
+    round: Function,
+    gelu_and_round: Function,
+    gelu: Function,
+}
+
+impl TeacherKernels {
+    /// Compiles and loads the kernels for `device`.
+    ///
+    /// # Errors
+    /// It is no GPU, or NVRTC or the driver cannot be found or fails.
+    pub fn load(device: Device) -> Result<Self> {
+        let module = Module::load(KernelSource::Frozen, device)?;
+        let function = |name: &str| module.function(name);
+        Ok(Self {
+            normalise: [function("add_layer_norm_float32")?, function("add_layer_norm_bf16")?],
+            normalise_and_round: [
+                function("add_layer_norm_float32_e4m3")?,
+                function("add_layer_norm_bf16_e4m3")?,
+            ],
+            round: function("round_e4m3")?,
+            gelu_and_round: function("gelu_e4m3")?,
+            gelu: function("gelu")?,
+            module,
+        })
+    }
+
+    /// Adds `branch` (bf16) to `residual` (float32 or bf16) in place, if there is one, and gives
+    /// the sum's LayerNorm in bf16; all are `[..., D]`. For D see [`kernels_fit`]. The work is only
+    /// begun when this returns, as with libtorch's own operators.
+    ///
+    /// # Errors
+    /// Tensors of other shapes, kinds or devices, or that are not contiguous or need a gradient; or the
+    /// driver fails.
+    pub fn add_layer_norm(
+        &self,
+        residual: &mut Tensor,
+        branch: Option<&Tensor>,
+        norm: &RowNorm,
+    ) -> Result<Tensor> {
+        let output = Tensor::empty(residual.size(), (Kind::BFloat16, self.module.device()));
+        self.normalise(self.normalise, residual, branch, norm, (&output, None))?;
+        Ok(output)
+    }
+
+    /// As [`Self::add_layer_norm`], of which each row is rounded further, to e4m3.
+    ///
+    /// # Errors
+    /// Those of [`Self::add_layer_norm`].
+    pub fn add_layer_norm_rounded(
+        &self,
+        residual: &mut Tensor,
+        branch: Option<&Tensor>,
+        norm: &RowNorm,
+    ) -> Result<RoundedRows> {
+        let rows = self.empty_rows(residual)?;
+        let to = (&rows.values, Some(&rows.scales));
+        self.normalise(self.normalise_and_round, residual, branch, norm, to)?;
+        Ok(rows)
+    }
+
+    fn normalise(
+        &self,
+        functions: [Function; 2],
+        residual: &Tensor,
+        branch: Option<&Tensor>,
+        norm: &RowNorm,
+        (output, scales): (&Tensor, Option<&Tensor>),
+    ) -> Result<()> {
+        let shape = residual.size();
+        let dim = *shape.last().context("rows are [..., D]")?;
+        ensure!(kernels_fit(dim as usize), "rows of {dim} numbers do not fit the kernel");
+        let function = match residual.kind() {
+            Kind::Float => functions[0],
+            Kind::BFloat16 => functions[1],
+            other => bail!("a residual stream in {other:?}"),
+        };
+        ensure!(!residual.requires_grad(), "a residual stream that needs a gradient");
+        self.module.require(residual, &shape, residual.kind())?;
+        self.module.require(norm.weight, &[dim], residual.kind())?;
+        self.module.require(norm.bias, &[dim], residual.kind())?;
+        if let Some(branch) = branch {
+            self.module.require(branch, &shape, Kind::BFloat16)?;
+        }
+        let tensors =
+            [Some(residual), branch, Some(norm.weight), Some(norm.bias), Some(output), scales];
+        let mut arguments = Vec::from(tensors.map(Argument::Numbers));
+        arguments.extend([Argument::Count(dim as u32), Argument::Real(norm.eps as f32)]);
+        let grid = ([residual.numel() / dim as usize, 1], threads_of_row(dim as usize));
+        // SAFETY: checked just now: all tensors are on this GPU, without gaps, and as large as so many rows
+        // of `dim` numbers of their kinds, which is what these kernels read and write.
+        unsafe { self.module.launch(function, grid, &arguments) }
+    }
+
+    /// Each row of `numbers` `[..., D]` bf16, or of what is computed of it, in e4m3. For D see
+    /// [`rounding_fits`].
+    ///
+    /// # Errors
+    /// A tensor of another kind or device, or that is not contiguous; or the driver fails.
+    pub fn rounded(&self, numbers: &Tensor, before: BeforeRounding) -> Result<RoundedRows> {
+        let rows = self.empty_rows(numbers)?;
+        let (count, dim) = rows.values.size2()?;
+        ensure!(rounding_fits(dim as usize), "rows of {dim} numbers do not fit the kernel");
+        self.module.require(numbers, &numbers.size(), Kind::BFloat16)?;
+        let function = match before {
+            BeforeRounding::Nothing => self.round,
+            BeforeRounding::Gelu => self.gelu_and_round,
+        };
+        let tensors = [numbers, &rows.values, &rows.scales];
+        let mut arguments = Vec::from(tensors.map(|tensor| Argument::Numbers(Some(tensor))));
+        arguments.push(Argument::Count(dim as u32));
+        let grid = ([count as usize, 1], threads_that_round(dim as usize));
+        // SAFETY: as in `normalise`.
+        unsafe { self.module.launch(function, grid, &arguments)? };
+        Ok(rows)
+    }
+
+    /// GELU of `numbers` bf16, in their place.
+    ///
+    /// # Errors
+    /// A tensor of another kind or device, that is not contiguous, or whose count is no multiple of 8; or the driver
+    /// fails.
+    pub fn gelu(&self, numbers: &mut Tensor) -> Result<()> {
+        launch_gelu(&self.module, self.gelu, numbers, numbers)
+    }
+
+    /// Memory for as many rows as `[..., D]` has.
+    fn empty_rows(&self, like: &Tensor) -> Result<RoundedRows> {
+        let dim = *like.size().last().context("rows are [..., D]")?;
+        ensure!(dim > 0, "rows without numbers");
+        let count = like.numel() as i64 / dim;
+        Ok(RoundedRows {
+            values: Tensor::f_empty([count, dim], (Kind::Float8e4m3fn, self.module.device()))?,
+            scales: Tensor::f_empty([count, 1], (Kind::Float, self.module.device()))?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_have_whole_warps() {
+        assert_eq!([8, 256, 264, 3072, 8192].map(threads_of_row), [32, 32, 64, 384, 1024]);
+        assert_eq!(
+            [8, 512, 520, 3072, 12_288, 16_384].map(threads_that_round),
+            [32, 32, 64, 192, 768, 1024]
+        );
+        assert_eq!([0, 12_284, 16_384, 16_392].map(rounding_fits), [false, false, true, false]);
+        assert_eq!(
+            [0, 4, 8, 3072, 8192, 8200].map(kernels_fit),
+            [false, false, true, true, true, false]
+        );
+    }
+
+    #[test]
+    fn a_cpu_has_no_kernels() {
+        let error = TeacherKernels::load(Device::Cpu).err().unwrap();
+        assert_eq!(error.to_string(), "they need a GPU");
+    }
+}

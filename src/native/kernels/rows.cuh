@@ -1,0 +1,133 @@
+// What all kernels share: numbers in registers, formats in memory, reductions over a row. NVRTC compiles it before
+// each of the other files, without any header.
+//
+// One block works on rows of D numbers, D a multiple of 8; each thread holds vectors of 8 neighbouring numbers.
+
+namespace {
+
+constexpr unsigned WARP = 32;
+constexpr unsigned WHOLE_WARP = 0xffffffffu;
+// Neighbouring numbers that a thread holds.
+constexpr unsigned HELD = 8;
+
+// bf16 is the upper half of a float32.
+__device__ float widened(unsigned bits) { return __uint_as_float(bits << 16); }
+
+// To the nearest, ties to even; a NaN stays one.
+__device__ unsigned narrowed(float number) {
+  const unsigned bits = __float_as_uint(number);
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return 0x7fc0u;
+  return (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+__device__ void unpack(unsigned pair, float *two) {
+  two[0] = widened(pair & 0xffffu);
+  two[1] = widened(pair >> 16);
+}
+
+__device__ unsigned packed(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return narrowed(low) | (narrowed(high) << 16);
+#endif
+}
+
+struct Bf16 {
+  static constexpr unsigned BYTES = 2;
+  static __device__ float rounded(float number) { return widened(packed(number, 0.0f) & 0xffffu); }
+  static __device__ void load(const void *from, float *held) {
+    const uint4 four = *static_cast<const uint4 *>(from);
+    unpack(four.x, held);
+    unpack(four.y, held + 2);
+    unpack(four.z, held + 4);
+    unpack(four.w, held + 6);
+  }
+  static __device__ void store(void *to, const float *held) {
+    *static_cast<uint4 *>(to) = uint4{packed(held[0], held[1]), packed(held[2], held[3]),
+                                      packed(held[4], held[5]), packed(held[6], held[7])};
+  }
+};
+
+struct Float32 {
+  static constexpr unsigned BYTES = 4;
+  static __device__ float rounded(float number) { return number; }
+  static __device__ void load(const void *from, float *held) {
+    const uint4 *fours = static_cast<const uint4 *>(from);
+    for (unsigned half = 0; half < 2; ++half) {
+      const uint4 four = fours[half];
+      held[4 * half] = __uint_as_float(four.x);
+      held[4 * half + 1] = __uint_as_float(four.y);
+      held[4 * half + 2] = __uint_as_float(four.z);
+      held[4 * half + 3] = __uint_as_float(four.w);
+    }
+  }
+  static __device__ void store(void *to, const float *held) {
+    uint4 *fours = static_cast<uint4 *>(to);
+    for (unsigned half = 0; half < 2; ++half)
+      fours[half] =
+          uint4{__float_as_uint(held[4 * half]), __float_as_uint(held[4 * half + 1]),
+                __float_as_uint(held[4 * half + 2]), __float_as_uint(held[4 * half + 3])};
+  }
+};
+
+struct Sum {
+  static __device__ float of(float one, float other) { return one + other; }
+};
+
+// Of numbers from 0 on.
+struct Largest {
+  static __device__ float of(float one, float other) { return fmaxf(one, other); }
+};
+
+template <typename Operation> __device__ float warp_reduce(float number) {
+  for (unsigned distance = WARP / 2; distance > 0; distance /= 2)
+    number = Operation::of(number, __shfl_xor_sync(WHOLE_WARP, number, distance));
+  return number;
+}
+
+// Over the block, the same in every thread. `partial` has room for a number of each warp, and is not
+// used again for another reduction, so one barrier is enough.
+template <typename Operation> __device__ float block_reduce(float number, float *partial) {
+  number = warp_reduce<Operation>(number);
+  const unsigned lane = threadIdx.x % WARP;
+  if (lane == 0)
+    partial[threadIdx.x / WARP] = number;
+  __syncthreads();
+  return warp_reduce<Operation>(lane < blockDim.x / WARP ? partial[lane] : 0.0f);
+}
+
+struct Two {
+  float one, other;
+};
+
+// The share of a normal distribution below `number`, and its density there times `number`: GELU is the first
+// times `number`, its derivative their sum. Below zero the share is computed itself and not as what is left
+// of one (Abramowitz & Stegun 1964, 7.1.26: to 1.5e-7).
+__device__ Two normal_below(float number) {
+  const float density = exp2f(-0.72134752044448170f * number * number);
+  const float t = __fdividef(1.0f, 1.0f + 0.3275911f * 0.70710678118654752f * fabsf(number));
+  const float series =
+      t * (0.254829592f +
+           t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+  const float beyond = 0.5f * series * density;
+  return Two{number < 0.0f ? beyond : 1.0f - beyond, number * density * 0.39894228040143268f};
+}
+
+// GELU of `vectors` times 8 bf16 numbers.
+__device__ void gelu_of(const char *input, char *output, unsigned vectors) {
+  const unsigned long long vector =
+      static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (vector >= vectors)
+    return;
+  float held[HELD];
+  Bf16::load(input + vector * HELD * Bf16::BYTES, held);
+  for (unsigned i = 0; i < HELD; ++i)
+    held[i] *= normal_below(held[i]).one;
+  Bf16::store(output + vector * HELD * Bf16::BYTES, held);
+}
+
+} // namespace

@@ -1,0 +1,239 @@
+// Kernels for the blocks of a model that is trained: what lies between their matrix products, forward and
+// backward.
+//
+// Tokens are [B, T, D]; those of a branch that is computed for some images only are [K, T, D], and `places` [B]
+// has each image's place among the K, or -1; null stands for all images in their order. `factors` [B] are what
+// an image's branch is multiplied by; null stands for ones.
+//
+// Sums over rows are made in two stages, without atomic additions: each of G blocks sums every G-th row, and
+// sum_parts adds the G parts. The same numbers come out whenever a GPU runs them.
+
+namespace {
+
+__device__ int place_of(const int *places, unsigned image) {
+  return places == nullptr ? static_cast<int>(image) : places[image];
+}
+
+__device__ float factor_of(const float *factors, unsigned image) {
+  return factors == nullptr ? 1.0f : factors[image];
+}
+
+// Where the numbers of a row begin.
+__device__ unsigned long long start_of(unsigned row, unsigned dim, unsigned first) {
+  return static_cast<unsigned long long>(row) * dim + first;
+}
+
+// Sums two numbers over the block. `partial` has two numbers for each warp; it may be used again after the
+// next reduction.
+__device__ Two block_sums(Two numbers, float (*partial)[WARP]) {
+  numbers.one = warp_reduce<Sum>(numbers.one);
+  numbers.other = warp_reduce<Sum>(numbers.other);
+  const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  if (lane == 0) {
+    partial[0][warp] = numbers.one;
+    partial[1][warp] = numbers.other;
+  }
+  __syncthreads();
+  const bool is_there = lane < blockDim.x / WARP;
+  return Two{warp_reduce<Sum>(is_there ? partial[0][lane] : 0.0f),
+             warp_reduce<Sum>(is_there ? partial[1][lane] : 0.0f)};
+}
+
+} // namespace
+
+// sum [B, T, D] = residual [B, T, D] + factor * branch bf16, unless branch is null, which leaves `sum` alone; then
+// output bf16 = (sum - mean) / sqrt(variance + eps) * weight + bias for the images that `places` has, and
+// statistics [K * T, 2] = mean and 1 / sqrt(variance + eps). A block for each of the B * T rows.
+extern "C" __global__ void __launch_bounds__(384)
+    join_and_normalise(const char *residual, const char *branch, const float *factors,
+                       const int *branch_places, const int *places, const char *weight,
+                       const char *bias, char *sum, char *output, float *statistics,
+                       unsigned tokens, unsigned dim, float eps) {
+  __shared__ float sums[WARP];
+  __shared__ float squares[WARP];
+  const unsigned image = blockIdx.x / tokens, token = blockIdx.x % tokens;
+  const unsigned first = threadIdx.x * HELD;
+  const bool in_row = first < dim;
+  const unsigned long long place = start_of(blockIdx.x, dim, first);
+
+  float held[HELD] = {};
+  if (in_row)
+    Float32::load(residual + place * Float32::BYTES, held);
+  if (branch != nullptr) {
+    const int from = place_of(branch_places, image);
+    const float factor = factor_of(factors, image);
+    // A branch that is dropped need not be read.
+    if (in_row && from >= 0 && factor != 0.0f) {
+      float added[HELD];
+      Bf16::load(branch + start_of(from * tokens + token, dim, first) * Bf16::BYTES, added);
+      for (unsigned i = 0; i < HELD; ++i)
+        held[i] += added[i] * factor;
+    }
+    if (in_row)
+      Float32::store(sum + place * Float32::BYTES, held);
+  }
+  const int to = place_of(places, image);
+  if (to < 0)
+    return;
+
+  float total = 0.0f;
+  for (unsigned i = 0; i < HELD; ++i)
+    total += held[i];
+  const float mean = block_reduce<Sum>(total, sums) / static_cast<float>(dim);
+  // Of the differences, not of the squares' sum: means may be far larger than deviations.
+  float square = 0.0f;
+  if (in_row)
+    for (unsigned i = 0; i < HELD; ++i)
+      square += (held[i] - mean) * (held[i] - mean);
+  const float variance = block_reduce<Sum>(square, squares) / static_cast<float>(dim);
+  const float scale = rsqrtf(variance + eps);
+  const unsigned row = to * tokens + token;
+  if (threadIdx.x == 0) {
+    statistics[2 * row] = mean;
+    statistics[2 * row + 1] = scale;
+  }
+  if (in_row) {
+    float factors_of[HELD], offsets[HELD];
+    Float32::load(weight + first * Float32::BYTES, factors_of);
+    Float32::load(bias + first * Float32::BYTES, offsets);
+    for (unsigned i = 0; i < HELD; ++i)
+      held[i] = (held[i] - mean) * scale * factors_of[i] + offsets[i];
+    Bf16::store(output + start_of(row, dim, first) * Bf16::BYTES, held);
+  }
+}
+
+// The backward pass of join_and_normalise: given the gradients of its output and, unless that is null, of the sum,
+// those of the residual [B, T, D] and, unless that is null, of the branch (bf16; zeros where it was dropped).
+// parts [G, 3, D]: sums for the gradients of weight and bias, and of the branch over all its rows.
+extern "C" __global__ void __launch_bounds__(384, 2)
+    join_and_normalise_backward(const char *output_gradient, const char *sum_gradient,
+                                const char *sum, const float *statistics, const char *weight,
+                                const float *factors, const int *branch_places, const int *places,
+                                char *residual_gradient, char *branch_gradient, char *parts,
+                                unsigned rows, unsigned tokens, unsigned dim) {
+  __shared__ float partial[2][2][WARP];
+  const unsigned first = threadIdx.x * HELD;
+  const bool in_row = first < dim;
+  float scales[HELD] = {}, of_weight[HELD] = {}, of_bias[HELD] = {}, of_branch[HELD] = {};
+  if (in_row)
+    Float32::load(weight + first * Float32::BYTES, scales);
+  unsigned turn = 0;
+  for (unsigned row = blockIdx.x; row < rows; row += gridDim.x) {
+    const unsigned image = row / tokens, token = row % tokens;
+    const unsigned long long place = start_of(row, dim, first);
+    float gradient[HELD] = {};
+    if (in_row && sum_gradient != nullptr)
+      Float32::load(sum_gradient + place * Float32::BYTES, gradient);
+    const int from = place_of(places, image);
+    if (from >= 0) {
+      const unsigned normalised = from * tokens + token;
+      float given[HELD] = {}, held[HELD] = {};
+      if (in_row) {
+        Bf16::load(output_gradient + start_of(normalised, dim, first) * Bf16::BYTES, given);
+        Float32::load(sum + place * Float32::BYTES, held);
+      }
+      const float mean = statistics[2 * normalised], scale = statistics[2 * normalised + 1];
+      Two means{0.0f, 0.0f};
+      for (unsigned i = 0; i < HELD; ++i) {
+        // Outside of the row nothing is given, so nothing is added.
+        held[i] = (held[i] - mean) * scale;
+        of_weight[i] += given[i] * held[i];
+        of_bias[i] += given[i];
+        given[i] *= scales[i];
+        means.one += given[i];
+        means.other += given[i] * held[i];
+      }
+      means = block_sums(means, partial[turn]);
+      turn ^= 1u;
+      means.one /= static_cast<float>(dim);
+      means.other /= static_cast<float>(dim);
+      for (unsigned i = 0; i < HELD; ++i)
+        gradient[i] += scale * (given[i] - means.one - held[i] * means.other);
+    }
+    if (in_row)
+      Float32::store(residual_gradient + place * Float32::BYTES, gradient);
+    if (branch_gradient != nullptr) {
+      const int to = place_of(branch_places, image);
+      if (in_row && to >= 0) {
+        const float factor = factor_of(factors, image);
+        for (unsigned i = 0; i < HELD; ++i) {
+          gradient[i] = Bf16::rounded(gradient[i] * factor);
+          of_branch[i] += gradient[i];
+        }
+        Bf16::store(branch_gradient + start_of(to * tokens + token, dim, first) * Bf16::BYTES,
+                    gradient);
+      }
+    }
+  }
+  if (in_row) {
+    const unsigned long long part = start_of(3 * blockIdx.x, dim, first);
+    Float32::store(parts + part * Float32::BYTES, of_weight);
+    Float32::store(parts + (part + dim) * Float32::BYTES, of_bias);
+    Float32::store(parts + (part + 2ull * dim) * Float32::BYTES, of_branch);
+  }
+}
+
+// GELU of `vectors` times 8 bf16 numbers.
+extern "C" __global__ void __launch_bounds__(256)
+    gelu(const char *input, char *output, unsigned vectors) {
+  gelu_of(input, output, vectors);
+}
+
+// gradient [rows, D] bf16 times GELU's derivative at input [rows, D] bf16, and the sums of that over rows:
+// parts [G, D]. A block takes a range of columns (x) and every G-th row (y).
+extern "C" __global__ void __launch_bounds__(256)
+    gelu_backward(const char *gradient, const char *input, char *output, char *parts, unsigned rows,
+                  unsigned dim) {
+  const unsigned first = (blockIdx.x * blockDim.x + threadIdx.x) * HELD;
+  if (first >= dim)
+    return;
+  float total[HELD] = {};
+  for (unsigned row = blockIdx.y; row < rows; row += gridDim.y) {
+    const unsigned long long place = start_of(row, dim, first) * Bf16::BYTES;
+    float given[HELD], held[HELD];
+    Bf16::load(gradient + place, given);
+    Bf16::load(input + place, held);
+    for (unsigned i = 0; i < HELD; ++i) {
+      const Two normal = normal_below(held[i]);
+      given[i] = Bf16::rounded(given[i] * (normal.one + normal.other));
+      total[i] += given[i];
+    }
+    Bf16::store(output + place, given);
+  }
+  Float32::store(parts + start_of(blockIdx.y, dim, first) * Float32::BYTES, total);
+}
+
+// Sums of numbers [rows, D] bf16 over rows: parts [G, D], with blocks as in gelu_backward.
+extern "C" __global__ void __launch_bounds__(256)
+    column_sums(const char *numbers, char *parts, unsigned rows, unsigned dim) {
+  const unsigned first = (blockIdx.x * blockDim.x + threadIdx.x) * HELD;
+  if (first >= dim)
+    return;
+  float total[HELD] = {};
+  for (unsigned row = blockIdx.y; row < rows; row += gridDim.y) {
+    float held[HELD];
+    Bf16::load(numbers + start_of(row, dim, first) * Bf16::BYTES, held);
+    for (unsigned i = 0; i < HELD; ++i)
+      total[i] += held[i];
+  }
+  Float32::store(parts + start_of(blockIdx.y, dim, first) * Float32::BYTES, total);
+}
+
+// The sum of parts [count, width] over count: total [width]. A block of 256 threads takes 32 columns.
+extern "C" __global__ void __launch_bounds__(256)
+    sum_parts(const float *parts, float *total, unsigned count, unsigned width) {
+  __shared__ float sums[8][WARP];
+  const unsigned lane = threadIdx.x % WARP, group = threadIdx.x / WARP;
+  const unsigned column = blockIdx.x * WARP + lane;
+  float sum = 0.0f;
+  if (column < width)
+    for (unsigned part = group; part < count; part += 8)
+      sum += parts[start_of(part, width, column)];
+  sums[group][lane] = sum;
+  __syncthreads();
+  if (group == 0 && column < width) {
+    for (unsigned other = 1; other < 8; ++other)
+      sum += sums[other][lane];
+    total[column] = sum;
+  }
+}

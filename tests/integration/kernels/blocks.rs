@@ -1,0 +1,116 @@
+//! Blocks that are trained in bf16, on a GPU by their own kernels: against the same blocks in float32 on the CPU.
+
+use distill::native::backward_from;
+use distill::nn::{BlockShape, Blocks, DropPath, Parameters, Storage, Taps};
+use tch::{Device, Kind, Tensor};
+
+use super::{Numbers, device};
+
+const DEPTH: usize = 3;
+const BATCH: i64 = 6;
+
+/// Blocks and their parameters, the same on every device.
+fn blocks(shape: &BlockShape, device: Device) -> (Blocks, Parameters) {
+    let storage = Storage::Drawn { device, matrices: Kind::Float, seed: 9, rng_stream: 3 };
+    let mut parameters = Parameters::new(storage);
+    let blocks = Blocks::new(&mut parameters, "blocks", shape, DEPTH);
+    let mut numbers = Numbers::new(31);
+    for (_, mut parameter) in parameters.shared() {
+        let noise = numbers.draw(&parameter.size()) * 0.02;
+        let _ = parameter.g_add_(&noise.to_device(device));
+    }
+    parameters.train();
+    (blocks, parameters)
+}
+
+/// Ways that images take, of both modes.
+fn drop_paths(device: Device) -> [DropPath; 3] {
+    let scales: Vec<f32> = (0..DEPTH * 2 * BATCH as usize)
+        .map(|index| if index % 5 == 1 { 0.0 } else { 1.25 })
+        .collect();
+    let scales = Tensor::from_slice(&scales).view([DEPTH as i64, 2, BATCH]).to_device(device);
+    let kept: Vec<Vec<i64>> = vec![
+        (0..BATCH).collect(),
+        vec![0, 2, 3, 5],
+        vec![1],
+        vec![0, 1, 2, 4, 5],
+        vec![2, 3],
+        vec![0, 5],
+    ];
+    [DropPath::None, DropPath::Scale(scales), DropPath::skip(&kept, BATCH, device).unwrap()]
+}
+
+/// Tokens, and gradients of input and parameters, on the CPU; the first `recomputed` blocks keep their inputs only.
+fn run(
+    (blocks, parameters): &(Blocks, Parameters),
+    [input, of_tokens]: &[Tensor; 2],
+    drop_path: &DropPath,
+    compute: Kind,
+    recomputed: usize,
+) -> Vec<Tensor> {
+    let device = parameters.named()[0].1.device();
+    let leaf = input.to_device(device).copy().set_requires_grad(true);
+    let (embedded, of_tokens) = (&leaf + 0.0, of_tokens.to_device(device));
+    let taps = &mut Taps::default();
+    let (tokens, kept) =
+        blocks.forward_keeping_inputs(embedded, drop_path, compute, recomputed, taps);
+    backward_from(&tokens, &of_tokens).unwrap();
+    blocks.backward(kept, drop_path, compute).unwrap();
+    let mut found = vec![tokens.detach(), leaf.grad()];
+    for (_, parameter) in parameters.named() {
+        found.push(parameter.grad().copy());
+        let _ = parameter.grad().zero_();
+    }
+    found.iter().map(|one| one.to_device(Device::Cpu).to_kind(Kind::Double)).collect()
+}
+
+fn given(shape: &BlockShape) -> [Tensor; 2] {
+    let mut numbers = Numbers::new(32);
+    [0, 1].map(|_| numbers.draw(&[BATCH, 5, shape.dim as i64]))
+}
+
+/// Kinds of blocks that are trained.
+fn shapes() -> [BlockShape; 3] {
+    let plain = BlockShape::new(64, 2, 1e-6);
+    let scaled = BlockShape { layer_scale: true, ..plain };
+    [plain, scaled, BlockShape { gated: true, ..scaled }]
+}
+
+/// In bf16, gradients are those of float32 up to what rounding explains.
+#[test]
+fn blocks_in_bf16_learn_as_in_float32() {
+    for shape in shapes() {
+        let given = given(&shape);
+        let (exact, rounded) = (blocks(&shape, Device::Cpu), blocks(&shape, device()));
+        let paths = drop_paths(Device::Cpu).into_iter().zip(drop_paths(device()));
+        for (which, (on_cpu, on_device)) in paths.enumerate() {
+            let expected = run(&exact, &given, &on_cpu, Kind::Float, 0);
+            let found = run(&rounded, &given, &on_device, Kind::BFloat16, 0);
+            for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let size = expected.norm().double_value(&[]);
+                let off = (found - expected).norm().double_value(&[]) / size;
+                assert!(size > 0.0 && off < 0.03, "{shape:?}, path {which}, tensor {index}: {off}");
+            }
+        }
+    }
+}
+
+/// Blocks that are computed again give the same gradients, bit for bit; on a GPU up to the order in which attention's
+/// backward pass adds.
+#[test]
+fn recomputed_blocks_in_bf16_give_the_same_gradients() {
+    for shape in shapes() {
+        let (given, blocks) = (given(&shape), blocks(&shape, device()));
+        for drop_path in drop_paths(device()) {
+            let expected = run(&blocks, &given, &drop_path, Kind::BFloat16, 0);
+            let found = run(&blocks, &given, &drop_path, Kind::BFloat16, 2);
+            if device() == Device::Cpu {
+                assert_eq!(found, expected, "{shape:?}");
+            }
+            for (found, expected) in found.iter().zip(&expected) {
+                let off = (found - expected).norm() / expected.norm();
+                assert!(off.double_value(&[]) < 0.01, "{shape:?}: {off}");
+            }
+        }
+    }
+}
