@@ -39,6 +39,7 @@ LEVERS = (
     Lever("bf16 residual", ("teacher.residual=bf16",), in_fp32=False),
     Lever("skipped paths", ("students.*.drop_path_mode=skip",)),
     Lever("FP8 teacher", ("teacher.precision=fp8",), on_cpu=False, in_fp32=False),
+    Lever("FP8 students", ("students.*.precision=fp8",), on_cpu=False, in_fp32=False),
     # What is on by default, for comparison.
     Lever(
         "no fused kernels",

@@ -49,6 +49,10 @@ pub trait Encoder {
     /// patches: every parameter is kept in the format that it is used in, and positions fit that
     /// grid.
     fn freeze(&mut self, format: FrozenFormat, grid_size: i64);
+
+    /// From here on the blocks' products with at least so many weights are trained in FP8 where others are in bf16;
+    /// the names of the others ([`crate::nn::Blocks::train_in_fp8`]).
+    fn train_in_fp8(&mut self, least_weights: usize) -> Vec<&'static str>;
 }
 
 /// What a backward pass has to do after the loss has gone back.

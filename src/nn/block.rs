@@ -234,6 +234,20 @@ impl Block {
         })
     }
 
+    /// Its products, by their names.
+    pub(super) fn products(&self) -> [(&'static str, &Linear); 4] {
+        let [first, last] = match self.mlp {
+            Mlp::Plain { .. } => ["fc1", "fc2"],
+            Mlp::Gated { .. } => ["w12", "w3"],
+        };
+        [
+            ("qkv", &self.attn.qkv),
+            ("proj", &self.attn.proj),
+            (first, self.mlp.first()),
+            (last, self.mlp.last()),
+        ]
+    }
+
     /// Whether its parameters want gradients.
     pub(super) fn is_trained(&self) -> bool {
         self.norm1.weight.requires_grad()

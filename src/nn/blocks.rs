@@ -23,6 +23,8 @@ use crate::native::backward_from;
 pub struct Blocks {
     blocks: Vec<Block>,
     shape: BlockShape,
+    /// Products with at least so many weights are trained in FP8.
+    fp8: Option<usize>,
 }
 
 /// What is kept of a forward pass for [`Blocks::backward`].
@@ -39,7 +41,17 @@ impl Blocks {
     /// So many blocks, the parameters of block i under `NAME.i`.
     pub fn new(parameters: &mut Parameters, name: &str, shape: &BlockShape, depth: usize) -> Self {
         let block = |index| Block::new(parameters, &format!("{name}.{index}"), shape);
-        Self { blocks: (0..depth).map(block).collect(), shape: *shape }
+        Self { blocks: (0..depth).map(block).collect(), shape: *shape, fp8: None }
+    }
+
+    /// From here on products with at least so many weights are in FP8 where others are in bf16, forward and towards the
+    /// input; towards the weights they stay in bf16, and so do products whose sizes are no multiples of 16. Gives the
+    /// names of those that stay in bf16 altogether.
+    pub fn train_in_fp8(&mut self, least_weights: usize) -> Vec<&'static str> {
+        self.fp8 = Some(least_weights);
+        let named = self.blocks.first().into_iter().flat_map(Block::products);
+        let others = named.filter(|(_, linear)| !linear.fits_fp8(least_weights));
+        others.map(|(name, _)| name).collect()
     }
 
     /// Number of blocks.
@@ -89,7 +101,7 @@ impl Blocks {
         let plainly = (compute, device) == (Kind::Float, Device::Cpu);
         let is_trained = self.blocks.first().is_some_and(Block::is_trained);
         let BlockShape { dim, hidden, .. } = self.shape;
-        (is_trained && !plainly).then(|| Junction::new(device, compute, dim, hidden))
+        (is_trained && !plainly).then(|| Junction::new(device, compute, [dim, hidden], self.fp8))
     }
 
     /// These blocks with a backward pass of their own; nothing is overwritten.
@@ -254,7 +266,7 @@ mod tests {
         let scaled = BlockShape { layer_scale: true, ..plain };
         for shape in [plain, scaled, BlockShape { gated: true, ..scaled }] {
             let (blocks, parameters, given) = drawn(&shape);
-            let junction = Junction::new(Device::Cpu, Kind::Float, shape.dim, shape.hidden);
+            let junction = Junction::new(Device::Cpu, Kind::Float, [shape.dim, shape.hidden], None);
             for (which, drop_path) in drop_paths().iter().enumerate() {
                 let expected = gradients(&parameters, &given, |input| {
                     blocks.forward(input, drop_path, Kind::Float, &mut Taps::default())
@@ -275,7 +287,7 @@ mod tests {
     #[test]
     fn taps_see_the_stream_and_change_nothing() {
         let (blocks, parameters, given) = drawn(&BlockShape::new(16, 2, 1e-6));
-        let junction = Junction::new(Device::Cpu, Kind::Float, 16, 64);
+        let junction = Junction::new(Device::Cpu, Kind::Float, [16, 64], None);
         let drop_path = &drop_paths()[1];
         let run = |taps: &mut Taps| {
             gradients(&parameters, &given, |input| {

@@ -43,6 +43,12 @@ impl Linear {
         }
     }
 
+    /// Whether it has at least so many weights, and sizes that FP8's products take.
+    pub(super) fn fits_fp8(&self, least_weights: usize) -> bool {
+        let weight = self.parameters()[0];
+        weight.numel() >= least_weights && weight.size().iter().all(|size| size % 16 == 0)
+    }
+
     /// `[to]`.
     pub(super) fn bias(&self) -> &Tensor {
         &self.bias
@@ -89,7 +95,7 @@ impl Linear {
         match (operand, &self.weight) {
             (Operand::Numbers(numbers), _) => self.forward(&numbers),
             (Operand::Rounded(rows, shape), Weight::Fp8(matrix)) => {
-                matrix.product_of_rows(&rows, shape, &self.bias)
+                matrix.product_of_rows(&rows, shape, Some(&self.bias))
             }
             (Operand::Rounded(..), Weight::Plain(_)) => panic!("rows in FP8 for other weights"),
         }

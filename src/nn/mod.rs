@@ -26,7 +26,7 @@ pub use blocks::{Blocks, KeptInputs};
 pub use decoder::{Decoder, DecoderShape};
 pub use drop_path::{DropPath, DropPathMode, StochasticDepth, drop_path_scales, kept_images};
 pub use flops::{decoder_flops, patch_flops, projector_flops, transformer_flops};
-pub use fp8::{require_fp8, rounded_rows};
+pub use fp8::{FP8_LEAST_WEIGHTS, ProductPrecision, require_fp8, rounded_rows};
 pub use frozen::{FrozenFormat, Junctions};
 pub use kept::{Keeping, projector_kept_bytes, transformer_kept_bytes};
 pub use layers::{LayerNorm, Linear};

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use super::trainee::TraineeConfig;
 use crate::encoders::{Encoder, Input, RestOfBackward, Tokens};
 use crate::native::upload;
-use crate::nn::{DropPath, Mask, Parameters, StochasticDepth};
+use crate::nn::{DropPath, FP8_LEAST_WEIGHTS, Mask, Parameters, ProductPrecision, StochasticDepth};
 use crate::train::objective::MicroBatch;
 
 /// An encoder with its mask and its dropped paths.
@@ -35,8 +35,12 @@ impl MaskedEncoder {
         grid_size: usize,
         rng_stream: u64,
     ) -> Self {
+        let mut encoder = config.model.build(parameters, grid_size);
+        if config.precision == ProductPrecision::Fp8 {
+            encoder.train_in_fp8(FP8_LEAST_WEIGHTS);
+        }
         Self {
-            encoder: config.model.build(parameters, grid_size),
+            encoder,
             mask: config.mask(grid_size),
             stochastic_depth: config.stochastic_depth(),
             recompute_blocks: config.recompute_blocks,

@@ -3,11 +3,16 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use tch::Device;
 use toml::{Table, Value};
+use tracing::info;
 
-use crate::config::{Check, DataConfig, KeyError, require};
+use crate::config::{Check, ConfigError, DataConfig, KeyError, Precision, require};
 use crate::encoders::{EncoderSpec, declared_at};
-use crate::nn::{DropPathMode, Keeping, Mask, StochasticDepth};
+use crate::nn::{
+    DropPathMode, FP8_LEAST_WEIGHTS, Keeping, Mask, Parameters, ProductPrecision, StochasticDepth,
+    Storage, require_fp8,
+};
 
 /// Fills in the `model` of a table that names `weights` and leaves it to them what they are of.
 ///
@@ -55,6 +60,9 @@ pub struct TraineeConfig {
     /// pass.
     #[serde(default)]
     pub recompute_blocks: usize,
+    /// Number format of its blocks' matrix products forward and towards the input.
+    #[serde(default, skip_serializing_if = "ProductPrecision::is_same")]
+    pub precision: ProductPrecision,
 }
 
 impl TraineeConfig {
@@ -78,6 +86,7 @@ impl TraineeConfig {
             drop_path: 0.0,
             drop_path_mode: DropPathMode::Scale,
             recompute_blocks: 0,
+            precision: ProductPrecision::Same,
         }
     }
 }
@@ -123,6 +132,50 @@ impl TraineeConfig {
             format!("found {}, expected at most its {depth} blocks", self.recompute_blocks)
         })?;
         self.check_mask(key, data)
+    }
+
+    /// That its products are in FP8 only where the run is in bf16, at `key`.
+    ///
+    /// # Errors
+    /// They are elsewhere, or of a width that FP8 does not take.
+    pub(super) fn check_precision(&self, key: &str, run: Precision) -> Check {
+        let is_fp8 = self.precision == ProductPrecision::Fp8;
+        require(!is_fp8 || run == Precision::Bf16, format!("{key}.precision"), || {
+            "found \"fp8\", expected \"same\" unless run.precision is \"bf16\"".into()
+        })?;
+        // What CUDA's FP8 products take.
+        require(!is_fp8 || self.model.dim.is_multiple_of(16), format!("{key}.precision"), || {
+            format!("found \"fp8\" for a width of {}, expected a multiple of 16", self.model.dim)
+        })
+    }
+
+    /// Tells which of its products are in FP8, if any was asked for.
+    pub(super) fn tell_precision(&self) {
+        if self.precision == ProductPrecision::Fp8 {
+            let mut parameters = Parameters::new(Storage::Shapes);
+            let mut encoder = self.model.build(&mut parameters, self.mask_grid.max(1));
+            let others = encoder.train_in_fp8(FP8_LEAST_WEIGHTS);
+            let others = match others.is_empty() {
+                true => String::new(),
+                false => format!(" but {}, for which bf16 is as fast", others.join(" and ")),
+            };
+            info!("`{}` is trained in FP8: all products of its blocks{others}", self.name);
+        }
+    }
+
+    /// That `device` can do what this table, which stands at `key`, asks for.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(super) fn require_abilities(&self, key: &str, device: Device) -> Result<(), ConfigError> {
+        if self.precision == ProductPrecision::Fp8
+            && let Err(error) = require_fp8(device)
+        {
+            let message = format!("found \"fp8\", but {error:#}");
+            let key = format!("{key}.precision");
+            return Err(ConfigError { file: Default::default(), key, message });
+        }
+        Ok(())
     }
 
     fn check_mask(&self, key: &str, data: &DataConfig) -> Check {

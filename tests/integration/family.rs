@@ -109,6 +109,10 @@ impl Encoder for Model {
         self.layers.freeze(format);
         self.norm.freeze(format.residual);
     }
+
+    fn train_in_fp8(&mut self, least_weights: usize) -> Vec<&'static str> {
+        self.layers.train_in_fp8(least_weights)
+    }
 }
 
 impl NameMap for Names {

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use cudarc::driver::{result as driver, sys};
 use tch::{Device, Kind, Tensor};
 
-use super::HELD;
 use super::compile::{KernelSource, compile_kernels};
+use super::rows::HELD;
 use crate::native::device::{Gpu, cuda_index};
 use crate::native::shim::{Handle, check};
 

@@ -2,6 +2,7 @@
 // each of the other files, without any header.
 //
 // One block works on rows of D numbers, D a multiple of 8; each thread holds vectors of 8 neighbouring numbers.
+// Rows in e4m3 have a scale each: numbers are values times scale, and the largest is the largest of e4m3.
 
 namespace {
 
@@ -39,6 +40,11 @@ __device__ unsigned packed(float low, float high) {
 struct Bf16 {
   static constexpr unsigned BYTES = 2;
   static __device__ float rounded(float number) { return widened(packed(number, 0.0f) & 0xffffu); }
+  // Of all that a thread holds.
+  static __device__ void round(float *held) {
+    for (unsigned i = 0; i < HELD; i += 2)
+      unpack(packed(held[i], held[i + 1]), held + i);
+  }
   static __device__ void load(const void *from, float *held) {
     const uint4 four = *static_cast<const uint4 *>(from);
     unpack(four.x, held);
@@ -104,17 +110,121 @@ struct Two {
   float one, other;
 };
 
+// Both by the GPU's own instruction, to about two units of the last place; what is too small becomes zero.
+__device__ float power_of_two(float number) {
+#ifdef __CUDA_ARCH__
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(number));
+  return power;
+#else
+  return exp2f(number);
+#endif
+}
+
+__device__ float reciprocal(float number) {
+#ifdef __CUDA_ARCH__
+  float found;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(number));
+  return found;
+#else
+  return 1.0f / number;
+#endif
+}
+
 // The share of a normal distribution below `number`, and its density there times `number`: GELU is the first
 // times `number`, its derivative their sum. Below zero the share is computed itself and not as what is left
 // of one (Abramowitz & Stegun 1964, 7.1.26: to 1.5e-7).
 __device__ Two normal_below(float number) {
-  const float density = exp2f(-0.72134752044448170f * number * number);
-  const float t = __fdividef(1.0f, 1.0f + 0.3275911f * 0.70710678118654752f * fabsf(number));
+  const float density = power_of_two(-0.72134752044448170f * number * number);
+  const float t = reciprocal(1.0f + 0.3275911f * 0.70710678118654752f * fabsf(number));
   const float series =
       t * (0.254829592f +
            t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
   const float beyond = 0.5f * series * density;
   return Two{number < 0.0f ? beyond : 1.0f - beyond, number * density * 0.39894228040143268f};
+}
+
+// The largest number of e4m3, and what stands for the largest of a row of zeros.
+constexpr float LARGEST = 448.0f, LEAST = 1e-12f;
+
+// To the nearest number of e4m3, ties to even, none beyond the largest; a NaN stays one.
+__device__ unsigned e4m3_of(float number) {
+  const unsigned bits = __float_as_uint(number), sign = bits >> 24 & 0x80u;
+  unsigned size = bits & 0x7fffffffu;
+  if (size > 0x7f800000u)
+    return sign | 0x7fu;
+  // Below 2^-6 numbers are 2^-9 apart, as those of float32 are from 2^14 on.
+  if (size < 0x3c800000u)
+    return sign | (__float_as_uint(__uint_as_float(size) + 16384.0f) - 0x46800000u);
+  size += 0x7ffffu + (size >> 20 & 1u);
+  const unsigned rounded = (size >> 20) - (120u << 3);
+  return sign | (rounded < 0x7eu ? rounded : 0x7eu);
+}
+
+// Two of them, the first in the lower byte.
+__device__ unsigned e4m3_pair(float first, float second) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  unsigned short pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
+  return e4m3_of(first) | e4m3_of(second) << 8;
+#endif
+}
+
+// Rounds this row of bf16 numbers, of which this thread holds V times 8, those beyond it being 0, to e4m3:
+// output [rows, D] and scales [rows] float32. The same numbers as from libtorch's operators.
+template <unsigned V>
+__device__ void store_e4m3(const float (*held)[HELD], unsigned row, unsigned dim, char *output,
+                           float *scales, float *partial) {
+  float largest = 0.0f;
+  for (unsigned vector = 0; vector < V; ++vector)
+    for (unsigned i = 0; i < HELD; ++i)
+      largest = fmaxf(largest, fabsf(held[vector][i]));
+  const float scale = fmaxf(block_reduce<Largest>(largest, partial), LEAST) / LARGEST;
+  const float inverse = 1.0f / scale;
+  if (threadIdx.x == 0)
+    scales[row] = scale;
+  for (unsigned vector = 0; vector < V; ++vector) {
+    const unsigned first = (vector * blockDim.x + threadIdx.x) * HELD;
+    if (first >= dim)
+      break;
+    unsigned pairs[HELD / 2];
+    for (unsigned i = 0; i < HELD / 2; ++i)
+      pairs[i] = e4m3_pair(held[vector][2 * i] * inverse, held[vector][2 * i + 1] * inverse);
+    const unsigned long long place = static_cast<unsigned long long>(row) * dim + first;
+    *reinterpret_cast<uint2 *>(output + place) =
+        uint2{pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16};
+  }
+}
+
+struct AsItIs {
+  static __device__ float of(float number) { return number; }
+};
+
+struct Gelu {
+  static __device__ float of(float number) { return number * normal_below(number).one; }
+};
+
+// A function of input [rows, D] bf16, rounded to bf16, which goes to `plain` unless that is null, then to e4m3.
+template <typename Function>
+__device__ void round_rows(const char *input, char *plain, char *output, float *scales,
+                           unsigned dim) {
+  __shared__ float maxima[WARP];
+  float held[2][HELD] = {};
+  for (unsigned vector = 0; vector < 2; ++vector) {
+    const unsigned first = (vector * blockDim.x + threadIdx.x) * HELD;
+    if (first >= dim)
+      break;
+    const unsigned long long place = static_cast<unsigned long long>(blockIdx.x) * dim + first;
+    Bf16::load(input + place * Bf16::BYTES, held[vector]);
+    for (unsigned i = 0; i < HELD; ++i)
+      held[vector][i] = Function::of(held[vector][i]);
+    Bf16::round(held[vector]);
+    if (plain != nullptr)
+      Bf16::store(plain + place * Bf16::BYTES, held[vector]);
+  }
+  store_e4m3<2>(held, blockIdx.x, dim, output, scales, maxima);
 }
 
 // GELU of `vectors` times 8 bf16 numbers.

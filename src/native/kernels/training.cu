@@ -43,14 +43,16 @@ __device__ Two block_sums(Two numbers, float (*partial)[WARP]) {
 
 // sum [B, T, D] = residual [B, T, D] + factor * branch bf16, unless branch is null, which leaves `sum` alone; then
 // output bf16 = (sum - mean) / sqrt(variance + eps) * weight + bias for the images that `places` has, and
-// statistics [K * T, 2] = mean and 1 / sqrt(variance + eps). A block for each of the B * T rows.
+// statistics [K * T, 2] = mean and 1 / sqrt(variance + eps). Unless `rounded` is null, the output once more in e4m3
+// with its `scales`. A block for each of the B * T rows.
 extern "C" __global__ void __launch_bounds__(384)
     join_and_normalise(const char *residual, const char *branch, const float *factors,
                        const int *branch_places, const int *places, const char *weight,
-                       const char *bias, char *sum, char *output, float *statistics,
-                       unsigned tokens, unsigned dim, float eps) {
+                       const char *bias, char *sum, char *output, float *statistics, char *rounded,
+                       float *scales, unsigned tokens, unsigned dim, float eps) {
   __shared__ float sums[WARP];
   __shared__ float squares[WARP];
+  __shared__ float maxima[WARP];
   const unsigned image = blockIdx.x / tokens, token = blockIdx.x % tokens;
   const unsigned first = threadIdx.x * HELD;
   const bool in_row = first < dim;
@@ -98,8 +100,12 @@ extern "C" __global__ void __launch_bounds__(384)
     Float32::load(bias + first * Float32::BYTES, offsets);
     for (unsigned i = 0; i < HELD; ++i)
       held[i] = (held[i] - mean) * scale * factors_of[i] + offsets[i];
+    Bf16::round(held);
     Bf16::store(output + start_of(row, dim, first) * Bf16::BYTES, held);
   }
+  // Beyond the row numbers are still zeros.
+  if (rounded != nullptr)
+    store_e4m3<1>(&held, row, dim, rounded, scales, maxima);
 }
 
 // The backward pass of join_and_normalise: given the gradients of its output and, unless that is null, of the sum,
@@ -156,10 +162,11 @@ extern "C" __global__ void __launch_bounds__(384, 2)
       const int to = place_of(branch_places, image);
       if (in_row && to >= 0) {
         const float factor = factor_of(factors, image);
-        for (unsigned i = 0; i < HELD; ++i) {
-          gradient[i] = Bf16::rounded(gradient[i] * factor);
+        for (unsigned i = 0; i < HELD; ++i)
+          gradient[i] *= factor;
+        Bf16::round(gradient);
+        for (unsigned i = 0; i < HELD; ++i)
           of_branch[i] += gradient[i];
-        }
         Bf16::store(branch_gradient + start_of(to * tokens + token, dim, first) * Bf16::BYTES,
                     gradient);
       }
@@ -195,9 +202,11 @@ extern "C" __global__ void __launch_bounds__(256)
     Bf16::load(input + place, held);
     for (unsigned i = 0; i < HELD; ++i) {
       const Two normal = normal_below(held[i]);
-      given[i] = Bf16::rounded(given[i] * (normal.one + normal.other));
-      total[i] += given[i];
+      given[i] *= normal.one + normal.other;
     }
+    Bf16::round(given);
+    for (unsigned i = 0; i < HELD; ++i)
+      total[i] += given[i];
     Bf16::store(output + place, given);
   }
   Float32::store(parts + start_of(blockIdx.y, dim, first) * Float32::BYTES, total);
@@ -235,5 +244,126 @@ extern "C" __global__ void __launch_bounds__(256)
     for (unsigned other = 1; other < 8; ++other)
       sum += sums[other][lane];
     total[column] = sum;
+  }
+}
+
+// input [rows, D] bf16 in e4m3. A block for each row, as in frozen.cu.
+extern "C" __global__ void __launch_bounds__(1024)
+    round_e4m3(const char *input, char *output, float *scales, unsigned dim) {
+  round_rows<AsItIs>(input, nullptr, output, scales, dim);
+}
+
+// GELU of input [rows, D] bf16, in bf16 and in e4m3.
+extern "C" __global__ void __launch_bounds__(1024)
+    gelu_and_round(const char *input, char *output, char *rounded, float *scales, unsigned dim) {
+  round_rows<Gelu>(input, output, rounded, scales, dim);
+}
+
+namespace {
+
+// Rows of a tile of a weight, and columns, 8 a lane.
+constexpr unsigned TILE_ROWS = 32, TILE_COLUMNS = WARP * HELD;
+// Warps that share a tile's rows.
+constexpr unsigned TILE_WARPS = 8;
+
+// Numbers from 0 on are in the order of their bits.
+__device__ void raise(unsigned *largest, float number) {
+  atomicMax(largest, __float_as_uint(number));
+}
+
+__device__ float scale_of(unsigned largest) {
+  return fmaxf(__uint_as_float(largest), LEAST) / LARGEST;
+}
+
+} // namespace
+
+// The largest size in each row and in each column of a weight [rows, columns] float32; both begin as zeros. A block
+// of 256 threads takes a tile.
+extern "C" __global__ void __launch_bounds__(256)
+    weight_maxima(const char *weight, unsigned *row_maxima, unsigned *column_maxima, unsigned rows,
+                  unsigned columns) {
+  __shared__ float partial[TILE_WARPS][TILE_COLUMNS];
+  const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  const unsigned first = blockIdx.x * TILE_COLUMNS + lane * HELD;
+  float of_columns[HELD] = {};
+  for (unsigned line = warp; line < TILE_ROWS; line += TILE_WARPS) {
+    const unsigned row = blockIdx.y * TILE_ROWS + line;
+    if (row >= rows)
+      break;
+    float held[HELD] = {}, largest = 0.0f;
+    if (first < columns)
+      Float32::load(weight + start_of(row, columns, first) * Float32::BYTES, held);
+    for (unsigned i = 0; i < HELD; ++i) {
+      held[i] = fabsf(held[i]);
+      largest = fmaxf(largest, held[i]);
+      of_columns[i] = fmaxf(of_columns[i], held[i]);
+    }
+    largest = warp_reduce<Largest>(largest);
+    if (lane == 0)
+      raise(row_maxima + row, largest);
+  }
+  for (unsigned i = 0; i < HELD; ++i)
+    partial[warp][lane * HELD + i] = of_columns[i];
+  __syncthreads();
+  const unsigned column = blockIdx.x * TILE_COLUMNS + threadIdx.x;
+  if (column < columns) {
+    float largest = 0.0f;
+    for (unsigned other = 0; other < TILE_WARPS; ++other)
+      largest = fmaxf(largest, partial[other][threadIdx.x]);
+    raise(column_maxima + column, largest);
+  }
+}
+
+// A weight [rows, columns] float32 in e4m3 twice: with a scale a row, and turned, [columns, rows], with a scale a
+// column; rows is a multiple of 16. A block of 256 threads takes a tile.
+extern "C" __global__ void __launch_bounds__(256)
+    weight_e4m3(const char *weight, const unsigned *row_maxima, const unsigned *column_maxima,
+                char *output, char *turned, float *row_scales, float *column_scales, unsigned rows,
+                unsigned columns) {
+  // Four bytes a word, and a word more than a column has, so that lanes write to different banks.
+  __shared__ unsigned tile[TILE_COLUMNS][TILE_ROWS / 4 + 1];
+  const auto byte_of = [&](unsigned column, unsigned line) -> unsigned char & {
+    return reinterpret_cast<unsigned char *>(tile[column])[line];
+  };
+  const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  const unsigned first = blockIdx.x * TILE_COLUMNS + lane * HELD;
+  if (first < columns) {
+    float inverse[HELD];
+    for (unsigned i = 0; i < HELD; ++i)
+      inverse[i] = 1.0f / scale_of(column_maxima[first + i]);
+    for (unsigned line = warp; line < TILE_ROWS; line += TILE_WARPS) {
+      const unsigned row = blockIdx.y * TILE_ROWS + line;
+      if (row >= rows)
+        break;
+      const float scale = scale_of(row_maxima[row]), of_row = 1.0f / scale;
+      if (first == 0)
+        row_scales[row] = scale;
+      float held[HELD];
+      Float32::load(weight + start_of(row, columns, first) * Float32::BYTES, held);
+      unsigned pairs[HELD / 2];
+      for (unsigned i = 0; i < HELD / 2; ++i) {
+        pairs[i] = e4m3_pair(held[2 * i] * of_row, held[2 * i + 1] * of_row);
+        const unsigned both =
+            e4m3_pair(held[2 * i] * inverse[2 * i], held[2 * i + 1] * inverse[2 * i + 1]);
+        byte_of(lane * HELD + 2 * i, line) = both & 0xffu;
+        byte_of(lane * HELD + 2 * i + 1, line) = both >> 8;
+      }
+      *reinterpret_cast<uint2 *>(output + start_of(row, columns, first)) =
+          uint2{pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16};
+    }
+  }
+  __syncthreads();
+  const unsigned column = blockIdx.x * TILE_COLUMNS + threadIdx.x;
+  if (column >= columns)
+    return;
+  if (blockIdx.y == 0)
+    column_scales[column] = scale_of(column_maxima[column]);
+  for (unsigned line = 0; line < TILE_ROWS; line += 16) {
+    const unsigned row = blockIdx.y * TILE_ROWS + line;
+    if (row >= rows)
+      break;
+    const unsigned *four = tile[threadIdx.x] + line / 4;
+    *reinterpret_cast<uint4 *>(turned + start_of(column, rows, row)) =
+        uint4{four[0], four[1], four[2], four[3]};
   }
 }

@@ -6,11 +6,12 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use crate::native::{
-    BranchGradient, JoinGradients, Joined, Joining, RowNorm, TrainingKernels, layer_norm_backward,
-    training_kernels_fit,
+    BranchGradient, JoinGradients, Joined, Joining, RoundedRows, RowNorm, TrainingKernels,
+    layer_norm_backward, training_kernels_fit,
 };
 use crate::nn::drop_path::BranchPath;
-use crate::nn::layers::LayerNorm;
+use crate::nn::fp8::rounded_rows;
+use crate::nn::layers::{LayerNorm, Linear};
 
 /// How the numbers between products are computed.
 #[derive(Clone, Copy)]
@@ -18,6 +19,8 @@ pub(in crate::nn) struct Junction {
     kernels: Option<&'static TrainingKernels>,
     /// The kind of products.
     pub compute: Kind,
+    /// Products with at least so many weights are in FP8.
+    fp8: Option<usize>,
 }
 
 /// Where a branch is added, and the norm behind: what a backward pass needs beside activations.
@@ -29,6 +32,13 @@ pub(super) struct Join {
     /// Weight and bias, `[D]`, without history.
     pub norm: [Tensor; 2],
     pub eps: f64,
+}
+
+/// Numbers that a product takes, and the same in e4m3 where there is someone who takes that.
+pub(super) struct Operand {
+    /// `[..., from]`.
+    pub numbers: Tensor,
+    pub rounded: Option<RoundedRows>,
 }
 
 impl Join {
@@ -43,33 +53,48 @@ impl Join {
 }
 
 impl Junction {
-    /// For tokens of width `dim` on `device` and products in `compute`: by kernels where that can be.
-    pub(in crate::nn) fn new(device: Device, compute: Kind, dim: usize, hidden: usize) -> Self {
+    /// For tokens of width `dim` on `device` and products in `compute`: by kernels where that can be. In bf16
+    /// products with at least `fp8` weights are in FP8.
+    pub(in crate::nn) fn new(
+        device: Device,
+        compute: Kind,
+        [dim, hidden]: [usize; 2],
+        fp8: Option<usize>,
+    ) -> Self {
         static WARNED: Once = Once::new();
+        let is_bf16 = compute == Kind::BFloat16;
+        let fp8 = fp8.filter(|_| is_bf16);
         let fits = training_kernels_fit(dim) && hidden.is_multiple_of(8);
-        if !device.is_cuda() || compute != Kind::BFloat16 || !fits {
-            return Self { kernels: None, compute };
+        if !device.is_cuda() || !is_bf16 || !fits {
+            return Self { kernels: None, compute, fp8 };
         }
         let kernels = TrainingKernels::of(device).inspect_err(|why| {
             WARNED.call_once(|| {
                 tracing::warn!("blocks are trained without kernels of their own, slower: {why}");
             });
         });
-        Self { kernels: kernels.ok(), compute }
+        Self { kernels: kernels.ok(), compute, fp8 }
     }
 
-    /// Adds `branch` to `residual` `[B, T, D]` float32, if there is one, and normalises the sum.
+    /// Whether a linear layer's products are in FP8.
+    fn takes_fp8(&self, linear: &Linear) -> bool {
+        self.fp8.is_some_and(|least| linear.fits_fp8(least))
+    }
+
+    /// Adds `branch` to `residual` `[B, T, D]` float32, if there is one, and normalises the sum as `linear` takes it.
     pub(super) fn join(
         &self,
         join: &Join,
         residual: &Tensor,
         branch: Option<&Tensor>,
+        linear: &Linear,
     ) -> Result<Joined> {
+        let round = self.takes_fp8(linear);
         if let Some(kernels) = self.kernels {
             let branch = branch.map(Tensor::contiguous);
             let residual = residual.contiguous();
             return with_joining(join, residual.size()[0], |joining| {
-                kernels.join(joining, &residual, branch.as_ref())
+                kernels.join(joining, &residual, branch.as_ref(), round)
             });
         }
         let sum = match (&join.added, branch) {
@@ -84,7 +109,9 @@ impl Junction {
             join.eps,
         )?;
         let statistics = Tensor::f_cat(&[mean, scale], -1)?;
-        Ok(Joined { sum, normalised: normalised.to_kind(self.compute), statistics })
+        let normalised = normalised.to_kind(self.compute);
+        let rounded = round.then(|| self.rounded(&normalised)).transpose()?;
+        Ok(Joined { sum, normalised, rounded, statistics })
     }
 
     /// The backward pass of [`Self::join`], which gave `sum` and `statistics`: given the gradients of what is
@@ -127,11 +154,40 @@ impl Junction {
         BranchGradient { values, sum }
     }
 
-    /// GELU, by the error function.
-    pub(super) fn gelu(&self, input: &Tensor) -> Result<Tensor> {
+    /// Numbers `[..., K]` as `linear` takes them.
+    pub(super) fn operand(&self, numbers: Tensor, linear: &Linear) -> Result<Operand> {
+        let rounded = self.takes_fp8(linear).then(|| self.rounded(&numbers)).transpose()?;
+        Ok(Operand { numbers, rounded })
+    }
+
+    /// GELU, by the error function, as `linear` takes it.
+    pub(super) fn gelu(&self, input: &Tensor, linear: &Linear) -> Result<Operand> {
         match self.kernels {
-            Some(kernels) => kernels.gelu(input),
-            None => Ok(input.f_gelu("none")?),
+            Some(kernels) if self.takes_fp8(linear) => {
+                let (numbers, rows) = kernels.gelu_rounded(input)?;
+                Ok(Operand { numbers, rounded: Some(rows) })
+            }
+            Some(kernels) => Ok(Operand { numbers: kernels.gelu(input)?, rounded: None }),
+            None => self.operand(input.f_gelu("none")?, linear),
+        }
+    }
+
+    /// Rows `[..., K]` in e4m3.
+    pub(super) fn rounded(&self, numbers: &Tensor) -> Result<RoundedRows> {
+        match self.kernels {
+            Some(kernels) => kernels.rounded(&numbers.contiguous()),
+            None => Ok(rounded_rows(&numbers.f_flatten(0, -2)?)),
+        }
+    }
+
+    /// A weight `[to, from]` float32 in e4m3, and turned.
+    pub(super) fn rounded_weight(&self, weight: &Tensor) -> Result<[RoundedRows; 2]> {
+        match self.kernels {
+            Some(kernels) => kernels.rounded_weight(weight),
+            None => {
+                let turned = weight.f_transpose(0, 1)?.contiguous();
+                Ok([rounded_rows(weight), rounded_rows(&turned)])
+            }
         }
     }
 

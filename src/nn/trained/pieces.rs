@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use tch::Tensor;
 
-use super::junction::{Join, Junction};
-use super::products::{Product, bias_backward, weight_backward};
+use super::junction::{Join, Junction, Operand};
+use super::products::{Product, weight_backward};
 use crate::native::{Gradients, Joined, attach};
 use crate::nn::drop_path::BranchPath;
 use crate::nn::layers::{LayerNorm, Linear};
@@ -91,9 +91,11 @@ impl Entered {
         let join = Join::new(added, next, norm);
         let residual = stream.residual.detach();
         let branch = pending.map(|one| one.branch.detach());
-        let Joined { sum, normalised, statistics } =
-            junction.join(&join, &residual, branch.as_ref())?;
-        let (output, product) = Product::forward(linear, &normalised);
+        let Joined { sum, normalised, rounded, statistics } =
+            junction.join(&join, &residual, branch.as_ref(), linear)?;
+        let input = Operand { numbers: normalised, rounded };
+        let (output, product) = Product::forward(&junction, linear, &input)?;
+        let normalised = input.numbers;
         let with_bias = pending.is_some_and(|one| one.bias.is_some());
         Ok((output, Self { junction, join, with_bias, sum, normalised, statistics, product }))
     }
@@ -107,7 +109,7 @@ impl Entered {
         of_sum: Option<&Tensor>,
     ) -> Result<Gradients> {
         let weight = weight_backward(of_product, &self.normalised)?;
-        let of_normalised = self.product.input_backward(of_product);
+        let of_normalised = self.product.input_backward(&self.junction, of_product)?;
         let kept = [&self.sum, &self.statistics];
         let found = self.junction.join_backward(&self.join, kept, &of_normalised, of_sum)?;
         let mut gradients = vec![found.weight, found.bias, weight, of_bias, found.residual];
@@ -145,7 +147,7 @@ pub(in crate::nn) fn enter(
     record(&entered_inputs(&stream, norm, linear), &[&output, &sum], move |gradients| {
         let [of_output, of_sum] = exactly(gradients)?;
         let of_output = of_output.unwrap_or_else(|| zeros(&shape, &kept));
-        let of_bias = bias_backward(&kept.junction, &of_output)?;
+        let of_bias = kept.junction.column_sums(&of_output)?;
         kept.backward(&of_output, of_bias, of_sum.as_ref())
     });
     (output, Stream::new(sum))
@@ -159,8 +161,11 @@ pub(in crate::nn) fn leave(
     linear: &Linear,
     with_bias: bool,
 ) -> Tensor {
-    let held = input.detach();
-    let (output, product) = tch::no_grad(|| Product::forward(linear, &held));
+    let (held, output, product) = without_history(|| {
+        let operand = junction.operand(input.detach(), linear)?;
+        let (output, product) = Product::forward(&junction, linear, &operand)?;
+        Ok((operand.numbers, output, product))
+    });
     let [weight, bias] = linear.parameters();
     let mut inputs = vec![input, weight];
     inputs.extend(with_bias.then_some(bias));
@@ -168,9 +173,10 @@ pub(in crate::nn) fn leave(
         let [of_output] = exactly(gradients)?;
         let of_output = of_output.context("a gradient of a branch")?;
         let of_weight = weight_backward(&of_output, &held)?;
-        let mut found = vec![Some(product.input_backward(&of_output)), Some(of_weight)];
+        let of_input = product.input_backward(&junction, &of_output)?;
+        let mut found = vec![Some(of_input), Some(of_weight)];
         if with_bias {
-            found.push(Some(bias_backward(&junction, &of_output)?));
+            found.push(Some(junction.column_sums(&of_output)?));
         }
         Ok(found)
     });
@@ -189,9 +195,9 @@ pub(in crate::nn) fn mlp(
 ) -> (Tensor, Stream) {
     let (hidden, kept, activated, output, product) = without_history(|| {
         let (hidden, kept) = Entered::forward(junction, &stream, norm, fc1, next)?;
-        let activated = junction.gelu(&hidden)?;
-        let (output, product) = Product::forward(fc2, &activated);
-        Ok((hidden, kept, activated, output, product))
+        let activated = junction.gelu(&hidden, fc2)?;
+        let (output, product) = Product::forward(&junction, fc2, &activated)?;
+        Ok((hidden, kept, activated.numbers, output, product))
     });
     let sum = kept.sum.detach();
     let [weight, bias] = fc2.parameters();
@@ -204,13 +210,13 @@ pub(in crate::nn) fn mlp(
         let of_output = of_output.unwrap_or_else(|| zeros(&shape, &kept));
         let of_weight = weight_backward(&of_output, &activated)?;
         drop(activated);
-        let of_activated = product.input_backward(&of_output);
+        let of_activated = product.input_backward(&junction, &of_output)?;
         let [of_hidden, of_bias] = junction.gelu_backward(&of_activated, &hidden)?;
         drop((of_activated, hidden));
         let mut found = kept.backward(&of_hidden, of_bias, of_sum.as_ref())?;
         found.push(Some(of_weight));
         if with_bias {
-            found.push(Some(bias_backward(&junction, &of_output)?));
+            found.push(Some(junction.column_sums(&of_output)?));
         }
         Ok(found)
     });

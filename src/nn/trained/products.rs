@@ -3,25 +3,45 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use super::junction::Junction;
+use super::junction::{Junction, Operand};
+use crate::nn::fp8::Fp8Matrix;
 use crate::nn::layers::Linear;
 
-/// A linear layer's weight in the kind of products, kept for the backward pass.
-pub(super) struct Product {
-    /// `[to, from]`, without history.
-    weight: Tensor,
+/// A linear layer's weight as products take it, kept for the backward pass.
+pub(super) enum Product {
+    /// `[to, from]` in the kind of products, without history.
+    Plain(Tensor),
+    /// In e4m3: the matrix, and turned.
+    Fp8 { turned: Fp8Matrix },
 }
 
 impl Product {
-    /// `input` `[..., from]` to `[..., to]`.
-    pub(super) fn forward(linear: &Linear, input: &Tensor) -> (Tensor, Self) {
-        let [weight, bias] = linear.parameters().map(|one| one.detach().to_kind(input.kind()));
-        (input.linear(&weight, Some(bias)), Self { weight })
+    /// `input` `[..., from]` to `[..., to]`: in FP8 if it is rounded.
+    pub(super) fn forward(
+        junction: &Junction,
+        linear: &Linear,
+        input: &Operand,
+    ) -> Result<(Tensor, Self)> {
+        let numbers = &input.numbers;
+        let [weight, bias] = linear.parameters().map(Tensor::detach);
+        let bias = bias.to_kind(numbers.kind());
+        let Some(rows) = &input.rounded else {
+            let weight = weight.to_kind(numbers.kind());
+            return Ok((numbers.f_linear(&weight, Some(bias))?, Self::Plain(weight)));
+        };
+        let [matrix, turned] = junction.rounded_weight(&weight)?.map(Fp8Matrix::from_rows);
+        Ok((matrix.product_of_rows(rows, numbers.size(), Some(&bias)), Self::Fp8 { turned }))
     }
 
     /// The gradient of the input, given that of the output.
-    pub(super) fn input_backward(&self, of_output: &Tensor) -> Tensor {
-        of_output.matmul(&self.weight)
+    pub(super) fn input_backward(&self, junction: &Junction, of_output: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Plain(weight) => Ok(of_output.f_matmul(weight)?),
+            Self::Fp8 { turned } => {
+                let rows = junction.rounded(of_output)?;
+                Ok(turned.product_of_rows(&rows, of_output.size(), None))
+            }
+        }
     }
 }
 
@@ -34,9 +54,4 @@ pub(super) fn weight_backward(of_output: &Tensor, input: &Tensor) -> Result<Tens
         (Kind::BFloat16, true) => Ok(of_output.f_mm_dtype(&input, Kind::Float)?),
         _ => Ok(of_output.f_mm(&input)?.to_kind(Kind::Float)),
     }
-}
-
-/// The gradient of a linear layer's bias, given that of its output.
-pub(super) fn bias_backward(junction: &Junction, of_output: &Tensor) -> Result<Tensor> {
-    junction.column_sums(of_output)
 }

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 use super::losses::LossConfig;
 use crate::config::{Check, KeyError, Precision, TrainConfig, read_tables, require};
 use crate::encoders::EncoderSpec;
+use crate::nn::ProductPrecision;
 use crate::tasks::trainee::{TraineeConfig, check_encoder, fill_in_model};
 
 /// A run of distillation.
@@ -40,7 +41,7 @@ impl DistillConfig {
                 model: teacher,
                 weights: TraineeConfig::RANDOM.into(),
                 residual: Precision::Fp32,
-                precision: TeacherPrecision::Same,
+                precision: ProductPrecision::Same,
                 fused_kernels: true,
                 cuda_graph: false,
             },
@@ -62,7 +63,7 @@ pub struct TeacherConfig {
     pub residual: Precision,
     /// Number format of its matrix products.
     #[serde(default)]
-    pub precision: TeacherPrecision,
+    pub precision: ProductPrecision,
     /// What lies between its matrix products in kernels of our own, on a GPU in bf16.
     #[serde(default = "on")]
     pub fused_kernels: bool,
@@ -73,17 +74,6 @@ pub struct TeacherConfig {
 
 fn on() -> bool {
     true
-}
-
-/// The number format of the teacher's matrix products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TeacherPrecision {
-    /// That of the run.
-    #[default]
-    Same,
-    /// FP8 (e4m3) in its blocks, with a scale for each token and each output.
-    Fp8,
 }
 
 /// The configuration whose own tables are these.
@@ -119,7 +109,7 @@ impl DistillConfig {
         require(is_bf16 || *residual == Precision::Fp32, "teacher.residual", || {
             "found \"bf16\", expected \"fp32\" unless run.precision is \"bf16\"".into()
         })?;
-        let is_fp8 = *precision == TeacherPrecision::Fp8;
+        let is_fp8 = *precision == ProductPrecision::Fp8;
         require(is_bf16 || !is_fp8, "teacher.precision", || {
             "found \"fp8\", expected \"same\" unless run.precision is \"bf16\"".into()
         })?;
@@ -136,6 +126,7 @@ impl DistillConfig {
         for (index, student) in self.students.iter().enumerate() {
             let key = format!("students.{index}");
             student.check(&key, &self.train.data)?;
+            student.check_precision(&key, self.train.run.precision)?;
             let name = &student.name;
             require(
                 self.students[..index].iter().all(|other| other.name != *name),

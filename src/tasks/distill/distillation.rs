@@ -3,13 +3,13 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::config::{DistillConfig, TeacherConfig, TeacherPrecision};
+use super::config::{DistillConfig, TeacherConfig};
 use super::losses::{LossConfig, TokenPair};
 use crate::encoders::{Encoder, EncoderSpec, FrozenPass, Input, Tokens};
 use crate::native::guard;
 use crate::nn::{
-    FrozenFormat, Parameters, Projector, Storage, projector_flops, projector_kept_bytes,
-    transformer_kept_bytes,
+    FrozenFormat, Parameters, ProductPrecision, Projector, Storage, projector_flops,
+    projector_kept_bytes, transformer_kept_bytes,
 };
 use crate::tasks::masked_encoder::{EncoderPass, MaskedEncoder, PassDraws};
 use crate::tasks::trainee::TraineeConfig;
@@ -191,7 +191,7 @@ impl Distillation {
         compute: Kind,
     ) -> Self {
         let TeacherConfig { model, residual, precision, .. } = &config.teacher;
-        let fp8 = *precision == TeacherPrecision::Fp8;
+        let fp8 = *precision == ProductPrecision::Fp8;
         let format = FrozenFormat { compute, residual: residual.kind(), fp8 };
         teacher.freeze(format, config.train.data.input_size / model.patch_size);
         teacher.run_as(frozen_pass(&config.teacher, device, compute));

@@ -5,13 +5,13 @@ use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 use tracing::info;
 
-use super::config::{DistillConfig, TeacherPrecision};
+use super::config::DistillConfig;
 use super::distillation::{Teacher, mean_cosine};
 use crate::data::{Dataset, Scratch};
 use crate::dist::ProcessGroup;
 use crate::encoders::Input;
 use crate::native::{guard, upload};
-use crate::nn::Normalisation;
+use crate::nn::{Normalisation, ProductPrecision};
 
 /// Images to compare on.
 const IMAGES: u64 = 8;
@@ -34,7 +34,7 @@ impl Fp8Report {
         dataset: &Dataset,
         teacher: &Teacher,
     ) -> Result<Option<Self>> {
-        if config.teacher.precision != TeacherPrecision::Fp8 || !group.is_first() {
+        if config.teacher.precision != ProductPrecision::Fp8 || !group.is_first() {
             return Ok(None);
         }
         let images = first_images(config, dataset, group.device())?;
@@ -105,7 +105,7 @@ mod tests {
         let teacher = || Teacher::new(Teacher::drawn(Device::Cpu, Kind::BFloat16, 0), size, 4);
         assert!(Fp8Report::begin(&config, &group, &dataset, &teacher()).unwrap().is_none());
 
-        config.teacher.precision = TeacherPrecision::Fp8;
+        config.teacher.precision = ProductPrecision::Fp8;
         let teacher = teacher();
         let report = Fp8Report::begin(&config, &group, &dataset, &teacher).unwrap().unwrap();
         assert_eq!(report.tokens.size(), [8, 24, 48]);

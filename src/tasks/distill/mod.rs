@@ -8,7 +8,7 @@ mod matching;
 mod models;
 mod task;
 
-pub use config::{DistillConfig, TeacherConfig, TeacherPrecision};
+pub use config::{DistillConfig, TeacherConfig};
 pub use distillation::{Distillation, Student, Teacher, flops_per_image, mean_cosine};
 pub use losses::{Distance, Fuse, LossConfig, Relation, TokenPair};
 pub use task::TASK;

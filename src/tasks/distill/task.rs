@@ -5,7 +5,7 @@ use tch::Device;
 use toml::Table;
 use tracing::info;
 
-use super::config::{DistillConfig, TeacherPrecision, read};
+use super::config::{DistillConfig, read};
 use super::distillation::{
     Distillation, Student, flops_per_image, student_flops, student_kept_bytes, target_bytes,
     teacher_flops,
@@ -16,7 +16,7 @@ use super::models::{check_normalisation, load_teacher, students, weights_of};
 use crate::config::{Check, ConfigError, KeyError, TrainConfig};
 use crate::encoders::{Encoder, EncoderSpec};
 use crate::native::guard;
-use crate::nn::require_fp8;
+use crate::nn::{ProductPrecision, require_fp8};
 use crate::tasks::initial_weights::check;
 use crate::tasks::task::{Models, Network, Setting, Task, TaskConfig};
 use crate::tasks::trainee::TraineeConfig;
@@ -89,8 +89,8 @@ impl TaskConfig for DistillConfig {
         let models = Distillation::shapes_only(self);
         let parameters = models.teacher.parameters.count();
         let of_weight = match self.teacher.precision {
-            TeacherPrecision::Fp8 => 1,
-            TeacherPrecision::Same => self.train.run.precision.kind().elt_size_in_bytes(),
+            ProductPrecision::Fp8 => 1,
+            ProductPrecision::Same => self.train.run.precision.kind().elt_size_in_bytes(),
         };
         let teacher = Network {
             role: "teacher".into(),
@@ -134,6 +134,9 @@ impl TaskConfig for DistillConfig {
         for student in others.filter(|_| group.is_first()) {
             info!("student `{}` learns from {}", student.name, describe(self, student));
         }
+        if group.is_first() {
+            self.students.iter().for_each(TraineeConfig::tell_precision);
+        }
         let teacher = guard(|| load_teacher(self, group, device))?;
         let images = setting.images.as_ref();
         let report = images.map(|images| Fp8Report::begin(self, group, images.dataset, &teacher));
@@ -165,10 +168,13 @@ fn require_abilities(config: &DistillConfig, device: Device) -> Result<(), Confi
     if teacher.cuda_graph && device == Device::Cpu {
         return wrong("teacher.cuda_graph", "found true, expected false on a CPU".into());
     }
-    if teacher.precision == TeacherPrecision::Fp8
+    if teacher.precision == ProductPrecision::Fp8
         && let Err(error) = require_fp8(device)
     {
         return wrong("teacher.precision", format!("found \"fp8\", but {error:#}"));
+    }
+    for (number, student) in config.students.iter().enumerate() {
+        student.require_abilities(&format!("students.{number}"), device)?;
     }
     Ok(())
 }

@@ -116,6 +116,7 @@ impl PretrainConfig {
     pub(super) fn check(&self) -> Check {
         let Self { train, encoder, decoder, reconstructions } = self;
         encoder.check("encoder", &train.data)?;
+        encoder.check_precision("encoder", train.run.precision)?;
         require(encoder.mask_ratio > 0.0, "encoder.mask_ratio", || {
             "found 0, expected a share above it: masked patches are what is learned from".into()
         })?;

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use anyhow::{Context, Result};
-use tch::Tensor;
+use tch::{Device, Tensor};
 use toml::Table;
 use tracing::{info, warn};
 
@@ -11,7 +11,7 @@ use super::autoencoder::{Autoencoder, flops_per_image, forward_flops, kept_bytes
 use super::config::{PretrainConfig, read};
 use super::samples::Samples;
 use crate::artifacts::paths;
-use crate::config::{Check, KeyError, TrainConfig};
+use crate::config::{Check, ConfigError, KeyError, TrainConfig};
 use crate::encoders::Encoder;
 use crate::native::guard;
 use crate::tasks::initial_weights::{StoredWeights, check, start_from};
@@ -106,9 +106,14 @@ impl TaskConfig for PretrainConfig {
         check(WEIGHTS_KEY, &self.encoder.weights, self.encoder.model)
     }
 
+    fn require_abilities(&self, device: Device) -> Result<(), ConfigError> {
+        self.encoder.require_abilities("encoder", device)
+    }
+
     fn models(&self, setting: &Setting, starts_anew: bool) -> Result<Box<dyn Models>> {
         if setting.group.is_first() {
             tell_sizes(&self.networks());
+            self.encoder.tell_precision();
         }
         let autoencoder = guard(|| autoencoder(self, setting, starts_anew))?;
         Ok(Box::new(Pretraining { autoencoder, config: self.clone() }))

@@ -2,6 +2,7 @@
 // of the machine, with barriers where a GPU has them, and blocks run one after the other.
 #pragma once
 
+#include <atomic>
 #include <barrier>
 #include <bit>
 #include <cmath>
@@ -12,7 +13,7 @@
 
 #define __device__
 #define __global__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 // One block runs at a time.
 #define __shared__ static
 
@@ -55,7 +56,12 @@ inline float __shfl_xor_sync(unsigned mask, float number, unsigned distance) {
 
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 inline unsigned __float_as_uint(float number) { return std::bit_cast<unsigned>(number); }
-inline float __fdividef(float one, float other) { return one / other; }
+inline void atomicMax(unsigned *largest, unsigned number) {
+  std::atomic_ref<unsigned> place(*largest);
+  unsigned found = place.load();
+  while (found < number && !place.compare_exchange_weak(found, number)) {
+  }
+}
 inline float rsqrtf(float number) { return 1.0f / std::sqrt(number); }
 
 // Runs `kernel` as so many blocks of `threads` threads, a multiple of 32.

@@ -1,12 +1,13 @@
 //! The kernels of blocks that are trained, against float64.
 
 use distill::native::{
-    Joining, KernelSource, RowNorm, TrainingKernels, column_grid, row_groups, threads_of_row,
+    Joining, KernelSource, RoundedRows, RowNorm, TrainingKernels, column_grid, row_groups,
+    threads_of_row, threads_that_round,
 };
 use tch::{Device, Kind, Tensor};
 
 use super::emulation::run_program;
-use super::{EPS, Numbers, device};
+use super::{EPS, Numbers, assert_rounded, device, on_cpu};
 
 /// Which images keep a branch, of `BATCH`.
 const BATCH: i64 = 4;
@@ -83,7 +84,12 @@ impl Case {
             norm: RowNorm { weight: &weight, bias: &bias, eps: EPS },
         };
         let branch = maybe(&self.branch);
-        let joined = kernels.join(&joining, &on(&self.residual), branch.as_ref()).unwrap();
+        let residual = on(&self.residual);
+        let joined = kernels.join(&joining, &residual, branch.as_ref(), true).unwrap();
+        let plain = kernels.join(&joining, &residual, branch.as_ref(), false).unwrap();
+        assert!(plain.rounded.is_none() && plain.normalised == joined.normalised);
+        let normalised = joined.normalised.to_device(Device::Cpu).flatten(0, 1);
+        assert_rounded(&on_cpu(&joined.rounded.unwrap()), &normalised, "what is normalised");
         let branch_images = self.branch.as_ref().map(|branch| branch.size()[0]);
         let of_sum = maybe(&self.of_sum);
         let found = kernels
@@ -138,13 +144,17 @@ impl Case {
             Some(&self.weight),
             Some(&self.bias),
         ];
-        let mut bytes = Bytes(run("join_and_normalise", "-", &forward));
+        let plain = run("join_and_normalise", "-", &forward);
+        let mut bytes = Bytes(run("join_and_normalise", "e", &forward));
+        assert!(bytes.0.starts_with(&plain), "rounding changes what is rounded");
         let sum = match self.branch {
             Some(_) => bytes.take(&self.residual.size(), Kind::Float),
             None => self.residual.shallow_clone(),
         };
         let normalised = bytes.take(&[self.images, tokens, dim], Kind::BFloat16);
         let statistics = bytes.take(&[self.images, tokens, 2], Kind::Float);
+        let rows = bytes.rows(self.images * tokens, dim);
+        assert_rounded(&rows, &normalised.flatten(0, 1), "what is normalised");
         let backward = [
             Some(&self.of_normalised),
             self.of_sum.as_ref(),
@@ -214,6 +224,11 @@ impl Case {
 struct Bytes(Vec<u8>);
 
 impl Bytes {
+    fn rows(&mut self, rows: i64, dim: i64) -> RoundedRows {
+        let values = self.take(&[rows, dim], Kind::Uint8).view_dtype(Kind::Float8e4m3fn);
+        RoundedRows { values, scales: self.take(&[rows, 1], Kind::Float) }
+    }
+
     fn take(&mut self, shape: &[i64], kind: Kind) -> Tensor {
         let count = shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes();
         let rest = self.0.split_off(count);
@@ -316,5 +331,54 @@ fn gelu_goes_forward_and_back_and_columns_are_summed() {
         assert_near(&sums, &column(&leaf.grad()), 0.05, &what("sums of gradients"));
         let (_, sums) = over_columns("column_sums", &[&input]);
         assert_near(&sums, &column(&input.to_kind(Kind::Double)), 0.0, &what("sums"));
+    }
+}
+
+/// What a kernel that rounds is given: sizes, blocks in x and y, threads, and tensors.
+fn emulated(kernel: &str, [rows, dim]: [i64; 2], grid: [i64; 3], given: &[&Tensor]) -> Bytes {
+    let mut arguments = vec![kernel.to_owned()];
+    let sizes = [rows, 1, dim, 0, 0, grid[0], grid[1], grid[2]];
+    arguments.extend(sizes.map(|number| number.to_string()));
+    arguments.extend(["0".into(), "-".into()]);
+    Bytes(run_program(KernelSource::Training, &arguments, given))
+}
+
+/// Rows, GELU of rows, and weights straight and turned are rounded as libtorch's operators round them, bit for bit.
+#[test]
+fn what_is_trained_is_rounded() {
+    let mut numbers = Numbers::new(23);
+    for (rows, dim) in [(1, 16), (5, 48), (3, 520), (2, 6144)] {
+        let input = (numbers.draw(&[rows, dim]) * 3.0).to_kind(Kind::BFloat16);
+        let what = format!("[{rows}, {dim}]");
+        let grid = [rows, 1, threads_that_round(dim as usize) as i64];
+        let (plain, activated, rounded) = if device().is_cuda() {
+            let kernels = TrainingKernels::of(device()).unwrap();
+            let input = input.to_device(device());
+            let (activated, rounded) = kernels.gelu_rounded(&input).unwrap();
+            let plain = on_cpu(&kernels.rounded(&input).unwrap());
+            (plain, activated.to_device(Device::Cpu), on_cpu(&rounded))
+        } else {
+            let plain = emulated("round_e4m3", [rows, dim], grid, &[&input]).rows(rows, dim);
+            let mut bytes = emulated("gelu_and_round", [rows, dim], grid, &[&input]);
+            let activated = bytes.take(&[rows, dim], Kind::BFloat16);
+            (plain, activated, bytes.rows(rows, dim))
+        };
+        assert_rounded(&plain, &input, &what);
+        assert_eq!(activated, gelu(&input), "{what}");
+        assert_rounded(&rounded, &activated, &what);
+    }
+    for (to, from) in [(16, 16), (48, 272), (80, 1040)] {
+        let weight = numbers.draw(&[to, from]) * numbers.draw(&[to, 1]);
+        let grid = [(from + 255) / 256, (to + 31) / 32, 256];
+        let [straight, turned] = if device().is_cuda() {
+            let kernels = TrainingKernels::of(device()).unwrap();
+            kernels.rounded_weight(&weight.to_device(device())).unwrap().map(|rows| on_cpu(&rows))
+        } else {
+            let mut bytes = emulated("rounded_weight", [to, from], grid, &[&weight]);
+            [bytes.rows(to, from), bytes.rows(from, to)]
+        };
+        assert_rounded(&straight, &weight, &format!("{to} × {from}"));
+        let weight = weight.transpose(0, 1).contiguous();
+        assert_rounded(&turned, &weight, &format!("{to} × {from}, turned"));
     }
 }

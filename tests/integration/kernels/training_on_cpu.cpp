@@ -1,7 +1,7 @@
 // Runs a kernel of src/native/kernels/training.cu on the CPU, and sum_parts after those that leave parts:
 //     training_on_cpu KERNEL BATCH TOKENS DIM IMAGES BRANCH GROUPS_X GROUPS_Y THREADS EPS GIVEN < NUMBERS > NUMBERS
 // Tensors come in and go out in the order in which the kernel names them; GIVEN names, by letters, those that may
-// be missing: b(ranch), f(actors), s(um's gradient), p(laces), q (the branch's places).
+// be missing: b(ranch), f(actors), s(um's gradient), p(laces), q (the branch's places), e(4m3 behind the rest).
 #include "cuda_on_cpu.h"
 #include "memory.h"
 
@@ -44,6 +44,7 @@ int main(int count, char **arguments) {
     Memory stream(numbers * 4), branch(of_branch * 2), factors(batch * 4), branch_places(batch * 4);
     Memory places(batch * 4), weight(dim * 4), bias(dim * 4), sum(numbers * 4), output(of_output * 2);
     Memory statistics(size_t(images) * tokens * 8), of_sum(numbers * 4);
+    Memory rounded(of_output), scales(size_t(images) * tokens * 4);
     const auto addresses = [&] {
       if (has('f'))
         factors.read();
@@ -67,12 +68,17 @@ int main(int count, char **arguments) {
       launch({rows, 1}, threads, [&] {
         join_and_normalise(stream.bytes, has('b') ? branch.bytes : nullptr, by, ints(branch_places, 'q'),
                            ints(places, 'p'), weight.bytes, bias.bytes, sum.bytes, output.bytes,
-                           floats(statistics), tokens, dim, eps);
+                           floats(statistics), has('e') ? rounded.bytes : nullptr,
+                           has('e') ? floats(scales) : nullptr, tokens, dim, eps);
       });
       if (has('b'))
         sum.write();
       output.write();
       statistics.write();
+      if (has('e')) {
+        rounded.write();
+        scales.write();
+      }
       return 0;
     }
     output.read();
@@ -96,11 +102,47 @@ int main(int count, char **arguments) {
     return 0;
   }
 
+  if (kernel == "rounded_weight") {
+    Memory weight(numbers * 4), row_maxima(rows * 4), column_maxima(dim * 4);
+    Memory straight(numbers), turned(numbers), row_scales(rows * 4), column_scales(dim * 4);
+    std::memset(row_maxima.bytes, 0, row_maxima.size);
+    std::memset(column_maxima.bytes, 0, column_maxima.size);
+    const auto maxima = [](Memory &memory) { return reinterpret_cast<unsigned *>(memory.bytes); };
+    weight.read();
+    launch(groups, threads, [&] {
+      weight_maxima(weight.bytes, maxima(row_maxima), maxima(column_maxima), rows, dim);
+    });
+    launch(groups, threads, [&] {
+      weight_e4m3(weight.bytes, maxima(row_maxima), maxima(column_maxima), straight.bytes,
+                  turned.bytes, floats(row_scales), floats(column_scales), rows, dim);
+    });
+    straight.write();
+    row_scales.write();
+    turned.write();
+    column_scales.write();
+    return 0;
+  }
+
   Memory input(numbers * 2), gradient(numbers * 2), output(numbers * 2);
   if (kernel == "gelu") {
     input.read();
     launch(groups, threads, [&] { gelu(input.bytes, output.bytes, numbers / 8); });
     output.write();
+    return 0;
+  }
+  if (kernel == "round_e4m3" || kernel == "gelu_and_round") {
+    Memory rounded(numbers), scales(rows * 4);
+    input.read();
+    launch(groups, threads, [&] {
+      if (kernel == "round_e4m3")
+        round_e4m3(input.bytes, rounded.bytes, floats(scales), dim);
+      else
+        gelu_and_round(input.bytes, output.bytes, rounded.bytes, floats(scales), dim);
+    });
+    if (kernel == "gelu_and_round")
+      output.write();
+    rounded.write();
+    scales.write();
     return 0;
   }
   Memory parts(size_t(groups.y) * dim * 4);
