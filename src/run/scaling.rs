@@ -14,8 +14,8 @@ pub struct Gpu {
 
 impl Gpu {
     /// What one NVIDIA H200 reached over a step of the flagship at batch 64 (docs/PERFORMANCE.md): the recipe's
-    /// 293.4 TFLOP in 609 ms of passes, AdamW's 56.6 GB in 16.3 ms.
-    pub const MEASURED: Self = Self { flops: 482e12, memory: 3.47e12 };
+    /// 293.4 TFLOP in 541.7 ms of passes, AdamW's 56.6 GB in 16.4 ms.
+    pub const MEASURED: Self = Self { flops: 541e12, memory: 3.45e12 };
 }
 
 /// What is assumed of a cluster, in NCCL's terms.
