@@ -2,6 +2,7 @@
 
 mod bench;
 mod data;
+mod doctor;
 mod eval;
 mod exit;
 mod export;
@@ -15,13 +16,15 @@ mod pretrain;
 mod preview;
 mod report;
 mod sharing;
+mod shell;
 mod summary;
 mod train;
+mod version;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, getrlimit};
 
 use self::exit::{DONE, FAILED, WRONG_USAGE};
@@ -51,7 +54,7 @@ Examples:
 /// continues where it stopped. configs/reference.toml comments every key.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = version::long(),
     args_conflicts_with_subcommands = true,
     arg_required_else_help = true,
     after_help = EXAMPLES,
@@ -80,10 +83,14 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Measure how fast this machine does a part of the work
     Bench(bench::BenchArgs),
+    Doctor(doctor::DoctorArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
-/// Runs the program on its command line.
-pub fn main() -> ExitCode {
+/// Runs the program, built from this `commit`, on its command line.
+pub fn main(commit: Option<&'static str>) -> ExitCode {
+    version::is_of(commit);
     sharing::start_again_with_short_spins();
     native::c10d::prepare_environment();
     die_with_the_launcher();
@@ -128,6 +135,11 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
         Some(Command::Plan(args)) => plan::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
+        Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Completions(args)) => {
+            shell::run_completions(&args, Arguments::command()).map(|()| DONE)
+        }
+        Some(Command::Man(args)) => shell::run_man(&args, Arguments::command()).map(|()| DONE),
         None => train::run(&arguments.train),
     }
 }

@@ -10,6 +10,7 @@ mod data_cli;
 mod dense;
 mod device;
 mod dist;
+mod doctor;
 mod drop_path;
 mod eval;
 mod evaluation;
