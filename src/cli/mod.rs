@@ -6,6 +6,7 @@ mod doctor;
 mod eval;
 mod exit;
 mod export;
+mod features;
 mod launch;
 pub mod logging;
 mod made;
@@ -79,6 +80,7 @@ enum Command {
     Data(data::DataArgs),
     /// Measure how good an encoder's features are
     Eval(eval::EvalArgs),
+    Features(Box<features::FeaturesArgs>),
     Report(report::ReportArgs),
     Plan(plan::PlanArgs),
     /// Measure how fast this machine does a part of the work
@@ -132,6 +134,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Export(args)) => export::run(&args).map(|()| DONE),
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
         Some(Command::Eval(args)) => eval::run(args),
+        Some(Command::Features(args)) => features::run(*args),
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
         Some(Command::Plan(args)) => plan::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),

@@ -16,7 +16,7 @@ pub use evaluation::{
 };
 pub use extract::{
     DenseBatch, DenseTaker, Encoder, Features, ImageSource, Interrupted, LeftOut, Progress,
-    features,
+    features, hash,
 };
 pub use kinds::KINDS;
 pub use measure::{Given, Measured, Observer, Prepared, SetFacts, Source, measure, prepare};

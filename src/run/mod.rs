@@ -54,6 +54,7 @@ pub mod comparison;
 pub mod device;
 pub mod evaluation;
 mod export;
+pub mod features;
 pub mod frozen_encoder;
 pub mod heads;
 mod identity;

@@ -17,6 +17,7 @@ mod evaluation;
 mod evaluations;
 mod families;
 mod family;
+mod features;
 mod field;
 mod golden;
 mod heads;

@@ -123,7 +123,7 @@ struct MeasureArgs<S: Args> {
 }
 
 #[derive(Debug, Args)]
-struct EncoderArgs {
+pub(super) struct EncoderArgs {
     #[command(flatten)]
     source: SourceArgs,
     /// Side of the images, in pixels [default: that of the weights]
@@ -132,7 +132,7 @@ struct EncoderArgs {
 }
 
 #[derive(Debug, Args)]
-struct ComputeArgs {
+pub(super) struct ComputeArgs {
     /// Images in one forward pass
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=8192))]
@@ -174,6 +174,21 @@ pub fn run(args: EvalArgs) -> Result<u8> {
     }
 }
 
+/// How the encoder that the options name looks at images.
+pub(super) fn measuring(encoder: &EncoderArgs, compute: ComputeArgs) -> Measuring {
+    Measuring {
+        encoder: encoder.source.source(),
+        input_size: encoder.input_size.map(usize::from),
+        batch_size: compute.batch_size.into(),
+        workers: compute.workers,
+        label: compute.label,
+        classes: compute.classes,
+        exif: compute.apply_exif.then_some(Exif::Apply),
+        device: compute.device,
+        precision: compute.precision,
+    }
+}
+
 /// Measures what `as_settings` makes of the command line's own.
 fn measure<A: Args, S: Settings>(
     args: MeasureArgs<A>,
@@ -186,24 +201,15 @@ fn measure<A: Args, S: Settings>(
     one.evaluation.check(&enough).map_err(|(field, message)| {
         anyhow!("{}: {message}", Given::OnCommandLine.key("", &field))
     })?;
-    let measuring = Measuring {
-        encoder: encoder.source.source(),
-        input_size: encoder.input_size.map(usize::from),
-        batch_size: compute.batch_size.into(),
-        workers: compute.workers,
-        label: compute.label,
-        classes: compute.classes,
-        exif: compute.apply_exif.then_some(Exif::Apply),
-        device: compute.device,
-        precision: compute.precision,
-    };
+    let precision = compute.precision;
+    let measuring = measuring(&encoder, compute);
     let Found { encoder: loaded, measured, is_first } =
         measuring.measure(std::slice::from_ref(&one), &Bars)?;
     if !is_first {
         return Ok(());
     }
     let measured = measured.into_iter().next().context("the evaluation has a result")?;
-    let report = Report { encoder, loaded, precision: compute.precision, one, measured };
+    let report = Report { encoder, loaded, precision, one, measured };
     print(&if json { report.json()? } else { report.table() })
 }
 
