@@ -21,6 +21,7 @@ mod shell;
 mod summary;
 mod train;
 mod version;
+mod visualize;
 
 use std::process::ExitCode;
 
@@ -81,6 +82,7 @@ enum Command {
     /// Measure how good an encoder's features are
     Eval(eval::EvalArgs),
     Features(Box<features::FeaturesArgs>),
+    Visualize(visualize::VisualizeArgs),
     Report(report::ReportArgs),
     Plan(plan::PlanArgs),
     /// Measure how fast this machine does a part of the work
@@ -135,6 +137,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Features(args)) => features::run(*args),
+        Some(Command::Visualize(args)) => visualize::run(args).map(|()| DONE),
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
         Some(Command::Plan(args)) => plan::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),

@@ -35,5 +35,5 @@ fn computes() -> bool {
     let first = env::args_os().nth(1).unwrap_or_default();
     let first = first.to_string_lossy();
     first.starts_with("--config")
-        || ["pretrain", "eval", "features", "bench", "launch"].contains(&&*first)
+        || ["pretrain", "eval", "features", "visualize", "bench", "launch"].contains(&&*first)
 }

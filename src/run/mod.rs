@@ -67,6 +67,7 @@ pub mod scaling;
 pub mod score;
 pub mod setup;
 mod training;
+pub mod visualize;
 mod while_training;
 mod worker_program;
 

@@ -47,5 +47,6 @@ mod step;
 mod support;
 mod targets;
 mod teacher;
+mod visualize;
 mod weights;
 mod workers;
