@@ -66,7 +66,7 @@ impl Measuring {
             let subject = Subject {
                 name: "encoder",
                 role: Role::Trained,
-                encoder: Encoder { model: &*encoder.model, compute: self.precision.kind() },
+                encoder: Some(Encoder { model: &*encoder.model, compute: self.precision.kind() }),
             };
             let program = worker_program()?;
             let measured = eval::measure(evaluations, &[subject], &source, &program, group)?;

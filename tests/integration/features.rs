@@ -170,6 +170,61 @@ fn a_signal_keeps_whole_parts() {
     in_python(&workshop, "out");
 }
 
+/// k-NN and nearest centroids of stored features are those of their encoder on the images, to the last digit and
+/// with the same counts; what cannot be measured of them is told.
+#[test]
+fn stored_features_give_the_figures_of_their_encoder() {
+    let workshop = with_export();
+    coloured(&workshop, "many.tar", 60, 3);
+    coloured(&workshop, "few.tar", 30, 4);
+    let mut members = vec![("no.png".to_string(), png(SIDE, |x, y| [x as u8, y as u8, 9]))];
+    members.push(("bad.png".into(), vec![1; 50]));
+    workshop.shard("odd.tar", &members);
+    let eval = |kind: &str, arguments: &[&str]| {
+        let base = ["eval", kind, "--device", "cpu", "--batch-size", "4", "--json"];
+        let own: &[&str] = if kind == "knn" { &["--neighbours", "1,5"] } else { &[] };
+        Finished::of(workshop.command(&[&base[..], own, arguments].concat()).output().unwrap())
+    };
+    let more = ["--part-images", "16", "--format"];
+    let write = |out: &str, images: &str, format: &str| {
+        features(&workshop, out, images, &[&more[..], &[format]].concat()).succeeds();
+    };
+    write("many", "many.tar", "safetensors");
+    write("few", "few.tar", "npy");
+    write("odd", "odd.tar", "npy");
+    let on_images = ["--weights", "export", "--reference", "many.tar", "--held-out", "few.tar"];
+    let stored = ["--from-features", "--reference", "many", "--held-out", "few"];
+    for kind in ["knn", "centroid"] {
+        let figures = |arguments: &[&str]| -> serde_json::Value {
+            serde_json::from_str(&eval(kind, arguments).succeeds().stdout).unwrap()
+        };
+        let expected = figures(&on_images);
+        assert_eq!(figures(&stored), expected, "{kind}");
+        assert_eq!(expected["held_out"]["pictures"], 30);
+    }
+    let fails = |kind: &str, arguments: &[&str], code, parts: &[&str]| {
+        eval(kind, arguments).fails(code, parts);
+    };
+    let of = |held_out| ["--from-features", "--reference", "many", "--held-out", held_out];
+    fails("knn", &of("odd"), 1, &["odd: no image has a label"]);
+    fails("knn", &of("none"), 1, &["none has no features.json"]);
+    fails("knn", &[&stored[..], &["--most-reference", "9"]].concat(), 1, &["--most-reference"]);
+    let linear = ["--from-features", "--train", "many", "--test", "few"];
+    fails("linear", &linear, 1, &["patch tokens", "needs an encoder"]);
+    fails("knn", &[&stored[..], &["--weights", "export"]].concat(), 2, &["--from-features"]);
+
+    let other = ["--precision", "bf16", "--part-images", "16"];
+    features(&workshop, "other", "few.tar", &other).succeeds();
+    fails("knn", &of("other"), 1, &["different encoders, sizes or precisions"]);
+    let manifest = workshop.path("few/features.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"rows\": 30", "\"rows\": null")).unwrap();
+    fails("knn", &stored, 1, &["few does not have all features yet"]);
+    fs::write(&manifest, text).unwrap();
+    fs::write(workshop.path("few/part-00001.jsonl"), "").unwrap();
+    fails("knn", &stored, 1, &["part 1 is damaged"]);
+}
+
 /// Features of two kinds never mix, and what cannot be read or written is named.
 #[test]
 fn features_that_cannot_be_written_say_why() {

@@ -25,6 +25,7 @@ use crate::eval::{
     Features, Given, ImageSet, LeftOut, Measured, NamedEvaluation, Observer, Progress, SetFacts,
     Settings,
 };
+use crate::run::features::{Maker, measure_features};
 use crate::run::frozen_encoder::FrozenEncoder;
 use crate::run::{Found, Measuring};
 use crate::train::signals;
@@ -117,6 +118,9 @@ struct MeasureArgs<S: Args> {
     settings: S,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// Take folders of `distill features` in the place of images, and no encoder
+    #[arg(long, conflicts_with_all = ["weights", "run", "input_size", "label", "classes"])]
+    from_features: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -194,14 +198,21 @@ fn measure<A: Args, S: Settings>(
     args: MeasureArgs<A>,
     as_settings: impl FnOnce(A) -> Result<S>,
 ) -> Result<()> {
-    let MeasureArgs { encoder, settings, compute, json } = args;
+    let MeasureArgs { encoder, settings, compute, from_features, json } = args;
     let one = NamedEvaluation::new(as_settings(settings)?);
     // What no number of images makes good is said before weights are read.
     let enough = vec![u64::MAX; one.evaluation.image_sets().len()];
     one.evaluation.check(&enough).map_err(|(field, message)| {
         anyhow!("{}: {message}", Given::OnCommandLine.key("", &field))
     })?;
-    let precision = compute.precision;
+    if from_features {
+        let Some((maker, measured)) = measure_features(&one, compute.device)? else {
+            return Ok(());
+        };
+        let report = Report { maker, one, measured };
+        return print(&if json { report.json() } else { report.table() });
+    }
+    let precision = compute.precision.name().to_string();
     let measuring = measuring(&encoder, compute);
     let Found { encoder: loaded, measured, is_first } =
         measuring.measure(std::slice::from_ref(&one), &Bars)?;
@@ -209,8 +220,11 @@ fn measure<A: Args, S: Settings>(
         return Ok(());
     }
     let measured = measured.into_iter().next().context("the evaluation has a result")?;
-    let report = Report { encoder, loaded, precision, one, measured };
-    print(&if json { report.json()? } else { report.table() })
+    let FrozenEncoder { name, image_size: input_size, .. } = loaded;
+    let weights = measuring.encoder.describe();
+    let maker = Maker { weights, encoder: name, input_size, precision };
+    let report = Report { maker, one, measured };
+    print(&if json { report.json() } else { report.table() })
 }
 
 /// Bars on the screen.
@@ -241,21 +255,20 @@ impl Observer for Bars {
 
 /// What was measured of an encoder.
 struct Report {
-    encoder: EncoderArgs,
-    loaded: FrozenEncoder,
-    precision: Precision,
+    maker: Maker,
     one: NamedEvaluation,
     measured: Measured,
 }
 
 impl Report {
     /// One JSON object in a line.
-    fn json(&self) -> Result<String> {
+    fn json(&self) -> String {
+        let Maker { weights, encoder, input_size, precision } = &self.maker;
         let mut object = Map::new();
-        object.insert("weights".into(), self.encoder.source.source().describe().into());
-        object.insert("encoder".into(), self.loaded.name.clone().into());
-        object.insert("input_size".into(), self.loaded.image_size.into());
-        object.insert("precision".into(), serde_json::to_value(self.precision)?);
+        object.insert("weights".into(), weights.clone().into());
+        object.insert("encoder".into(), encoder.clone().into());
+        object.insert("input_size".into(), (*input_size).into());
+        object.insert("precision".into(), precision.clone().into());
         let first = self.measured.sets.first().map_or("", |set| set.title);
         for set in &self.measured.sets {
             let SetFacts { title, images, classes, left_out, also_in_first, unknown } = set;
@@ -269,16 +282,12 @@ impl Report {
             object.insert(title.replace('-', "_"), facts);
         }
         object.extend(self.one.evaluation.to_json(&self.measured.measurements));
-        Ok(serde_json::to_string(&Value::Object(object))? + "\n")
+        format!("{}\n", Value::Object(object))
     }
 
     fn table(&self) -> String {
-        let mut table = format!(
-            "{} ({}), images of {size} × {size} pixels\n",
-            self.encoder.source.source().describe(),
-            self.loaded.name,
-            size = self.loaded.image_size
-        );
+        let Maker { weights, encoder, input_size: size, .. } = &self.maker;
+        let mut table = format!("{weights} ({encoder}), images of {size} × {size} pixels\n");
         table.extend(self.measured.sets.iter().map(line));
         table += &format!("{}\n", self.one.evaluation.title());
         let values = self.measured.measurements.iter().map(|measurement| measurement.value);

@@ -12,7 +12,7 @@ use tch::{Device, Tensor};
 use tracing::info;
 
 use super::manifest::{FeatureTokens, FileFormat, Manifest, NumberFormat};
-use super::part::{Gathered, Part, Row, rows_of};
+use super::part::{Gathered, POOLED, Part, Row, rows_of};
 use crate::config::{DataConfig, TrainConfig};
 use crate::data::{Batch, Dataset, EvaluationPass, Loader};
 use crate::dist::ProcessGroup;
@@ -194,7 +194,6 @@ impl Manifest {
     }
 }
 
-const POOLED: &str = "pooled";
 const CLASS: &str = "class";
 const PATCHES: &str = "patches";
 

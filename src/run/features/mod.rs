@@ -7,6 +7,8 @@
 mod job;
 mod manifest;
 mod part;
+mod read;
 
 pub use job::{FeaturesJob, FeaturesOutcome, Written};
 pub use manifest::{FeatureTokens, FileFormat, NumberFormat};
+pub use read::{Maker, measure_features};

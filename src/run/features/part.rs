@@ -6,15 +6,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::manifest::FileFormat;
 use crate::durable;
 use crate::weights::write_safetensors;
 
+/// Name of the tensor of pooled vectors.
+pub(super) const POOLED: &str = "pooled";
+
 /// An image that has features.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Row {
     /// Its place in the data.
     pub position: u64,
@@ -40,6 +43,14 @@ pub(super) fn list_of(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("part-{number:05}.jsonl"))
 }
 
+/// Where the tensor `name` of a part is.
+pub(super) fn file_of(folder: &Path, number: u64, name: &str, format: FileFormat) -> PathBuf {
+    folder.join(match format {
+        FileFormat::Safetensors => format!("part-{number:05}.safetensors"),
+        FileFormat::Npy => format!("part-{number:05}.{name}.npy"),
+    })
+}
+
 /// Images in a part that is there whole; none, where it is not.
 pub(super) fn rows_of(folder: &Path, number: u64) -> Option<u64> {
     let text = fs::read(list_of(folder, number)).ok()?;
@@ -57,18 +68,18 @@ impl Part {
         let positions: Vec<i64> = self.rows.iter().map(|row| row.position as i64).collect();
         self.tensors.push(("labels", Tensor::from_slice(&labels)));
         self.tensors.push(("positions", Tensor::from_slice(&positions)));
-        let stem = format!("part-{:05}", self.number);
+        let file = |name: &str| file_of(folder, self.number, name, format);
         match format {
             FileFormat::Safetensors => {
                 let tensors: Vec<(String, Tensor)> =
-                    self.tensors.into_iter().map(|(name, it)| (name.to_string(), it)).collect();
-                whole(&folder.join(format!("{stem}.safetensors")), |path| {
+                    self.tensors.drain(..).map(|(name, it)| (name.to_string(), it)).collect();
+                whole(&file(POOLED), |path| {
                     write_safetensors(path, &tensors, &BTreeMap::new(), &|| Ok(())).map(drop)
                 })?;
             }
             FileFormat::Npy => {
                 for (name, tensor) in &self.tensors {
-                    whole(&folder.join(format!("{stem}.{name}.npy")), |path| {
+                    whole(&file(name), |path| {
                         tensor.write_npy(path)?;
                         Ok(File::open(path)?.sync_all()?)
                     })?;
