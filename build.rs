@@ -31,6 +31,7 @@ fn compile_shim(lib: &Path) {
         .file("src/native/backends.cpp")
         .file("src/native/backward.cpp")
         .file("src/native/device.cpp")
+        .file("src/native/facts.cpp")
         .file("src/native/graph.cpp")
         .file("src/native/host_copy.cpp")
         .file("src/native/linear_gelu.cpp")

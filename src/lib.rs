@@ -8,6 +8,7 @@ pub mod artifacts;
 pub mod cli;
 pub mod config;
 pub mod dist;
+pub mod doctor;
 pub mod encoders;
 pub mod eval;
 pub mod native;

@@ -164,6 +164,9 @@ ensure_build() {
     ensure_libtorch
     ensure_cuda_headers
     take_dependencies
+    # What `distill --version` tells; a tree without git tells none.
+    DISTILL_COMMIT=$(git -C "$root" describe --always --dirty --abbrev=10 --exclude '*' 2>/dev/null || true)
+    export DISTILL_COMMIT
 }
 
 # Builds the program, and sets `program` to it.

@@ -2,9 +2,11 @@
 
 mod bench;
 mod data;
+mod doctor;
 mod eval;
 mod exit;
 mod export;
+mod features;
 mod launch;
 pub mod logging;
 mod made;
@@ -15,13 +17,16 @@ mod pretrain;
 mod preview;
 mod report;
 mod sharing;
+mod shell;
 mod summary;
 mod train;
+mod version;
+mod visualize;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, getrlimit};
 
 use self::exit::{DONE, FAILED, WRONG_USAGE};
@@ -51,7 +56,7 @@ Examples:
 /// continues where it stopped. configs/reference.toml comments every key.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = version::long(),
     args_conflicts_with_subcommands = true,
     arg_required_else_help = true,
     after_help = EXAMPLES,
@@ -76,14 +81,20 @@ enum Command {
     Data(data::DataArgs),
     /// Measure how good an encoder's features are
     Eval(eval::EvalArgs),
+    Features(Box<features::FeaturesArgs>),
+    Visualize(visualize::VisualizeArgs),
     Report(report::ReportArgs),
     Plan(plan::PlanArgs),
     /// Measure how fast this machine does a part of the work
     Bench(bench::BenchArgs),
+    Doctor(doctor::DoctorArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
-/// Runs the program on its command line.
-pub fn main() -> ExitCode {
+/// Runs the program, built from this `commit`, on its command line.
+pub fn main(commit: Option<&'static str>) -> ExitCode {
+    version::is_of(commit);
     sharing::start_again_with_short_spins();
     native::c10d::prepare_environment();
     die_with_the_launcher();
@@ -125,9 +136,16 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Export(args)) => export::run(&args).map(|()| DONE),
         Some(Command::Data(args)) => data::run(args).map(|()| DONE),
         Some(Command::Eval(args)) => eval::run(args),
+        Some(Command::Features(args)) => features::run(*args),
+        Some(Command::Visualize(args)) => visualize::run(args).map(|()| DONE),
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
         Some(Command::Plan(args)) => plan::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
+        Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Completions(args)) => {
+            shell::run_completions(&args, Arguments::command()).map(|()| DONE)
+        }
+        Some(Command::Man(args)) => shell::run_man(&args, Arguments::command()).map(|()| DONE),
         None => train::run(&arguments.train),
     }
 }

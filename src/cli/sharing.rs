@@ -34,5 +34,6 @@ pub fn start_again_with_short_spins() {
 fn computes() -> bool {
     let first = env::args_os().nth(1).unwrap_or_default();
     let first = first.to_string_lossy();
-    first.starts_with("--config") || ["pretrain", "eval", "bench", "launch"].contains(&&*first)
+    first.starts_with("--config")
+        || ["pretrain", "eval", "features", "visualize", "bench", "launch"].contains(&&*first)
 }

@@ -1,6 +1,6 @@
 //! What an evaluation is: a table of settings, sets of images, and figures made of features.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -119,10 +119,19 @@ where
 pub struct Subject<'a> {
     pub name: &'a str,
     pub role: Role,
-    pub encoder: Encoder<'a>,
+    /// None where its features were kept in files: there are pooled ones, and no images.
+    pub encoder: Option<Encoder<'a>>,
 }
 
 impl Subject<'_> {
+    /// What looks at images.
+    ///
+    /// # Errors
+    /// Its features were kept in files.
+    pub fn encoder(&self) -> Result<Encoder<'_>> {
+        self.encoder.with_context(|| format!("{} is known by stored features alone", self.name))
+    }
+
     /// A figure of this encoder.
     pub fn measurement(&self, metric: &str, value: f64) -> Measurement {
         let (encoder, metric) = (self.name.to_string(), metric.to_string());

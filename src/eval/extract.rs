@@ -291,8 +291,8 @@ impl Gathering {
     }
 }
 
-/// The first 64 bits of a BLAKE3 hash.
-pub(super) fn hash(bytes: &[u8]) -> i64 {
+/// The first 64 bits of a BLAKE3 hash, which tells an image's pixels from others.
+pub fn hash(bytes: &[u8]) -> i64 {
     let hash = blake3::hash(bytes);
     let (first, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
     i64::from_le_bytes(*first)

@@ -100,7 +100,7 @@ pub struct SetFacts {
 
 impl SetFacts {
     /// Those of a set of these features, of an evaluation whose first set is `first`.
-    fn new(title: &'static str, features: &Features, first: Option<&Features>) -> Self {
+    pub(super) fn new(title: &'static str, features: &Features, first: Option<&Features>) -> Self {
         let classes: HashSet<u32> = features.labels.iter().copied().collect();
         let (mut also_in_first, mut unknown) = (0, [0, 0]);
         if let Some(first) = first {
@@ -115,7 +115,7 @@ impl SetFacts {
     }
 
     /// Says what makes figures of this set other than they look, where the first set is for `first`.
-    fn warn(&self, first: &str) {
+    pub(super) fn warn(&self, first: &str) {
         let Self { title, images, also_in_first, unknown, classes: own, .. } = self;
         if *title == first && *own == 1 && *images > 1 {
             warn!("all {images} {title} images are of one class: there is nothing to tell apart");
@@ -245,7 +245,8 @@ impl Prepared<'_> {
         for one in *evaluations {
             consumers.push(guard(|| one.evaluation.begin(subjects, group))?);
         }
-        let encoders: Vec<Encoder<'_>> = subjects.iter().map(|subject| subject.encoder).collect();
+        let encoders =
+            subjects.iter().map(Subject::encoder).collect::<Result<Vec<Encoder<'_>>>>()?;
         let mut found = Vec::new();
         for (pass, dataset) in passes.iter().zip(datasets) {
             require_same_images(dataset, group).with_context(|| pass.key.clone())?;

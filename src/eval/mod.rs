@@ -9,6 +9,7 @@ mod evaluation;
 mod extract;
 pub mod kinds;
 mod measure;
+mod stored;
 mod tables;
 
 pub use evaluation::{
@@ -16,8 +17,9 @@ pub use evaluation::{
 };
 pub use extract::{
     DenseBatch, DenseTaker, Encoder, Features, ImageSource, Interrupted, LeftOut, Progress,
-    features,
+    features, hash,
 };
 pub use kinds::KINDS;
 pub use measure::{Given, Measured, Observer, Prepared, SetFacts, Source, measure, prepare};
+pub use stored::{folders_of, measure_stored};
 pub use tables::{NamedEvaluation, metric_named, read, resolve};

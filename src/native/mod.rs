@@ -7,6 +7,7 @@ mod backward;
 pub mod c10d;
 mod device;
 mod ending;
+mod facts;
 mod graph;
 mod guard;
 mod host_copy;
@@ -26,6 +27,7 @@ pub use device::{
     make_current, upload,
 };
 pub use ending::{exit_if_skipping_destructors, exit_now, skip_destructors};
+pub use facts::{Driver, cpu_capability, cuda_version, nccl_version};
 pub use graph::CudaGraph;
 pub use guard::{guard, install_panic_hook};
 pub use host_copy::{copy_to_host, pinned_memory};

@@ -176,7 +176,8 @@ fn subjects<'a>(
     trained: &Trained<'a>,
 ) -> Vec<Subject<'a>> {
     let compute = config.train().run.precision.kind();
-    let subject = |name, role, model| Subject { name, role, encoder: Encoder { model, compute } };
+    let subject =
+        |name, role, model| Subject { name, role, encoder: Some(Encoder { model, compute }) };
     let mut subjects = Vec::new();
     let both = initial.iter().zip(&trained.encoders);
     for (encoder, (before, after)) in config.encoders().iter().zip(both) {

@@ -167,6 +167,16 @@ impl EncoderSource {
         Ok((image_size, origin.facts().2))
     }
 
+    /// The side of the images that [`Self::load`] would take for `image_size`, and that of a patch, both in pixels;
+    /// nothing is kept. `keys` as there.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub fn facts(&self, keys: [&str; 2], image_size: Option<usize>) -> Result<(usize, usize)> {
+        let origin = self.origin(keys[0])?;
+        Ok((origin.image_size(keys[1], image_size)?, origin.facts().0.patch_size))
+    }
+
     fn origin(&self, key: &str) -> Result<Origin> {
         let stored = |source| Origin::Stored(Box::new(source));
         match (&self.weights, &self.run) {

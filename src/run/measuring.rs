@@ -60,18 +60,13 @@ impl Measuring {
         let mut train = TrainConfig::minimal("eval");
         (train.run.device, train.run.precision) = (self.device, self.precision);
         let work = |group: &ProcessGroup, device: Device| {
-            let encoder = self.encoder.load(
-                ["--weights", "--input-size"],
-                self.input_size,
-                device,
-                self.precision.kind(),
-            )?;
+            let encoder = self.load(device)?;
             let data = self.data(&encoder)?;
             let source = Source { data: &data, given: Given::OnCommandLine, observer };
             let subject = Subject {
                 name: "encoder",
                 role: Role::Trained,
-                encoder: Encoder { model: &*encoder.model, compute: self.precision.kind() },
+                encoder: Some(Encoder { model: &*encoder.model, compute: self.precision.kind() }),
             };
             let program = worker_program()?;
             let measured = eval::measure(evaluations, &[subject], &source, &program, group)?;
@@ -81,11 +76,20 @@ impl Measuring {
         found.map_err(as_option)?.context(Interrupted)
     }
 
+    /// Loads the encoder to this device.
+    ///
+    /// # Errors
+    /// There are no such weights, or they do not take images of this size.
+    pub(super) fn load(&self, device: Device) -> Result<FrozenEncoder> {
+        let keys = ["--weights", "--input-size"];
+        self.encoder.load(keys, self.input_size, device, self.precision.kind())
+    }
+
     /// How its images are read.
     ///
     /// # Errors
     /// The configuration of the encoder's run cannot be read.
-    fn data(&self, encoder: &FrozenEncoder) -> Result<DataConfig> {
+    pub(super) fn data(&self, encoder: &FrozenEncoder) -> Result<DataConfig> {
         let Preprocessing { mean, std } = encoder.preprocessing;
         let of_run = match &self.encoder.run {
             Some(run) => tasks::load(&paths::config(run), &[])?.train().data.clone(),
@@ -108,7 +112,7 @@ impl Measuring {
 }
 
 /// A device that is not there was asked for by an option, not by a key.
-fn as_option(error: Error) -> Error {
+pub(super) fn as_option(error: Error) -> Error {
     match error.downcast::<ConfigError>() {
         Ok(wrong) if wrong.key == "run.device" => {
             ConfigError { key: "--device".into(), ..wrong }.into()

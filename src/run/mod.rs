@@ -54,6 +54,7 @@ pub mod comparison;
 pub mod device;
 pub mod evaluation;
 mod export;
+pub mod features;
 pub mod frozen_encoder;
 pub mod heads;
 mod identity;
@@ -66,6 +67,7 @@ pub mod scaling;
 pub mod score;
 pub mod setup;
 mod training;
+pub mod visualize;
 mod while_training;
 mod worker_program;
 

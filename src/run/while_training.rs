@@ -78,7 +78,7 @@ fn measure<'a>(
     let subject = |(own, model): (&'a TraineeConfig, &'a dyn encoders::Encoder)| Subject {
         name: &own.name,
         role: Role::Trained,
-        encoder: Encoder { model, compute },
+        encoder: Some(Encoder { model, compute }),
     };
     let subjects: Vec<Subject<'_>> = trained.iter().zip(models.encoders()).map(subject).collect();
     let worker = setting.images.as_ref().context("there are no images")?.worker_program;

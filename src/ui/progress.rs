@@ -82,11 +82,11 @@ impl Progress {
             total_steps = self.total_steps,
             loss = %losses.join(", "),
             learning_rate = rounded(recent.learning_rate),
-            epoch = rounded(recent.epoch),
+            epoch = decimals(recent.epoch, 4),
             images_per_second = rounded(recent.images_per_second),
-            data_wait_percent = rounded(100.0 * recent.data_wait_share()),
-            tflops_per_second = recent.flops_per_second.map(|flops| rounded(flops / 1e12)),
-            mfu_percent = recent.mfu.map(|mfu| rounded(100.0 * mfu)),
+            data_wait_percent = decimals(100.0 * recent.data_wait_share(), 2),
+            tflops_per_second = recent.flops_per_second.map(|flops| decimals(flops / 1e12, 3)),
+            mfu_percent = recent.mfu.map(|mfu| decimals(100.0 * mfu, 1)),
             memory = recent.peak_memory_bytes.map(|bytes| BinaryBytes(bytes).to_string()),
             failed_images = recent.failed_images,
             elapsed = %FormattedDuration(self.bar.elapsed()),
@@ -180,7 +180,26 @@ fn rates_text(recent: &StepMetrics) -> String {
     text
 }
 
+/// To so many decimals: what is next to nothing is shown as 0, and not as a power of ten.
+fn decimals(value: f64, places: i32) -> f64 {
+    let scale = 10f64.powi(places);
+    (value * scale).round() / scale
+}
+
 /// To four significant digits.
 fn rounded(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the log shows them, which writes `{:?}`.
+    #[test]
+    fn figures_are_written_as_people_write_them() {
+        let shown = [6.444e-5, 0.0712, 12.3456].map(|value| format!("{:?}", decimals(value, 2)));
+        assert_eq!(shown, ["0.0", "0.07", "12.35"]);
+        assert_eq!(format!("{:?}", rounded(812.3456)), "812.3");
+    }
 }

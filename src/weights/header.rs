@@ -48,8 +48,11 @@ fn weight_kind(dtype: Dtype) -> Option<Kind> {
 /// How a safetensors header calls this kind of tensor.
 ///
 /// # Errors
-/// It is not a format that weights have.
+/// It is not a format that weights have, nor of the whole numbers that stand beside features.
 pub(super) fn dtype_of(kind: Kind) -> Result<Dtype> {
+    if kind == Kind::Int64 {
+        return Ok(Dtype::I64);
+    }
     let known = KINDS.iter().find(|known| known.1 == kind);
     known.map(|known| known.0).with_context(|| format!("{kind:?} tensors are not stored"))
 }

@@ -18,6 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "artifacts",
             "config",
             "dist",
+            "doctor",
             "encoders",
             "eval",
             "native",
@@ -31,6 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "weights",
         ],
     ),
+    ("doctor", &["config", "dist", "native", "nn", "run"]),
     ("report", &["artifacts", "config", "encoders", "nn", "tasks", "viz"]),
     (
         "run",

@@ -25,6 +25,7 @@ use crate::eval::{
     Features, Given, ImageSet, LeftOut, Measured, NamedEvaluation, Observer, Progress, SetFacts,
     Settings,
 };
+use crate::run::features::{Maker, measure_features};
 use crate::run::frozen_encoder::FrozenEncoder;
 use crate::run::{Found, Measuring};
 use crate::train::signals;
@@ -117,13 +118,16 @@ struct MeasureArgs<S: Args> {
     settings: S,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// Take folders of `distill features` in the place of images, and no encoder
+    #[arg(long, conflicts_with_all = ["weights", "run", "input_size", "label", "classes"])]
+    from_features: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
-struct EncoderArgs {
+pub(super) struct EncoderArgs {
     #[command(flatten)]
     source: SourceArgs,
     /// Side of the images, in pixels [default: that of the weights]
@@ -132,7 +136,7 @@ struct EncoderArgs {
 }
 
 #[derive(Debug, Args)]
-struct ComputeArgs {
+pub(super) struct ComputeArgs {
     /// Images in one forward pass
     #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..=8192))]
@@ -174,19 +178,9 @@ pub fn run(args: EvalArgs) -> Result<u8> {
     }
 }
 
-/// Measures what `as_settings` makes of the command line's own.
-fn measure<A: Args, S: Settings>(
-    args: MeasureArgs<A>,
-    as_settings: impl FnOnce(A) -> Result<S>,
-) -> Result<()> {
-    let MeasureArgs { encoder, settings, compute, json } = args;
-    let one = NamedEvaluation::new(as_settings(settings)?);
-    // What no number of images makes good is said before weights are read.
-    let enough = vec![u64::MAX; one.evaluation.image_sets().len()];
-    one.evaluation.check(&enough).map_err(|(field, message)| {
-        anyhow!("{}: {message}", Given::OnCommandLine.key("", &field))
-    })?;
-    let measuring = Measuring {
+/// How the encoder that the options name looks at images.
+pub(super) fn measuring(encoder: &EncoderArgs, compute: ComputeArgs) -> Measuring {
+    Measuring {
         encoder: encoder.source.source(),
         input_size: encoder.input_size.map(usize::from),
         batch_size: compute.batch_size.into(),
@@ -196,15 +190,41 @@ fn measure<A: Args, S: Settings>(
         exif: compute.apply_exif.then_some(Exif::Apply),
         device: compute.device,
         precision: compute.precision,
-    };
+    }
+}
+
+/// Measures what `as_settings` makes of the command line's own.
+fn measure<A: Args, S: Settings>(
+    args: MeasureArgs<A>,
+    as_settings: impl FnOnce(A) -> Result<S>,
+) -> Result<()> {
+    let MeasureArgs { encoder, settings, compute, from_features, json } = args;
+    let one = NamedEvaluation::new(as_settings(settings)?);
+    // What no number of images makes good is said before weights are read.
+    let enough = vec![u64::MAX; one.evaluation.image_sets().len()];
+    one.evaluation.check(&enough).map_err(|(field, message)| {
+        anyhow!("{}: {message}", Given::OnCommandLine.key("", &field))
+    })?;
+    if from_features {
+        let Some((maker, measured)) = measure_features(&one, compute.device)? else {
+            return Ok(());
+        };
+        let report = Report { maker, one, measured };
+        return print(&if json { report.json() } else { report.table() });
+    }
+    let precision = compute.precision.name().to_string();
+    let measuring = measuring(&encoder, compute);
     let Found { encoder: loaded, measured, is_first } =
         measuring.measure(std::slice::from_ref(&one), &Bars)?;
     if !is_first {
         return Ok(());
     }
     let measured = measured.into_iter().next().context("the evaluation has a result")?;
-    let report = Report { encoder, loaded, precision: compute.precision, one, measured };
-    print(&if json { report.json()? } else { report.table() })
+    let FrozenEncoder { name, image_size: input_size, .. } = loaded;
+    let weights = measuring.encoder.describe();
+    let maker = Maker { weights, encoder: name, input_size, precision };
+    let report = Report { maker, one, measured };
+    print(&if json { report.json() } else { report.table() })
 }
 
 /// Bars on the screen.
@@ -235,21 +255,20 @@ impl Observer for Bars {
 
 /// What was measured of an encoder.
 struct Report {
-    encoder: EncoderArgs,
-    loaded: FrozenEncoder,
-    precision: Precision,
+    maker: Maker,
     one: NamedEvaluation,
     measured: Measured,
 }
 
 impl Report {
     /// One JSON object in a line.
-    fn json(&self) -> Result<String> {
+    fn json(&self) -> String {
+        let Maker { weights, encoder, input_size, precision } = &self.maker;
         let mut object = Map::new();
-        object.insert("weights".into(), self.encoder.source.source().describe().into());
-        object.insert("encoder".into(), self.loaded.name.clone().into());
-        object.insert("input_size".into(), self.loaded.image_size.into());
-        object.insert("precision".into(), serde_json::to_value(self.precision)?);
+        object.insert("weights".into(), weights.clone().into());
+        object.insert("encoder".into(), encoder.clone().into());
+        object.insert("input_size".into(), (*input_size).into());
+        object.insert("precision".into(), precision.clone().into());
         let first = self.measured.sets.first().map_or("", |set| set.title);
         for set in &self.measured.sets {
             let SetFacts { title, images, classes, left_out, also_in_first, unknown } = set;
@@ -263,16 +282,12 @@ impl Report {
             object.insert(title.replace('-', "_"), facts);
         }
         object.extend(self.one.evaluation.to_json(&self.measured.measurements));
-        Ok(serde_json::to_string(&Value::Object(object))? + "\n")
+        format!("{}\n", Value::Object(object))
     }
 
     fn table(&self) -> String {
-        let mut table = format!(
-            "{} ({}), images of {size} × {size} pixels\n",
-            self.encoder.source.source().describe(),
-            self.loaded.name,
-            size = self.loaded.image_size
-        );
+        let Maker { weights, encoder, input_size: size, .. } = &self.maker;
+        let mut table = format!("{weights} ({encoder}), images of {size} × {size} pixels\n");
         table.extend(self.measured.sets.iter().map(line));
         table += &format!("{}\n", self.one.evaluation.title());
         let values = self.measured.measurements.iter().map(|measurement| measurement.value);

@@ -143,7 +143,7 @@ impl FeatureConsumer for Gathering<'_> {
         let mut measurements = Vec::new();
         for (number, subject) in self.subjects.iter().enumerate() {
             // Each encoder's batches are let go with it.
-            let width = 2 * subject.encoder.model.shape().dim;
+            let width = 2 * subject.encoder()?.model.shape().dim;
             let mut vectors = Vec::new();
             for set in &mut self.gathered {
                 // A process may have no image.

@@ -132,7 +132,7 @@ impl FeatureConsumer for Segmenting<'_> {
         for (gathering, subject) in
             std::mem::take(&mut self.gathering).into_iter().zip(self.subjects)
         {
-            let bank = gathering.finish(self.group, subject.encoder.model.shape().dim)?;
+            let bank = gathering.finish(self.group, subject.encoder()?.model.shape().dim)?;
             let (count, neighbours) = (bank.count(), self.settings.neighbours);
             ensure!(
                 count >= neighbours as i64,
