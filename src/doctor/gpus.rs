@@ -6,7 +6,8 @@ use tch::{Cuda, Device};
 
 use super::finding::Finding;
 use crate::native::{
-    Driver, Gpu, compile_kernels, cuda_version, describe, guard, libtorch_version, nccl_version,
+    Driver, Gpu, KernelSource, compile_kernels, cuda_version, describe, guard, libtorch_version,
+    nccl_version,
 };
 use crate::nn::require_fp8;
 
@@ -132,7 +133,7 @@ fn of_nccl(gpus: usize) -> Finding {
 fn of_compiler() -> Finding {
     let gpu = guard(|| Gpu::of(Device::Cuda(0))).ok();
     let (major, minor) = gpu.map_or(ANY_CAPABILITY, |gpu| gpu.capability);
-    match guard(|| compile_kernels((major, minor))) {
+    match guard(|| compile_kernels(KernelSource::Training, (major, minor))) {
         Ok(_) => Finding::ok("NVRTC", format!("compiles the kernels for {major}.{minor}")),
         Err(error) => Finding::warning(
             "NVRTC",

@@ -260,26 +260,24 @@ impl Block {
         junction: Junction,
         [attention, mlp_path]: [BranchPath; 2],
     ) -> Stream {
-        let Attention { qkv, proj, .. } = &self.attn;
+        let [qkv, proj] = [&self.attn.qkv, &self.attn.proj].map(Linear::parameters);
         let (product, stream) = enter(junction, stream, &self.norm1, qkv, attention.shared());
         let mixed = self.attn.mix(&product);
         let own_bias = self.ls1.is_there();
         let branch = self.ls1.scaled(leave(junction, &mixed, proj, own_bias));
-        let stream = stream.with(branch, (!own_bias).then(|| proj.bias()), attention);
+        let stream = stream.with(branch, (!own_bias).then_some(proj[1]), attention);
 
         let (next, own_bias) = (mlp_path.shared(), self.ls2.is_there());
-        let last = self.mlp.last();
-        let (branch, stream) = match &self.mlp {
-            Mlp::Plain { fc1, fc2 } => {
-                mlp(junction, stream, &self.norm2, [fc1, fc2], next, own_bias)
-            }
-            Mlp::Gated { w12, w3 } => {
-                let (both, stream) = enter(junction, stream, &self.norm2, w12, next);
-                (leave(junction, &gated(&both), w3, own_bias), stream)
+        let [first, last] = [self.mlp.first(), self.mlp.last()].map(Linear::parameters);
+        let (branch, stream) = match self.mlp {
+            Mlp::Plain { .. } => mlp(junction, stream, &self.norm2, [first, last], next, own_bias),
+            Mlp::Gated { .. } => {
+                let (both, stream) = enter(junction, stream, &self.norm2, first, next);
+                (leave(junction, &gated(&both), last, own_bias), stream)
             }
         };
         let branch = self.ls2.scaled(branch);
-        stream.with(branch, (!own_bias).then(|| last.bias()), mlp_path)
+        stream.with(branch, (!own_bias).then_some(last[1]), mlp_path)
     }
 
     /// The attention branch of a block that is not trained: of `residual` `[B, T, D]`, to which the block's

@@ -13,7 +13,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::block::{Block, BlockShape};
 use super::drop_path::DropPath;
+use super::fp8::fits_fp8;
 use super::frozen::{FrozenFormat, Junctions};
+use super::layers::Linear;
 use super::parameters::Parameters;
 use super::taps::Taps;
 use super::trained::{Junction, Stream};
@@ -50,7 +52,8 @@ impl Blocks {
     pub fn train_in_fp8(&mut self, least_weights: usize) -> Vec<&'static str> {
         self.fp8 = Some(least_weights);
         let named = self.blocks.first().into_iter().flat_map(Block::products);
-        let others = named.filter(|(_, linear)| !linear.fits_fp8(least_weights));
+        let fits = |linear: &Linear| fits_fp8(linear.parameters()[0], least_weights);
+        let others = named.filter(|(_, linear)| !fits(linear));
         others.map(|(name, _)| name).collect()
     }
 

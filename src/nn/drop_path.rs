@@ -150,7 +150,7 @@ impl BranchPath {
     }
 
     /// How many of `batch` images the branch is computed for.
-    pub(super) fn images(&self, batch: i64) -> i64 {
+    pub(super) fn count(&self, batch: i64) -> i64 {
         match self {
             Self::Kept { images, .. } => images.size()[0],
             Self::Whole | Self::Scaled(_) => batch,

@@ -48,6 +48,11 @@ pub fn rounded_rows(numbers: &Tensor) -> RoundedRows {
     RoundedRows { values, scales }
 }
 
+/// Whether a weight `[to, from]` has at least so many numbers, and sizes that FP8's products take.
+pub(super) fn fits_fp8(weight: &Tensor, least_weights: usize) -> bool {
+    weight.numel() >= least_weights && weight.size().iter().all(|size| size % 16 == 0)
+}
+
 /// What a frozen layer takes: numbers, or rows that the kernel before has rounded.
 pub(super) enum Operand {
     /// `[..., K]`.

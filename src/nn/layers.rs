@@ -43,17 +43,6 @@ impl Linear {
         }
     }
 
-    /// Whether it has at least so many weights, and sizes that FP8's products take.
-    pub(super) fn fits_fp8(&self, least_weights: usize) -> bool {
-        let weight = self.parameters()[0];
-        weight.numel() >= least_weights && weight.size().iter().all(|size| size % 16 == 0)
-    }
-
-    /// `[to]`.
-    pub(super) fn bias(&self) -> &Tensor {
-        &self.bias
-    }
-
     /// Multiplies each output by its number of `factors` `[to]`. For weights that stay as they are.
     pub(super) fn scale_outputs(&mut self, factors: &Tensor) {
         if let Weight::Plain(weight) = &mut self.weight {

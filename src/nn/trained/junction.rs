@@ -10,8 +10,8 @@ use crate::native::{
     layer_norm_backward, training_kernels_fit,
 };
 use crate::nn::drop_path::BranchPath;
-use crate::nn::fp8::rounded_rows;
-use crate::nn::layers::{LayerNorm, Linear};
+use crate::nn::fp8::{fits_fp8, rounded_rows};
+use crate::nn::layers::LayerNorm;
 
 /// How the numbers between products are computed.
 #[derive(Clone, Copy)]
@@ -76,20 +76,20 @@ impl Junction {
         Self { kernels: kernels.ok(), compute, fp8 }
     }
 
-    /// Whether a linear layer's products are in FP8.
-    fn takes_fp8(&self, linear: &Linear) -> bool {
-        self.fp8.is_some_and(|least| linear.fits_fp8(least))
+    /// Whether products with a weight are in FP8.
+    fn takes_fp8(&self, weight: &Tensor) -> bool {
+        self.fp8.is_some_and(|least| fits_fp8(weight, least))
     }
 
-    /// Adds `branch` to `residual` `[B, T, D]` float32, if there is one, and normalises the sum as `linear` takes it.
+    /// Adds `branch` to `residual` `[B, T, D]` float32, if there is one, and normalises the sum as a product with `weight` takes it.
     pub(super) fn join(
         &self,
         join: &Join,
         residual: &Tensor,
         branch: Option<&Tensor>,
-        linear: &Linear,
+        weight: &Tensor,
     ) -> Result<Joined> {
-        let round = self.takes_fp8(linear);
+        let round = self.takes_fp8(weight);
         if let Some(kernels) = self.kernels {
             let branch = branch.map(Tensor::contiguous);
             let residual = residual.contiguous();
@@ -154,21 +154,21 @@ impl Junction {
         BranchGradient { values, sum }
     }
 
-    /// Numbers `[..., K]` as `linear` takes them.
-    pub(super) fn operand(&self, numbers: Tensor, linear: &Linear) -> Result<Operand> {
-        let rounded = self.takes_fp8(linear).then(|| self.rounded(&numbers)).transpose()?;
+    /// Numbers `[..., K]` as a product with `weight` takes them.
+    pub(super) fn operand(&self, numbers: Tensor, weight: &Tensor) -> Result<Operand> {
+        let rounded = self.takes_fp8(weight).then(|| self.rounded(&numbers)).transpose()?;
         Ok(Operand { numbers, rounded })
     }
 
-    /// GELU, by the error function, as `linear` takes it.
-    pub(super) fn gelu(&self, input: &Tensor, linear: &Linear) -> Result<Operand> {
+    /// GELU, by the error function, as a product with `weight` takes it.
+    pub(super) fn gelu(&self, input: &Tensor, weight: &Tensor) -> Result<Operand> {
         match self.kernels {
-            Some(kernels) if self.takes_fp8(linear) => {
+            Some(kernels) if self.takes_fp8(weight) => {
                 let (numbers, rows) = kernels.gelu_rounded(input)?;
                 Ok(Operand { numbers, rounded: Some(rows) })
             }
             Some(kernels) => Ok(Operand { numbers: kernels.gelu(input)?, rounded: None }),
-            None => self.operand(input.f_gelu("none")?, linear),
+            None => self.operand(input.f_gelu("none")?, weight),
         }
     }
 
@@ -219,7 +219,7 @@ fn with_joining<T>(join: &Join, batch: i64, call: impl FnOnce(&Joining) -> Resul
         factors: factors.as_ref(),
         branch_places: join.added.as_ref().and_then(|(path, _)| path.places()),
         places: join.next.places(),
-        images: join.next.images(batch),
+        images: join.next.count(batch),
         norm: RowNorm { weight, bias, eps: join.eps },
     })
 }

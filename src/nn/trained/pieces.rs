@@ -1,4 +1,4 @@
-//! The pieces of a block that autograd sees.
+//! The pieces of a block that autograd sees. A linear layer is its weight `[to, from]` and its bias `[to]`.
 
 use anyhow::{Context, Result};
 use tch::Tensor;
@@ -7,7 +7,7 @@ use super::junction::{Join, Junction, Operand};
 use super::products::{Product, weight_backward};
 use crate::native::{Gradients, Joined, attach};
 use crate::nn::drop_path::BranchPath;
-use crate::nn::layers::{LayerNorm, Linear};
+use crate::nn::layers::LayerNorm;
 
 /// The residual stream, of which the last branch may still have to be added.
 pub(in crate::nn) struct Stream {
@@ -83,7 +83,7 @@ impl Entered {
         junction: Junction,
         stream: &Stream,
         norm: &LayerNorm,
-        linear: &Linear,
+        linear: [&Tensor; 2],
         next: BranchPath,
     ) -> Result<(Tensor, Self)> {
         let pending = stream.pending.as_ref();
@@ -92,7 +92,7 @@ impl Entered {
         let residual = stream.residual.detach();
         let branch = pending.map(|one| one.branch.detach());
         let Joined { sum, normalised, rounded, statistics } =
-            junction.join(&join, &residual, branch.as_ref(), linear)?;
+            junction.join(&join, &residual, branch.as_ref(), linear[0])?;
         let input = Operand { numbers: normalised, rounded };
         let (output, product) = Product::forward(&junction, linear, &input)?;
         let normalised = input.numbers;
@@ -125,9 +125,8 @@ impl Entered {
 fn entered_inputs<'a>(
     stream: &'a Stream,
     norm: &'a LayerNorm,
-    linear: &'a Linear,
+    [weight, bias]: [&'a Tensor; 2],
 ) -> Vec<&'a Tensor> {
-    let [weight, bias] = linear.parameters();
     [vec![&norm.weight, &norm.bias, weight, bias], stream.inputs()].concat()
 }
 
@@ -137,7 +136,7 @@ pub(in crate::nn) fn enter(
     junction: Junction,
     stream: Stream,
     norm: &LayerNorm,
-    linear: &Linear,
+    linear: [&Tensor; 2],
     next: BranchPath,
 ) -> (Tensor, Stream) {
     let (output, kept) =
@@ -158,15 +157,15 @@ pub(in crate::nn) fn enter(
 pub(in crate::nn) fn leave(
     junction: Junction,
     input: &Tensor,
-    linear: &Linear,
+    linear: [&Tensor; 2],
     with_bias: bool,
 ) -> Tensor {
+    let [weight, bias] = linear;
     let (held, output, product) = without_history(|| {
-        let operand = junction.operand(input.detach(), linear)?;
+        let operand = junction.operand(input.detach(), weight)?;
         let (output, product) = Product::forward(&junction, linear, &operand)?;
         Ok((operand.numbers, output, product))
     });
-    let [weight, bias] = linear.parameters();
     let mut inputs = vec![input, weight];
     inputs.extend(with_bias.then_some(bias));
     record(&inputs, &[&output], move |gradients| {
@@ -189,18 +188,18 @@ pub(in crate::nn) fn mlp(
     junction: Junction,
     stream: Stream,
     norm: &LayerNorm,
-    [fc1, fc2]: [&Linear; 2],
+    [fc1, fc2]: [[&Tensor; 2]; 2],
     next: BranchPath,
     with_bias: bool,
 ) -> (Tensor, Stream) {
     let (hidden, kept, activated, output, product) = without_history(|| {
         let (hidden, kept) = Entered::forward(junction, &stream, norm, fc1, next)?;
-        let activated = junction.gelu(&hidden, fc2)?;
+        let activated = junction.gelu(&hidden, fc2[0])?;
         let (output, product) = Product::forward(&junction, fc2, &activated)?;
         Ok((hidden, kept, activated.numbers, output, product))
     });
     let sum = kept.sum.detach();
-    let [weight, bias] = fc2.parameters();
+    let [weight, bias] = fc2;
     let mut inputs = entered_inputs(&stream, norm, fc1);
     inputs.push(weight);
     inputs.extend(with_bias.then_some(bias));

@@ -5,7 +5,6 @@ use tch::{Kind, Tensor};
 
 use super::junction::{Junction, Operand};
 use crate::nn::fp8::Fp8Matrix;
-use crate::nn::layers::Linear;
 
 /// A linear layer's weight as products take it, kept for the backward pass.
 pub(super) enum Product {
@@ -16,14 +15,14 @@ pub(super) enum Product {
 }
 
 impl Product {
-    /// `input` `[..., from]` to `[..., to]`: in FP8 if it is rounded.
+    /// `input` `[..., from]` to `[..., to]`, with a weight `[to, from]` and a bias `[to]`: in FP8 if it is rounded.
     pub(super) fn forward(
         junction: &Junction,
-        linear: &Linear,
+        [weight, bias]: [&Tensor; 2],
         input: &Operand,
     ) -> Result<(Tensor, Self)> {
         let numbers = &input.numbers;
-        let [weight, bias] = linear.parameters().map(Tensor::detach);
+        let [weight, bias] = [weight, bias].map(Tensor::detach);
         let bias = bias.to_kind(numbers.kind());
         let Some(rows) = &input.rounded else {
             let weight = weight.to_kind(numbers.kind());
