@@ -5,13 +5,26 @@ use tch::{Kind, Tensor};
 
 use super::encoder::{EncoderShape, Input, RestOfBackward};
 use super::tokens::Tokens;
-use crate::nn::{Blocks, Junctions, LayerNorm, gather_tokens};
+use crate::nn::{Blocks, Junctions, LayerNorm, Rotary, gather_tokens};
 
 /// Blocks and the final norm. Fields are named as the published checkpoints' tensors.
 pub(super) struct Trunk {
     pub blocks: Blocks,
     pub norm: LayerNorm,
     pub shape: EncoderShape,
+}
+
+/// What a trunk takes: tokens `[B, P+K, D]`, and by what their queries and keys are turned, where positions are not
+/// in the tokens.
+pub(super) struct Embedded {
+    pub tokens: Tensor,
+    pub rotary: Option<Rotary>,
+}
+
+impl From<Tensor> for Embedded {
+    fn from(tokens: Tensor) -> Self {
+        Self { tokens, rotary: None }
+    }
 }
 
 /// The `patches` `[B, N, …]` that `input` shows, and their `positions`, of `[1, N, D]`.
@@ -23,11 +36,12 @@ pub(super) fn shown(patches: Tensor, positions: Tensor, input: &Input) -> (Tenso
 }
 
 impl Trunk {
-    /// [`Encoder::forward`](super::Encoder::forward) of `embedded` tokens `[B, P+K, D]`.
-    pub fn forward(&self, embedded: Tensor, input: &Input, compute: Kind) -> Tokens {
+    /// [`Encoder::forward`](super::Encoder::forward) of `embedded` tokens.
+    pub fn forward(&self, embedded: impl Into<Embedded>, input: &Input, compute: Kind) -> Tokens {
+        let Embedded { tokens, rotary } = embedded.into();
         let mut taps = Vec::new();
         let tap = input.tap(&mut taps);
-        let all = self.blocks.forward(embedded, &input.drop_path, compute, tap);
+        let all = self.blocks.forward(tokens, rotary.as_ref(), &input.drop_path, compute, tap);
         self.shape.tokens(all, input, taps)
     }
 
@@ -37,18 +51,20 @@ impl Trunk {
     /// If the input asks for the tokens after one of these blocks.
     pub fn forward_recomputed<'a>(
         &'a self,
-        embedded: Tensor,
+        embedded: impl Into<Embedded>,
         input: &'a Input,
         compute: Kind,
         blocks: usize,
     ) -> (Tokens, RestOfBackward<'a>) {
         assert!(input.taps.iter().all(|&tap| tap >= blocks), "a recomputed block has no tap");
+        let Embedded { tokens, rotary } = embedded.into();
         let mut taps = Vec::new();
         let tap = input.tap(&mut taps);
         let drop_path = &input.drop_path;
+        let turned = rotary.as_ref();
         let (all, kept) =
-            self.blocks.forward_keeping_inputs(embedded, drop_path, compute, blocks, tap);
-        let rest = move || self.blocks.backward(kept, drop_path, compute);
+            self.blocks.forward_keeping_inputs(tokens, turned, drop_path, compute, blocks, tap);
+        let rest = move || self.blocks.backward(kept, rotary.as_ref(), drop_path, compute);
         (self.shape.tokens(all, input, taps), Box::new(rest))
     }
 
@@ -58,14 +74,15 @@ impl Trunk {
     /// A kernel of `junctions` fails.
     pub fn forward_frozen(
         &self,
-        embedded: Tensor,
+        embedded: impl Into<Embedded>,
         input: &Input,
         compute: Kind,
         junctions: &Junctions,
     ) -> Result<Tokens> {
+        let Embedded { tokens, rotary } = embedded.into();
         let mut taps = Vec::new();
         let tap = input.tap(&mut taps);
-        let all = self.blocks.forward_frozen(embedded, junctions, compute, tap)?;
+        let all = self.blocks.forward_frozen(tokens, rotary.as_ref(), junctions, compute, tap)?;
         Ok(self.shape.tokens(all, input, taps))
     }
 }

@@ -13,6 +13,7 @@ use super::block::{Block, BlockShape};
 use super::drop_path::DropPath;
 use super::frozen::{FrozenFormat, Junctions};
 use super::parameters::Parameters;
+use super::rotary::Rotary;
 use crate::native::backward_from;
 
 /// Blocks that follow one another.
@@ -42,15 +43,17 @@ impl Blocks {
 
     /// The residual stream after the last block, `[B, T, D]`, given the first one's input
     /// `embedded`, which may be overwritten. Matrix products run in `compute` (float32 or bf16).
-    /// `after_block` sees the stream after each block; the next block may overwrite it.
+    /// `after_block` sees the stream after each block; the next block may overwrite it. Where there are `rotary`
+    /// positions, queries and keys of all blocks are turned by them.
     pub fn forward(
         &self,
         embedded: Tensor,
+        rotary: Option<&Rotary>,
         drop_path: &DropPath,
         compute: Kind,
         after_block: impl FnMut(usize, &Tensor),
     ) -> Tensor {
-        self.forward_from((0, embedded), false, drop_path, compute, after_block)
+        self.forward_from((0, embedded), false, rotary, drop_path, compute, after_block)
     }
 
     /// [`Self::forward`] from a block on, given its input, which may be overwritten unless it is
@@ -59,13 +62,14 @@ impl Blocks {
         &self,
         (first, mut residual): (usize, Tensor),
         is_kept: bool,
+        rotary: Option<&Rotary>,
         drop_path: &DropPath,
         compute: Kind,
         mut after_block: impl FnMut(usize, &Tensor),
     ) -> Tensor {
         for index in first..self.depth() {
             let is_kept = is_kept && index == first;
-            residual = self.block(index, residual, is_kept, drop_path, compute);
+            residual = self.block((index, residual), is_kept, rotary, drop_path, compute);
             after_block(index, &residual);
         }
         residual
@@ -74,13 +78,13 @@ impl Blocks {
     /// One block.
     fn block(
         &self,
-        index: usize,
-        residual: Tensor,
+        (index, residual): (usize, Tensor),
         is_kept: bool,
+        rotary: Option<&Rotary>,
         drop_path: &DropPath,
         compute: Kind,
     ) -> Tensor {
-        self.0[index].forward(residual, is_kept, compute, drop_path.of_block(index))
+        self.0[index].forward(residual, is_kept, rotary, compute, drop_path.of_block(index))
     }
 
     /// [`Self::forward`] of which the first `count` blocks keep only their inputs. Once the loss has
@@ -89,6 +93,7 @@ impl Blocks {
     pub fn forward_keeping_inputs(
         &self,
         embedded: Tensor,
+        rotary: Option<&Rotary>,
         drop_path: &DropPath,
         compute: Kind,
         count: usize,
@@ -98,24 +103,30 @@ impl Blocks {
         tch::no_grad(|| {
             for block in 0..count {
                 let input = inputs[block].shallow_clone();
-                inputs.push(self.block(block, input, true, drop_path, compute));
+                inputs.push(self.block((block, input), true, rotary, drop_path, compute));
             }
         });
         let rest = inputs.pop().expect("the embedding at least").set_requires_grad(true);
         let first = (count, rest.shallow_clone());
-        let tokens = self.forward_from(first, true, drop_path, compute, after_block);
+        let tokens = self.forward_from(first, true, rotary, drop_path, compute, after_block);
         (tokens, KeptInputs { embedded, inputs, rest })
     }
 
     /// The backward pass through the blocks that kept only their inputs, and what embedded them.
-    pub fn backward(&self, kept: KeptInputs, drop_path: &DropPath, compute: Kind) -> Result<()> {
+    pub fn backward(
+        &self,
+        kept: KeptInputs,
+        rotary: Option<&Rotary>,
+        drop_path: &DropPath,
+        compute: Kind,
+    ) -> Result<()> {
         let KeptInputs { embedded, mut inputs, rest } = kept;
         let mut gradient = rest.grad();
         drop(rest);
         while let Some(leaf) = inputs.pop() {
             let leaf = leaf.set_requires_grad(true);
             let input = leaf.shallow_clone();
-            let output = self.block(inputs.len(), input, true, drop_path, compute);
+            let output = self.block((inputs.len(), input), true, rotary, drop_path, compute);
             backward_from(&output, &gradient)?;
             gradient = leaf.grad();
         }
@@ -130,6 +141,7 @@ impl Blocks {
     pub fn forward_frozen(
         &self,
         embedded: Tensor,
+        rotary: Option<&Rotary>,
         junctions: &Junctions,
         compute: Kind,
         mut after_block: impl FnMut(usize, &Tensor),
@@ -138,7 +150,8 @@ impl Blocks {
         let mut branch: Option<Tensor> = None;
         for (index, block) in self.0.iter().enumerate() {
             let before = branch.take();
-            let attention = block.frozen_attention(&mut residual, before, junctions, compute)?;
+            let attention =
+                block.frozen_attention(&mut residual, before, rotary, junctions, compute)?;
             if let Some(before) = index.checked_sub(1) {
                 after_block(before, &residual);
             }

@@ -128,6 +128,14 @@ pub(super) enum BranchPath {
 }
 
 impl BranchPath {
+    /// The images `[K]` that the branch is computed for, where it is not all.
+    pub(super) fn images(&self) -> Option<&Tensor> {
+        match self {
+            Self::Kept { images, .. } => Some(images),
+            Self::Whole | Self::Scaled(_) => None,
+        }
+    }
+
     /// Adds `branch` of the tokens to `residual` `[B, T, D]`: where that can be in its memory, if it
     /// may be overwritten.
     ///
