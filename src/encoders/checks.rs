@@ -1,6 +1,7 @@
 //! Checks of an encoder's numbers that families share.
 
 use super::family::EncoderSpec;
+use crate::nn::Biases;
 
 /// # Errors
 /// A number that must not be 0 is: its key, and what is wrong.
@@ -28,5 +29,23 @@ pub(super) fn require_divisor(spec: &EncoderSpec) -> Result<(), (&'static str, S
     match dim.is_multiple_of(heads) {
         true => Ok(()),
         false => Err(("heads", format!("found {heads}, expected a divisor of the width {dim}"))),
+    }
+}
+
+/// # Errors
+/// Products are without a bias, or positions are rotary.
+pub(super) fn require_all_biases(spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
+    if spec.biases != Biases::ALL {
+        return Err(("biases", "found less than all, expected all".into()));
+    }
+    require_no_rotation(spec)
+}
+
+/// # Errors
+/// Positions are rotary.
+pub(super) fn require_no_rotation(spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
+    match spec.rope_theta {
+        0 => Ok(()),
+        theta => Err(("rope_theta", format!("found {theta}, expected 0, or `dinov3_vit`"))),
     }
 }

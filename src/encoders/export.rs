@@ -87,7 +87,7 @@ fn write_hugging_face(
     let processor = preprocessing.to_json(encoder.image_size, family.image_processor());
     write_json(&folder.join(PREPROCESSOR), &processor)?;
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    let layout = family.hugging_face_names();
+    let layout = family.hugging_face_names(&encoder.spec);
     let renamed = names.iter().map(|name| (name.as_str(), layout.stored_names(name)));
     write_renamed(&folder.join(MODEL), file, renamed, &metadata)
 }

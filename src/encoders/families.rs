@@ -1,11 +1,13 @@
 //! The list of encoder families.
 
 use super::dinov2::Dinov2;
+use super::dinov3_vit::Dinov3Vit;
 use super::family::{EncoderSpec, Family};
 use super::pixio::Pixio;
 
 /// Every family; the first is meant where a configuration names none.
-pub static FAMILIES: &[&dyn Family] = &[&Pixio, &Dinov2::PLAIN, &Dinov2::WITH_REGISTERS];
+pub static FAMILIES: &[&dyn Family] =
+    &[&Pixio, &Dinov2::PLAIN, &Dinov2::WITH_REGISTERS, &Dinov3Vit];
 
 /// The family that a configuration means which names none.
 pub fn default_family() -> &'static dyn Family {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tch::Tensor;
 
 use super::encoder::Encoder;
-use crate::nn::{Parameters, Storage};
+use crate::nn::{Biases, Parameters, Storage};
 use crate::weights::{NameMap, WeightFile};
 
 /// Encoders that are computed in the same way and whose weights have the same names: the model, its
@@ -57,11 +57,16 @@ pub trait Family: Sync {
         grid_size: usize,
     ) -> Tensor;
 
-    /// The names that `transformers` stores its parameters under.
-    fn hugging_face_names(&self) -> &'static dyn NameMap;
+    /// The names that `transformers` stores the parameters of such an encoder under.
+    fn hugging_face_names(&self, spec: &EncoderSpec) -> &'static dyn NameMap;
 
     /// The names that its parameters have in this program, in a file of them.
     fn own_names(&self) -> &'static dyn NameMap;
+
+    /// The names of all files that are read; of those that know as many of a file's tensors, the first is meant.
+    fn layouts(&self) -> Vec<&'static dyn NameMap> {
+        vec![self.hugging_face_names(&self.defaults()), self.own_names()]
+    }
 
     /// Whether checkpoints have a tensor of this name beside the encoder: a projector, the decoder
     /// of masked autoencoding, a classifier.
@@ -141,9 +146,19 @@ pub struct EncoderSpec {
     pub mlp_ratio: usize,
     /// Whether one half of an MLP's first product gates the other.
     pub gated: bool,
+    /// Which products of a block add a bias.
+    pub biases: Biases,
+    /// The theta of rotary positions; 0 where positions are not rotary.
+    pub rope_theta: usize,
 }
 
 impl EncoderSpec {
+    /// These numbers with those of `noted` that no shape of a tensor tells.
+    #[must_use]
+    pub(super) fn completed_by(self, noted: &Self) -> Self {
+        Self { heads: noted.heads, rope_theta: noted.rope_theta, ..self }
+    }
+
     /// Tokens before those of the patches.
     pub fn prefix_tokens(&self) -> usize {
         self.class_tokens + self.registers
@@ -175,6 +190,7 @@ impl EncoderSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredEncoder {
     pub spec: EncoderSpec,
-    /// Side of the square image whose patches the position embedding counts, in pixels.
+    /// Side of the square image whose patches the position embedding counts, in pixels; of encoders that have none,
+    /// of published ones' images.
     pub image_size: usize,
 }

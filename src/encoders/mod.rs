@@ -22,6 +22,7 @@
 mod checks;
 mod config_json;
 mod dinov2;
+mod dinov3_vit;
 mod encoder;
 mod export;
 mod families;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::weights::{NameMap, Place};
 
 /// The kinds of a module's parameters: ours and theirs.
-const WEIGHT_AND_BIAS: &[(&str, &str)] = &[("weight", "weight"), ("bias", "bias")];
+pub(super) const WEIGHT_AND_BIAS: &[(&str, &str)] = &[("weight", "weight"), ("bias", "bias")];
 
 /// A module of a block.
 pub(super) struct Module {
@@ -23,19 +23,25 @@ impl Module {
     }
 }
 
-/// One of ours, and several of theirs in its order: for each of theirs all that files call it, of which the first is
-/// written.
-type Fused = (&'static str, &'static [&'static [&'static str]]);
+/// A module that is one of ours and several of theirs.
+pub(super) struct Fused {
+    pub own: &'static str,
+    /// In the order of ours, for each of theirs all that files call it, of which the first is written.
+    pub theirs: &'static [&'static [&'static str]],
+    /// Its parameters: ours, theirs.
+    pub kinds: &'static [(&'static str, &'static str)],
+}
 
 /// Queries, keys and values, as published files and `transformers` in memory call them.
-pub(super) const QKV: Fused = (
-    "attn.qkv",
-    &[
+pub(super) const QKV: Fused = Fused {
+    own: "attn.qkv",
+    theirs: &[
         &["attention.attention.query", "attention.q_proj"],
         &["attention.attention.key", "attention.k_proj"],
         &["attention.attention.value", "attention.v_proj"],
     ],
-);
+    kinds: WEIGHT_AND_BIAS,
+};
 
 /// Names of an encoder with numbered blocks: ours are those of the original checkpoints, `blocks.0.norm1.weight`,
 /// theirs those that `transformers` writes, `encoder.layer.0.norm1.weight`.
@@ -46,32 +52,44 @@ pub(super) struct NameTable {
     pub wrappers: &'static [&'static str],
     /// Parameters outside the blocks: ours, theirs.
     pub outside: &'static [(&'static str, &'static str)],
-    pub in_block: &'static [Module],
-    /// The module that is one of ours and several of theirs.
-    pub fused: Fused,
+    /// What numbered blocks are written under; others are read too.
+    pub blocks: &'static str,
+    pub in_block: &'static [&'static [Module]],
+    pub fused: &'static [Fused],
 }
 
 impl NameTable {
+    /// The modules of a block.
+    pub fn modules(&self) -> impl Iterator<Item = &'static Module> {
+        self.in_block.iter().copied().flatten()
+    }
+
     /// The place of the tensor that a Hugging Face file calls `name`.
     fn place_of(&self, name: &str) -> Option<Place> {
         if let Some((own, _)) = self.outside.iter().find(|(_, theirs)| *theirs == name) {
             return Some(Place { name: (*own).into(), part: None });
         }
-        let in_layers = name.strip_prefix("encoder.").unwrap_or(name);
+        let stack = ["encoder.", "model."].iter().find_map(|stack| name.strip_prefix(stack));
+        let in_layers = stack.unwrap_or(name);
         let numbered =
             in_layers.strip_prefix("layer.").or_else(|| in_layers.strip_prefix("layers."))?;
         let (block, parameter) = numbered.split_once('.')?;
         let block: usize = block.parse().ok()?;
         let (module, kind) = parameter.rsplit_once('.')?;
-        let (fused, parts) = self.fused;
-        let is_plain = WEIGHT_AND_BIAS.iter().any(|(_, theirs)| *theirs == kind);
-        if let Some(part) = parts.iter().position(|part| is_plain && part.contains(&module)) {
-            let name = format!("blocks.{block}.{fused}.{kind}");
-            return Some(Place { name, part: Some(part) });
+        let own_kind = |kinds: &[(&'static str, &str)]| {
+            kinds.iter().find(|(_, theirs)| *theirs == kind).map(|(own, _)| *own)
+        };
+        let place = |own: &str, kind: &str, part| {
+            Some(Place { name: format!("blocks.{block}.{own}.{kind}"), part })
+        };
+        for Fused { own, theirs, kinds } in self.fused {
+            let part = theirs.iter().position(|part| part.contains(&module));
+            if let (Some(part), Some(kind)) = (part, own_kind(kinds)) {
+                return place(own, kind, Some(part));
+            }
         }
-        let known = self.in_block.iter().find(|known| known.theirs.contains(&module))?;
-        let (own_kind, _) = known.kinds.iter().find(|(_, theirs)| *theirs == kind)?;
-        Some(Place { name: format!("blocks.{block}.{}.{own_kind}", known.own), part: None })
+        let mut known = self.modules().filter(|known| known.theirs.contains(&module));
+        known.find_map(|known| place(known.own, own_kind(known.kinds)?, None))
     }
 
     /// The names that `transformers` gives one of our parameters: several for a fused one, none for a tensor that
@@ -84,15 +102,17 @@ impl NameTable {
             let (block, parameter) = name.strip_prefix("blocks.")?.split_once('.')?;
             block.parse::<usize>().ok()?;
             let (module, kind) = parameter.rsplit_once('.')?;
-            let (fused, parts) = self.fused;
-            if module == fused {
-                WEIGHT_AND_BIAS.iter().find(|(own, _)| *own == kind)?;
-                let part = |part: &&[&str]| format!("encoder.layer.{block}.{}.{kind}", part[0]);
-                return Some(parts.iter().map(part).collect());
+            let their_kind = |kinds: &[(&str, &'static str)]| {
+                kinds.iter().find(|(own, _)| *own == kind).map(|(_, theirs)| *theirs)
+            };
+            let name =
+                |module: &str, kind: &str| format!("{}.{block}.{module}.{kind}", self.blocks);
+            if let Some(fused) = self.fused.iter().find(|fused| fused.own == module) {
+                let kind = their_kind(fused.kinds)?;
+                return Some(fused.theirs.iter().map(|part| name(part[0], kind)).collect());
             }
-            let known = self.in_block.iter().find(|known| known.own == module)?;
-            let (_, their_kind) = known.kinds.iter().find(|(own, _)| *own == kind)?;
-            Some(vec![format!("encoder.layer.{block}.{}.{their_kind}", known.theirs[0])])
+            let mut known = self.modules().filter(|known| known.own == module);
+            known.find_map(|known| Some(vec![name(known.theirs[0], their_kind(known.kinds)?)]))
         };
         in_block().unwrap_or_default()
     }
@@ -101,8 +121,8 @@ impl NameTable {
 /// The names in Hugging Face files.
 pub(super) struct HuggingFaceNames(pub &'static NameTable);
 
-/// Our names.
-pub(super) struct OwnNames(pub &'static NameTable);
+/// Our names, which are in any of the tables.
+pub(super) struct OwnNames(pub &'static [&'static NameTable]);
 
 impl NameMap for HuggingFaceNames {
     fn layout(&self) -> &'static str {
@@ -128,15 +148,15 @@ impl NameMap for HuggingFaceNames {
 
 impl NameMap for OwnNames {
     fn layout(&self) -> &'static str {
-        self.0.own_layout
+        self.0[0].own_layout
     }
 
     fn wrappers(&self) -> &'static [&'static str] {
-        self.0.wrappers
+        self.0[0].wrappers
     }
 
     fn place(&self, name: &str) -> Option<Place> {
-        let is_known = !self.0.theirs(name).is_empty();
+        let is_known = self.0.iter().any(|table| !table.theirs(name).is_empty());
         is_known.then(|| Place { name: name.to_string(), part: None })
     }
 

@@ -4,9 +4,11 @@ use std::fmt;
 
 use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use super::families::{FAMILIES, default_family};
 use super::family::{EncoderSpec, Family};
+use crate::nn::Biases;
 
 /// An encoder by numbers: `{ dim = 192, depth = 6, heads = 3 }`.
 #[derive(Serialize, Deserialize)]
@@ -24,23 +26,42 @@ struct Numbers {
     mlp_ratio: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gated: Option<bool>,
+    /// Names of the products that add a bias.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    biases: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rope_theta: Option<usize>,
 }
 
 impl Numbers {
-    fn from_spec(spec: &EncoderSpec) -> Self {
-        let EncoderSpec { family, dim, depth, heads, patch_size, class_tokens, mlp_ratio, .. } =
-            *spec;
-        let defaults = family.defaults();
+    /// All of them.
+    fn complete(spec: &EncoderSpec) -> Self {
+        let there = spec.biases.named().into_iter().filter(|(_, is_there)| *is_there);
         Self {
-            family: (family != default_family()).then(|| family.name().to_string()),
-            dim,
-            depth,
-            heads,
-            patch_size: Some(patch_size),
-            class_tokens: Some(class_tokens),
-            registers: (spec.registers != defaults.registers).then_some(spec.registers),
-            mlp_ratio: Some(mlp_ratio),
-            gated: (spec.gated != defaults.gated).then_some(spec.gated),
+            family: Some(spec.family.name().to_string()),
+            dim: spec.dim,
+            depth: spec.depth,
+            heads: spec.heads,
+            patch_size: Some(spec.patch_size),
+            class_tokens: Some(spec.class_tokens),
+            registers: Some(spec.registers),
+            mlp_ratio: Some(spec.mlp_ratio),
+            gated: Some(spec.gated),
+            biases: Some(there.map(|(name, _)| name.to_string()).collect()),
+            rope_theta: Some(spec.rope_theta),
+        }
+    }
+
+    /// Those that are written: without what few encoders have, where it is the family's default.
+    fn from_spec(spec: &EncoderSpec) -> Self {
+        let (all, defaults) = (Self::complete(spec), Self::complete(&spec.family.defaults()));
+        Self {
+            family: all.family.filter(|_| spec.family != default_family()),
+            registers: all.registers.filter(|_| all.registers != defaults.registers),
+            gated: all.gated.filter(|_| all.gated != defaults.gated),
+            biases: all.biases.filter(|biases| Some(biases) != defaults.biases.as_ref()),
+            rope_theta: all.rope_theta.filter(|_| all.rope_theta != defaults.rope_theta),
+            ..all
         }
     }
 
@@ -57,6 +78,11 @@ impl Numbers {
             registers: self.registers.unwrap_or(defaults.registers),
             mlp_ratio: self.mlp_ratio.unwrap_or(defaults.mlp_ratio),
             gated: self.gated.unwrap_or(defaults.gated),
+            biases: match self.biases {
+                Some(names) => Biases::from_names(&names)?,
+                None => defaults.biases,
+            },
+            rope_theta: self.rope_theta.unwrap_or(defaults.rope_theta),
         })
     }
 }
@@ -74,22 +100,32 @@ fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 impl EncoderSpec {
+    /// All of its numbers by their names in configurations.
+    pub(super) fn numbers(&self) -> Map<String, Value> {
+        match serde_json::to_value(Numbers::complete(self)) {
+            Ok(Value::Object(numbers)) => numbers,
+            _ => Map::new(),
+        }
+    }
+
     /// As it is written in a configuration: a name, or an inline table of numbers.
     pub fn to_toml(&self) -> String {
         if let Some(name) = self.name() {
             return format!("\"{name}\"");
         }
         let Self { family, dim, depth, heads, patch_size, class_tokens, mlp_ratio, .. } = *self;
-        let Numbers { registers, gated, .. } = Numbers::from_spec(self);
+        let Numbers { registers, gated, biases, rope_theta, .. } = Numbers::from_spec(self);
         let registers = registers.map(|count| format!(", registers = {count}")).unwrap_or_default();
         let gated = gated.map(|gated| format!(", gated = {gated}")).unwrap_or_default();
+        let biases = biases.map(|names| format!(", biases = {names:?}")).unwrap_or_default();
+        let theta = rope_theta.map(|theta| format!(", rope_theta = {theta}")).unwrap_or_default();
         let family = match family == default_family() {
             true => String::new(),
             false => format!("family = \"{}\", ", family.name()),
         };
         format!(
             "{{ {family}dim = {dim}, depth = {depth}, heads = {heads}, patch_size = {patch_size}, \
-             class_tokens = {class_tokens}{registers}, mlp_ratio = {mlp_ratio}{gated} }}"
+             class_tokens = {class_tokens}{registers}, mlp_ratio = {mlp_ratio}{gated}{biases}{theta} }}"
         )
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tch::{Kind, Tensor};
 use tracing::info;
 
@@ -102,10 +102,9 @@ impl EncoderWeights {
         let measured = self.family.measure(&self.file).with_context(|| path.to_string());
         let measured = measured.map_err(|error| named(self.foreign, error))?;
         let spec = measured.spec;
-        let with_heads = |heads| EncoderSpec { heads, ..spec };
         if let Some(declared) = self.declared {
             ensure!(
-                with_heads(declared.heads) == declared,
+                spec.completed_by(&declared) == declared,
                 "{path}: {}",
                 difference(&spec, &declared)
             );
@@ -117,7 +116,8 @@ impl EncoderWeights {
             );
         }
         let mut published = self.family.published().into_iter().map(|(_, published)| published);
-        let published = published.find(|published| with_heads(published.heads) == *published);
+        let published = published.find(|published| spec.completed_by(published) == *published);
+        let spec = self.declared.map_or(spec, |declared| spec.completed_by(&declared));
         let heads = heads
             .or(self.declared.map(|declared| declared.heads))
             .or(published.map(|published| published.heads))
@@ -133,7 +133,16 @@ impl EncoderWeights {
             "{path}: {heads} attention heads do not divide the width {}",
             spec.dim
         );
-        Ok(StoredEncoder { spec: with_heads(heads), ..measured })
+        Ok(StoredEncoder { spec: EncoderSpec { heads, ..spec }, ..measured })
+    }
+
+    /// [`Self::measure`] of a trainee that was built as `model`, which tells what no shape does.
+    ///
+    /// # Errors
+    /// As of [`Self::measure`].
+    pub fn measure_trainee(&self, model: &EncoderSpec) -> Result<StoredEncoder> {
+        let stored = self.measure(Some(model.heads))?;
+        Ok(StoredEncoder { spec: stored.spec.completed_by(model), ..stored })
     }
 
     /// Checks that the file has exactly the encoder's parameters `targets`, beside what the family's
@@ -184,6 +193,9 @@ impl EncoderWeights {
 fn named(foreign: Option<&'static str>, error: anyhow::Error) -> anyhow::Error {
     let Some(family) = foreign else { return error };
     let known: Vec<_> = FAMILIES.iter().map(|family| family.title()).collect();
+    if known.contains(&family) {
+        return error.context(format!("these look like the weights of {family}"));
+    }
     error.context(format!(
         "these look like the weights of {family}, and only encoders of {} are read",
         known.join(" and ")
@@ -213,11 +225,7 @@ fn require_finite(targets: &[(String, Tensor)], counts: &[Tensor]) -> Result<()>
 
 /// In which numbers the tensors differ from what is noted beside them.
 fn difference(tensors: &EncoderSpec, noted: &EncoderSpec) -> String {
-    let numbers = |spec: &EncoderSpec| match serde_json::to_value(spec) {
-        Ok(Value::Object(numbers)) => numbers,
-        _ => Map::new(),
-    };
-    let (found, noted) = (numbers(tensors), numbers(noted));
+    let (found, noted) = (tensors.numbers(), noted.numbers());
     let differs = |(name, value): &(&String, &Value)| {
         *name != "heads" && found.get(*name).is_some_and(|own| own != *value)
     };
@@ -302,10 +310,7 @@ fn within(
         return Ok(file);
     }
     let families = declared.map_or_else(|| FAMILIES.to_vec(), |declared| vec![declared.family]);
-    let layouts: Vec<_> = families
-        .iter()
-        .flat_map(|family| [family.hugging_face_names(), family.own_names()])
-        .collect();
+    let layouts: Vec<_> = families.iter().flat_map(|family| family.layouts()).collect();
     let shapes = file.shapes();
     let ends = shapes.keys().flat_map(|name| name.match_indices('.').map(|(at, _)| &name[..=at]));
     let prefixes: BTreeSet<String> = ends.map(str::to_string).collect();
@@ -355,9 +360,9 @@ fn recognise(
         Some(declared) => vec![declared.family],
         None => FAMILIES.to_vec(),
     };
-    let layouts = families.iter().flat_map(|family| {
-        [family.hugging_face_names(), family.own_names()].map(|map| (*family, map))
-    });
+    let layouts = families
+        .iter()
+        .flat_map(|family| family.layouts().into_iter().map(|layout| (*family, layout)));
     // Names of one family may be some of another's: it is the one that knows most of them, and of those the first.
     let known = layouts.map(|(family, layout)| (file.known_to(layout), family, layout));
     let most = known.reduce(|most, other| if other.0 > most.0 { other } else { most });
@@ -365,10 +370,10 @@ fn recognise(
         return Ok((family, layout));
     }
     let titles: Vec<_> = families.iter().map(|family| family.title()).collect();
-    let layouts = |family: &&dyn Family| {
-        [family.hugging_face_names(), family.own_names()].map(NameMap::layout)
-    };
-    let layouts: Vec<_> = families.iter().flat_map(layouts).collect();
+    let layouts = families.iter().flat_map(|family| family.layouts());
+    let mut layouts: Vec<_> = layouts.map(NameMap::layout).collect();
+    let mut seen = BTreeSet::new();
+    layouts.retain(|layout| seen.insert(*layout));
     let names: Vec<_> = file.shapes().into_keys().collect();
     Err(anyhow!(
         "{}: these are not the weights of a {} encoder: none of its {} tensors has a name of the {} \

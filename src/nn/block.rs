@@ -3,11 +3,13 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
+use super::biases::{Biases, QkvBiases};
 use super::drop_path::BranchPath;
 use super::fp8::Operand;
 use super::frozen::{FrozenFormat, Junctions};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::{Init, Parameters};
+use super::rotary::Rotary;
 use super::trained::{Junction, Stream, enter, leave, mlp};
 
 /// The numbers of a transformer block.
@@ -26,49 +28,93 @@ pub struct BlockShape {
     /// Whether the MLP's first product is twice `hidden` wide, and its first half gates the second (SwiGLU;
     /// Shazeer, 2020).
     pub gated: bool,
+    /// Which products add a bias.
+    pub biases: Biases,
+    /// Whether queries, keys and values have biases of their own, any of which may be missing, and not one for all.
+    pub biases_apart: bool,
 }
 
 impl BlockShape {
     /// A plain block with a hidden layer of four times the width.
     pub fn new(dim: usize, heads: usize, eps: f64) -> Self {
-        Self { dim, heads, hidden: 4 * dim, eps, layer_scale: false, gated: false }
+        Self {
+            dim,
+            heads,
+            hidden: 4 * dim,
+            eps,
+            layer_scale: false,
+            gated: false,
+            biases: Biases::ALL,
+            biases_apart: false,
+        }
     }
 }
 
 /// Multi-head self-attention over one fused product for queries, keys and values.
 struct Attention {
     qkv: Linear,
+    /// What the product adds, where that is no parameter of its own.
+    biases: Option<QkvBiases>,
     proj: Linear,
     heads: i64,
 }
 
 impl Attention {
-    fn new(parameters: &mut Parameters, dim: i64, heads: i64) -> Self {
+    fn new(parameters: &mut Parameters, shape: &BlockShape) -> Self {
+        let (dim, biases) = (shape.dim as i64, &shape.biases);
+        let (of_qkv, of_proj) = ((dim, 3 * dim), (dim, dim));
         parameters.scoped("attn", |parameters| Self {
-            qkv: Linear::new(parameters, "qkv", dim, 3 * dim),
-            proj: Linear::new(parameters, "proj", dim, dim),
-            heads,
+            qkv: Linear::with_bias(parameters, "qkv", of_qkv, !shape.biases_apart),
+            biases: shape.biases_apart.then(|| QkvBiases::new(parameters, dim, biases)),
+            proj: Linear::with_bias(parameters, "proj", of_proj, biases.proj),
+            heads: shape.heads as i64,
         })
     }
 
     /// `[B, T, D]` to `[B, T, D]`.
-    fn forward(&self, input: &Tensor) -> Tensor {
-        self.proj.forward(&self.mix(&self.qkv.forward(input)))
+    fn forward(&self, input: &Tensor, rotary: Option<&Rotary>) -> Tensor {
+        self.proj.forward(&self.mix(&self.queries_keys_values(input), rotary))
+    }
+
+    /// `[B, T, D]` to `[B, T, 3 · D]`.
+    fn queries_keys_values(&self, input: &Tensor) -> Tensor {
+        match &self.biases {
+            Some(biases) => self.qkv.forward_adding(input, &biases.joined()),
+            None => self.qkv.forward(input),
+        }
+    }
+
+    /// The same of a block that is not trained.
+    fn frozen_queries_keys_values(&self, input: Operand) -> Tensor {
+        match (input, &self.biases) {
+            (Operand::Numbers(numbers), Some(_)) => self.queries_keys_values(&numbers),
+            (input, _) => self.qkv.product(input),
+        }
     }
 
     /// Lets tokens attend to each other: `[B, T, 3 · D]` to `[B, T, D]`.
-    fn mix(&self, qkv: &Tensor) -> Tensor {
+    fn mix(&self, qkv: &Tensor, rotary: Option<&Rotary>) -> Tensor {
         let (batch, tokens, of_all) = qkv.size3().expect("tokens are [B, T, 3 · D]");
         let dim = of_all / 3;
-        // Split in the last dimension, so that the three gradients are joined by one copy.
-        let parts = qkv.split(dim, -1);
-        let of_heads = |part: &Tensor| {
-            part.view([batch, tokens, self.heads, dim / self.heads]).transpose(1, 2)
+        let of_heads = |part: &Tensor| part.view([batch, tokens, -1, dim / self.heads]);
+        // Split in the last dimension, so that the gradients are joined by one copy.
+        let heads = match rotary {
+            None => {
+                let parts = qkv.split(dim, -1);
+                [0, 1, 2].map(|part| of_heads(&parts[part]))
+            }
+            Some(rotary) => {
+                let parts = qkv.split_with_sizes([2 * dim, dim], -1);
+                let turned = rotary.turned(&of_heads(&parts[0]));
+                let of_turned = |first| turned.narrow(2, first, self.heads);
+                [of_turned(0), of_turned(self.heads), of_heads(&parts[1])]
+            }
         };
+        let [queries, keys, values] = heads.map(|part| part.transpose(1, 2));
         let mixed = Tensor::scaled_dot_product_attention(
-            &of_heads(&parts[0]),
-            &of_heads(&parts[1]),
-            &of_heads(&parts[2]),
+            &queries,
+            &keys,
+            &values,
             None::<&Tensor>,
             0.0,
             false,
@@ -136,14 +182,16 @@ enum Mlp {
 impl Mlp {
     fn new(parameters: &mut Parameters, shape: &BlockShape) -> Self {
         let (dim, hidden) = (shape.dim as i64, shape.hidden as i64);
+        let mut linear =
+            |name, from, to| Linear::with_bias(parameters, name, (from, to), shape.biases.mlp);
         match shape.gated {
             false => Self::Plain {
-                fc1: Linear::new(parameters, "mlp.fc1", dim, hidden),
-                fc2: Linear::new(parameters, "mlp.fc2", hidden, dim),
+                fc1: linear("mlp.fc1", dim, hidden),
+                fc2: linear("mlp.fc2", hidden, dim),
             },
             true => Self::Gated {
-                w12: Linear::new(parameters, "mlp.w12", dim, 2 * hidden),
-                w3: Linear::new(parameters, "mlp.w3", hidden, dim),
+                w12: linear("mlp.w12", dim, 2 * hidden),
+                w3: linear("mlp.w3", hidden, dim),
             },
         }
     }
@@ -207,7 +255,7 @@ impl Block {
         let (dim, eps) = (shape.dim as i64, shape.eps);
         parameters.scoped(name, |parameters| Self {
             norm1: LayerNorm::new(parameters, "norm1", dim, eps),
-            attn: Attention::new(parameters, dim, shape.heads as i64),
+            attn: Attention::new(parameters, shape),
             ls1: LayerScale::new(parameters, "ls1", shape),
             norm2: LayerNorm::new(parameters, "norm2", dim, eps),
             mlp: Mlp::new(parameters, shape),
@@ -217,17 +265,20 @@ impl Block {
 
     /// Adds both branches to `residual` `[B, T, D]`, each along its path; matrix products run in
     /// `compute`. The residual is overwritten where that can be, unless it
-    /// is kept.
+    /// is kept. Queries and keys are turned by `rotary`.
     pub(super) fn forward(
         &self,
         residual: Tensor,
         is_kept: bool,
+        rotary: Option<&Rotary>,
         compute: Kind,
         paths: [BranchPath; 2],
     ) -> Tensor {
         let [attention, mlp] = paths;
+        let rotary = rotary.map(|rotary| rotary.of_images(attention.images()));
         let residual = attention.add(residual, !is_kept, |tokens| {
-            self.ls1.scaled(self.attn.forward(&self.norm1.forward(tokens).to_kind(compute)))
+            let normalised = self.norm1.forward(tokens).to_kind(compute);
+            self.ls1.scaled(self.attn.forward(&normalised, rotary.as_ref()))
         });
         mlp.add(residual, true, |tokens| {
             self.ls2.scaled(self.mlp.forward(self.norm2.forward(tokens).to_kind(compute)))
@@ -258,11 +309,17 @@ impl Block {
         &self,
         stream: Stream,
         junction: Junction,
+        rotary: Option<&Rotary>,
         [attention, mlp_path]: [BranchPath; 2],
     ) -> Stream {
-        let [qkv, proj] = [&self.attn.qkv, &self.attn.proj].map(Linear::parameters);
+        let [mut qkv, proj] = [&self.attn.qkv, &self.attn.proj].map(Linear::parameters);
+        let joined = self.attn.biases.as_ref().map(QkvBiases::joined);
+        if let Some(joined) = &joined {
+            qkv[1] = joined;
+        }
+        let rotary = rotary.map(|rotary| rotary.of_images(attention.images()));
         let (product, stream) = enter(junction, stream, &self.norm1, qkv, attention.shared());
-        let mixed = self.attn.mix(&product);
+        let mixed = self.attn.mix(&product, rotary.as_ref());
         let own_bias = self.ls1.is_there();
         let branch = self.ls1.scaled(leave(junction, &mixed, proj, own_bias));
         let stream = stream.with(branch, (!own_bias).then_some(proj[1]), attention);
@@ -289,12 +346,13 @@ impl Block {
         &self,
         residual: &mut Tensor,
         before: Option<Tensor>,
+        rotary: Option<&Rotary>,
         junctions: &Junctions,
         compute: Kind,
     ) -> Result<Tensor> {
         let Attention { qkv, proj, .. } = &self.attn;
         let normalised = junctions.add_norm(residual, before, &self.norm1, (compute, qkv))?;
-        let mixed = self.attn.mix(&qkv.product(normalised));
+        let mixed = self.attn.mix(&self.attn.frozen_queries_keys_values(normalised), rotary);
         Ok(self.ls1.scaled(proj.product(junctions.operand(mixed, proj)?)))
     }
 
@@ -319,6 +377,9 @@ impl Block {
         let [first, last] = self.mlp.products();
         self.ls1.fold_into(&mut self.attn.proj);
         self.ls2.fold_into(last);
+        if let Some(biases) = self.attn.biases.take() {
+            self.attn.qkv.set_bias(biases.joined());
+        }
         for linear in [&mut self.attn.qkv, &mut self.attn.proj, first, last] {
             match format.fp8 {
                 true => linear.freeze_in_fp8(),

@@ -17,6 +17,7 @@ use super::fp8::fits_fp8;
 use super::frozen::{FrozenFormat, Junctions};
 use super::layers::Linear;
 use super::parameters::Parameters;
+use super::rotary::Rotary;
 use super::taps::Taps;
 use super::trained::{Junction, Stream};
 use crate::native::backward_from;
@@ -64,15 +65,17 @@ impl Blocks {
 
     /// The residual stream after the last block, `[B, T, D]`, given the first one's input
     /// `embedded`, which may be overwritten. Matrix products run in `compute` (float32 or bf16).
-    /// `taps` keep the stream after the blocks that they want.
+    /// `taps` keep the stream after the blocks that they want. Where there are `rotary` positions, queries and keys of
+    /// all blocks are turned by them.
     pub fn forward(
         &self,
         embedded: Tensor,
+        rotary: Option<&Rotary>,
         drop_path: &DropPath,
         compute: Kind,
         taps: &mut Taps,
     ) -> Tensor {
-        self.forward_from((0, embedded), false, drop_path, compute, taps)
+        self.forward_from((0, embedded), false, rotary, drop_path, compute, taps)
     }
 
     /// [`Self::forward`] from a block on, given its input, which may be overwritten unless it is
@@ -81,17 +84,19 @@ impl Blocks {
         &self,
         (first, mut residual): (usize, Tensor),
         is_kept: bool,
+        rotary: Option<&Rotary>,
         drop_path: &DropPath,
         compute: Kind,
         taps: &mut Taps,
     ) -> Tensor {
         let blocks = first..self.depth();
         if let Some(junction) = self.junction(&residual, compute) {
-            return self.trained(blocks, residual, junction, drop_path, taps);
+            return self.trained(blocks, residual, junction, rotary, drop_path, taps);
         }
         for index in blocks {
-            let (block, is_kept) = (&self.blocks[index], is_kept && index == first);
-            residual = block.forward(residual, is_kept, compute, drop_path.of_block(index));
+            let (block, is_kept, paths) =
+                (&self.blocks[index], is_kept && index == first, drop_path.of_block(index));
+            residual = block.forward(residual, is_kept, rotary, compute, paths);
             taps.pass(index, &residual);
         }
         residual
@@ -113,12 +118,14 @@ impl Blocks {
         blocks: Range<usize>,
         residual: Tensor,
         junction: Junction,
+        rotary: Option<&Rotary>,
         drop_path: &DropPath,
         taps: &mut Taps,
     ) -> Tensor {
         let mut stream = Stream::new(residual);
         for index in blocks {
-            stream = self.blocks[index].trained(stream, junction, drop_path.of_block(index));
+            let paths = drop_path.of_block(index);
+            stream = self.blocks[index].trained(stream, junction, rotary, paths);
             if taps.want(index) {
                 let settled = stream.settled(junction);
                 taps.pass(index, &settled);
@@ -129,12 +136,19 @@ impl Blocks {
     }
 
     /// One block, of which the input is kept.
-    fn block(&self, index: usize, residual: Tensor, drop_path: &DropPath, compute: Kind) -> Tensor {
+    fn block(
+        &self,
+        (index, residual): (usize, Tensor),
+        rotary: Option<&Rotary>,
+        drop_path: &DropPath,
+        compute: Kind,
+    ) -> Tensor {
         if let Some(junction) = self.junction(&residual, compute) {
-            let blocks = index..index + 1;
-            return self.trained(blocks, residual, junction, drop_path, &mut Taps::default());
+            let (blocks, taps) = (index..index + 1, &mut Taps::default());
+            return self.trained(blocks, residual, junction, rotary, drop_path, taps);
         }
-        self.blocks[index].forward(residual, true, compute, drop_path.of_block(index))
+        let paths = drop_path.of_block(index);
+        self.blocks[index].forward(residual, true, rotary, compute, paths)
     }
 
     /// [`Self::forward`] of which the first `count` blocks keep only their inputs. Once the loss has
@@ -143,6 +157,7 @@ impl Blocks {
     pub fn forward_keeping_inputs(
         &self,
         embedded: Tensor,
+        rotary: Option<&Rotary>,
         drop_path: &DropPath,
         compute: Kind,
         count: usize,
@@ -152,24 +167,30 @@ impl Blocks {
         tch::no_grad(|| {
             for block in 0..count {
                 let input = inputs[block].shallow_clone();
-                inputs.push(self.block(block, input, drop_path, compute));
+                inputs.push(self.block((block, input), rotary, drop_path, compute));
             }
         });
         let rest = inputs.pop().expect("the embedding at least").set_requires_grad(true);
         let first = (count, rest.shallow_clone());
-        let tokens = self.forward_from(first, true, drop_path, compute, taps);
+        let tokens = self.forward_from(first, true, rotary, drop_path, compute, taps);
         (tokens, KeptInputs { embedded, inputs, rest })
     }
 
     /// The backward pass through the blocks that kept only their inputs, and what embedded them.
-    pub fn backward(&self, kept: KeptInputs, drop_path: &DropPath, compute: Kind) -> Result<()> {
+    pub fn backward(
+        &self,
+        kept: KeptInputs,
+        rotary: Option<&Rotary>,
+        drop_path: &DropPath,
+        compute: Kind,
+    ) -> Result<()> {
         let KeptInputs { embedded, mut inputs, rest } = kept;
         let mut gradient = rest.grad();
         drop(rest);
         while let Some(leaf) = inputs.pop() {
             let leaf = leaf.set_requires_grad(true);
             let input = leaf.shallow_clone();
-            let output = self.block(inputs.len(), input, drop_path, compute);
+            let output = self.block((inputs.len(), input), rotary, drop_path, compute);
             backward_from(&output, &gradient)?;
             gradient = leaf.grad();
         }
@@ -184,6 +205,7 @@ impl Blocks {
     pub fn forward_frozen(
         &self,
         embedded: Tensor,
+        rotary: Option<&Rotary>,
         junctions: &Junctions,
         compute: Kind,
         taps: &mut Taps,
@@ -192,7 +214,8 @@ impl Blocks {
         let mut branch: Option<Tensor> = None;
         for (index, block) in self.blocks.iter().enumerate() {
             let before = branch.take();
-            let attention = block.frozen_attention(&mut residual, before, junctions, compute)?;
+            let attention =
+                block.frozen_attention(&mut residual, before, rotary, junctions, compute)?;
             if let Some(before) = index.checked_sub(1) {
                 taps.pass(before, &residual);
             }
@@ -213,7 +236,9 @@ impl Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::biases::Biases;
     use crate::nn::parameters::{Init, Storage};
+    use crate::nn::rotary::RotaryShape;
     use tch::IndexOp;
 
     const BATCH: i64 = 5;
@@ -267,15 +292,23 @@ mod tests {
     fn the_backward_pass_of_its_own_is_autograds() {
         let plain = BlockShape::new(16, 2, 1e-6);
         let scaled = BlockShape { layer_scale: true, ..plain };
-        for shape in [plain, scaled, BlockShape { gated: true, ..scaled }] {
+        let apart = BlockShape { biases: Biases::WITHOUT_KEY, biases_apart: true, ..scaled };
+        let turned = RotaryShape { head_dim: 8, theta: 100.0, prefix_tokens: 1 };
+        let turned = turned.table([2, 3], None, (Kind::Float, Device::Cpu));
+        for (shape, rotary) in [
+            (plain, None),
+            (scaled, None),
+            (BlockShape { gated: true, ..scaled }, None),
+            (apart, Some(&turned)),
+        ] {
             let (blocks, parameters, given) = drawn(&shape);
             let junction = Junction::new(Device::Cpu, Kind::Float, [shape.dim, shape.hidden], None);
             for (which, drop_path) in drop_paths().iter().enumerate() {
                 let expected = gradients(&parameters, &given, |input| {
-                    blocks.forward(input, drop_path, Kind::Float, &mut Taps::default())
+                    blocks.forward(input, rotary, drop_path, Kind::Float, &mut Taps::default())
                 });
                 let found = gradients(&parameters, &given, |input| {
-                    blocks.trained(0..3, input, junction, drop_path, &mut Taps::default())
+                    blocks.trained(0..3, input, junction, rotary, drop_path, &mut Taps::default())
                 });
                 for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
                     let off = (found - expected).abs().max().double_value(&[]);
@@ -294,7 +327,7 @@ mod tests {
         let drop_path = &drop_paths()[1];
         let run = |taps: &mut Taps| {
             gradients(&parameters, &given, |input| {
-                blocks.trained(0..3, input, junction, drop_path, taps)
+                blocks.trained(0..3, input, junction, None, drop_path, taps)
             })
         };
         let mut taps = Taps::after(&[0, 2]);

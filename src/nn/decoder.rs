@@ -91,7 +91,8 @@ impl Decoder {
         let joined = Tensor::cat(&[seen.narrow(1, 0, prefix), all], 1);
         let embedded = joined + &self.decoder_pos_embed;
         let mut taps = Taps::default();
-        let tokens = self.decoder_blocks.forward(embedded, &DropPath::None, compute, &mut taps);
+        let tokens =
+            self.decoder_blocks.forward(embedded, None, &DropPath::None, compute, &mut taps);
         let patches = self.decoder_norm.forward(&tokens).narrow(1, prefix, patches);
         self.decoder_pred.forward(&patches.to_kind(compute)).to_kind(Kind::Float)
     }

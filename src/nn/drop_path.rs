@@ -174,6 +174,14 @@ impl BranchPath {
         }
     }
 
+    /// The images `[K]` that the branch is computed for, where it is not all.
+    pub(super) fn images(&self) -> Option<&Tensor> {
+        match self {
+            Self::Kept { images, .. } => Some(images),
+            Self::Whole | Self::Scaled(_) => None,
+        }
+    }
+
     /// What the branch is computed of: `[B, T, D]` to `[K, T, D]`.
     pub(super) fn select(&self, tokens: &Tensor) -> Tensor {
         match self {

@@ -8,8 +8,18 @@ use super::decoder::DecoderShape;
 /// Each block has products with (4 + 2 · MLP ratio) · d² weights for every token, and attention's two
 /// products of T × T × d.
 pub fn transformer_flops(dim: usize, depth: usize, mlp_ratio: usize, tokens: usize) -> f64 {
-    let [dim, depth, tokens] = [dim, depth, tokens].map(|number| number as f64);
-    let products = 2.0 * tokens * (4 + 2 * mlp_ratio) as f64 * dim * dim;
+    block_flops((dim, depth), (dim * mlp_ratio, false), tokens)
+}
+
+/// [`transformer_flops`] of MLPs with a hidden layer of this width, with three matrices where it is gated.
+pub fn block_flops(
+    (dim, depth): (usize, usize),
+    (hidden, gated): (usize, bool),
+    tokens: usize,
+) -> f64 {
+    let of_mlp = if gated { 3 } else { 2 } * hidden;
+    let [dim, depth, tokens, of_mlp] = [dim, depth, tokens, of_mlp].map(|number| number as f64);
+    let products = 2.0 * tokens * (4.0 * dim + of_mlp) * dim;
     let attention = 4.0 * tokens * tokens * dim;
     depth * (products + attention)
 }

@@ -43,6 +43,27 @@ impl Linear {
         }
     }
 
+    /// [`Self::new`], or one that adds zeros.
+    pub(super) fn with_bias(
+        parameters: &mut Parameters,
+        name: &str,
+        (from, to): (i64, i64),
+        has_bias: bool,
+    ) -> Self {
+        if has_bias {
+            return Self::new(parameters, name, from, to);
+        }
+        parameters.scoped(name, |parameters| Self {
+            weight: Weight::Plain(parameters.matrix("weight", &[to, from])),
+            bias: parameters.constant_zeros(&[to]),
+        })
+    }
+
+    /// Adds this bias `[to]` from now on. For weights that stay as they are.
+    pub(super) fn set_bias(&mut self, bias: Tensor) {
+        self.bias = bias;
+    }
+
     /// Multiplies each output by its number of `factors` `[to]`. For weights that stay as they are.
     pub(super) fn scale_outputs(&mut self, factors: &Tensor) {
         if let Weight::Plain(weight) = &mut self.weight {
@@ -104,17 +125,22 @@ impl Linear {
     /// `[..., from]` to `[..., to]`. Float32 master weights are cast to the input's kind; the
     /// gradient flows back through the cast in float32.
     pub fn forward(&self, input: &Tensor) -> Tensor {
+        self.forward_adding(input, &self.bias)
+    }
+
+    /// [`Self::forward`] with another bias `[to]`.
+    pub(super) fn forward_adding(&self, input: &Tensor, bias: &Tensor) -> Tensor {
         let kind = input.kind();
         match &self.weight {
             Weight::Plain(weight) => {
                 let weight = weight.flatten(1, -1).to_kind(kind);
-                let bias = self.bias.to_kind(kind);
+                let bias = bias.to_kind(kind);
                 match (kind, input.device()) {
                     (Kind::Float, Device::Cpu) => as_convolution(input, &weight, &bias),
                     _ => input.linear(&weight, Some(bias)),
                 }
             }
-            Weight::Fp8(matrix) => matrix.product(input, &self.bias),
+            Weight::Fp8(matrix) => matrix.product(input, bias),
         }
     }
 

@@ -4,6 +4,7 @@
 //! [`Parameters`], which can also only count: the five billion parameters of the largest encoder
 //! need no memory to be listed.
 
+mod biases;
 mod block;
 mod blocks;
 mod decoder;
@@ -18,14 +19,16 @@ mod parameters;
 mod patches;
 mod position;
 mod projector;
+mod rotary;
 mod taps;
 mod trained;
 
+pub use biases::Biases;
 pub use block::BlockShape;
 pub use blocks::{Blocks, KeptInputs};
 pub use decoder::{Decoder, DecoderShape};
 pub use drop_path::{DropPath, DropPathMode, StochasticDepth, drop_path_scales, kept_images};
-pub use flops::{decoder_flops, patch_flops, projector_flops, transformer_flops};
+pub use flops::{block_flops, decoder_flops, patch_flops, projector_flops, transformer_flops};
 pub use fp8::{FP8_LEAST_WEIGHTS, ProductPrecision, require_fp8, rounded_rows};
 pub use frozen::{FrozenFormat, Junctions};
 pub use kept::{Keeping, projector_kept_bytes, transformer_kept_bytes};
@@ -35,4 +38,5 @@ pub use parameters::{Init, Parameters, Storage};
 pub use patches::{Normalisation, NormalisedPixels, patchify, unpatchify};
 pub use position::{resize_positions, resize_positions_smoothly};
 pub use projector::Projector;
+pub use rotary::{Rotary, RotaryShape};
 pub use taps::Taps;

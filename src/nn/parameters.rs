@@ -69,6 +69,15 @@ impl Parameters {
         self.make(name, shape, Kind::Float, init)
     }
 
+    /// Float32 zeros where the parameters are, which are none of them.
+    pub fn constant_zeros(&self, shape: &[i64]) -> Tensor {
+        let device = match self.storage {
+            Storage::Shapes => Device::Cpu,
+            Storage::Empty { device, .. } | Storage::Drawn { device, .. } => device,
+        };
+        Tensor::zeros(shape, (Kind::Float, device))
+    }
+
     fn make(&mut self, name: &str, shape: &[i64], kind: Kind, init: Init) -> Tensor {
         let tensor = match self.storage {
             Storage::Shapes => Tensor::zeros([1], (kind, Device::Cpu)).expand(shape, false),

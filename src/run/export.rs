@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::artifacts::paths;
 use crate::config::{ConfigError, DataConfig};
-use crate::encoders::{self, EncoderWeights, StoredEncoder};
+use crate::encoders::{self, EncoderSpec, EncoderWeights, StoredEncoder};
 use crate::tasks::{self, TaskConfig};
 use crate::train::checkpoint::{self, Checkpoint};
 use crate::weights::{Preprocessing, Strangers};
@@ -25,7 +25,7 @@ pub(super) fn export_all(config: &dyn TaskConfig, checkpoint: &Checkpoint) -> Re
     for trained in config.encoders() {
         let file = checkpoint.weights(&trained.name)?;
         let weights = EncoderWeights::of_trainee(file, trained.model.family)?;
-        let encoder = weights.measure(Some(trained.model.heads))?;
+        let encoder = measured(&weights, &trained.model, &train.data)?;
         let out = paths::export(&train.run.dir, &trained.name);
         encoders::export(
             &weights,
@@ -51,7 +51,7 @@ pub fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Resu
     let checkpoint = checkpoint_of_run(run, step)?;
     let weights =
         EncoderWeights::of_trainee(checkpoint.weights(&encoder.name)?, encoder.model.family)?;
-    let stored = weights.measure(Some(encoder.model.heads))?;
+    let stored = measured(&weights, &encoder.model, &config.train().data)?;
     ensure!(
         stored.spec == encoder.model,
         "{} holds an encoder of {}, but the run's config says {}",
@@ -60,6 +60,19 @@ pub fn encoder_of_run(run: &Path, name: Option<&str>, step: Option<u64>) -> Resu
         encoder.model
     );
     Ok((weights, stored, preprocessing(&config.train().data)))
+}
+
+/// What a trainee's weights hold, which the configuration completes where no tensor tells it.
+fn measured(
+    weights: &EncoderWeights,
+    model: &EncoderSpec,
+    data: &DataConfig,
+) -> Result<StoredEncoder> {
+    let stored = weights.measure_trainee(model)?;
+    Ok(match model.family.stored_grid(model, &weights.file) {
+        0 => StoredEncoder { image_size: data.input_size, ..stored },
+        _ => stored,
+    })
 }
 
 /// The place, in the configuration of a run, of the encoder of this name; a run of one needs none.

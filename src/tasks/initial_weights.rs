@@ -53,6 +53,13 @@ impl StoredWeights {
             self.context,
             self.spec.heads
         );
+        let theta = self.weights.declared().map_or(self.spec.rope_theta, |spec| spec.rope_theta);
+        ensure!(
+            theta == self.spec.rope_theta,
+            "{}: the weights have rope_theta {theta}, the config says {}",
+            self.context,
+            self.spec.rope_theta
+        );
         Ok((encoder, parameters))
     }
 }

@@ -39,6 +39,23 @@ impl Piece {
         })
     }
 
+    /// So many equal parts along the first dimension; none where a dense tensor cannot be divided so.
+    pub fn divided(&self, count: usize) -> Option<Vec<Self>> {
+        let rows = *self.shape.first()?;
+        if count == 0 || self.strides.is_some() || rows % count as i64 != 0 {
+            return None;
+        }
+        let bytes = self.range.len() / count;
+        let part = |index: usize| {
+            let mut part = self.clone();
+            part.shape[0] = rows / count as i64;
+            part.range.start = self.range.start + index * bytes;
+            part.range.end = part.range.start + bytes;
+            part
+        };
+        Some((0..count).map(part).collect())
+    }
+
     /// Copies these elements of a dense tensor, counted in its flattened form, out of `files`.
     pub fn read_elements(&self, files: &[MappedFile], elements: Range<i64>) -> Result<Tensor> {
         let (count, width) = (self.shape.iter().product::<i64>(), self.kind.elt_size_in_bytes());

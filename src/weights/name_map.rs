@@ -13,6 +13,12 @@ pub trait NameMap: Sync {
     /// Where the tensor that a file calls `name` belongs; nowhere if it is no part of such a model.
     fn place(&self, name: &str) -> Option<Place>;
 
+    /// The parameters that the tensor which a file calls `name` holds behind one another along its first dimension,
+    /// in equal parts; none for a part that is no parameter. Empty for a tensor that has one [`Self::place`].
+    fn parameters_in(&self, _name: &str) -> Vec<Option<String>> {
+        Vec::new()
+    }
+
     /// What a file calls the parameter `name`: several names for one that is stored in parts, which
     /// are stacked along their first dimension; none for what is no part of such a model.
     fn stored_names(&self, name: &str) -> Vec<String>;

@@ -58,6 +58,11 @@ impl Entry {
     }
 }
 
+/// Whether the tensor that a file calls `name` is one or several parameters of the model.
+fn is_known(names: &dyn NameMap, name: &str) -> bool {
+    names.place(name).is_some() || !names.parameters_in(name).is_empty()
+}
+
 /// Bytes that [`WeightFile::digest`] has in memory at a time.
 const DIGEST_STRETCH: usize = 1 << 28;
 
@@ -137,7 +142,7 @@ impl WeightFile {
     /// How many of the tensors whose names begin with `prefix` have their place in `names` without it.
     pub fn placed_below(&self, prefix: &str, names: &dyn NameMap) -> usize {
         let below = self.entries.keys().filter_map(|name| name.strip_prefix(prefix));
-        below.filter(|name| names.place(name).is_some()).count()
+        below.filter(|name| is_known(names, name)).count()
     }
 
     /// The tensors whose names begin with `prefix`, without it; the others are left.
@@ -155,7 +160,7 @@ impl WeightFile {
     /// How many of the file's tensors have their place in `names`.
     pub fn known_to(&self, names: &dyn NameMap) -> usize {
         let wrapped = self.wrapped(names);
-        self.entries.keys().filter(|name| names.place(&name[wrapped..]).is_some()).count()
+        self.entries.keys().filter(|name| is_known(names, &name[wrapped..])).count()
     }
 
     /// The file under the names of the parameters that `names` finds a place for; other tensors keep
@@ -178,7 +183,7 @@ impl WeightFile {
                     parts[part] = Some((own_name, piece));
                 }
                 Some(Place { name, part: None }) => self.insert(name, vec![(own_name, piece)])?,
-                None => self.insert(own_name.clone(), vec![(own_name, piece)])?,
+                None => self.insert_divided(own_name, piece, names)?,
             }
         }
         for (name, parts) in in_parts {
@@ -210,6 +215,25 @@ impl WeightFile {
             length += prefix.len();
         }
         length
+    }
+
+    /// A tensor without one place: the parameters that it holds, or what it is in the file.
+    fn insert_divided(
+        &mut self,
+        own_name: String,
+        piece: Piece,
+        names: &dyn NameMap,
+    ) -> Result<()> {
+        let parameters = names.parameters_in(&own_name);
+        let Some(parts) = piece.divided(parameters.len()) else {
+            return self.insert(own_name.clone(), vec![(own_name, piece)]);
+        };
+        for (parameter, part) in parameters.into_iter().zip(parts) {
+            if let Some(parameter) = parameter {
+                self.insert(parameter, vec![(own_name.clone(), part)])?;
+            }
+        }
+        Ok(())
     }
 
     fn insert(&mut self, name: String, stored: Vec<(String, Piece)>) -> Result<()> {

@@ -164,6 +164,15 @@ fn recipes_hold_the_published_numbers() {
     }
 }
 
+/// The recipe of our own for DINOv3.
+#[test]
+fn dinov3_teaches_two_families() {
+    let config = load("dinov3_vitl_to_vits.toml", &[]).unwrap();
+    let names = config.students.iter().map(|student| student.model.name().unwrap());
+    assert_eq!(config.teacher.model.name(), Some("dinov3_vitl16"));
+    assert_eq!(names.collect::<Vec<_>>(), ["dinov3_vits16", "pixio_vitb16"]);
+}
+
 /// The largest models can be built and counted on a laptop: no parameter is allocated.
 #[test]
 fn published_encoders_have_the_published_sizes() {
@@ -279,6 +288,18 @@ fn contradictions_are_found_before_anything_is_touched() {
         (
             &["students.0.model={family=\"dinov2\", dim=32, depth=2, heads=4, registers=2}"],
             &["students.0.model.registers", "found 2", "`dinov2_with_registers`"],
+        ),
+        (
+            &["students.0.model={family=\"dinov3_vit\", dim=36, depth=2, heads=6}"],
+            &["students.0.model.heads", "found 6", "multiple of 4"],
+        ),
+        (
+            &["students.0.model={family=\"dinov3_vit\", dim=32, depth=2, heads=4, biases=[\"q\"]}"],
+            &["students[0].model", "unknown bias `q`", "`query`"],
+        ),
+        (
+            &["students.0.model={dim=32, depth=2, heads=4, rope_theta=100}"],
+            &["students.0.model.rope_theta", "found 100", "`dinov3_vit`"],
         ),
         (&["students=[]"], &["students", "at least one"]),
         (&["data.shards=[]"], &["data.shards", "at least one"]),

@@ -15,11 +15,15 @@ use crate::support::python::{python, run};
 use crate::support::workshop::{Finished, Workshop};
 
 /// Names of the models that the tests' Python draws, and of their families.
-const MODELS: [(&str, &str); 4] = [
+const MODELS: [(&str, &str); 8] = [
     ("dinov2", "dinov2"),
     ("dinov2_gated", "dinov2"),
     ("dinov2_with_registers", "dinov2_with_registers"),
     ("dinov2_with_registers_gated", "dinov2_with_registers"),
+    ("dinov3_vit", "dinov3_vit"),
+    ("dinov3_vit_gated", "dinov3_vit"),
+    ("dinov3_vit_all_biases", "dinov3_vit"),
+    ("dinov3_vit_few_biases_gated", "dinov3_vit"),
 ];
 
 /// What outputs and gradients may be off by, of their largest.
@@ -85,6 +89,29 @@ fn outputs_are_those_of_transformers() {
             assert_same(&*encoder, "frozen");
             assert_same(&*encoder, "plain, of frozen weights");
         }
+    }
+}
+
+/// Files of DINOv3's original names hold the same encoders; those with other rotary positions are refused.
+#[test]
+fn original_checkpoints_of_dinov3_are_those_of_transformers() {
+    for (name, is_read) in
+        [("dinov3_vit", true), ("dinov3_vit_gated", true), ("dinov3_vit_all_biases", false)]
+    {
+        let weights = EncoderWeights::open(&drawn(name).join("original.safetensors")).unwrap();
+        let measured = weights.measure(Some(3));
+        if !is_read {
+            let error = format!("{:#}", measured.unwrap_err());
+            assert!(error.contains("rope_embed.periods") && error.contains("theta"), "{error}");
+            continue;
+        }
+        let (_, expected, stored) = load(&drawn(name).join("model"));
+        assert_eq!(measured.unwrap().spec, stored.spec, "{name}");
+        let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };
+        let mut parameters = Parameters::new(storage);
+        stored.spec.build(&mut parameters, 4);
+        weights.load_into(parameters.named()).unwrap();
+        assert_eq!(parameters.named(), expected.named(), "{name}");
     }
 }
 
@@ -194,10 +221,14 @@ fn every_family_teaches_and_learns() {
         assert!(found.last().unwrap() < &(0.9 * found[0]), "{name} teaches: {found:?}");
 
         let gated = name.ends_with("gated");
+        let more = match name.contains("few_biases") {
+            true => ", biases = [], registers = 0, rope_theta = 30",
+            false => "",
+        };
         let student = format!(
             "students=[{{ name = \"one\", mask_ratio = 0.5, mask_grid = 1, drop_path = 0.3, \
              recompute_blocks = 1, model = {{ family = \"{family}\", dim = 32, depth = 2, heads = 2, \
-             patch_size = 14, gated = {gated} }} }}]"
+             patch_size = 14, gated = {gated}{more} }} }}]"
         );
         let teacher = "teacher={ model = { dim = 48, depth = 2, heads = 4, patch_size = 8 }, weights = \"random\" }";
         let learn = |run: &str, more: &[&str]| {
@@ -232,11 +263,11 @@ fn every_family_teaches_and_learns() {
 fn a_config_that_says_something_else_is_refused() {
     let workshop = Workshop::new();
     let folder = workshop.path("model");
-    let refused = |change: &dyn Fn(&mut serde_json::Value), words: &[&str]| {
+    let refused_of = |name: &str, change: &dyn Fn(&mut serde_json::Value), words: &[&str]| {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder).unwrap();
         for file in ["config.json", "model.safetensors"] {
-            fs::copy(drawn("dinov2").join("model").join(file), folder.join(file)).unwrap();
+            fs::copy(drawn(name).join("model").join(file), folder.join(file)).unwrap();
         }
         let file = folder.join("config.json");
         let mut config = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
@@ -247,6 +278,19 @@ fn a_config_that_says_something_else_is_refused() {
         let arguments = ["export", "--weights", from.as_str(), "--out", out.as_str()];
         distill(&workshop, &arguments).fails(1, words);
     };
+    let refused = |change: &dyn Fn(&mut serde_json::Value), words: &[&str]| {
+        refused_of("dinov2", change, words);
+    };
+    let dinov3 = |key: &str, value: serde_json::Value, words: &[&str]| {
+        refused_of("dinov3_vit", &|config| config[key] = value.clone(), words);
+    };
+    dinov3("rope_scaling", 2.into(), &["`rope_scaling`", "may change"]);
+    dinov3("rope_theta", 0.5.into(), &["rope_theta", "0.5", "whole number"]);
+    dinov3("hidden_act", "silu".into(), &["hidden_act", "silu", "gelu", "use_gated_mlp"]);
+    dinov3("layer_norm_eps", 1e-6.into(), &["layer_norm_eps", "1e-6", "1e-5"]);
+    dinov3("key_bias", true.into(), &["biases", "key"]);
+    dinov3("intermediate_size", 100.into(), &["intermediate_size", "100", "48"]);
+    dinov3("patch_size", serde_json::json!([14, 16]), &["patch_size", "square"]);
     refused(
         &|config| config["use_sandwich_norm"] = true.into(),
         &["`use_sandwich_norm`", "may change"],
@@ -258,10 +302,26 @@ fn a_config_that_says_something_else_is_refused() {
         &|config| config["model_type"] = "beit".into(),
         &["`beit`", "`pixio`", "`dinov2`", "`dinov2_with_registers`"],
     );
+    let size = [
+        "data.input_size=60",
+        "teacher.model={ family = \"dinov3_vit\", dim = 32, depth = 2, heads = 2 }",
+    ];
+    let plan = workshop.training(&size).arg("--dry-run").output().unwrap();
+    Finished::of(plan).fails(2, &["data.input_size", "60", "16"]);
     // Other programs write whole numbers with a point.
     let config = folder.join("config.json");
     let text = fs::read_to_string(drawn("dinov2").join("model/config.json")).unwrap();
     fs::write(&config, text.replace("\"mlp_ratio\": 4", "\"mlp_ratio\": 4.0")).unwrap();
     let arguments = ["export", "--weights", "model", "--out", "out"];
     distill(&workshop, &arguments).succeeds();
+    let model = drawn("dinov3_vit").join("model");
+    let text = fs::read_to_string(model.join("config.json")).unwrap();
+    let whole = ["\"patch_size\": 14", "\"intermediate_size\": 96", "\"num_register_tokens\": 3"];
+    let with_points = whole.iter().fold(text, |text, number| {
+        assert!(text.contains(number), "{number}");
+        text.replace(number, &format!("{number}.0"))
+    });
+    fs::write(&config, with_points).unwrap();
+    fs::copy(model.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
+    distill(&workshop, &["export", "--weights", "model", "--out", "other"]).succeeds();
 }

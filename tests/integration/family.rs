@@ -10,8 +10,9 @@ use distill::encoders::{
     StoredEncoder, Tokens,
 };
 use distill::nn::{
-    BlockShape, Blocks, DropPathMode, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters,
-    Storage, Taps, gather_tokens, patch_flops, patchify, resize_positions, transformer_flops,
+    Biases, BlockShape, Blocks, DropPathMode, FrozenFormat, Init, Junctions, LayerNorm, Linear,
+    Parameters, Storage, Taps, gather_tokens, patch_flops, patchify, resize_positions,
+    transformer_flops,
 };
 use distill::tasks::distill::{Distance, DistillConfig, Distillation, Teacher};
 use distill::tasks::pretrain::{Autoencoder, PretrainConfig};
@@ -61,7 +62,8 @@ impl Encoder for Model {
 
     fn forward(&self, input: &Input, compute: Kind) -> Tokens {
         let embedded = self.embed(input, compute);
-        let all = self.layers.forward(embedded, &input.drop_path, compute, &mut Taps::default());
+        let taps = &mut Taps::default();
+        let all = self.layers.forward(embedded, None, &input.drop_path, compute, taps);
         self.tokens(input, all)
     }
 
@@ -72,14 +74,10 @@ impl Encoder for Model {
         blocks: usize,
     ) -> (Tokens, RestOfBackward<'a>) {
         let (embedded, paths) = (self.embed(input, compute), &input.drop_path);
-        let (all, kept) = self.layers.forward_keeping_inputs(
-            embedded,
-            paths,
-            compute,
-            blocks,
-            &mut Taps::default(),
-        );
-        let rest = move || self.layers.backward(kept, paths, compute);
+        let taps = &mut Taps::default();
+        let (all, kept) =
+            self.layers.forward_keeping_inputs(embedded, None, paths, compute, blocks, taps);
+        let rest = move || self.layers.backward(kept, None, paths, compute);
         (self.tokens(input, all), Box::new(rest))
     }
 
@@ -90,7 +88,8 @@ impl Encoder for Model {
         junctions: &Junctions,
     ) -> Result<Tokens> {
         let embedded = self.embed(input, compute);
-        let all = self.layers.forward_frozen(embedded, junctions, compute, &mut Taps::default())?;
+        let taps = &mut Taps::default();
+        let all = self.layers.forward_frozen(embedded, None, junctions, compute, taps)?;
         Ok(self.tokens(input, all))
     }
 
@@ -205,7 +204,7 @@ impl Family for Plain {
         }
     }
 
-    fn hugging_face_names(&self) -> &'static dyn NameMap {
+    fn hugging_face_names(&self, _: &EncoderSpec) -> &'static dyn NameMap {
         &Names
     }
 
@@ -262,6 +261,8 @@ fn spec(dim: usize, depth: usize) -> EncoderSpec {
         registers: 0,
         mlp_ratio: 2,
         gated: false,
+        biases: Biases::ALL,
+        rope_theta: 0,
     }
 }
 

@@ -350,9 +350,23 @@ fn nvrtc_compiles_the_training_kernels() {
     }
 }
 
+/// Small teachers: Pixio's, and DINOv3's with rotary positions and gated MLPs.
+fn sizes() -> [EncoderSpec; 2] {
+    ["pixio_vitb16", "dinov3_vits16plus"].map(|name| {
+        let published = EncoderSpec::named(name).unwrap();
+        EncoderSpec { dim: 128, depth: 5, heads: 4, patch_size: 8, ..published }
+    })
+}
+
+/// Each of [`FORMATS`] with each of [`sizes`].
+fn teachers() -> impl Iterator<Item = (EncoderSpec, Kind, Kind)> {
+    FORMATS
+        .into_iter()
+        .flat_map(|(compute, residual)| sizes().map(|size| (size, compute, residual)))
+}
+
 /// A teacher of drawn weights for 4 × 4 patches of 8 pixels, frozen.
-fn teacher(compute: Kind, residual: Kind) -> Teacher {
-    let size = EncoderSpec { patch_size: 8, ..EncoderSpec::new(128, 5, 4) };
+fn teacher(size: EncoderSpec, compute: Kind, residual: Kind) -> Teacher {
     let mut teacher = Teacher::new(Teacher::drawn(device(), compute, 3), size, 4);
     teacher.freeze(FrozenFormat { compute, residual, fp8: false }, 4);
     teacher
@@ -375,9 +389,9 @@ fn plain(encoder: &dyn Encoder, input: &Input, compute: Kind) -> Tensor {
 #[test]
 fn the_frozen_pass_is_the_forward_pass() {
     let mut numbers = Numbers::new(8);
-    for (compute, residual) in FORMATS {
+    for (size, compute, residual) in teachers() {
         let input = images(&mut numbers, 3, compute);
-        let mut teacher = teacher(compute, residual);
+        let mut teacher = teacher(size, compute, residual);
         let expected = plain(teacher.encoder(), &input, compute);
         assert_eq!(teacher.tokens(&input, compute).all, expected);
         assert_eq!(expected.kind(), residual);
@@ -396,18 +410,18 @@ fn a_teacher_with_kernels_gives_the_same_tokens() {
         return;
     }
     let mut numbers = Numbers::new(9);
-    for (compute, residual) in &FORMATS[1..] {
-        let input = images(&mut numbers, 64, *compute);
-        let mut teacher = teacher(*compute, *residual);
-        let expected = teacher.tokens(&input, *compute).all.to_kind(Kind::Float);
+    for (size, compute, residual) in teachers().filter(|(_, compute, _)| *compute != Kind::Float) {
+        let input = images(&mut numbers, 64, compute);
+        let mut teacher = teacher(size, compute, residual);
+        let expected = teacher.tokens(&input, compute).all.to_kind(Kind::Float);
         // A warning alone would let the composed path be compared with itself.
         TeacherKernels::load(device()).unwrap();
-        teacher.run_as(FrozenPass::default().with_kernels(128, device(), *compute));
-        let fused = teacher.tokens(&input, *compute).all.to_kind(Kind::Float);
+        teacher.run_as(FrozenPass::default().with_kernels(128, device(), compute));
+        let fused = teacher.tokens(&input, compute).all.to_kind(Kind::Float);
         let cosine = Tensor::cosine_similarity(&fused, &expected, -1, 1e-8);
         let worst = cosine.min().double_value(&[]);
-        println!("residual {residual:?}: worst cosine {worst:.6}");
-        assert!(worst >= 0.999, "residual {residual:?}: worst cosine {worst}");
+        println!("{size}, residual {residual:?}: worst cosine {worst:.6}");
+        assert!(worst >= 0.999, "{size}, residual {residual:?}: worst cosine {worst}");
     }
 }
 
@@ -417,7 +431,7 @@ fn a_teacher_with_kernels_gives_the_same_tokens() {
 fn a_recorded_pass_gives_the_same_tokens() {
     let mut numbers = Numbers::new(10);
     let furthest = |one: &Tensor, other: &Tensor| (one - other).abs().max().double_value(&[]);
-    for (compute, residual) in FORMATS {
+    for (size, compute, residual) in teachers() {
         // Products may be summed in another order.
         let allowed = if compute == Kind::Float { 1e-4 } else { 0.05 };
         let inputs = [8, 3, 8, 8, 3].map(|count| images(&mut numbers, count, compute));
@@ -426,7 +440,7 @@ fn a_recorded_pass_gives_the_same_tokens() {
                 true => FrozenPass::default().with_kernels(128, device(), compute),
                 false => FrozenPass::default(),
             };
-            let mut teacher = teacher(compute, residual);
+            let mut teacher = teacher(size, compute, residual);
             teacher.run_as(pass());
             let expected = inputs.each_ref().map(|input| teacher.tokens(input, compute).all);
             // Tokens of other images would be found out.
@@ -439,7 +453,7 @@ fn a_recorded_pass_gives_the_same_tokens() {
             teacher.run_as(pass().with_graph());
             for (input, expected) in inputs.iter().zip(&expected) {
                 let off = furthest(&teacher.tokens(input, compute).all, expected);
-                assert!(off <= allowed, "{compute:?}, {residual:?}: off by {off}");
+                assert!(off <= allowed, "{size}, {compute:?}, {residual:?}: off by {off}");
             }
         }
     }

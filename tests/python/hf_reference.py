@@ -46,7 +46,8 @@ def main():
     assert type(model).__module__.startswith("transformers.models."), type(model)
     pixel_values = pixels(options).float()
     before_norm = []
-    model.layernorm.register_forward_pre_hook(lambda _, inputs: before_norm.append(inputs[0]))
+    last = model.layernorm if hasattr(model, "layernorm") else model.norm
+    last.register_forward_pre_hook(lambda _, inputs: before_norm.append(inputs[0]))
     with torch.no_grad():
         tokens = model.eval()(pixel_values).last_hidden_state
     class_mean = before_norm[0][:, : getattr(model.config, "n_cls_tokens", 1)].mean(dim=1)

@@ -5,6 +5,7 @@ needs: torch, transformers, safetensors
 
 For each of several models there is a folder OUT/NAME with
     model/       save_pretrained
+    original.safetensors  of DINOv3: the same weights under the names of its original checkpoints
     gradients/   the same with every parameter replaced by its gradient of sum(last_hidden_state * w), w as below
     outputs.safetensors   for every size S in pixels: `pixels_S` [2, 3, S, S], `last_hidden_state_S` [2, T, D] and
                           `pooled_S` [2, D]; the first size is the native one, and `w` [2, T, D]
@@ -20,6 +21,8 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
 )
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3}
@@ -34,13 +37,65 @@ def with_registers(**more):
     return Dinov2WithRegistersModel(config)
 
 
+def dinov3(**more):
+    numbers = {"intermediate_size": 96, "image_size": 56, "patch_size": 14, "num_register_tokens": 3}
+    return DINOv3ViTModel(DINOv3ViTConfig(**{**SMALL, **numbers, **more}))
+
+
+GATED = {"use_gated_mlp": True, "hidden_act": "silu"}
+FEW_BIASES = {"query_bias": False, "value_bias": False, "proj_bias": False, "mlp_bias": False}
+
 # Name, model, sizes: the native one, a larger and a smaller one.
 MODELS = {
     "dinov2": (dinov2, (56, 84, 28)),
     "dinov2_gated": (lambda: dinov2(use_swiglu_ffn=True), (56, 84, 28)),
     "dinov2_with_registers": (lambda: with_registers(num_register_tokens=3), (56, 84, 28)),
     "dinov2_with_registers_gated": (lambda: with_registers(use_swiglu_ffn=True), (56, 84, 28)),
+    "dinov3_vit": (dinov3, (56, 84, 28)),
+    "dinov3_vit_gated": (lambda: dinov3(**GATED), (56, 84, 28)),
+    "dinov3_vit_all_biases": (lambda: dinov3(key_bias=True, rope_theta=50.0), (56, 84, 28)),
+    "dinov3_vit_few_biases_gated": (
+        lambda: dinov3(**GATED, **FEW_BIASES, num_register_tokens=0),
+        (56, 84, 28),
+    ),
 }
+
+
+def original(model):
+    """DINOv3's state under the names of its original checkpoints, as its conversion to Hugging Face has them."""
+    found = {}
+    state = model.state_dict()
+    plain = not model.config.use_gated_mlp
+    names = {
+        "register_tokens": "storage_tokens",
+        "patch_embeddings": "patch_embed.proj",
+        "model.layer": "blocks",
+        "attention.o_proj": "attn.proj",
+        "layer_scale": "ls",
+        "lambda1": "gamma",
+        "mlp.gate_proj": "mlp.w1",
+        "mlp.up_proj": "mlp.fc1" if plain else "mlp.w2",
+        "mlp.down_proj": "mlp.fc2" if plain else "mlp.w3",
+    }
+    for name, tensor in state.items():
+        if any(part in name for part in ("q_proj", "k_proj", "v_proj")):
+            continue
+        own_name = name.removeprefix("embeddings.")
+        for theirs, own in names.items():
+            own_name = own_name.replace(theirs, own)
+        found[own_name] = tensor
+    for block in range(model.config.num_hidden_layers):
+        theirs, own = f"model.layer.{block}.attention", f"blocks.{block}.attn.qkv"
+        parts = [f"{theirs}.{part}_proj" for part in "qkv"]
+        found[f"{own}.weight"] = torch.cat([state[f"{part}.weight"] for part in parts])
+        # The bias of keys is a number that a mask leaves out.
+        biases = [state.get(f"{part}.bias", torch.full((SMALL["hidden_size"],), 7.0)) for part in parts]
+        found[f"{own}.bias"] = torch.cat(biases)
+        width = len(biases[0])
+        found[f"{own}.bias_mask"] = torch.cat([torch.ones(width), torch.zeros(width), torch.ones(width)])
+    quarter = SMALL["hidden_size"] // SMALL["num_attention_heads"] // 4
+    found["rope_embed.periods"] = model.config.rope_theta ** (torch.arange(quarter) / quarter)
+    return found
 
 
 def waves(*shape):
@@ -66,6 +121,8 @@ def main():
         draw(model)
         folder = out / name
         model.save_pretrained(folder / "model")
+        if isinstance(model, DINOv3ViTModel):
+            save_file(original(model), folder / "original.safetensors")
         outputs = {}
         for size in sizes:
             pixels = waves(2, 3, size, size)

@@ -7,11 +7,11 @@ use tch::Tensor;
 use super::names::{self, HUGGING_FACE, ORIGINAL};
 use super::spec::{Dinov2, hidden};
 use super::vit;
-use crate::encoders::checks::{require_divisor, require_positive};
+use crate::encoders::checks::{require_all_biases, require_divisor, require_positive};
 use crate::encoders::encoder::Encoder;
 use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
 use crate::encoders::measuring;
-use crate::nn::{Parameters, patch_flops, transformer_flops};
+use crate::nn::{Parameters, block_flops, patch_flops};
 use crate::weights::{NameMap, WeightFile};
 
 impl Family for Dinov2 {
@@ -34,6 +34,7 @@ impl Family for Dinov2 {
     fn check(&self, spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
         require_positive(spec)?;
         require_divisor(spec)?;
+        require_all_biases(spec)?;
         if spec.class_tokens != 1 {
             return Err(("class_tokens", format!("found {}, expected 1", spec.class_tokens)));
         }
@@ -62,11 +63,7 @@ impl Family for Dinov2 {
 
     fn flops(&self, spec: &EncoderSpec, patches: usize) -> f64 {
         let tokens = spec.prefix_tokens() + patches;
-        // A gated MLP has three matrices.
-        let matrices = if spec.gated { 3 } else { 2 };
-        let of_mlps = 2 * tokens * spec.depth * matrices * spec.dim * hidden(spec);
-        transformer_flops(spec.dim, spec.depth, 0, tokens)
-            + of_mlps as f64
+        block_flops((spec.dim, spec.depth), (hidden(spec), spec.gated), tokens)
             + patch_flops(spec.dim, spec.patch_size, patches)
     }
 
@@ -78,7 +75,7 @@ impl Family for Dinov2 {
         }
     }
 
-    fn hugging_face_names(&self) -> &'static dyn NameMap {
+    fn hugging_face_names(&self, _: &EncoderSpec) -> &'static dyn NameMap {
         &HUGGING_FACE
     }
 

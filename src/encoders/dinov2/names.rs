@@ -7,7 +7,7 @@
 use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames, QKV};
 
 pub(super) static HUGGING_FACE: HuggingFaceNames = HuggingFaceNames(&TABLE);
-pub(super) static ORIGINAL: OwnNames = OwnNames(&TABLE);
+pub(super) static ORIGINAL: OwnNames = OwnNames(&[&TABLE]);
 
 static TABLE: NameTable = NameTable {
     own_layout: "original DINOv2 layout",
@@ -21,19 +21,22 @@ static TABLE: NameTable = NameTable {
         ("norm.weight", "layernorm.weight"),
         ("norm.bias", "layernorm.bias"),
     ],
-    in_block: &[
-        Module::plain("norm1", &["norm1"]),
-        Module::plain("norm2", &["norm2"]),
-        Module::plain("attn.proj", &["attention.output.dense", "attention.o_proj"]),
-        Module::plain("mlp.fc1", &["mlp.fc1"]),
-        Module::plain("mlp.fc2", &["mlp.fc2"]),
-        Module::plain("mlp.w12", &["mlp.weights_in"]),
-        Module::plain("mlp.w3", &["mlp.weights_out"]),
-        Module { own: "ls1", theirs: &["layer_scale1"], kinds: LAYER_SCALE },
-        Module { own: "ls2", theirs: &["layer_scale2"], kinds: LAYER_SCALE },
-    ],
-    fused: QKV,
+    blocks: "encoder.layer",
+    in_block: &[MODULES],
+    fused: &[QKV],
 };
+
+const MODULES: &[Module] = &[
+    Module::plain("norm1", &["norm1"]),
+    Module::plain("norm2", &["norm2"]),
+    Module::plain("attn.proj", &["attention.output.dense", "attention.o_proj"]),
+    Module::plain("mlp.fc1", &["mlp.fc1"]),
+    Module::plain("mlp.fc2", &["mlp.fc2"]),
+    Module::plain("mlp.w12", &["mlp.weights_in"]),
+    Module::plain("mlp.w3", &["mlp.weights_out"]),
+    Module { own: "ls1", theirs: &["layer_scale1"], kinds: LAYER_SCALE },
+    Module { own: "ls2", theirs: &["layer_scale2"], kinds: LAYER_SCALE },
+];
 
 const LAYER_SCALE: &[(&str, &str)] = &[("gamma", "lambda1")];
 

@@ -1,6 +1,7 @@
 //! The published DINOv2 encoders in numbers.
 
 use crate::encoders::family::EncoderSpec;
+use crate::nn::Biases;
 
 /// DINOv2 encoders without or with registers: see [`super`]. `transformers` has a class for each.
 pub struct Dinov2 {
@@ -52,6 +53,8 @@ impl Dinov2 {
             registers: if self.has_registers { REGISTERS } else { 0 },
             mlp_ratio: MLP_RATIO,
             gated: false,
+            biases: Biases::ALL,
+            rope_theta: 0,
         }
     }
 }

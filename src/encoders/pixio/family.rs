@@ -8,7 +8,7 @@ use super::names::{self, HUGGING_FACE, ORIGINAL};
 use super::spec::{self, NAME, Pixio};
 use super::vit::Vit;
 use super::{hugging_face, measure};
-use crate::encoders::checks::{require_divisor, require_positive};
+use crate::encoders::checks::{require_all_biases, require_divisor, require_positive};
 use crate::encoders::encoder::Encoder;
 use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
 use crate::encoders::measuring;
@@ -35,6 +35,7 @@ impl Family for Pixio {
     fn check(&self, spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
         require_positive(spec)?;
         require_divisor(spec)?;
+        require_all_biases(spec)?;
         if spec.registers > 0 {
             return Err(("registers", format!("found {}, expected 0", spec.registers)));
         }
@@ -77,7 +78,7 @@ impl Family for Pixio {
         }
     }
 
-    fn hugging_face_names(&self) -> &'static dyn NameMap {
+    fn hugging_face_names(&self, _: &EncoderSpec) -> &'static dyn NameMap {
         &HUGGING_FACE
     }
 

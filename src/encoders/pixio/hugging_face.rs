@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::spec::{CLASS_TOKENS, MLP_RATIO, NAME, PATCH_SIZE, Pixio};
+use super::spec::{CLASS_TOKENS, MLP_RATIO, NAME, PATCH_SIZE, spec};
 use super::vit::LAYER_NORM_EPS;
 use crate::encoders::config_json::{Side, TRANSFORMERS_VERSION, dtype, stage_names};
 use crate::encoders::family::{EncoderSpec, StoredEncoder};
@@ -65,16 +65,12 @@ fn spec_of(config: &PixioConfig) -> Result<EncoderSpec> {
         "layer_norm_eps is {:e}, expected {LAYER_NORM_EPS:e}",
         config.layer_norm_eps
     );
+    let (dim, depth) = (config.hidden_size, config.num_hidden_layers);
     Ok(EncoderSpec {
-        family: &Pixio,
-        dim: config.hidden_size,
-        depth: config.num_hidden_layers,
-        heads: config.num_attention_heads,
         patch_size: config.patch_size.of_patch()?,
         class_tokens: config.n_cls_tokens,
-        registers: 0,
         mlp_ratio: config.mlp_ratio,
-        gated: false,
+        ..spec(dim, depth, config.num_attention_heads)
     })
 }
 

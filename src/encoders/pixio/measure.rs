@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::spec::Pixio;
+use super::spec::spec;
 use crate::encoders::family::{EncoderSpec, StoredEncoder};
 use crate::encoders::measuring::{grid_size, shape};
 use crate::weights::WeightFile;
@@ -24,15 +24,10 @@ pub(super) fn measure(file: &WeightFile) -> Result<StoredEncoder> {
     ensure!(dim > 0 && hidden.is_multiple_of(dim), "the MLP's width is no multiple of {dim}");
     let is_there = |block: &usize| file.shape(&format!("blocks.{block}.norm1.weight")).is_some();
     let spec = EncoderSpec {
-        family: &Pixio,
-        dim,
-        depth: (0..).take_while(is_there).count(),
-        heads: 0,
         patch_size,
         class_tokens,
-        registers: 0,
         mlp_ratio: hidden / dim,
-        gated: false,
+        ..spec(dim, (0..).take_while(is_there).count(), 0)
     };
     Ok(StoredEncoder { spec, image_size: grid_size * patch_size })
 }

@@ -10,7 +10,7 @@ use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames,
 pub(super) static HUGGING_FACE: HuggingFaceNames = HuggingFaceNames(&TABLE);
 
 /// `blocks.0.attn.qkv.weight`, ...: query, key and value in one tensor.
-pub(super) static ORIGINAL: OwnNames = OwnNames(&TABLE);
+pub(super) static ORIGINAL: OwnNames = OwnNames(&[&TABLE]);
 
 static TABLE: NameTable = NameTable {
     own_layout: "original Pixio layout",
@@ -23,20 +23,23 @@ static TABLE: NameTable = NameTable {
         ("norm.weight", "layernorm.weight"),
         ("norm.bias", "layernorm.bias"),
     ],
-    in_block: &[
-        Module::plain("norm1", &["norm1", "layernorm_before"]),
-        Module::plain("norm2", &["norm2", "layernorm_after"]),
-        Module::plain("attn.proj", &["attention.output.dense", "attention.o_proj"]),
-        Module::plain("mlp.fc1", &["intermediate.dense", "mlp.fc1"]),
-        Module::plain("mlp.fc2", &["output.dense", "mlp.fc2"]),
-    ],
-    fused: QKV,
+    blocks: "encoder.layer",
+    in_block: &[MODULES],
+    fused: &[QKV],
 };
+
+const MODULES: &[Module] = &[
+    Module::plain("norm1", &["norm1", "layernorm_before"]),
+    Module::plain("norm2", &["norm2", "layernorm_after"]),
+    Module::plain("attn.proj", &["attention.output.dense", "attention.o_proj"]),
+    Module::plain("mlp.fc1", &["intermediate.dense", "mlp.fc1"]),
+    Module::plain("mlp.fc2", &["output.dense", "mlp.fc2"]),
+];
 
 /// The original names of all parameters of an encoder with `depth` blocks.
 pub(super) fn parameters(depth: usize) -> Vec<String> {
     let outside = TABLE.outside.iter().map(|(pixio, _)| pixio.to_string());
-    let modules = || TABLE.in_block.iter().map(|known| known.own).chain([TABLE.fused.0]);
+    let modules = || TABLE.modules().map(|known| known.own).chain([QKV.own]);
     let in_blocks = (0..depth).flat_map(|block| {
         modules().flat_map(move |module| {
             ["weight", "bias"].map(|kind| format!("blocks.{block}.{module}.{kind}"))

@@ -1,6 +1,7 @@
 //! The published Pixio encoders in numbers.
 
 use crate::encoders::family::EncoderSpec;
+use crate::nn::Biases;
 
 /// Encoders of masked autoencoders with several class tokens: see [`super`].
 pub struct Pixio;
@@ -40,5 +41,7 @@ pub(super) fn spec(dim: usize, depth: usize, heads: usize) -> EncoderSpec {
         registers: 0,
         mlp_ratio: MLP_RATIO,
         gated: false,
+        biases: Biases::ALL,
+        rope_theta: 0,
     }
 }

@@ -53,9 +53,9 @@ fn run(
     let (embedded, of_tokens) = (&leaf + 0.0, of_tokens.to_device(device));
     let taps = &mut Taps::default();
     let (tokens, kept) =
-        blocks.forward_keeping_inputs(embedded, drop_path, compute, recomputed, taps);
+        blocks.forward_keeping_inputs(embedded, None, drop_path, compute, recomputed, taps);
     backward_from(&tokens, &of_tokens).unwrap();
-    blocks.backward(kept, drop_path, compute).unwrap();
+    blocks.backward(kept, None, drop_path, compute).unwrap();
     let mut found = vec![tokens.detach(), leaf.grad()];
     for (_, parameter) in parameters.named() {
         found.push(parameter.grad().copy());
@@ -140,7 +140,7 @@ fn training_in_fp8_goes_down_as_in_bf16() {
 /// The loss before a step of a fixed length against the gradient.
 fn step(blocks: &Blocks, parameters: &Parameters, [input, target]: [&Tensor; 2]) -> f64 {
     let taps = &mut Taps::default();
-    let tokens = blocks.forward(input.copy(), &DropPath::None, Kind::BFloat16, taps);
+    let tokens = blocks.forward(input.copy(), None, &DropPath::None, Kind::BFloat16, taps);
     let error = tokens.mse_loss(target, tch::Reduction::Mean);
     error.backward();
     for (_, parameter) in parameters.named() {
