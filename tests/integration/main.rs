@@ -32,6 +32,7 @@ mod memory_bank;
 mod pairs;
 mod peer;
 mod pictures;
+mod places;
 mod pretrain;
 mod preview;
 mod recompute;
