@@ -21,6 +21,7 @@ mod golden;
 mod heads;
 mod hostile;
 mod house;
+mod identity;
 mod kernels;
 mod labels;
 mod launch;
