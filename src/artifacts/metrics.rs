@@ -31,6 +31,9 @@ pub struct EvaluationLine {
     pub seconds: f64,
     /// Of all that is trained.
     pub measurements: Vec<Measurement>,
+    /// Tells settings and images from any others; earlier versions did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
 }
 
 /// What a `metrics.jsonl` holds, in the order of the file.

@@ -224,7 +224,8 @@ fn run_check(args: CheckArgs) -> Result<()> {
     let key = if args.config.is_some() { "data.shards" } else { "PATTERN" };
     let sources = Arc::new(Sources::new(&config)?);
     let shards = sources.expand(&config.shards, key)?;
-    let cache = IndexCache::new(sources.clone(), config.index_dir.as_deref());
+    // What is odd about shards is told when they are opened to be checked.
+    let cache = IndexCache::new(sources.clone(), config.index_dir.as_deref()).quiet();
     let cache = cache.with(config.wanted()?);
     let indexes = with_bar("indexing", |progress| {
         IndexCache::visit(&shards, progress, |shard| cache.head(shard).map(|_| shard.clone()))

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::config::{ConfigError, ExportFormat};
-use crate::encoders::{self, EncoderWeights};
+use crate::encoders;
 use crate::nn::Projector;
-use crate::run::{Source, encoder_of_run};
-use crate::weights::{Preprocessing, Strangers};
+use crate::run::{Source, encoder_at, encoder_of_run};
+use crate::weights::Strangers;
 
 /// Write a trained encoder, or other weights, so that transformers or the original Pixio code
 /// load them.
@@ -74,9 +74,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
 /// Weights from elsewhere, with what stands beside them.
 fn foreign(args: &ExportArgs) -> Result<Source> {
     let path = args.weights.as_deref().context("--run or --weights is needed")?;
-    let weights = EncoderWeights::open(path)?;
-    let encoder = weights.measure(args.heads)?;
-    Ok((weights, encoder, Preprocessing::beside(path)?))
+    encoder_at(path, args.heads)
 }
 
 fn wrong(argument: &str, message: &str) -> anyhow::Error {

@@ -71,14 +71,14 @@ pub fn run(args: &TrainArgs) -> Result<u8> {
 /// Runs the task whose configuration `C` is as the arguments say.
 pub fn run_task<C: TaskConfig>(args: &TrainArgs) -> Result<u8> {
     let config: C = load(args)?;
-    if args.dry_run {
-        let gpus = args.world_size.map(|gpus| gpus as usize);
-        run::plan(&config, gpus, |part| print!("{}", summary::planned(&part)))?;
-        return Ok(DONE);
-    }
     let accept_changes = args.accept_changes;
     let (resume, profile) = (args.resume.clone(), args.profile.clone());
     let options = Options { resume, accept_changes, profile, worker_program: None };
+    if args.dry_run {
+        let gpus = args.world_size.map(|gpus| gpus as usize);
+        run::plan(&config, &options, gpus, |part| print!("{}", summary::planned(&part)))?;
+        return Ok(DONE);
+    }
     match run::train(&config, &options)? {
         Outcome::Finished(came_out) => {
             if let Some(came_out) = came_out {

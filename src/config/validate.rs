@@ -7,6 +7,10 @@ use super::load::KeyError;
 use crate::data::MOST_WORKERS;
 use crate::data::labels::LabelRule;
 
+/// More than anybody means: a slip of the hand is told at once, and not by a machine that has no memory left.
+const MOST_PREFETCHED: usize = 10_000;
+const LARGEST_INPUT: usize = 8192;
+
 /// The outcome of a check: the first key at fault, and what is wrong with it.
 pub type Check = Result<(), KeyError>;
 
@@ -82,8 +86,13 @@ impl TrainConfig {
                 data.workers
             )
         })?;
-        require(data.prefetch_batches > 0, "data.prefetch_batches", || {
-            "found 0, expected at least one batch".into()
+        require(
+            (1..=MOST_PREFETCHED).contains(&data.prefetch_batches),
+            "data.prefetch_batches",
+            || format!("found {}, expected 1 to {MOST_PREFETCHED} batches", data.prefetch_batches),
+        )?;
+        require(data.input_size <= LARGEST_INPUT, "data.input_size", || {
+            format!("found {}, expected at most {LARGEST_INPUT} pixels", data.input_size)
         })?;
         require(data.global_batch_size != Some(0), "data.global_batch_size", || {
             "found 0, expected at least one image".into()
@@ -100,6 +109,14 @@ impl TrainConfig {
         require(data.std.iter().all(|&s| s > 0.0), "data.std", || {
             format!("found {:?}, expected three numbers above 0", data.std)
         })?;
+        // Numbers for pixels from 0 to 255 would make every image next to nothing.
+        for (key, values) in [("data.mean", data.mean), ("data.std", data.std)] {
+            require(values.iter().all(|value| (0.0..=1.0).contains(value)), key, || {
+                format!(
+                    "found {values:?}, expected numbers for pixels from 0 to 1: divide those for 0 to 255 by 255"
+                )
+            })?;
+        }
         require((0.0..=1.0).contains(&data.max_failed_share), "data.max_failed_share", || {
             format!("found {}, expected a share between 0 and 1", data.max_failed_share)
         })?;

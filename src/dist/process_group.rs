@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tch::{Device, Tensor};
 use tracing::{debug, warn};
@@ -34,6 +34,9 @@ const COLLECTIVE_POLL: Duration = Duration::from_millis(100);
 const LONGEST_SETTLING: Duration = Duration::from_secs(3);
 const SETTLING_POLL: Duration = Duration::from_millis(20);
 const LONGEST_ABORT: Duration = Duration::from_secs(5);
+
+/// Files that a process of many has open while it joins the others.
+const OWN_FILES: u64 = 20;
 
 /// Pause between looks at whether the device has come to an event.
 const DEVICE_POLL: Duration = Duration::from_micros(50);
@@ -94,7 +97,7 @@ impl ProcessGroup {
         timeout: Duration,
         stop: fn() -> bool,
     ) -> Result<Self> {
-        raise_file_limit();
+        raise_file_limit(&rank_info)?;
         if rank_info.world_size == 1 && !rank_info.rendezvous.hosted_by_launcher {
             // Nobody else comes: the port that was given may be that of another run.
             rank_info.rendezvous.host = "127.0.0.1".into();
@@ -446,9 +449,21 @@ fn free_port() -> Result<u16> {
 }
 
 /// Rank 0 keeps two connections to every other process, more than most systems allow unless asked.
-fn raise_file_limit() {
+///
+/// # Errors
+/// The system allows too few: the store would take no more connections, and all would wait for one another.
+fn raise_file_limit(rank_info: &RankInfo) -> Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Without it a small run works as well, and a large one says that connections fail.
     let _ = setrlimit(Resource::Nofile, limit);
+    let own = if rank_info.rank == 0 { 2 * rank_info.world_size as u64 } else { 0 };
+    let needed = own + OWN_FILES;
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    ensure!(
+        allowed >= needed,
+        "rank {} of {} needs {needed} open files or more: raise ulimit -n (now {allowed})",
+        rank_info.rank,
+        rank_info.world_size
+    );
+    Ok(())
 }

@@ -1,9 +1,11 @@
 //! The store of many processes: libtorch's TCP store.
 
+use std::net::ToSocketAddrs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use tracing::warn;
 
 use super::environment::RankInfo;
 use super::error::StoppedEarly;
@@ -15,6 +17,8 @@ const MOST_NAMED: usize = 16;
 
 /// How long one attempt to connect may take.
 const LONGEST_CONNECT: Duration = Duration::from_secs(10);
+/// When it is said that a host is not known yet.
+const FIRST_WORD: Duration = Duration::from_secs(8);
 /// How long rank 0 tries to listen at a port that may be taken.
 const LONGEST_LISTEN: Duration = Duration::from_secs(10);
 
@@ -37,6 +41,7 @@ impl TcpKvStore {
         // The rank 0 of an earlier attempt may take its time to let go of the port.
         let patience =
             if serve && rendezvous.attempt == 0 { timeout.min(LONGEST_LISTEN) } else { timeout };
+        resolve(host, port, patience)?;
         let store = loop {
             match Store::open(host, port, serve, timeout.min(LONGEST_CONNECT)) {
                 Ok(store) => break store,
@@ -50,8 +55,8 @@ impl TcpKvStore {
                     };
                     return Err(error).with_context(|| {
                         format!(
-                            "{what} at {host}:{port} (MASTER_ADDR, MASTER_PORT: if another program \
-                             has that port, choose another one)"
+                            "{what} at {host}:{port} (MASTER_ADDR must lead to the machine of rank 0; \
+                             if another program has its MASTER_PORT, choose another one)"
                         )
                     });
                 }
@@ -125,6 +130,27 @@ impl TcpKvStore {
 /// The first pause between looks at a note that is not there yet, and the longest.
 const FIRST_NOTE_POLL: Duration = Duration::from_millis(5);
 const LONGEST_NOTE_POLL: Duration = Duration::from_millis(500);
+
+/// Waits until `host` is a name that this machine knows: those of pods and fresh nodes may come late.
+///
+/// # Errors
+/// It is none within `patience`.
+fn resolve(host: &str, port: u16, patience: Duration) -> Result<()> {
+    let begun = Instant::now();
+    let mut is_told = false;
+    loop {
+        let Err(error) = (host, port).to_socket_addrs() else { return Ok(()) };
+        if begun.elapsed() > patience {
+            return Err(error)
+                .with_context(|| format!("MASTER_ADDR: this machine knows no host `{host}`"));
+        }
+        if begun.elapsed() > FIRST_WORD && !is_told {
+            warn!("MASTER_ADDR: this machine knows no host `{host}` yet; it is waited for");
+            is_told = true;
+        }
+        thread::sleep(patience.min(LONGEST_CONNECT) / 20);
+    }
+}
 
 /// A pause between polls, which grows, because a thousand ranks may poll for the same note.
 pub struct Pause(Duration);

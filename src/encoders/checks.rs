@@ -3,8 +3,11 @@
 use super::family::EncoderSpec;
 use crate::nn::Biases;
 
+/// The largest number that an encoder may have of anything: above any known one, and below what no machine holds.
+const LARGEST: usize = 65_536;
+
 /// # Errors
-/// A number that must not be 0 is: its key, and what is wrong.
+/// A number that must not be 0 is, or is beyond all reason: its key, and what is wrong.
 pub(super) fn require_positive(spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
     let EncoderSpec { dim, depth, heads, patch_size, class_tokens, mlp_ratio, .. } = *spec;
     for (key, value) in [
@@ -17,6 +20,9 @@ pub(super) fn require_positive(spec: &EncoderSpec) -> Result<(), (&'static str, 
     ] {
         if value == 0 {
             return Err((key, "found 0, expected at least 1".into()));
+        }
+        if value > LARGEST {
+            return Err((key, format!("found {value}, expected at most {LARGEST}")));
         }
     }
     Ok(())

@@ -219,6 +219,12 @@ impl Prepared<'_> {
         own.iter().map(|(place, _)| self.datasets[*place].state()).collect::<Vec<_>>().join(" ")
     }
 
+    /// What tells the images of evaluation `number` from any others, and stays where they are moved or touched.
+    pub fn fingerprints(&self, number: usize) -> Vec<&str> {
+        let own = passes_of(&self.passes, number);
+        own.iter().map(|(place, _)| self.datasets[*place].fingerprint()).collect()
+    }
+
     /// Finds out whether images that should have classes have any: meant for before training.
     ///
     /// # Errors

@@ -7,10 +7,12 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-use super::export::{Source, checkpoint_of_run, encoder_of_run, place_in_run, preprocessing};
-use crate::artifacts::{Role, paths};
+use super::export::{
+    Source, checkpoint_of_run, config_of, encoder_at, encoder_of_run, place_in_run, preprocessing,
+};
+use crate::artifacts::Role;
 use crate::config::ConfigError;
-use crate::encoders::{Encoder, EncoderSpec, EncoderWeights};
+use crate::encoders::{Encoder, EncoderSpec};
 use crate::native::guard;
 use crate::nn::{FrozenFormat, Parameters, Storage};
 use crate::tasks::{self, TaskConfig, TraineeConfig};
@@ -116,7 +118,7 @@ impl EncoderSource {
             RoleInRun::Trained => Role::Trained,
             RoleInRun::Teacher => Role::Teacher,
             RoleInRun::Initial => {
-                let config = tasks::load(&paths::config(run), &[])?;
+                let config = config_of(run)?;
                 let place = place_in_run(&*config, self.student.as_deref())?;
                 let is_drawn = config.encoders()[place].weights == TraineeConfig::RANDOM;
                 if is_drawn { Role::Random } else { Role::Initial }
@@ -180,7 +182,9 @@ impl EncoderSource {
     fn origin(&self, key: &str) -> Result<Origin> {
         let stored = |source| Origin::Stored(Box::new(source));
         match (&self.weights, &self.run) {
-            (Some(path), None) => self.of_file(path).map(stored).with_context(|| key.to_string()),
+            (Some(path), None) => {
+                encoder_at(path, self.heads).map(stored).with_context(|| key.to_string())
+            }
             (None, Some(run)) => match self.role.unwrap_or(RoleInRun::Trained) {
                 RoleInRun::Trained => {
                     encoder_of_run(run, self.student.as_deref(), self.step).map(stored)
@@ -200,7 +204,7 @@ impl EncoderSource {
             self.step.is_none(),
             "a step names a checkpoint, and the {role:?} weights of a run are in none"
         );
-        let config = tasks::load(&paths::config(run), &[])?;
+        let config = config_of(run)?;
         let preprocessing = preprocessing(&config.train().data);
         let (heads, weights) = if role == RoleInRun::Teacher {
             let (spec, weights) = config
@@ -220,17 +224,10 @@ impl EncoderSource {
             }
             (encoder.model.heads, encoder.weights.as_str())
         };
-        let path = Path::new(weights);
-        let of_file = Self::of_weights(path.to_path_buf(), Some(heads)).of_file(path);
+        let of_file = encoder_at(Path::new(weights), Some(heads));
         let (weights, stored, _) =
             of_file.with_context(|| format!("what the run in {} began with", run.display()))?;
         Ok(Origin::Stored(Box::new((weights, stored, preprocessing))))
-    }
-
-    fn of_file(&self, path: &Path) -> Result<Source> {
-        let weights = EncoderWeights::open(path)?;
-        let stored = weights.measure(self.heads)?;
-        Ok((weights, stored, Preprocessing::beside(path)?))
     }
 
     /// What is shown of it.

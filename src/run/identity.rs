@@ -8,17 +8,21 @@ use tracing::warn;
 
 use crate::artifacts::{Change, Identity, Manifest};
 use crate::config::ConfigError;
+use crate::data::Dataset;
 use crate::encoders::EncoderWeights;
 use crate::tasks::{TaskConfig, TraineeConfig};
 
 /// Settings, or tables of them, that change nothing about what is learned: where and how fast it happens, what
 /// is told of it. Shards are known by the data set's fingerprint, the teacher by its weights' content.
-const BESIDE: [&str; 23] = [
+const BESIDE: [&str; 28] = [
     "run.dir",
     "run.device",
     "run.threads",
     "checkpoint",
-    "distributed",
+    "distributed.bucket_megabytes",
+    "distributed.timeout_seconds",
+    "distributed.check_every",
+    "distributed.shard_optimizer",
     "log",
     "export",
     "evaluation",
@@ -34,6 +38,8 @@ const BESIDE: [&str; 23] = [
     "data.bad_shards",
     "data.max_bad_shard_share",
     "data.max_pixels",
+    "data.label",
+    "data.classes",
     "teacher.weights",
     "teacher.fused_kernels",
     "teacher.cuda_graph",
@@ -46,6 +52,18 @@ const BESIDE_OF_TRAINEES: &str = "recompute_blocks";
 const ALLOWED: [&str; 2] = ["optimizer.", "schedule."];
 
 const TEACHER: &str = "teacher.weights";
+const SHARDS: &str = "data.shards";
+const BATCH: &str = "data.batch_size";
+
+/// What identities of earlier versions say nothing of.
+const NOTED_LATER: [&str; 3] = ["distributed.gradient_precision", SHARDS, BATCH];
+
+/// What identities of earlier versions note, though it is for evaluations alone.
+const NO_LONGER: [&str; 2] = ["data.label", "data.classes"];
+
+/// Of a model, what its weights' shapes follow from.
+const OF_SHAPES: [&str; 8] =
+    ["family", "dim", "depth", "patch_size", "class_tokens", "registers", "mlp_ratio", "gated"];
 
 /// What a run of `config` is trained with.
 ///
@@ -55,6 +73,13 @@ pub(super) fn identity(config: &dyn TaskConfig) -> Result<Identity> {
     let table: Table = config.to_toml().parse().context("a configuration is TOML")?;
     let mut identity = Identity::default();
     flatten("", &Value::Table(table), &mut identity);
+    let skips =
+        |(key, mode): (&String, &String)| key.ends_with(".drop_path_mode") && mode == "\"skip\"";
+    if identity.settings.iter().any(skips) {
+        // Which images of a batch skip a branch then depends on how many there are.
+        let batch = config.train().data.batch_size;
+        identity.settings.insert(BATCH.into(), batch.to_string());
+    }
     if let Some((_, weights)) = config.teacher() {
         if weights == TraineeConfig::RANDOM {
             identity.settings.insert(TEACHER.into(), weights.into());
@@ -62,9 +87,25 @@ pub(super) fn identity(config: &dyn TaskConfig) -> Result<Identity> {
         }
         let digest = EncoderWeights::open(Path::new(weights)).and_then(|open| open.file.digest());
         let digest = digest.with_context(|| format!("{TEACHER} = \"{weights}\""))?;
-        identity.settings.insert(TEACHER.into(), format!("{weights} [{}]", &digest[..16]));
+        identity.settings.insert(TEACHER.into(), format!("{weights}{}", mark(&digest)));
     }
     Ok(identity)
+}
+
+/// What of an identity the `dataset` is.
+pub(super) fn note_data(identity: &mut Identity, dataset: &Dataset) {
+    let value = format!(
+        "{} samples in {} shards{}",
+        dataset.sample_count(),
+        dataset.shard_count(),
+        mark(dataset.fingerprint())
+    );
+    identity.settings.insert(SHARDS.into(), value);
+}
+
+/// Behind a value: what tells its content from any other.
+fn mark(digest: &str) -> String {
+    format!(" [{}]", &digest[..16])
 }
 
 /// Adds every setting below `key` that counts.
@@ -92,12 +133,41 @@ type Difference = (String, [Option<String>; 2]);
 
 fn differences(then: &Identity, now: &Identity) -> Vec<Difference> {
     let new = now.settings.keys().filter(|key| !then.settings.contains_key(*key));
-    let both =
-        then.settings.keys().chain(new).map(|key| {
-            (key.clone(), [then, now].map(|identity| identity.settings.get(key).cloned()))
-        });
-    let differs = |(_, [then, now]): &Difference| content(then) != content(now);
-    both.filter(differs).collect()
+    let all = then.settings.keys().chain(new).filter(|key| !NO_LONGER.contains(&key.as_str()));
+    let both = all
+        .map(|key| (key.clone(), [then, now].map(|identity| identity.settings.get(key).cloned())));
+    let differs = |(key, [then, now]): &Difference| match then {
+        None if NOTED_LATER.contains(&key.as_str()) => false,
+        _ => content(then) != content(now),
+    };
+    // Of a student that only one of both has, its name says enough.
+    let is_told = |(key, values): &Difference| match student_of(key) {
+        Some(table) if !key.ends_with(".name") => {
+            let name = format!("{table}.name");
+            let has = |identity: &Identity| identity.settings.contains_key(&name);
+            values.iter().all(Option::is_some) || has(then) && has(now)
+        }
+        _ => true,
+    };
+    both.filter(differs).filter(is_told).collect()
+}
+
+/// The table of a student that `key` is in.
+fn student_of(key: &str) -> Option<&str> {
+    let number = key.strip_prefix("students.")?.split('.').next()?;
+    Some(&key[.."students.".len() + number.len()])
+}
+
+/// Whether a checkpoint's state is of no use to a run in which `key` is another than it was.
+fn needs_new_state((key, [_, now]): &Difference, then: &Identity) -> bool {
+    if student_of(key).is_some() && key.ends_with(".name") {
+        let had =
+            |(key, name): (&String, &String)| key.ends_with(".name") && Some(name) == now.as_ref();
+        return now.is_some() && !then.settings.iter().any(had);
+    }
+    let (table, last) = key.rsplit_once('.').unwrap_or_default();
+    let is_trained = table.ends_with(".model") && table != "teacher.model" || table == "decoder";
+    is_trained && OF_SHAPES.contains(&last) || key == "teacher.model.dim"
 }
 
 /// What of a value counts: of a path, the content that it names.
@@ -123,12 +193,67 @@ pub(super) fn go_on(
     if then.settings.is_empty() {
         return Ok(());
     }
+    // Not known yet: see `compare_data`.
+    let known = |(key, _): &Difference| key != SHARDS;
+    let found: Vec<Difference> = differences(then, now).into_iter().filter(known).collect();
+    let unfit: Vec<&Difference> =
+        found.iter().filter(|difference| needs_new_state(difference, then)).collect();
+    if let Some((key, _)) = unfit.first() {
+        let texts: Vec<String> =
+            unfit.iter().map(|(key, values)| told(key, values, checkpoint.step)).collect();
+        let message = format!(
+            "what was trained does not fit into what would be trained: {}. Another run.dir, or --resume never, \
+             begins anew",
+            texts.join("; ")
+        );
+        return Err(ConfigError { file: PathBuf::new(), key: key.clone(), message });
+    }
+    accept(now, checkpoint, found, accepts)
+}
+
+/// Compares the data set of a run, which `now` has a note of, with that of `checkpoint`, as [`go_on`] does with
+/// its settings.
+///
+/// # Errors
+/// It is another, and that is not accepted.
+pub(super) fn compare_data(
+    now: &mut Identity,
+    checkpoint: &Manifest,
+    dataset: &Dataset,
+    accepts: bool,
+) -> Result<(), ConfigError> {
+    let then = &checkpoint.stream.dataset;
+    note_data(now, dataset);
+    if *then == dataset.fingerprint() {
+        return Ok(());
+    }
+    let known = checkpoint.identity.settings.get(SHARDS).cloned();
+    let before = known.unwrap_or_else(|| format!("another data set{}", mark(then)));
+    let values = [Some(before), now.settings.get(SHARDS).cloned()];
+    accept(now, checkpoint, vec![(SHARDS.into(), values)], accepts)
+}
+
+/// What is said of a setting that is another.
+fn told(key: &str, [before, after]: &[Option<String>; 2], step: u64) -> String {
+    let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
+    format!("`{key}` was {} up to step {step}, and is {}", shown(before), shown(after))
+}
+
+/// Names what was `found` to differ, and gives `now` the history of that.
+///
+/// # Errors
+/// What differs changes what is learned, and that is not accepted.
+fn accept(
+    now: &mut Identity,
+    checkpoint: &Manifest,
+    found: Vec<Difference>,
+    accepts: bool,
+) -> Result<(), ConfigError> {
     let step = checkpoint.step;
-    let shown = |value: Option<String>| value.unwrap_or_else(|| "nothing".into());
     let (mut refused, mut first) = (Vec::new(), None);
-    for (key, values) in differences(then, now) {
-        let [before, after] = values.map(shown);
-        let text = format!("`{key}` was {before} up to step {step}, and is {after}");
+    for (key, values) in found {
+        let text = told(&key, &values, step);
+        let [before, _] = values.map(|value| value.unwrap_or_else(|| "nothing".into()));
         // What a trainee begins with was read at the first step.
         let is_allowed = ALLOWED.iter().any(|known| key.starts_with(known))
             || (key.ends_with(".weights") && key != TEACHER);

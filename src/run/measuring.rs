@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use anyhow::{Context, Error, Result};
 use tch::Device;
 
+use super::export::config_of;
 use super::frozen_encoder::{EncoderSource, FrozenEncoder};
 use super::setup;
 use super::worker_program::worker_program;
-use crate::artifacts::{Role, paths};
+use crate::artifacts::Role;
 use crate::config::{ConfigError, DataConfig, DeviceChoice, Precision, TrainConfig};
 use crate::data::image::Exif;
 use crate::dist::ProcessGroup;
 use crate::eval::{
     self, Encoder, Given, Interrupted, Measured, NamedEvaluation, Observer, Source, Subject,
 };
-use crate::tasks;
 use crate::weights::Preprocessing;
 
 /// How an encoder is measured.
@@ -92,7 +92,7 @@ impl Measuring {
     pub(super) fn data(&self, encoder: &FrozenEncoder) -> Result<DataConfig> {
         let Preprocessing { mean, std } = encoder.preprocessing;
         let of_run = match &self.encoder.run {
-            Some(run) => tasks::load(&paths::config(run), &[])?.train().data.clone(),
+            Some(run) => config_of(run)?.train().data.clone(),
             None => DataConfig::minimal(Vec::new()),
         };
         Ok(DataConfig {

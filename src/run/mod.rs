@@ -71,7 +71,7 @@ pub mod visualize;
 mod while_training;
 mod worker_program;
 
-pub use export::{Source, encoder_of_run};
+pub use export::{Source, encoder_at, encoder_of_run};
 pub use measuring::{Found, Measuring};
 pub use options::Options;
 pub use outcome::{Finished, Outcome, Stop, Summary};

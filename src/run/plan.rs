@@ -4,14 +4,17 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use super::identity::{compare_data, go_on, identity};
 use super::opening::open_dataset;
+use super::options::Options;
 use super::scaling::{Cluster, Gpu, Memory, Step, Work};
 use super::{device, evaluation, setup};
 use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::dist::{RankInfo, environment};
 use crate::tasks::{Network, TaskConfig};
-use crate::train::checkpoint;
+use crate::train::checkpoint::{self, Checkpoint};
+use crate::train::run_directory::Resume;
 use crate::train::schedule::Schedule;
 
 /// Part of what a run will be, as [`plan`] finds it out.
@@ -114,13 +117,16 @@ impl Cost {
 /// There is no such device, or weights, shards or labels cannot be read or do not fit.
 pub fn plan(
     config: &dyn TaskConfig,
+    options: &Options,
     gpus: Option<usize>,
     mut report: impl FnMut(Planned),
 ) -> Result<()> {
     let rank_info = environment::of_this_process()?;
     setup::answer_quit(rank_info.as_ref())?;
     let run = &config.train().run;
-    let device = device::choose(run, &rank_info.unwrap_or_else(RankInfo::alone))?;
+    let rank_info = rank_info.unwrap_or_else(RankInfo::alone);
+    let ranks = rank_info.world_size;
+    let device = device::choose(run, &rank_info)?;
     device::tell(run, &config.train().data, device);
     report(Planned::Networks(config.networks()));
     report(Planned::Notes(config.notes()));
@@ -128,11 +134,21 @@ pub fn plan(
         report(Planned::Cost(Cost::of(config, gpus)));
     }
     config.check_weights()?;
+    let mut config = config.boxed();
+    let begun = match &options.resume {
+        Resume::Never => None,
+        Resume::Auto => checkpoint::newest(&config.train().run.dir)?,
+        Resume::From(folder) => Some(Checkpoint::open(folder)?),
+    };
+    setup::settle_global_batch(config.train_mut(), ranks, begun.as_ref())?;
     let train = config.train();
     let dataset = open_dataset(train)?;
     report(Planned::Length(length(train, &dataset)));
-    if let Some(checkpoint) = checkpoint::newest(&run.dir)? {
-        report(Planned::Begun(run.dir.clone(), checkpoint.manifest.step));
+    if let Some(Checkpoint { manifest, .. }) = &begun {
+        report(Planned::Begun(train.run.dir.clone(), manifest.step));
+        let mut now = identity(&*config)?;
+        go_on(&mut now, manifest, options.accept_changes)?;
+        compare_data(&mut now, manifest, &dataset, options.accept_changes)?;
     }
     evaluation::check(train)
 }

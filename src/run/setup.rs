@@ -39,6 +39,8 @@ struct Start {
     config: String,
     /// What of it is written, comments included.
     written: String,
+    /// What was there before, which comes back if the run is refused.
+    former: Option<String>,
 }
 
 /// Joins the processes of a run and does `work` with them, once `require` has said that the device can do
@@ -120,12 +122,13 @@ pub fn open_directory(
 ) -> Result<(Option<RunDirectory>, Option<Checkpoint>)> {
     if group.is_first() {
         let is_restart = group.rank_info().rendezvous.attempt > 0 || environment::is_requeued();
-        let (run, checkpoint) = RunDirectory::open(dir, resume, is_restart)?;
+        let (mut run, checkpoint) = RunDirectory::open(dir, resume, is_restart)?;
         let (comments, config) = settle(checkpoint.as_ref())?;
         let written = comments + &config;
         run.write_config(&written)?;
         let folder = checkpoint.as_ref().map(|checkpoint| checkpoint.folder.clone());
-        let start = Start { checkpoint: folder, config, written };
+        let former = run.former_config();
+        let start = Start { checkpoint: folder, config, written, former };
         group.publish("start", &serde_json::to_vec(&start)?)?;
         return Ok((Some(run), checkpoint));
     }
@@ -133,7 +136,8 @@ pub fn open_directory(
         .context("rank 0 runs another version of distill")?;
     let written = paths::config(&dir);
     ensure!(
-        std::fs::read_to_string(&written).is_ok_and(|text| text == start.written),
+        std::fs::read_to_string(&written)
+            .is_ok_and(|text| text == start.written || Some(text) == start.former),
         "rank {} does not see what rank 0 wrote to {}: run.dir must lie on storage that all nodes \
          share, under the same path",
         group.rank(),
@@ -163,7 +167,7 @@ pub fn open_directory(
 
 /// Without `data.global_batch_size` a step has one batch of every process, unless the run was begun
 /// with another number of them: then it keeps its global batch.
-fn settle_global_batch(
+pub(super) fn settle_global_batch(
     config: &mut TrainConfig,
     ranks: usize,
     checkpoint: Option<&Checkpoint>,

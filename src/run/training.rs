@@ -4,20 +4,20 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use tch::Device;
 use tracing::{debug_span, info, warn};
 
 use super::evaluation::{self, Trained};
 use super::export::export_all;
-use super::identity::tell_schedule;
+use super::identity::{comments, compare_data, note_data, tell_schedule};
 use super::opening::open_dataset;
 use super::options::Options;
 use super::outcome::{Outcome, Stop, Summary};
 use super::plan::schedule;
 use super::worker_program::worker_program;
 use super::{setup, while_training};
-use crate::artifacts::{EvaluationResult, Stream, paths};
+use crate::artifacts::{EvaluationResult, Identity, Stream, paths};
 use crate::config::{Precision, TrainConfig};
 use crate::data::{Dataset, Loader, RankBatches};
 use crate::dist::{Activity, ProcessGroup};
@@ -56,26 +56,31 @@ fn train_and_export(
     device: Device,
 ) -> Result<Outcome> {
     // Held by the first process until the end.
-    let (_run_directory, checkpoint, identity) =
+    let (mut run_directory, checkpoint, mut identity) =
         debug_span!("open_run").in_scope(|| setup::open_run(&mut *task, options, group))?;
-    let config = task.train();
-    let dataset = debug_span!("open_dataset")
-        .in_scope(|| setup::open_dataset(config, group, || open_dataset(config)))?;
-    let dataset = Arc::new(dataset);
-    if group.is_first() {
-        evaluation::check(config)?;
-    }
+    // A run that cannot go on as it is configured now stays what it was.
+    let take_back = |_: &Error| match (&run_directory, &checkpoint) {
+        (Some(run), Some(_)) => run.take_back_config(),
+        _ => {}
+    };
+    let begun = (checkpoint.as_ref(), options.accept_changes);
+    let dataset = open_data(task.train(), group, &mut identity, begun).inspect_err(take_back)?;
     let worker = options.worker_program.clone().map_or_else(worker_program, Ok)?;
     let images = tasks::Images { dataset: &dataset, worker_program: &worker };
     let setting = Setting { group, device, images: Some(images) };
-    let (models, mut state) = debug_span!("load_models")
-        .in_scope(|| models_and_state(&*task, &setting, checkpoint.as_ref()))?;
+    let loaded = debug_span!("load_models")
+        .in_scope(|| models_and_state(&*task, &setting, checkpoint.as_ref()));
+    let (models, mut state) = loaded.inspect_err(take_back)?;
     let teacher = identity.settings.get("teacher.weights").cloned();
     state.identity = identity;
     let profiled = options.profile.clone();
     let from = (checkpoint.as_ref(), profiled);
     let outcome = take_steps(&*task, &setting, &*models, &mut state, from)?;
     let step = state.step;
+    if let Some(run) = &mut run_directory {
+        // Of another data set it is known only since the other processes have read the configuration.
+        run.write_config(&(comments(&state.identity) + &task.to_toml()))?;
+    }
     // What comes needs the weights only, and may need the memory.
     drop(state);
     match outcome {
@@ -84,6 +89,25 @@ fn train_and_export(
             Ok(Outcome::Stopped { at: Stop::Training { step }, signal })
         }
     }
+}
+
+/// The data set, which goes into the `identity`, and is compared with that of the checkpoint.
+fn open_data(
+    config: &TrainConfig,
+    group: &ProcessGroup,
+    identity: &mut Identity,
+    (checkpoint, accepts): (Option<&Checkpoint>, bool),
+) -> Result<Arc<Dataset>> {
+    let dataset = debug_span!("open_dataset")
+        .in_scope(|| setup::open_dataset(config, group, || open_dataset(config)))?;
+    if group.is_first() {
+        match checkpoint {
+            Some(checkpoint) => compare_data(identity, &checkpoint.manifest, &dataset, accepts)?,
+            None => note_data(identity, &dataset),
+        }
+        evaluation::check(config)?;
+    }
+    Ok(Arc::new(dataset))
 }
 
 fn models_and_state(
@@ -97,7 +121,10 @@ fn models_and_state(
     let stream = stream(task.train(), images.dataset);
     let mut state = State::new(group, &*models, task.train(), stream)?;
     if let Some(checkpoint) = checkpoint {
-        state.restore(group, &*models, checkpoint)?;
+        state.restore(&*models, checkpoint).context(
+            "what was trained does not fit into what would be trained: another run.dir, or --resume never, \
+             begins anew",
+        )?;
         let own = paths::checkpoint(&task.train().run.dir, state.step);
         let same = |path: &Path| path.canonicalize().ok();
         state.is_kept = same(&own).is_some_and(|own| Some(own) == same(&checkpoint.folder));

@@ -4,7 +4,7 @@ use std::slice;
 
 use anyhow::{Context, Result};
 
-use super::evaluation::{OnScreen, evaluations, source};
+use super::evaluation::{OnScreen, evaluations, source, with_reading};
 use crate::artifacts::{Measurement, Role};
 use crate::config::{ConfigError, TrainConfig};
 use crate::encoders;
@@ -41,8 +41,11 @@ pub fn evaluating<'a>(
     for one in named {
         prepared.push(eval::prepare(slice::from_ref(one), &source(config, &QUIET))?);
     }
-    let due = |one: &NamedEvaluation| Some(Due { name: one.name.clone(), every: one.every? });
-    let due: Vec<Due> = named.iter().filter_map(due).collect();
+    let mut due = Vec::new();
+    for (one, prepared) in named.iter().zip(&prepared) {
+        let of = mark(one, prepared, config)?;
+        due.extend(one.every.map(|every| Due { name: one.name.clone(), every, of }));
+    }
     if due.is_empty() {
         return Ok(None);
     }
@@ -54,6 +57,15 @@ pub fn evaluating<'a>(
         }
     });
     Ok(Some(Evaluating { due, measure, best }))
+}
+
+/// Tells the settings of `one` and the images that it is made with from any others, wherever these lie.
+fn mark(one: &NamedEvaluation, prepared: &Prepared<'_>, config: &TrainConfig) -> Result<String> {
+    let TrainConfig { data, run, .. } = config;
+    let settings = with_reading(serde_json::to_value(&one.settings)?, data)?;
+    let seen = (data.input_size, data.mean, data.std, run.precision);
+    let text = serde_json::to_string(&(settings, seen, prepared.fingerprints(0)))?;
+    Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_string())
 }
 
 /// The figure by which checkpoints are kept.

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
+use tracing::warn;
 
 use super::trainee::TraineeConfig;
-use crate::config::TrainConfig;
+use crate::config::{DataConfig, TrainConfig};
 use crate::encoders::{Encoder, EncoderSpec, EncoderWeights};
 use crate::nn::{Parameters, Storage};
+use crate::weights::Preprocessing;
 
 /// Finds out whether the weights that stand at `key` can be read, are numbers, and fit this encoder.
 pub(super) fn check(key: &str, weights: &str, spec: EncoderSpec) -> Result<()> {
@@ -107,6 +109,23 @@ fn drawn(
     let grid_size = train.data.input_size / encoder.model.patch_size;
     let built = encoder.model.build(&mut parameters, grid_size);
     (built, parameters)
+}
+
+/// Warns where images are normalised in another way than the weights that stand at `key` were trained with.
+pub(super) fn tell_normalisation(key: &str, weights: &str, data: &DataConfig) {
+    let path = Path::new(weights);
+    let Some(own) = Preprocessing::beside(path).ok().filter(|_| Preprocessing::is_beside(path))
+    else {
+        return;
+    };
+    let differs = |a: [f64; 3], b: [f64; 3]| a.iter().zip(b).any(|(a, b)| (a - b).abs() > 1e-3);
+    if differs(own.mean, data.mean) || differs(own.std, data.std) {
+        warn!(
+            "{key}: preprocessor_config.json beside them says mean {:?} and deviation {:?}, but images are \
+             normalised by data.mean and data.std, {:?} and {:?}: they begin on images of another kind",
+            own.mean, own.std, data.mean, data.std
+        );
+    }
 }
 
 /// Copies a stored encoder into `target`, whose first parameters are those of one, with positions resized

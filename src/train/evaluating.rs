@@ -21,6 +21,15 @@ pub struct Due {
     pub name: String,
     /// Steps between two.
     pub every: u64,
+    /// Tells its settings and images from any others.
+    pub of: String,
+}
+
+impl Due {
+    /// Whether the figures of `line` are this evaluation's, of the same images.
+    pub fn is_of(&self, line: &EvaluationLine) -> bool {
+        self.name == line.evaluation && line.of.as_ref().is_none_or(|of| *of == self.of)
+    }
 }
 
 /// A figure by which weights are compared: the mean over all that is trained.
@@ -97,6 +106,7 @@ mod tests {
             evaluation: evaluation.into(),
             seconds: 1.0,
             measurements,
+            of: None,
         }
     }
 
@@ -117,7 +127,7 @@ mod tests {
 
     #[test]
     fn evaluations_are_due_by_their_own_steps() {
-        let due = |name: &str, every| Due { name: name.into(), every };
+        let due = |name: &str, every| Due { name: name.into(), every, of: String::new() };
         let evaluating = Evaluating {
             due: vec![due("a", 4), due("b", 6)],
             measure: Box::new(|_| Ok(None)),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tch::{Device, Tensor};
-use tracing::{debug_span, info, warn};
+use tracing::{debug_span, info};
 
 use super::checkpoint::{Checkpoint, Copying, Saver, Snapshot};
 use super::evaluating::Evaluating;
@@ -91,26 +91,16 @@ impl State {
         })
     }
 
-    /// Continues from a checkpoint. A stream that is not the checkpoint's is warned about: the
-    /// run then goes on, but not on the samples that it would have seen.
+    /// Continues from a checkpoint.
     ///
     /// # Errors
     /// The checkpoint does not fit the trainees.
-    pub fn restore(
-        &mut self,
-        group: &ProcessGroup,
-        objective: &dyn Objective,
-        checkpoint: &Checkpoint,
-    ) -> Result<()> {
+    pub fn restore(&mut self, objective: &dyn Objective, checkpoint: &Checkpoint) -> Result<()> {
         for (trainee, trainee_optimizer) in objective.trainees().iter().zip(&mut self.optimizers) {
             trainee_optimizer.optimizer_mut().restore(trainee, checkpoint)?;
         }
         let manifest = &checkpoint.manifest;
         (self.step, self.position) = (manifest.step, manifest.position);
-        let (then, now) = (&manifest.stream, &self.stream);
-        if then.dataset != now.dataset && group.is_first() {
-            warn!("the data set is not the checkpoint's: from here on other samples are seen");
-        }
         info!(step = self.step, "continuing from {}", checkpoint.folder.display());
         Ok(())
     }

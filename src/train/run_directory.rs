@@ -40,6 +40,8 @@ impl std::str::FromStr for Resume {
 pub struct RunDirectory {
     path: PathBuf,
     _lock: File,
+    /// The configuration that was there before this process wrote its own.
+    former_config: Option<Vec<u8>>,
 }
 
 impl RunDirectory {
@@ -92,8 +94,23 @@ impl RunDirectory {
     }
 
     /// Writes down the resolved configuration, as TOML.
-    pub fn write_config(&self, toml: &str) -> Result<()> {
-        durable::write(&paths::config(&self.path), toml.as_bytes())
+    pub fn write_config(&mut self, toml: &str) -> Result<()> {
+        let path = paths::config(&self.path);
+        self.former_config = fs::read(&path).ok();
+        durable::write(&path, toml.as_bytes())
+    }
+
+    /// The configuration that was there before this process wrote its own.
+    pub fn former_config(&self) -> Option<String> {
+        String::from_utf8(self.former_config.clone()?).ok()
+    }
+
+    /// Puts the configuration back that was there before: no step was trained with the other.
+    pub fn take_back_config(&self) {
+        let Some(former) = &self.former_config else { return };
+        if let Err(error) = durable::write(&paths::config(&self.path), former) {
+            warn!("its configuration of before could not be put back: {error:#}");
+        }
     }
 
     fn lock(path: &Path) -> Result<Self> {
@@ -101,7 +118,7 @@ impl RunDirectory {
         fs::create_dir_all(paths::checkpoints(path)).with_context(fail)?;
         let lock = File::create(paths::lock(path)).with_context(fail)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock, former_config: None }),
             Err(TryLockError::WouldBlock) => bail!(
                 "another process is training in {}; wait for it or choose another run.dir",
                 path.display()
@@ -111,7 +128,7 @@ impl RunDirectory {
                     "{} is not guarded against a second run: its file system has no locks ({error})",
                     path.display()
                 );
-                Ok(Self { path: path.to_path_buf(), _lock: lock })
+                Ok(Self { path: path.to_path_buf(), _lock: lock, former_config: None })
             }
             Err(TryLockError::Error(error)) => Err(error).with_context(fail),
         }

@@ -36,6 +36,8 @@ pub struct RunLog {
     /// Sums of what was found of each trainee.
     trainees: Vec<TraineeMetrics>,
     slowest: Option<SlowestRank>,
+    /// What was found of the last step, where its line is still to come.
+    unwritten: Option<StepMetrics>,
 }
 
 impl RunLog {
@@ -76,6 +78,7 @@ impl RunLog {
             exchange_wait: 0.0,
             trainees: Vec::new(),
             slowest: None,
+            unwritten: None,
         })
     }
 
@@ -101,20 +104,25 @@ impl RunLog {
         add_up(&mut self.trainees, &metrics.trainees);
         metrics.trainees = self.trainees.iter().map(|sum| divided(sum, self.steps)).collect();
         self.progress.update(&metrics);
-        if metrics.step.is_multiple_of(self.every) || is_last {
-            let steps = f64::from(self.steps);
-            metrics.step_seconds = self.seconds / steps;
-            metrics.data_wait_seconds = self.data_wait / steps;
-            metrics.exchange_wait_seconds =
-                metrics.exchange_wait_seconds.map(|_| self.exchange_wait / steps);
-            self.tell_rates(&mut metrics);
-            metrics.device = Some(self.device.clone());
-            metrics.slowest_rank = self.slowest.take();
-            self.log.write(&metrics)?;
-            (self.steps, self.seconds, self.data_wait, self.exchange_wait) = (0, 0.0, 0.0, 0.0);
-            self.trainees.clear();
-        }
-        Ok(())
+        let is_due = metrics.step.is_multiple_of(self.every) || is_last;
+        self.unwritten = Some(metrics);
+        if is_due { self.write() } else { Ok(()) }
+    }
+
+    /// Writes the line of the steps since the last one, where there are any.
+    fn write(&mut self) -> Result<()> {
+        let Some(mut metrics) = self.unwritten.take() else { return Ok(()) };
+        let steps = f64::from(self.steps);
+        metrics.step_seconds = self.seconds / steps;
+        metrics.data_wait_seconds = self.data_wait / steps;
+        metrics.exchange_wait_seconds =
+            metrics.exchange_wait_seconds.map(|_| self.exchange_wait / steps);
+        self.tell_rates(&mut metrics);
+        metrics.device = Some(self.device.clone());
+        metrics.slowest_rank = self.slowest.take();
+        (self.steps, self.seconds, self.data_wait, self.exchange_wait) = (0, 0.0, 0.0, 0.0);
+        self.trainees.clear();
+        self.log.write(&metrics)
     }
 
     /// What follows from the time of a step.
@@ -148,8 +156,12 @@ impl RunLog {
         self.log.image(step, paths::RECONSTRUCTIONS, png)
     }
 
-    /// Nothing more is to come.
-    pub fn finish(self) {
+    /// Nothing more is to come. Steps that no line tells of yet, because the run stops between two, get theirs: who
+    /// goes on knows nothing of them.
+    pub fn finish(mut self) {
+        if let Err(error) = self.write() {
+            warn!("the last steps are not in the metrics: {error:#}");
+        }
         self.progress.finish();
     }
 }

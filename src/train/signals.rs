@@ -1,13 +1,14 @@
 //! Signals that ask to stop: from Ctrl-C, from the cluster's scheduler, from a terminal that goes.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGXCPU};
+use signal_hook::consts::{SIGINT, SIGXCPU, SIGXFSZ};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
 use tracing::warn;
@@ -43,6 +44,8 @@ pub fn install() -> Result<()> {
     if INSTALLED.set(()).is_err() {
         return Ok(());
     }
+    // A file that may not grow is an error of writing, which tells its name and saves what can be saved.
+    flag::register(SIGXFSZ, Arc::default()).context("cannot listen for signals")?;
     let signals = Signals::new(ending_signals()).context("cannot listen for signals")?;
     let listen = move || listen(signals);
     thread::Builder::new()

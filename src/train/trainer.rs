@@ -112,7 +112,19 @@ fn evaluated_before(run: &Run, step: u64) -> Result<Vec<EvaluationLine>> {
         return Ok(Vec::new());
     }
     let lines = MetricsLines::read(run.path).context("cannot read the run's metrics")?;
-    Ok(lines.evaluations.into_iter().filter(|line| line.step <= step).collect())
+    let due = run.evaluating.as_ref().map_or(&[][..], |evaluating| &evaluating.due);
+    let (own, others): (Vec<_>, Vec<_>) = lines
+        .evaluations
+        .into_iter()
+        .filter(|line| line.step <= step && due.iter().any(|one| one.name == line.evaluation))
+        .partition(|line| due.iter().any(|one| one.is_of(line)));
+    if let Some(last) = others.last() {
+        warn!(
+            "figures of `{}` up to step {} are of other images or settings: later ones are not compared with them",
+            last.evaluation, last.step
+        );
+    }
+    Ok(own)
 }
 
 /// The progress of the training loop.
@@ -247,6 +259,7 @@ impl Progressing<'_> {
                 evaluation: evaluating.due[place].name.clone(),
                 seconds: begun.elapsed().as_secs_f64(),
                 measurements,
+                of: Some(evaluating.due[place].of.clone()),
             };
             is_best |= self.best.as_mut().is_some_and(|best| best.offer(&line));
             self.record(&line)?;
@@ -339,7 +352,11 @@ impl Progressing<'_> {
         saver: &mut Saver,
     ) -> Error {
         let SoundEnd { error, skipped } = end;
-        match self.save_sound(skipped, run, state, prefetcher, saver) {
+        let saved = self.save_sound(skipped, run, state, prefetcher, saver);
+        if let Some(log) = self.log.take() {
+            log.finish();
+        }
+        match saved {
             Ok(()) if self.saved > 0 => anyhow!(
                 "{error:#}; the state after step {} is saved in {}: the same command goes on from there",
                 self.saved,

@@ -1,10 +1,12 @@
 //! Folders that are written as a whole.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+
+use crate::durable;
 
 /// Has `write` fill a temporary folder beside `out`, which then takes its place. A folder that was
 /// there is replaced if it holds nothing but `files`.
@@ -30,7 +32,7 @@ pub fn replace_folder(
     if strangers == Strangers::Keep {
         bring_along(out, files, folder.path())?;
     }
-    File::open(folder.path())?.sync_all()?;
+    durable::sync_folder(folder.path())?;
     publish(folder, out)
 }
 
@@ -100,6 +102,6 @@ fn publish(folder: tempfile::TempDir, out: &Path) -> Result<()> {
         return Err(error).with_context(context);
     }
     drop(folder.keep());
-    File::open(parent(out))?.sync_all()?;
+    durable::sync_folder(parent(out))?;
     before.close().with_context(context)
 }

@@ -118,7 +118,8 @@ fn files_with(folder: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
         .filter(|path| {
             let ending = path.extension().is_some_and(|own| endings.iter().any(|one| own == *one));
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            ending && path.is_file() && !name.starts_with("optimizer") && !name.starts_with('.')
+            let is_state = name.starts_with("optimizer") || name.contains(".optimizer");
+            ending && path.is_file() && !is_state && !name.starts_with('.')
         })
         .collect();
     files.sort();
@@ -158,7 +159,7 @@ fn what_is_in(folder: &Path) -> String {
     if let Some(other) = of_others.into_iter().find(|name| found.is_empty() && has(name)) {
         return format!("; it has {other}, which is not read: save it as safetensors");
     }
-    if let (Some(first), true) = (first_in("."), found.is_empty()) {
+    if let (Some(first), true) = (first_in(""), found.is_empty()) {
         let below = files_with(&first, &["safetensors", "bin", "pth", "pt"]).unwrap_or_default();
         if !below.is_empty() {
             return format!("; its folders have some: name one, such as {}", first.display());

@@ -50,6 +50,8 @@ pub struct IndexCache {
     kept_nowhere: Mutex<HashMap<ShardAddress, (Head, Arc<ShardIndex>)>>,
     /// Shards whose notes were told.
     told: Mutex<HashSet<ShardAddress>>,
+    /// Whether notes are told at all.
+    is_quiet: bool,
 }
 
 /// The head of an index: what is known of a shard without reading its rows.
@@ -78,7 +80,13 @@ impl IndexCache {
     pub fn new(sources: Arc<Sources>, folder: Option<&Path>) -> Self {
         let folder = folder.map(Path::to_path_buf);
         let (wanted, kept_nowhere, told) = Default::default();
-        Self { sources, folder, wanted, kept_nowhere, told }
+        Self { sources, folder, wanted, kept_nowhere, told, is_quiet: false }
+    }
+
+    /// Says nothing of what is odd about shards: who opens them next does.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        Self { is_quiet: true, ..self }
     }
 
     /// Indexes this beside images.
@@ -157,7 +165,7 @@ impl IndexCache {
 
     /// Says what is odd about a shard, once in a process.
     fn tell(&self, shard: &ShardAddress, notes: &[String]) {
-        if notes.is_empty() {
+        if notes.is_empty() || self.is_quiet {
             return;
         }
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

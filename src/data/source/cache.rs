@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
 use backon::{BlockingRetryable, ConstantBuilder};
+use rustix::io::Errno;
 
 use super::stamp::Stamp;
 
@@ -166,7 +167,7 @@ impl Cache {
             file.lock()?;
             Ok(file)
         };
-        lock().with_context(|| format!("cannot lock {}", path.display()))
+        lock().map_err(|error| no_lock(error, &path))
     }
 
     fn lock_of(&self, piece: &Path) -> PathBuf {
@@ -285,6 +286,19 @@ impl Cache {
     }
 }
 
+/// Says what to do where the cache's folder has no locks, without which processes would write over one another.
+fn no_lock(error: io::Error, path: &Path) -> anyhow::Error {
+    let codes = [Errno::NOLCK, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTSUP];
+    let is_known = codes.iter().any(|known| error.raw_os_error() == Some(known.raw_os_error()));
+    let way_out = match is_known {
+        true => {
+            ": its file system has no locks; set data.cache_dir to a folder on a disk of this machine"
+        }
+        false => "",
+    };
+    anyhow::Error::from(error).context(format!("cannot lock {}{way_out}", path.display()))
+}
+
 /// Every byte of the bound belongs to a piece that is being written.
 #[derive(Debug, thiserror::Error)]
 #[error("no room in the cache of shards")]
@@ -306,7 +320,7 @@ impl Usage {
             file.read_to_string(&mut text)?;
             Ok(Self { file, bytes: text.trim().parse().ok() })
         };
-        lock().with_context(|| format!("cannot lock {}", folder.join("usage").display()))
+        lock().map_err(|error| no_lock(error, &folder.join("usage")))
     }
 
     fn write(&mut self, bytes: Option<u64>) -> Result<()> {

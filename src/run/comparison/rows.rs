@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::config::ComparisonConfig;
-use crate::artifacts::{Role, paths};
+use crate::artifacts::Role;
 use crate::run::evaluation::in_config;
-use crate::run::export::checkpoint_of_run;
+use crate::run::export::{checkpoint_of_run, config_of};
 use crate::run::frozen_encoder::{EncoderSource, RoleInRun};
-use crate::tasks::{self, TaskConfig, TraineeConfig};
+use crate::tasks::{TaskConfig, TraineeConfig};
 
 /// An encoder that is compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ fn of_run(
     source: &EncoderSource,
     input_size: Option<usize>,
 ) -> Result<Vec<Row>> {
-    let task = tasks::load(&paths::config(run), &[])?;
+    let task = config_of(run)?;
     let image_size = input_size.or(Some(task.train().data.input_size));
     let sources = if source.student.is_some() || source.role.is_some() {
         vec![(name.to_string(), source.clone())]

@@ -12,7 +12,7 @@ use crate::config::ConfigError;
 use crate::dist::ProcessGroup;
 use crate::encoders::{EncoderSpec, EncoderWeights};
 use crate::nn::Storage;
-use crate::tasks::initial_weights::{StoredWeights, start_from};
+use crate::tasks::initial_weights::{StoredWeights, start_from, tell_normalisation};
 use crate::tasks::trainee::TraineeConfig;
 use crate::train::objective::Objective;
 use crate::weights::Preprocessing;
@@ -101,6 +101,7 @@ pub(super) fn students(
         let parameters = trainee.parameters.count();
         info!(parameters, "student `{}`: {size}", trainee.name);
         if starts_anew && weights != TraineeConfig::RANDOM {
+            tell_normalisation(&key, weights, &config.train.data);
             let grid_size = config.train.data.input_size / size.patch_size;
             start_from(&StoredWeights::open(&key, weights, size)?, grid_size, &trainee.parameters)?;
         }

@@ -14,7 +14,7 @@ use crate::artifacts::paths;
 use crate::config::{Check, ConfigError, KeyError, TrainConfig};
 use crate::encoders::Encoder;
 use crate::native::guard;
-use crate::tasks::initial_weights::{StoredWeights, check, start_from};
+use crate::tasks::initial_weights::{StoredWeights, check, start_from, tell_normalisation};
 use crate::tasks::task::{Drawing, Models, Network, Setting, Task, TaskConfig};
 use crate::tasks::trainee::TraineeConfig;
 use crate::train::objective::{Losses, MicroBatch, Objective, StepHooks, Trainee};
@@ -161,6 +161,7 @@ fn autoencoder(
     let parameters = trainee.parameters.count();
     info!(parameters, "encoder `{}` with its decoder: {}", trainee.name, encoder.model);
     if starts_anew && encoder.weights != TraineeConfig::RANDOM {
+        tell_normalisation(WEIGHTS_KEY, &encoder.weights, &train.data);
         let grid_size = train.data.input_size / encoder.model.patch_size;
         let stored = StoredWeights::open(WEIGHTS_KEY, &encoder.weights, encoder.model)?;
         start_from(&stored, grid_size, &trainee.parameters)?;

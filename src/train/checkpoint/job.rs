@@ -1,7 +1,7 @@
 //! What happens in the background of a save: every rank writes its share, the first one publishes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -216,11 +216,11 @@ fn name_files(partial: &Path, written: Vec<Vec<WrittenFile>>) -> Result<Vec<File
 /// Gives a finished folder its final name, durably.
 fn publish(partial: &Path, folder: &Path) -> Result<()> {
     let parent = folder.parent().context("a checkpoint stands in a folder")?;
-    File::open(partial)?.sync_all()?;
+    durable::sync_folder(partial)?;
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
     fs::rename(partial, folder)?;
-    File::open(parent)?.sync_all()?;
+    durable::sync_folder(parent)?;
     Ok(())
 }

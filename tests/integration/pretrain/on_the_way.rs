@@ -101,3 +101,35 @@ fn weights_do_not_depend_on_being_looked_at() {
     set(&["run.dir=wrong", &knn, "checkpoint.keep_best=\"knn.top1\""])
         .fails(2, &["checkpoint.keep_best", "every"]);
 }
+
+/// The best checkpoint is the best by figures that can be compared: not by those of other images or settings.
+#[test]
+fn the_best_is_not_compared_with_figures_of_other_images() {
+    let (workshop, [knn, data]) = labelled();
+    let looked_at = knn.replace("neighbours = [1, 3] }", "neighbours = [1, 3], every = 2 }");
+    let best = "checkpoint.keep_best=\"knn.top1\"";
+    let set = |evaluation: &str, more: &[&str]| {
+        let all = [&[evaluation, &data, best, "checkpoint.keep=1", "checkpoint.every=1"], more];
+        workshop.pretrain(&all.concat())
+    };
+    set(&looked_at, &[]).succeeds();
+    let told = "are of other images or settings";
+    let again = set(&looked_at.replace("every = 2", "every = 4"), &["schedule.epochs=6"]);
+    assert!(!again.succeeds().stderr.contains(told));
+    let turned = looked_at.replace("many", "none").replace("few", "many").replace("none", "few");
+    let done = set(&turned, &["schedule.epochs=8"]).succeeds();
+    assert!(done.stderr.contains(told), "{}", done.stderr);
+    let of: Vec<_> =
+        evaluated(&workshop, "pre").into_iter().map(|line| line["of"].clone()).collect();
+    assert!(of.iter().all(Value::is_string) && of.first() != of.last(), "{of:?}");
+    let since = evaluated(&workshop, "pre");
+    let since: Vec<u64> = since
+        .iter()
+        .filter(|line| line["of"] == *of.last().unwrap())
+        .map(|line| line["step"].as_u64().unwrap())
+        .collect();
+    let kept = workshop.checkpoints("pre");
+    let newest = format!("step-{}", since.last().unwrap());
+    let is_of_these = |name: &String| since.iter().any(|step| *name == format!("step-{step}"));
+    assert!(kept.contains(&newest) && kept.iter().all(is_of_these), "{kept:?} of {since:?}");
+}
