@@ -4,10 +4,17 @@ use super::dinov2::Dinov2;
 use super::dinov3_vit::Dinov3Vit;
 use super::family::{EncoderSpec, Family};
 use super::pixio::Pixio;
+use super::vit::Vit;
 
 /// Every family; the first is meant where a configuration names none.
-pub static FAMILIES: &[&dyn Family] =
-    &[&Pixio, &Dinov2::PLAIN, &Dinov2::WITH_REGISTERS, &Dinov3Vit];
+pub static FAMILIES: &[&dyn Family] = &[
+    &Pixio,
+    &Dinov2::PLAIN,
+    &Dinov2::WITH_REGISTERS,
+    &Dinov3Vit,
+    &Vit::PLAIN,
+    &Vit::OF_AUTOENCODER,
+];
 
 /// The family that a configuration means which names none.
 pub fn default_family() -> &'static dyn Family {

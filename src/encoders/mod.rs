@@ -36,6 +36,7 @@ mod spec_form;
 mod stored;
 mod tokens;
 mod trunk;
+mod vit;
 
 pub use encoder::{Encoder, EncoderShape, Input, RestOfBackward};
 pub use export::export;

@@ -36,7 +36,7 @@ pub use layers::{LayerNorm, Linear};
 pub use mask::{Mask, gather_tokens, masked_patches};
 pub use parameters::{Init, Parameters, Storage};
 pub use patches::{Normalisation, NormalisedPixels, patchify, unpatchify};
-pub use position::{resize_positions, resize_positions_smoothly};
+pub use position::{resize_positions, resize_positions_smoothly, sin_cos_positions};
 pub use projector::Projector;
 pub use rotary::{Rotary, RotaryShape};
 pub use taps::Taps;

@@ -1,5 +1,7 @@
 //! Named parameters: made once, in order, by the constructors of the models.
 
+use std::collections::BTreeSet;
+
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -38,11 +40,13 @@ pub struct Parameters {
     storage: Storage,
     prefix: String,
     entries: Vec<(String, Tensor)>,
+    /// Names of those that training leaves as they are.
+    fixed: BTreeSet<String>,
 }
 
 impl Parameters {
     pub fn new(storage: Storage) -> Self {
-        Self { storage, prefix: String::new(), entries: Vec::new() }
+        Self { storage, prefix: String::new(), entries: Vec::new(), fixed: BTreeSet::new() }
     }
 
     /// Runs `build` with every name put under `scope`.
@@ -67,6 +71,16 @@ impl Parameters {
     /// Makes a float32 parameter.
     pub fn tensor(&mut self, name: &str, shape: &[i64], init: Init) -> Tensor {
         self.make(name, shape, Kind::Float, init)
+    }
+
+    /// Makes a float32 parameter that training leaves as it is, and that is drawn with these `values`.
+    pub fn fixed(&mut self, name: &str, shape: &[i64], values: impl FnOnce() -> Tensor) -> Tensor {
+        let mut tensor = self.make(name, shape, Kind::Float, Init::Zeros);
+        if matches!(self.storage, Storage::Drawn { .. }) {
+            tensor.copy_(&values());
+        }
+        self.fixed.insert(format!("{}{name}", self.prefix));
+        tensor
     }
 
     /// Float32 zeros where the parameters are, which are none of them.
@@ -96,7 +110,14 @@ impl Parameters {
         &self.entries
     }
 
-    /// The same list, sharing memory with the parameters.
+    /// Those that training changes, sharing memory with the parameters.
+    pub fn trained(&self) -> Vec<(String, Tensor)> {
+        let mut trained = self.shared();
+        trained.retain(|(name, _)| !self.fixed.contains(name));
+        trained
+    }
+
+    /// The list of all, sharing memory with the parameters.
     pub fn shared(&self) -> Vec<(String, Tensor)> {
         self.entries.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
@@ -106,7 +127,8 @@ impl Parameters {
         let entries = std::mem::take(&mut self.entries);
         let (apart, rest) = entries.into_iter().partition(|(name, _)| is_apart(name));
         self.entries = rest;
-        Self { storage: self.storage, prefix: String::new(), entries: apart }
+        let (prefix, fixed) = (String::new(), self.fixed.clone());
+        Self { storage: self.storage, prefix, entries: apart, fixed }
     }
 
     /// How many numbers there are.
@@ -114,9 +136,9 @@ impl Parameters {
         self.entries.iter().map(|(_, tensor)| tensor.numel() as u64).sum()
     }
 
-    /// Makes every parameter a leaf that collects a gradient.
+    /// Makes every parameter a leaf that collects a gradient, but for those that stay as they are.
     pub fn train(&self) {
-        for (_, tensor) in &self.entries {
+        for (_, tensor) in self.trained() {
             let _ = tensor.set_requires_grad(true);
         }
     }

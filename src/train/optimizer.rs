@@ -71,7 +71,7 @@ impl AdamW {
         shares: Option<Vec<Share>>,
         decays: fn(&Tensor) -> bool,
     ) -> Self {
-        let named = parameters.named();
+        let named = parameters.trained();
         let mut groups = [0.0, config.weight_decay]
             .map(|weight_decay| Group { weight_decay, ..Group::default() });
         let whole = || {

@@ -23,7 +23,7 @@ pub struct TraineeOptimizer {
 impl TraineeOptimizer {
     /// The optimizer before the first step.
     pub fn new(group: &ProcessGroup, trainee: &Trainee, config: &TrainConfig) -> Result<Self> {
-        let named = trainee.parameters.named();
+        let named = trainee.parameters.trained();
         let tensors: Vec<Tensor> = named.iter().map(|(_, t)| t.shallow_clone()).collect();
         let distributed = &config.distributed;
         let sharded = distributed.shard_optimizer && !group.is_alone();

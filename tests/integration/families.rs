@@ -15,7 +15,7 @@ use crate::support::python::{python, run};
 use crate::support::workshop::{Finished, Workshop};
 
 /// Names of the models that the tests' Python draws, and of their families.
-const MODELS: [(&str, &str); 8] = [
+const MODELS: [(&str, &str); 11] = [
     ("dinov2", "dinov2"),
     ("dinov2_gated", "dinov2"),
     ("dinov2_with_registers", "dinov2_with_registers"),
@@ -24,6 +24,9 @@ const MODELS: [(&str, &str); 8] = [
     ("dinov3_vit_gated", "dinov3_vit"),
     ("dinov3_vit_all_biases", "dinov3_vit"),
     ("dinov3_vit_few_biases_gated", "dinov3_vit"),
+    ("vit", "vit"),
+    ("vit_few_biases", "vit"),
+    ("vit_mae", "vit_mae"),
 ];
 
 /// What outputs and gradients may be off by, of their largest.
@@ -137,16 +140,34 @@ fn gradients_are_those_of_transformers() {
             let loss = (encoder.normalise(tokens).all * &outputs["w"]).sum(Kind::Float);
             loss.backward();
             rest.map_or(Ok(()), |rest| rest()).unwrap();
-            for (parameter, tensor) in parameters.named() {
+            for (parameter, tensor) in &parameters.trained() {
                 let theirs = expected.file.read(parameter).unwrap();
                 let what = format!("{name}, gradient of {parameter}");
                 assert_close(&tensor.grad(), &theirs, TOLERANCE, &what);
             }
-            let gradients = parameters.named().iter().map(|(_, tensor)| tensor.grad());
+            let gradients = parameters.trained().into_iter().map(|(_, tensor)| tensor.grad());
             of_passes.push(gradients.collect::<Vec<_>>());
         }
         assert_eq!(of_passes[0], of_passes[1], "{name}: recomputed blocks change bits");
     }
+}
+
+/// Fixed positions are drawn as `transformers` makes them, and training leaves them.
+#[test]
+fn fixed_positions_are_those_of_transformers() {
+    let expected = &read(drawn("vit_mae").join("outputs.safetensors"))["positions"];
+    let (_, _, stored) = load(&drawn("vit_mae").join("model"));
+    let (device, matrices) = (Device::Cpu, Kind::Float);
+    let storage = Storage::Drawn { device, matrices, seed: 1, rng_stream: 0 };
+    let mut parameters = Parameters::new(storage);
+    stored.spec.build(&mut parameters, 4);
+    parameters.train();
+    let is_positions = |(name, _): &&(String, Tensor)| name == "pos_embed";
+    let (_, positions) = parameters.named().iter().find(is_positions).unwrap();
+    assert_close(positions, expected, 1e-6, "fixed positions");
+    assert!(
+        !positions.requires_grad() && !parameters.trained().iter().any(|one| is_positions(&one))
+    );
 }
 
 fn distill(workshop: &Workshop, arguments: &[&str]) -> Finished {
@@ -221,9 +242,10 @@ fn every_family_teaches_and_learns() {
         assert!(found.last().unwrap() < &(0.9 * found[0]), "{name} teaches: {found:?}");
 
         let gated = name.ends_with("gated");
-        let more = match name.contains("few_biases") {
-            true => ", biases = [], registers = 0, rope_theta = 30",
-            false => "",
+        let more = match name {
+            "dinov3_vit_few_biases_gated" => ", biases = [], registers = 0, rope_theta = 30",
+            "vit_few_biases" => ", biases = [\"proj\", \"mlp\"]",
+            _ => "",
         };
         let student = format!(
             "students=[{{ name = \"one\", mask_ratio = 0.5, mask_grid = 1, drop_path = 0.3, \
@@ -302,6 +324,10 @@ fn a_config_that_says_something_else_is_refused() {
         &|config| config["model_type"] = "beit".into(),
         &["`beit`", "`pixio`", "`dinov2`", "`dinov2_with_registers`"],
     );
+    refused_of("vit", &|config| config["hidden_act"] = "quick_gelu".into(), &["quick_gelu"]);
+    refused_of("vit", &|config| config["mask_ratio"] = 0.5.into(), &["`mask_ratio`"]);
+    refused_of("vit", &|config| config["qkv_bias"] = false.into(), &["biases"]);
+    refused_of("vit_mae", &|config| config["num_channels"] = 1.into(), &["num_channels"]);
     let size = [
         "data.input_size=60",
         "teacher.model={ family = \"dinov3_vit\", dim = 32, depth = 2, heads = 2 }",
@@ -310,8 +336,10 @@ fn a_config_that_says_something_else_is_refused() {
     Finished::of(plan).fails(2, &["data.input_size", "60", "16"]);
     // Other programs write whole numbers with a point.
     let config = folder.join("config.json");
-    let text = fs::read_to_string(drawn("dinov2").join("model/config.json")).unwrap();
+    let model = drawn("dinov2").join("model");
+    let text = fs::read_to_string(model.join("config.json")).unwrap();
     fs::write(&config, text.replace("\"mlp_ratio\": 4", "\"mlp_ratio\": 4.0")).unwrap();
+    fs::copy(model.join("model.safetensors"), folder.join("model.safetensors")).unwrap();
     let arguments = ["export", "--weights", "model", "--out", "out"];
     distill(&workshop, &arguments).succeeds();
     let model = drawn("dinov3_vit").join("model");

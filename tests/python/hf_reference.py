@@ -39,17 +39,24 @@ def main():
     model, report = AutoModel.from_pretrained(
         options.export, dtype=torch.float32, output_loading_info=True
     )
-    # What stands for masked patches in pre-training is no part of an encoder.
-    named = lambda found: sorted(str(name) for name in found if "mask_token" not in str(name))
+    # What stands for masked patches in pre-training, and what is computed of the class token, is no part of an encoder.
+    beside = ("mask_token", "pooler.")
+    is_beside = lambda name: any(part in name for part in beside)
+    named = lambda found: sorted(str(name) for name in found if not is_beside(str(name)))
     problems = {kind: named(found) for kind, found in report.items() if found and named(found)}
     assert not problems, f"the export does not fit the model: {problems}"
     assert type(model).__module__.startswith("transformers.models."), type(model)
     pixel_values = pixels(options).float()
+    more = {}
+    if model.config.model_type == "vit_mae":
+        # Nothing is masked, but patches are put into the order of this noise.
+        patches = (pixel_values.shape[-1] // model.config.patch_size) ** 2
+        more["noise"] = torch.arange(float(patches)).expand(len(pixel_values), -1)
     before_norm = []
     last = model.layernorm if hasattr(model, "layernorm") else model.norm
     last.register_forward_pre_hook(lambda _, inputs: before_norm.append(inputs[0]))
     with torch.no_grad():
-        tokens = model.eval()(pixel_values).last_hidden_state
+        tokens = model.eval()(pixel_values, **more).last_hidden_state
     class_mean = before_norm[0][:, : getattr(model.config, "n_cls_tokens", 1)].mean(dim=1)
     tensors = {
         "pixel_values": pixel_values,

@@ -8,7 +8,8 @@ For each of several models there is a folder OUT/NAME with
     original.safetensors  of DINOv3: the same weights under the names of its original checkpoints
     gradients/   the same with every parameter replaced by its gradient of sum(last_hidden_state * w), w as below
     outputs.safetensors   for every size S in pixels: `pixels_S` [2, 3, S, S], `last_hidden_state_S` [2, T, D] and
-                          `pooled_S` [2, D]; the first size is the native one, and `w` [2, T, D]
+                          `pooled_S` [2, D]; the first size is the native one, and `w` [2, T, D];
+                          of fixed positions `positions` [1, T, D] as they are made
 """
 
 import argparse
@@ -23,6 +24,10 @@ from transformers import (
     Dinov2WithRegistersModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    ViTConfig,
+    ViTMAEConfig,
+    ViTMAEModel,
+    ViTModel,
 )
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3}
@@ -42,6 +47,11 @@ def dinov3(**more):
     return DINOv3ViTModel(DINOv3ViTConfig(**{**SMALL, **numbers, **more}))
 
 
+def vit(make_config=ViTConfig, make_model=ViTModel, **more):
+    numbers = {"intermediate_size": 96, "image_size": 56, "patch_size": 14}
+    return make_model(make_config(**SMALL, **numbers, **more))
+
+
 GATED = {"use_gated_mlp": True, "hidden_act": "silu"}
 FEW_BIASES = {"query_bias": False, "value_bias": False, "proj_bias": False, "mlp_bias": False}
 
@@ -58,7 +68,22 @@ MODELS = {
         lambda: dinov3(**GATED, **FEW_BIASES, num_register_tokens=0),
         (56, 84, 28),
     ),
+    "vit": (vit, (56, 84, 28)),
+    "vit_few_biases": (lambda: vit(qkv_bias=False), (56, 84, 28)),
+    "vit_mae": (lambda: vit(ViTMAEConfig, ViTMAEModel, mask_ratio=0.0), (56, 84, 28)),
 }
+
+
+def outputs_of(model, pixels):
+    """All tokens, in their order, and the pooled vector: of ViTs the class token, whose pooler is no part of an encoder."""
+    is_vit = isinstance(model, (ViTModel, ViTMAEModel))
+    more = {"interpolate_pos_encoding": True} if is_vit else {}
+    if isinstance(model, ViTMAEModel):
+        patches = (pixels.shape[-1] // model.config.patch_size) ** 2
+        more["noise"] = torch.arange(float(patches)).expand(len(pixels), -1)
+    found = model(pixel_values=pixels, **more)
+    tokens = found.last_hidden_state
+    return tokens, tokens[:, 0] if is_vit else found.pooler_output
 
 
 def original(model):
@@ -118,20 +143,22 @@ def main():
     out = parser.parse_args().out
     for name, (make, sizes) in MODELS.items():
         model = make().eval()
+        outputs = {}
+        if isinstance(model, ViTMAEModel):
+            outputs["positions"] = model.embeddings.position_embeddings.detach().clone()
         draw(model)
         folder = out / name
         model.save_pretrained(folder / "model")
         if isinstance(model, DINOv3ViTModel):
             save_file(original(model), folder / "original.safetensors")
-        outputs = {}
         for size in sizes:
             pixels = waves(2, 3, size, size)
             with torch.no_grad():
-                found = model(pixel_values=pixels)
+                tokens, pooled = outputs_of(model, pixels)
             outputs[f"pixels_{size}"] = pixels
-            outputs[f"last_hidden_state_{size}"] = found.last_hidden_state.contiguous()
-            outputs[f"pooled_{size}"] = found.pooler_output.contiguous()
-        tokens = model(pixel_values=outputs[f"pixels_{sizes[0]}"]).last_hidden_state
+            outputs[f"last_hidden_state_{size}"] = tokens.contiguous()
+            outputs[f"pooled_{size}"] = pooled.contiguous()
+        tokens, _ = outputs_of(model, outputs[f"pixels_{sizes[0]}"])
         outputs["w"] = waves(*tokens.shape)
         (tokens * outputs["w"]).sum().backward()
         save_file(outputs, folder / "outputs.safetensors")

@@ -1,0 +1,41 @@
+//! The names of a plain vision transformer's parameters.
+//!
+//! Our own names are those of the original checkpoints of masked autoencoders and of timm. The Hugging Face layout is
+//! the one of published files; the names that `transformers` 5.23 gives the same parameters in memory are understood too.
+
+use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames, QKV};
+
+pub(super) static HUGGING_FACE: HuggingFaceNames = HuggingFaceNames(&TABLE);
+pub(super) static OWN: OwnNames = OwnNames(&[&TABLE]);
+
+static TABLE: NameTable = NameTable {
+    own_layout: "original ViT layout",
+    wrappers: &["vit."],
+    outside: &[
+        ("cls_token", "embeddings.cls_token"),
+        ("pos_embed", "embeddings.position_embeddings"),
+        ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
+        ("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
+        ("norm.weight", "layernorm.weight"),
+        ("norm.bias", "layernorm.bias"),
+    ],
+    blocks: "encoder.layer",
+    in_block: &[MODULES],
+    fused: &[QKV],
+};
+
+const MODULES: &[Module] = &[
+    Module::plain("norm1", &["layernorm_before"]),
+    Module::plain("norm2", &["layernorm_after"]),
+    Module::plain("attn.proj", &["attention.output.dense", "attention.o_proj"]),
+    Module::plain("mlp.fc1", &["intermediate.dense", "mlp.fc1"]),
+    Module::plain("mlp.fc2", &["output.dense", "mlp.fc2"]),
+];
+
+/// Whether a tensor of this name stands beside the encoder in checkpoints: a student's projector, what `transformers`
+/// computes of the class token, a classifier, the decoder and mask token of masked autoencoding.
+pub(super) fn is_beside(name: &str) -> bool {
+    let prefixes = ["last_proj.", "pooler.", "classifier.", "head.", "decoder.", "decoder_"];
+    let of_masks = ["mask_token", "embeddings.mask_token"];
+    prefixes.iter().chain(&of_masks).any(|prefix| name.starts_with(prefix))
+}

@@ -1,0 +1,68 @@
+//! The published plain encoders in numbers.
+
+use crate::encoders::family::EncoderSpec;
+use crate::nn::Biases;
+
+/// Plain vision transformers of either kind: see [`super`]. `transformers` has a class for each.
+pub struct Vit {
+    pub(super) is_autoencoders: bool,
+}
+
+impl Vit {
+    /// Positions are learned.
+    pub const PLAIN: Self = Self { is_autoencoders: false };
+    /// The encoder of a masked autoencoder: positions are fixed sines and cosines.
+    pub const OF_AUTOENCODER: Self = Self { is_autoencoders: true };
+}
+
+static PLAIN: Vit = Vit::PLAIN;
+static OF_AUTOENCODER: Vit = Vit::OF_AUTOENCODER;
+
+/// Side of a patch, in pixels.
+pub(super) const PATCH_SIZE: usize = 16;
+pub(super) const MLP_RATIO: usize = 4;
+
+/// Name, width, depth, heads, patch.
+type Row = (&'static str, usize, usize, usize, usize);
+
+const LEARNED: [Row; 5] = [
+    ("vit_t16", 192, 12, 3, 16),
+    ("vit_s16", 384, 12, 6, 16),
+    ("vit_b16", 768, 12, 12, 16),
+    ("vit_l16", 1024, 24, 16, 16),
+    ("vit_h14", 1280, 32, 16, 14),
+];
+
+const FIXED: [Row; 3] = [
+    ("mae_vitb16", 768, 12, 12, 16),
+    ("mae_vitl16", 1024, 24, 16, 16),
+    ("mae_vith14", 1280, 32, 16, 14),
+];
+
+impl Vit {
+    /// All published encoders by their names.
+    pub(super) fn sizes(&self) -> Vec<(&'static str, EncoderSpec)> {
+        let rows: &[Row] = if self.is_autoencoders { &FIXED } else { &LEARNED };
+        let of_row = |&(name, dim, depth, heads, patch_size): &Row| {
+            (name, EncoderSpec { patch_size, ..self.spec(dim, depth, heads) })
+        };
+        rows.iter().map(of_row).collect()
+    }
+
+    /// An encoder with the patches and MLP of most of the published ones.
+    pub(super) fn spec(&self, dim: usize, depth: usize, heads: usize) -> EncoderSpec {
+        EncoderSpec {
+            family: if self.is_autoencoders { &OF_AUTOENCODER } else { &PLAIN },
+            dim,
+            depth,
+            heads,
+            patch_size: PATCH_SIZE,
+            class_tokens: 1,
+            registers: 0,
+            mlp_ratio: MLP_RATIO,
+            gated: false,
+            biases: Biases::ALL,
+            rope_theta: 0,
+        }
+    }
+}
