@@ -32,6 +32,7 @@ mod losses;
 mod made;
 mod many;
 mod memory_bank;
+mod package;
 mod pairs;
 mod peer;
 mod pictures;

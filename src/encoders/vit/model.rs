@@ -119,4 +119,8 @@ impl Encoder for Model {
         self.trunk.blocks.freeze(format);
         self.trunk.norm.freeze(residual);
     }
+
+    fn train_in_fp8(&mut self, least_weights: usize) -> Vec<&'static str> {
+        self.trunk.blocks.train_in_fp8(least_weights)
+    }
 }
