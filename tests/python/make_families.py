@@ -145,6 +145,10 @@ def main():
         model = make().eval()
         outputs = {}
         if isinstance(model, ViTMAEModel):
+            # Of a fresh model this version of transformers takes the projection for one that is initialised already, and
+            # leaves the positions zeros.
+            model.embeddings.patch_embeddings.projection._is_hf_initialized = False
+            model.embeddings.initialize_weights()
             outputs["positions"] = model.embeddings.position_embeddings.detach().clone()
         draw(model)
         folder = out / name
