@@ -1,16 +1,14 @@
 //! The DINOv2 encoder: a pre-norm vision transformer (Dosovitskiy et al., 2021) with one class token, perhaps
 //! registers (Darcet et al., 2024), and LayerScale (Touvron et al., 2021).
 
-use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::spec::hidden;
-use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
+use crate::encoders::encoder::{EncoderShape, Input};
 use crate::encoders::family::EncoderSpec;
-use crate::encoders::tokens::Tokens;
-use crate::encoders::trunk::{Trunk, shown};
+use crate::encoders::trunk::{Embedded, OverTrunk, Trunk, shown};
 use crate::nn::{
-    BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters, patchify,
+    BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters, patchify,
     resize_positions, resize_positions_smoothly,
 };
 
@@ -71,10 +69,20 @@ impl Vit {
             },
         }
     }
+}
+
+impl OverTrunk for Vit {
+    fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    fn trunk_mut(&mut self) -> &mut Trunk {
+        &mut self.trunk
+    }
 
     /// Class token, registers and (kept) patch tokens, all but the registers with their positions:
     /// `[B, 1+R+K, D]`, float32 unless frozen otherwise.
-    fn embed(&self, input: &Input, compute: Kind) -> Tensor {
+    fn embed(&self, input: &Input, compute: Kind) -> Embedded {
         let patch_size = self.trunk.shape.patch_size;
         let [rows, columns] = self.trunk.shape.grid(&input.images);
         let patches = patchify(&input.images, patch_size);
@@ -89,47 +97,10 @@ impl Vit {
         let registers = self.register_tokens.as_ref().map(for_all);
         let all: Vec<_> =
             [Some(for_all(&class)), registers, Some(patches)].into_iter().flatten().collect();
-        Tensor::cat(&all, 1)
-    }
-}
-
-impl Encoder for Vit {
-    fn shape(&self) -> EncoderShape {
-        self.trunk.shape
+        Tensor::cat(&all, 1).into()
     }
 
-    fn forward(&self, input: &Input, compute: Kind) -> Tokens {
-        self.trunk.forward(self.embed(input, compute), input, compute)
-    }
-
-    fn forward_recomputed<'a>(
-        &'a self,
-        input: &'a Input,
-        compute: Kind,
-        blocks: usize,
-    ) -> (Tokens, RestOfBackward<'a>) {
-        self.trunk.forward_recomputed(self.embed(input, compute), input, compute, blocks)
-    }
-
-    fn forward_frozen(
-        &self,
-        input: &Input,
-        compute: Kind,
-        junctions: &Junctions,
-    ) -> Result<Tokens> {
-        self.trunk.forward_frozen(self.embed(input, compute), input, compute, junctions)
-    }
-
-    fn normalise(&self, tokens: Tokens) -> Tokens {
-        tokens.map(|all| self.trunk.norm.forward(&all))
-    }
-
-    /// The class token after the final norm, as `transformers` pools.
-    fn pooled(&self, tokens: &Tokens) -> Tensor {
-        self.trunk.norm.forward(&tokens.class()).to_kind(Kind::Float).squeeze_dim(1)
-    }
-
-    fn freeze(&mut self, format: FrozenFormat, grid_size: i64) {
+    fn freeze_embedding(&mut self, format: FrozenFormat, grid_size: i64) {
         let FrozenFormat { compute, residual, .. } = format;
         let has_registers = self.register_tokens.is_some();
         let positions = resize(&self.pos_embed, has_registers, (grid_size, grid_size));
@@ -137,11 +108,5 @@ impl Encoder for Vit {
         self.cls_token = self.cls_token.to_kind(residual);
         self.register_tokens = self.register_tokens.take().map(|tokens| tokens.to_kind(residual));
         self.patch_embed.freeze(compute);
-        self.trunk.blocks.freeze(format);
-        self.trunk.norm.freeze(residual);
-    }
-
-    fn train_in_fp8(&mut self, least_weights: usize) -> Vec<&'static str> {
-        self.trunk.blocks.train_in_fp8(least_weights)
     }
 }

@@ -1,16 +1,14 @@
 //! The DINOv3 encoder: a pre-norm vision transformer (Dosovitskiy et al., 2021) with one class token, registers
 //! (Darcet et al., 2024), LayerScale (Touvron et al., 2021) and rotary positions (Su et al., 2021) of its patches.
 
-use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
+use crate::encoders::encoder::{EncoderShape, Input};
 use crate::encoders::family::EncoderSpec;
-use crate::encoders::tokens::Tokens;
-use crate::encoders::trunk::{Embedded, Trunk};
+use crate::encoders::trunk::{Embedded, OverTrunk, Trunk};
 use crate::nn::{
-    BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters, Rotary,
-    RotaryShape, gather_tokens, patchify,
+    BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters, Rotary, RotaryShape,
+    gather_tokens, patchify,
 };
 
 /// Epsilon of every LayerNorm.
@@ -66,6 +64,16 @@ impl Vit {
             frozen: None,
         }
     }
+}
+
+impl OverTrunk for Vit {
+    fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    fn trunk_mut(&mut self) -> &mut Trunk {
+        &mut self.trunk
+    }
 
     /// Class token, registers and (kept) patch tokens `[B, 1+R+K, D]`, float32 unless frozen otherwise, and the
     /// angles of the patches.
@@ -92,56 +100,13 @@ impl Vit {
         };
         Embedded { tokens: Tensor::cat(&all, 1), rotary: Some(rotary) }
     }
-}
 
-impl Encoder for Vit {
-    fn shape(&self) -> EncoderShape {
-        self.trunk.shape
-    }
-
-    fn forward(&self, input: &Input, compute: Kind) -> Tokens {
-        self.trunk.forward(self.embed(input, compute), input, compute)
-    }
-
-    fn forward_recomputed<'a>(
-        &'a self,
-        input: &'a Input,
-        compute: Kind,
-        blocks: usize,
-    ) -> (Tokens, RestOfBackward<'a>) {
-        self.trunk.forward_recomputed(self.embed(input, compute), input, compute, blocks)
-    }
-
-    fn forward_frozen(
-        &self,
-        input: &Input,
-        compute: Kind,
-        junctions: &Junctions,
-    ) -> Result<Tokens> {
-        self.trunk.forward_frozen(self.embed(input, compute), input, compute, junctions)
-    }
-
-    fn normalise(&self, tokens: Tokens) -> Tokens {
-        tokens.map(|all| self.trunk.norm.forward(&all))
-    }
-
-    /// The class token after the final norm, as `transformers` pools.
-    fn pooled(&self, tokens: &Tokens) -> Tensor {
-        self.trunk.norm.forward(&tokens.class()).to_kind(Kind::Float).squeeze_dim(1)
-    }
-
-    fn freeze(&mut self, format: FrozenFormat, grid_size: i64) {
+    fn freeze_embedding(&mut self, format: FrozenFormat, grid_size: i64) {
         let FrozenFormat { compute, residual, .. } = format;
         let (grid, device) = ([grid_size, grid_size], self.cls_token.device());
         self.frozen = Some((grid, self.rotary.table(grid, None, (compute, device))));
         self.cls_token = self.cls_token.to_kind(residual);
         self.register_tokens = self.register_tokens.to_kind(residual);
         self.patch_embed.freeze(compute);
-        self.trunk.blocks.freeze(format);
-        self.trunk.norm.freeze(residual);
-    }
-
-    fn train_in_fp8(&mut self, least_weights: usize) -> Vec<&'static str> {
-        self.trunk.blocks.train_in_fp8(least_weights)
     }
 }

@@ -1,15 +1,14 @@
 //! The Pixio encoder: a pre-norm vision transformer (Dosovitskiy et al., 2021) with several class
 //! tokens.
 
-use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
+use crate::encoders::encoder::{EncoderShape, Input};
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::tokens::Tokens;
-use crate::encoders::trunk::{Trunk, shown};
+use crate::encoders::trunk::{Embedded, OverTrunk, Trunk, shown};
 use crate::nn::{
-    BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters, patchify,
+    BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters, patchify,
     resize_positions,
 };
 
@@ -55,10 +54,20 @@ impl Vit {
             },
         }
     }
+}
+
+impl OverTrunk for Vit {
+    fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    fn trunk_mut(&mut self) -> &mut Trunk {
+        &mut self.trunk
+    }
 
     /// Class tokens and (kept) patch tokens with their positions: `[B, C+K, D]`, float32 unless
     /// frozen otherwise.
-    fn embed(&self, input: &Input, compute: Kind) -> Tensor {
+    fn embed(&self, input: &Input, compute: Kind) -> Embedded {
         let EncoderShape { prefix_tokens: class_tokens, patch_size, .. } = self.trunk.shape;
         let [rows, columns] = self.trunk.shape.grid(&input.images);
         let patches = patchify(&input.images, patch_size);
@@ -68,39 +77,7 @@ impl Vit {
         let (patches, patch_positions) = shown(patches, patch_positions, input);
         let patches = self.patch_embed.forward(&patches.to_kind(compute)) + patch_positions;
         let class = &self.cls_token + positions.narrow(1, 0, class_tokens);
-        Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1)
-    }
-}
-
-impl Encoder for Vit {
-    fn shape(&self) -> EncoderShape {
-        self.trunk.shape
-    }
-
-    fn forward(&self, input: &Input, compute: Kind) -> Tokens {
-        self.trunk.forward(self.embed(input, compute), input, compute)
-    }
-
-    fn forward_recomputed<'a>(
-        &'a self,
-        input: &'a Input,
-        compute: Kind,
-        blocks: usize,
-    ) -> (Tokens, RestOfBackward<'a>) {
-        self.trunk.forward_recomputed(self.embed(input, compute), input, compute, blocks)
-    }
-
-    fn forward_frozen(
-        &self,
-        input: &Input,
-        compute: Kind,
-        junctions: &Junctions,
-    ) -> Result<Tokens> {
-        self.trunk.forward_frozen(self.embed(input, compute), input, compute, junctions)
-    }
-
-    fn normalise(&self, tokens: Tokens) -> Tokens {
-        tokens.map(|all| self.trunk.norm.forward(&all))
+        Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1).into()
     }
 
     /// The mean of the class tokens.
@@ -109,18 +86,12 @@ impl Encoder for Vit {
         class.mean_dim([1i64].as_slice(), false, Kind::Float)
     }
 
-    fn freeze(&mut self, format: FrozenFormat, grid_size: i64) {
+    fn freeze_embedding(&mut self, format: FrozenFormat, grid_size: i64) {
         let FrozenFormat { compute, residual, .. } = format;
         let class_tokens = self.trunk.shape.prefix_tokens;
         let positions = resize_positions(&self.pos_embed, class_tokens, grid_size, grid_size);
         self.pos_embed = positions.to_kind(residual);
         self.cls_token = self.cls_token.to_kind(residual);
         self.patch_embed.freeze(compute);
-        self.trunk.blocks.freeze(format);
-        self.trunk.norm.freeze(residual);
-    }
-
-    fn train_in_fp8(&mut self, least_weights: usize) -> Vec<&'static str> {
-        self.trunk.blocks.train_in_fp8(least_weights)
     }
 }

@@ -1,14 +1,12 @@
 //! The plain vision transformer (Dosovitskiy et al., 2021).
 
-use anyhow::Result;
 use tch::{Kind, Tensor};
 
-use crate::encoders::encoder::{Encoder, EncoderShape, Input, RestOfBackward};
+use crate::encoders::encoder::{EncoderShape, Input};
 use crate::encoders::family::EncoderSpec;
-use crate::encoders::tokens::Tokens;
-use crate::encoders::trunk::{Trunk, shown};
+use crate::encoders::trunk::{Embedded, OverTrunk, Trunk, shown};
 use crate::nn::{
-    BlockShape, Blocks, FrozenFormat, Init, Junctions, LayerNorm, Linear, Parameters, patchify,
+    BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters, patchify,
     resize_positions, sin_cos_positions,
 };
 
@@ -59,9 +57,19 @@ impl Model {
             },
         }
     }
+}
+
+impl OverTrunk for Model {
+    fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    fn trunk_mut(&mut self) -> &mut Trunk {
+        &mut self.trunk
+    }
 
     /// Class token and (kept) patch tokens with their positions: `[B, 1+K, D]`, float32 unless frozen otherwise.
-    fn embed(&self, input: &Input, compute: Kind) -> Tensor {
+    fn embed(&self, input: &Input, compute: Kind) -> Embedded {
         let [rows, columns] = self.trunk.shape.grid(&input.images);
         let patches = patchify(&input.images, self.trunk.shape.patch_size);
         let batch = patches.size()[0];
@@ -69,58 +77,14 @@ impl Model {
         let (patches, of_patches) = shown(patches, positions.narrow(1, 1, rows * columns), input);
         let patches = self.patch_embed.forward(&patches.to_kind(compute)) + of_patches;
         let class = &self.cls_token + positions.narrow(1, 0, 1);
-        Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1)
-    }
-}
-
-impl Encoder for Model {
-    fn shape(&self) -> EncoderShape {
-        self.trunk.shape
+        Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1).into()
     }
 
-    fn forward(&self, input: &Input, compute: Kind) -> Tokens {
-        self.trunk.forward(self.embed(input, compute), input, compute)
-    }
-
-    fn forward_recomputed<'a>(
-        &'a self,
-        input: &'a Input,
-        compute: Kind,
-        blocks: usize,
-    ) -> (Tokens, RestOfBackward<'a>) {
-        self.trunk.forward_recomputed(self.embed(input, compute), input, compute, blocks)
-    }
-
-    fn forward_frozen(
-        &self,
-        input: &Input,
-        compute: Kind,
-        junctions: &Junctions,
-    ) -> Result<Tokens> {
-        self.trunk.forward_frozen(self.embed(input, compute), input, compute, junctions)
-    }
-
-    fn normalise(&self, tokens: Tokens) -> Tokens {
-        tokens.map(|all| self.trunk.norm.forward(&all))
-    }
-
-    /// The class token after the final norm. What `ViTModel` computes of it, its pooler, is no part of the encoder:
-    /// most checkpoints have none.
-    fn pooled(&self, tokens: &Tokens) -> Tensor {
-        self.trunk.norm.forward(&tokens.class()).to_kind(Kind::Float).squeeze_dim(1)
-    }
-
-    fn freeze(&mut self, format: FrozenFormat, grid_size: i64) {
+    fn freeze_embedding(&mut self, format: FrozenFormat, grid_size: i64) {
         let FrozenFormat { compute, residual, .. } = format;
         let positions = resize_positions(&self.pos_embed, 1, grid_size, grid_size);
         self.pos_embed = positions.to_kind(residual);
         self.cls_token = self.cls_token.to_kind(residual);
         self.patch_embed.freeze(compute);
-        self.trunk.blocks.freeze(format);
-        self.trunk.norm.freeze(residual);
-    }
-
-    fn train_in_fp8(&mut self, least_weights: usize) -> Vec<&'static str> {
-        self.trunk.blocks.train_in_fp8(least_weights)
     }
 }

@@ -33,18 +33,8 @@ __device__ void add_layer_norm(char *residual, const char *branch, const char *w
     }
   }
 
-  float sum = 0.0f;
-  for (unsigned i = 0; i < HELD; ++i)
-    sum += held[i];
-  const float mean = block_reduce<Sum>(sum, sums) / static_cast<float>(dim);
-
-  // Of the differences, not of the squares' sum: means may be far larger than deviations.
-  float square = 0.0f;
-  if (in_row)
-    for (unsigned i = 0; i < HELD; ++i)
-      square += (held[i] - mean) * (held[i] - mean);
-  const float variance = block_reduce<Sum>(square, squares) / static_cast<float>(dim);
-  const float scale = rsqrtf(variance + eps);
+  const Two statistics = row_statistics(held, in_row, dim, eps, sums, squares);
+  const float mean = statistics.one, scale = statistics.other;
 
   if (in_row) {
     float factors[HELD], offsets[HELD];

@@ -110,6 +110,23 @@ struct Two {
   float one, other;
 };
 
+// Mean and 1 / sqrt(variance + eps) of the row of which this thread holds a vector, zeros beyond it. `sums` and
+// `squares` have room for a number of each warp.
+__device__ Two row_statistics(const float *held, bool in_row, unsigned dim, float eps, float *sums,
+                              float *squares) {
+  float sum = 0.0f;
+  for (unsigned i = 0; i < HELD; ++i)
+    sum += held[i];
+  const float mean = block_reduce<Sum>(sum, sums) / static_cast<float>(dim);
+  // Of the differences, not of the squares' sum: means may be far larger than deviations.
+  float square = 0.0f;
+  if (in_row)
+    for (unsigned i = 0; i < HELD; ++i)
+      square += (held[i] - mean) * (held[i] - mean);
+  const float variance = block_reduce<Sum>(square, squares) / static_cast<float>(dim);
+  return Two{mean, rsqrtf(variance + eps)};
+}
+
 // Both by the GPU's own instruction, to about two units of the last place; what is too small becomes zero.
 __device__ float power_of_two(float number) {
 #ifdef __CUDA_ARCH__

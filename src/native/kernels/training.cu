@@ -78,17 +78,8 @@ extern "C" __global__ void __launch_bounds__(384)
   if (to < 0)
     return;
 
-  float total = 0.0f;
-  for (unsigned i = 0; i < HELD; ++i)
-    total += held[i];
-  const float mean = block_reduce<Sum>(total, sums) / static_cast<float>(dim);
-  // Of the differences, not of the squares' sum: means may be far larger than deviations.
-  float square = 0.0f;
-  if (in_row)
-    for (unsigned i = 0; i < HELD; ++i)
-      square += (held[i] - mean) * (held[i] - mean);
-  const float variance = block_reduce<Sum>(square, squares) / static_cast<float>(dim);
-  const float scale = rsqrtf(variance + eps);
+  const Two found = row_statistics(held, in_row, dim, eps, sums, squares);
+  const float mean = found.one, scale = found.other;
   const unsigned row = to * tokens + token;
   if (threadIdx.x == 0) {
     statistics[2 * row] = mean;
