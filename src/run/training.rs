@@ -59,9 +59,10 @@ fn train_and_export(
     let (mut run_directory, checkpoint, mut identity) =
         debug_span!("open_run").in_scope(|| setup::open_run(&mut *task, options, group))?;
     // A run that cannot go on as it is configured now stays what it was.
-    let take_back = |_: &Error| match (&run_directory, &checkpoint) {
-        (Some(run), Some(_)) => run.take_back_config(),
-        _ => {}
+    let take_back = |_: &Error| {
+        if let (Some(run), Some(_)) = (&run_directory, &checkpoint) {
+            run.take_back_config();
+        }
     };
     let begun = (checkpoint.as_ref(), options.accept_changes);
     let dataset = open_data(task.train(), group, &mut identity, begun).inspect_err(take_back)?;
