@@ -10,6 +10,8 @@ use crate::data::labels::LabelRule;
 /// More than anybody means: a slip of the hand is told at once, and not by a machine that has no memory left.
 const MOST_PREFETCHED: usize = 10_000;
 const LARGEST_INPUT: usize = 8192;
+const MOST_THREADS: usize = 4096;
+const LARGEST_BATCH: usize = 1 << 20;
 
 /// The outcome of a check: the first key at fault, and what is wrong with it.
 pub type Check = Result<(), KeyError>;
@@ -25,6 +27,10 @@ impl TrainConfig {
         // Most often a variable that is not set.
         require(!self.run.dir.as_os_str().is_empty(), "run.dir", || {
             "found ``, expected a folder".into()
+        })?;
+        let threads = self.run.threads;
+        require(threads <= MOST_THREADS, "run.threads", || {
+            format!("found {threads}, expected at most {MOST_THREADS}, or 0 for one per core")
         })?;
         self.check_data()?;
         self.check_curation()?;
@@ -77,8 +83,8 @@ impl TrainConfig {
                 "found ``, expected a folder".into()
             })?;
         }
-        require(data.batch_size > 0, "data.batch_size", || {
-            "found 0, expected at least one image".into()
+        require((1..=LARGEST_BATCH).contains(&data.batch_size), "data.batch_size", || {
+            format!("found {}, expected 1 to {LARGEST_BATCH} images", data.batch_size)
         })?;
         require(data.workers <= MOST_WORKERS, "data.workers", || {
             format!(

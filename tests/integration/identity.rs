@@ -230,6 +230,8 @@ fn absurd_numbers_are_refused() {
         ("data.std=[58.395, 57.12, 57.375]", "data.std"),
         ("data.input_size=100000", "data.input_size"),
         ("data.prefetch_batches=1000000", "data.prefetch_batches"),
+        ("run.threads=100000", "run.threads"),
+        ("data.batch_size=100000000", "data.batch_size"),
         ("students.0.model.dim=100000000", "students.0.model.dim"),
     ] {
         workshop.train(&[change]).fails(2, &[key, "found"]);
