@@ -115,9 +115,10 @@ impl SetFacts {
     }
 
     /// Says what makes figures of this set other than they look, where the first set is for `first`.
-    pub(super) fn warn(&self, first: &str) {
+    /// Images are of classes where they are `labelled`.
+    pub(super) fn warn(&self, first: &str, labelled: bool) {
         let Self { title, images, also_in_first, unknown, classes: own, .. } = self;
-        if *title == first && *own == 1 && *images > 1 {
+        if labelled && *title == first && *own == 1 && *images > 1 {
             warn!("all {images} {title} images are of one class: there is nothing to tell apart");
         }
         let [of_unknown, classes] = unknown;
@@ -271,7 +272,11 @@ impl Prepared<'_> {
             let sets = facts(&own, &found);
             let is_to_warn = group.is_first() && !self.is_warned.get();
             if let (Some(first), true) = (sets.first(), is_to_warn) {
-                sets.iter().for_each(|set| set.warn(first.title));
+                // Images with maps have a class a pixel, and none themselves.
+                let images = one.evaluation.image_sets();
+                let labelled =
+                    images.iter().all(|set| matches!(set.images, SetImages::Labelled(_)));
+                sets.iter().for_each(|set| set.warn(first.title, labelled));
             }
             let pooled: Vec<&[Features]> = own.iter().map(|(pass, _)| &*found[*pass]).collect();
             let measurements = guard(|| consumer.finish(&pooled));

@@ -51,7 +51,7 @@ pub fn measure_stored(
         .map(|(number, (title, set))| SetFacts::new(title, set, features[..number].first()))
         .collect();
     let first = sets.first().context("an evaluation looks at images")?.title;
-    sets.iter().for_each(|set| set.warn(first));
+    sets.iter().for_each(|set| set.warn(first, true));
     let measurements = guard(|| {
         let consumer = one.evaluation.begin(std::slice::from_ref(subject), group)?;
         let pooled: Vec<&[Features]> = features.iter().map(std::slice::from_ref).collect();

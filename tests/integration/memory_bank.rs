@@ -178,7 +178,9 @@ fn a_table_of_a_run_is_measured_at_its_end() {
     refused.fails(2, &["evaluation.dense.neighbors", "did you mean `neighbours`?"]);
     let depth = "evaluation.dense={ data = { dataset = \"kitti\", root = \".\" } }";
     workshop.train(&[depth]).fails(2, &["evaluation.dense.data", "a data set of depth"]);
-    workshop.train(&[&right]).succeeds();
+    let done = workshop.train(&[&right]).succeeds();
+    // Pixels have classes here, and images none.
+    assert!(!done.stderr.contains("of one class"), "{}", done.stderr);
     let path = workshop.path("run/evaluation.json");
     let evaluation: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let result = &evaluation["results"][0];
