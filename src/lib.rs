@@ -22,5 +22,5 @@ pub mod ui;
 pub mod viz;
 pub mod weights;
 
-pub use distill_base::{ONE_INTERRUPT, draws, durable, ending_signals};
+pub use distill_base::{ONE_INTERRUPT, draws, durable, ending_signals, file_locks};
 pub use distill_data as data;

@@ -6,6 +6,7 @@ mod config_error;
 pub mod draws;
 pub mod durable;
 mod ending_signals;
+pub mod file_locks;
 
 pub use config_error::ConfigError;
 pub use ending_signals::{ONE_INTERRUPT, ending_signals};

@@ -20,6 +20,7 @@
 //! ```
 
 mod checks;
+mod class_and_patches;
 mod config_json;
 mod dinov2;
 mod dinov3_vit;

@@ -32,6 +32,16 @@ pub(super) struct Fused {
     pub kinds: &'static [(&'static str, &'static str)],
 }
 
+/// What an encoder of class tokens and patches has outside its blocks: our names, and those of the Hugging Face layout.
+pub(super) const CLASS_AND_PATCHES: &[(&str, &str)] = &[
+    ("cls_token", "embeddings.cls_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
+    ("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
+    ("norm.weight", "layernorm.weight"),
+    ("norm.bias", "layernorm.bias"),
+];
+
 /// Queries, keys and values, as published files and `transformers` in memory call them.
 pub(super) const QKV: Fused = Fused {
     own: "attn.qkv",

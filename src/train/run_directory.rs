@@ -1,16 +1,15 @@
 //! The folder of a run: one process at a time, nothing in it ever overwritten by another run.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::io::Errno;
 use tracing::{info, warn};
 
 use super::checkpoint::{self, Checkpoint};
 use crate::artifacts::paths;
 use crate::durable;
+use crate::file_locks;
 
 /// Where training starts from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -123,7 +122,7 @@ impl RunDirectory {
                 "another process is training in {}; wait for it or choose another run.dir",
                 path.display()
             ),
-            Err(TryLockError::Error(error)) if is_unsupported(&error) => {
+            Err(TryLockError::Error(error)) if file_locks::are_missing(&error) => {
                 warn!(
                     "{} is not guarded against a second run: its file system has no locks ({error})",
                     path.display()
@@ -133,12 +132,6 @@ impl RunDirectory {
             Err(TryLockError::Error(error)) => Err(error).with_context(fail),
         }
     }
-}
-
-/// Whether the file system has no locks, as Lustre without `-o flock` and some of NFS.
-fn is_unsupported(error: &io::Error) -> bool {
-    let codes = [Errno::NOLCK, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTSUP];
-    error.raw_os_error().is_some_and(|code| codes.iter().any(|known| known.raw_os_error() == code))
 }
 
 fn move_aside(path: &Path) -> Result<()> {

@@ -5,20 +5,16 @@ use std::fs;
 use std::time::Duration;
 
 use distill::encoders::Input;
-use distill::nn::Normalisation;
 use rustix::process::Signal;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::support::coloured::coloured;
-use crate::support::exported::{SIDE, exported, png, with_export};
+use crate::support::exported::{SIDE, exported, normalised, png, with_export};
 use crate::support::golden::{Tensors, assert_close, read};
 use crate::support::processes::{signal, wait_until};
 use crate::support::python::{python, run};
 use crate::support::ranks::Ranks;
 use crate::support::workshop::{Finished, Workshop};
-
-const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-const STD: [f64; 3] = [0.229, 0.224, 0.225];
 
 fn arguments<'a>(out: &'a str, images: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let base = ["features", "--weights", "export", "--device", "cpu", "--batch-size", "4"];
@@ -48,13 +44,7 @@ fn files(workshop: &Workshop, folder: &str) -> BTreeMap<String, Vec<u8>> {
 /// What the encoder itself makes of `png` images of its own size.
 fn expected(workshop: &Workshop, images: &[Vec<u8>]) -> [Tensor; 3] {
     let model = exported(workshop);
-    let pixels: Vec<u8> = images
-        .iter()
-        .flat_map(|bytes| image::load_from_memory(bytes).unwrap().to_rgb8().into_raw())
-        .collect();
-    let side = i64::from(SIDE);
-    let pixels = Tensor::from_slice(&pixels).view([images.len() as i64, side, side, 3]);
-    let images = Normalisation::new(MEAN, STD, Device::Cpu).apply(&pixels);
+    let images = normalised(images);
     tch::no_grad(|| {
         let tokens = model.forward(&Input::whole(images), Kind::Float);
         let pooled = model.pooled(&tokens);

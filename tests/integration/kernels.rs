@@ -268,19 +268,30 @@ fn the_kernel_takes_constant_rows_and_passes_nan_on() {
 const TARGETS: [((i32, i32), &str); 3] =
     [((8, 0), "sm_80"), ((9, 0), "sm_90"), ((10, 0), "sm_100")];
 
+/// The PTX of a file of kernels; none, and a word about it, where NVRTC is missing and no GPU is there that needs it.
+fn compiled(source: KernelSource, capability: (i32, i32)) -> Option<String> {
+    match compile_kernels(source, capability) {
+        Ok(ptx) => Some(ptx.to_src()),
+        Err(why) if device() == Device::Cpu && why.to_string().ends_with("is missing") => {
+            println!("skipped: {why}");
+            None
+        }
+        Err(why) => panic!("{source:?} for {capability:?}: {why}"),
+    }
+}
+
+/// What a kernel does in PTX.
+fn body_of<'a>(ptx: &'a str, kernel: &str) -> &'a str {
+    let begin = ptx.find(&format!(".entry {kernel}(")).expect(kernel);
+    ptx[begin..].split(".entry").nth(1).unwrap()
+}
+
 /// NVRTC takes the source for every GPU that it is meant for; a row is read 16 bytes at a time and
 /// stays in registers.
 #[test]
 fn nvrtc_compiles_the_kernels() {
     for (capability, target) in TARGETS {
-        let ptx = match compile_kernels(KernelSource::Frozen, capability) {
-            Ok(ptx) => ptx.to_src(),
-            Err(why) if device() == Device::Cpu && why.to_string().ends_with("is missing") => {
-                println!("skipped: {why}");
-                return;
-            }
-            Err(why) => panic!("{target}: {why}"),
-        };
+        let Some(ptx) = compiled(KernelSource::Frozen, capability) else { return };
         assert!(ptx.contains(&format!(".target {target}")), "{ptx}");
         // Float32: two of the residual, one of the branch, two each of weight and bias; bf16: four. Rows in e4m3
         // are written eight bytes at a time.
@@ -293,8 +304,7 @@ fn nvrtc_compiles_the_kernels() {
             ("gelu_e4m3", 2, 0, 2),
             ("gelu", 1, 1, 0),
         ] {
-            let begin = ptx.find(&format!(".entry {kernel}(")).expect(kernel);
-            let body = ptx[begin..].split(".entry").nth(1).unwrap();
+            let body = body_of(&ptx, kernel);
             let count = |operation: &str, width: &str| {
                 body.lines().filter(|line| line.contains(operation) && line.contains(width)).count()
             };
@@ -315,14 +325,7 @@ fn nvrtc_compiles_the_kernels() {
 #[test]
 fn nvrtc_compiles_the_training_kernels() {
     for (capability, target) in TARGETS {
-        let ptx = match compile_kernels(KernelSource::Training, capability) {
-            Ok(ptx) => ptx.to_src(),
-            Err(why) if device() == Device::Cpu && why.to_string().ends_with("is missing") => {
-                println!("skipped: {why}");
-                return;
-            }
-            Err(why) => panic!("{target}: {why}"),
-        };
+        let Some(ptx) = compiled(KernelSource::Training, capability) else { return };
         // Of float32 two, of bf16 one.
         for (kernel, loads, stores) in [
             ("join_and_normalise", 2 + 1 + 2 + 2, 2 + 1),
@@ -331,8 +334,7 @@ fn nvrtc_compiles_the_training_kernels() {
             ("gelu_backward", 2, 1 + 2),
             ("column_sums", 1, 2),
         ] {
-            let begin = ptx.find(&format!(".entry {kernel}(")).expect(kernel);
-            let body = ptx[begin..].split(".entry").nth(1).unwrap();
+            let body = body_of(&ptx, kernel);
             let count = |operation: &str| {
                 let wide = |line: &&str| line.contains(operation) && line.contains(".v4.");
                 body.lines().filter(wide).count()

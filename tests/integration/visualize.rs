@@ -3,12 +3,11 @@
 use std::fs;
 
 use distill::encoders::Input;
-use distill::nn::Normalisation;
 use distill::viz::heat;
 use image::RgbImage;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::support::exported::{SIDE, exported, png, with_export};
+use crate::support::exported::{SIDE, exported, normalised, png, with_export};
 use crate::support::workshop::{Finished, Workshop};
 
 const PATCH: u32 = 8;
@@ -46,17 +45,10 @@ fn of_sheet(sheet: &RgbImage, side: u32, row: u32, column: u32) -> RgbImage {
 
 /// Patch tokens `[images, N, D]` float64 by the encoder itself.
 fn tokens(workshop: &Workshop, images: &[Vec<u8>]) -> Tensor {
-    let pixels: Vec<u8> = images
-        .iter()
-        .flat_map(|bytes| image::load_from_memory(bytes).unwrap().to_rgb8().into_raw())
-        .collect();
-    let side = i64::from(SIDE);
-    let pixels = Tensor::from_slice(&pixels).view([images.len() as i64, side, side, 3]);
-    let normalisation =
-        Normalisation::new([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], Device::Cpu);
+    let images = normalised(images);
     let model = exported(workshop);
     tch::no_grad(|| {
-        let tokens = model.forward(&Input::whole(normalisation.apply(&pixels)), Kind::Float);
+        let tokens = model.forward(&Input::whole(images), Kind::Float);
         model.normalise(tokens).patches().to_kind(Kind::Double)
     })
 }

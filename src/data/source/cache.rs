@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow};
 use backon::{BlockingRetryable, ConstantBuilder};
-use rustix::io::Errno;
+use distill_base::file_locks;
 
 use super::stamp::Stamp;
 
@@ -288,9 +288,7 @@ impl Cache {
 
 /// Says what to do where the cache's folder has no locks, without which processes would write over one another.
 fn no_lock(error: io::Error, path: &Path) -> anyhow::Error {
-    let codes = [Errno::NOLCK, Errno::NOSYS, Errno::OPNOTSUPP, Errno::NOTSUP];
-    let is_known = codes.iter().any(|known| error.raw_os_error() == Some(known.raw_os_error()));
-    let way_out = match is_known {
+    let way_out = match file_locks::are_missing(&error) {
         true => {
             ": its file system has no locks; set data.cache_dir to a folder on a disk of this machine"
         }

@@ -4,7 +4,9 @@
 //! `PixioModel` has in published files; the names that `transformers` 5.23 gives the same
 //! parameters in memory are understood too.
 
-use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames, QKV};
+use crate::encoders::name_table::{
+    CLASS_AND_PATCHES, HuggingFaceNames, Module, NameTable, OwnNames, QKV,
+};
 
 /// `encoder.layer.0.attention.attention.query.weight`, ...: query, key and value apart.
 pub(super) static HUGGING_FACE: HuggingFaceNames = HuggingFaceNames(&TABLE);
@@ -15,14 +17,7 @@ pub(super) static ORIGINAL: OwnNames = OwnNames(&[&TABLE]);
 static TABLE: NameTable = NameTable {
     own_layout: "original Pixio layout",
     wrappers: &["pixio."],
-    outside: &[
-        ("cls_token", "embeddings.cls_token"),
-        ("pos_embed", "embeddings.position_embeddings"),
-        ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
-        ("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
-        ("norm.weight", "layernorm.weight"),
-        ("norm.bias", "layernorm.bias"),
-    ],
+    outside: CLASS_AND_PATCHES,
     blocks: "encoder.layer",
     in_block: &[MODULES],
     fused: &[QKV],

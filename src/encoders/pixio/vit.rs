@@ -3,23 +3,19 @@
 
 use tch::{Kind, Tensor};
 
+use crate::encoders::class_and_patches::ClassAndPatches;
 use crate::encoders::encoder::{EncoderShape, Input};
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::tokens::Tokens;
-use crate::encoders::trunk::{Embedded, OverTrunk, Trunk, shown};
-use crate::nn::{
-    BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters, patchify,
-    resize_positions,
-};
+use crate::encoders::trunk::{Embedded, OverTrunk, Trunk};
+use crate::nn::{BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters};
 
 /// Epsilon of every LayerNorm.
 pub(super) const LAYER_NORM_EPS: f64 = 1e-6;
 
 /// An encoder of any size. Fields are named as the published checkpoints' tensors.
 pub(super) struct Vit {
-    cls_token: Tensor,
-    pos_embed: Tensor,
-    patch_embed: Linear,
+    embedding: ClassAndPatches,
     trunk: Trunk,
 }
 
@@ -34,13 +30,19 @@ impl Vit {
             ..BlockShape::new(spec.dim, spec.heads, LAYER_NORM_EPS)
         };
         Self {
-            cls_token: parameters.tensor("cls_token", &[1, class, dim], Init::Normal(0.02)),
-            pos_embed: parameters.tensor(
-                "pos_embed",
-                &[1, tokens, dim],
-                Init::TruncatedNormal(0.02),
-            ),
-            patch_embed: Linear::shaped(parameters, "patch_embed.proj", &[dim, 3, patch, patch]),
+            embedding: ClassAndPatches {
+                cls_token: parameters.tensor("cls_token", &[1, class, dim], Init::Normal(0.02)),
+                pos_embed: parameters.tensor(
+                    "pos_embed",
+                    &[1, tokens, dim],
+                    Init::TruncatedNormal(0.02),
+                ),
+                patch_embed: Linear::shaped(
+                    parameters,
+                    "patch_embed.proj",
+                    &[dim, 3, patch, patch],
+                ),
+            },
             trunk: Trunk {
                 blocks: Blocks::new(parameters, "blocks", &block, spec.depth),
                 norm: LayerNorm::new(parameters, "norm", dim, LAYER_NORM_EPS),
@@ -65,19 +67,8 @@ impl OverTrunk for Vit {
         &mut self.trunk
     }
 
-    /// Class tokens and (kept) patch tokens with their positions: `[B, C+K, D]`, float32 unless
-    /// frozen otherwise.
     fn embed(&self, input: &Input, compute: Kind) -> Embedded {
-        let EncoderShape { prefix_tokens: class_tokens, patch_size, .. } = self.trunk.shape;
-        let [rows, columns] = self.trunk.shape.grid(&input.images);
-        let patches = patchify(&input.images, patch_size);
-        let batch = patches.size()[0];
-        let positions = resize_positions(&self.pos_embed, class_tokens, rows, columns);
-        let patch_positions = positions.narrow(1, class_tokens, rows * columns);
-        let (patches, patch_positions) = shown(patches, patch_positions, input);
-        let patches = self.patch_embed.forward(&patches.to_kind(compute)) + patch_positions;
-        let class = &self.cls_token + positions.narrow(1, 0, class_tokens);
-        Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1).into()
+        self.embedding.embed(&self.trunk.shape, input, compute)
     }
 
     /// The mean of the class tokens.
@@ -87,11 +78,6 @@ impl OverTrunk for Vit {
     }
 
     fn freeze_embedding(&mut self, format: FrozenFormat, grid_size: i64) {
-        let FrozenFormat { compute, residual, .. } = format;
-        let class_tokens = self.trunk.shape.prefix_tokens;
-        let positions = resize_positions(&self.pos_embed, class_tokens, grid_size, grid_size);
-        self.pos_embed = positions.to_kind(residual);
-        self.cls_token = self.cls_token.to_kind(residual);
-        self.patch_embed.freeze(compute);
+        self.embedding.freeze(&self.trunk.shape, format, grid_size);
     }
 }

@@ -1,13 +1,13 @@
 //! The plain vision transformer (Dosovitskiy et al., 2021).
 
-use tch::{Kind, Tensor};
+use tch::Kind;
 
+use crate::encoders::class_and_patches::ClassAndPatches;
 use crate::encoders::encoder::{EncoderShape, Input};
 use crate::encoders::family::EncoderSpec;
-use crate::encoders::trunk::{Embedded, OverTrunk, Trunk, shown};
+use crate::encoders::trunk::{Embedded, OverTrunk, Trunk};
 use crate::nn::{
-    BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters, patchify,
-    resize_positions, sin_cos_positions,
+    BlockShape, Blocks, FrozenFormat, Init, LayerNorm, Linear, Parameters, sin_cos_positions,
 };
 
 /// Epsilon of every LayerNorm.
@@ -15,9 +15,7 @@ pub(super) const LAYER_NORM_EPS: f64 = 1e-12;
 
 /// An encoder of any size. Fields are named as the original checkpoints' tensors.
 pub(super) struct Model {
-    cls_token: Tensor,
-    pos_embed: Tensor,
-    patch_embed: Linear,
+    embedding: ClassAndPatches,
     trunk: Trunk,
 }
 
@@ -38,12 +36,22 @@ impl Model {
         };
         let positions = [1, 1 + side * side, dim];
         Self {
-            cls_token: parameters.tensor("cls_token", &[1, 1, dim], Init::Normal(0.02)),
-            pos_embed: match has_fixed_positions {
-                true => parameters.fixed("pos_embed", &positions, || sin_cos_positions(dim, side)),
-                false => parameters.tensor("pos_embed", &positions, Init::TruncatedNormal(0.02)),
+            embedding: ClassAndPatches {
+                cls_token: parameters.tensor("cls_token", &[1, 1, dim], Init::Normal(0.02)),
+                pos_embed: match has_fixed_positions {
+                    true => {
+                        parameters.fixed("pos_embed", &positions, || sin_cos_positions(dim, side))
+                    }
+                    false => {
+                        parameters.tensor("pos_embed", &positions, Init::TruncatedNormal(0.02))
+                    }
+                },
+                patch_embed: Linear::shaped(
+                    parameters,
+                    "patch_embed.proj",
+                    &[dim, 3, patch, patch],
+                ),
             },
-            patch_embed: Linear::shaped(parameters, "patch_embed.proj", &[dim, 3, patch, patch]),
             trunk: Trunk {
                 blocks: Blocks::new(parameters, "blocks", &block, spec.depth),
                 norm: LayerNorm::new(parameters, "norm", dim, LAYER_NORM_EPS),
@@ -68,23 +76,11 @@ impl OverTrunk for Model {
         &mut self.trunk
     }
 
-    /// Class token and (kept) patch tokens with their positions: `[B, 1+K, D]`, float32 unless frozen otherwise.
     fn embed(&self, input: &Input, compute: Kind) -> Embedded {
-        let [rows, columns] = self.trunk.shape.grid(&input.images);
-        let patches = patchify(&input.images, self.trunk.shape.patch_size);
-        let batch = patches.size()[0];
-        let positions = resize_positions(&self.pos_embed, 1, rows, columns);
-        let (patches, of_patches) = shown(patches, positions.narrow(1, 1, rows * columns), input);
-        let patches = self.patch_embed.forward(&patches.to_kind(compute)) + of_patches;
-        let class = &self.cls_token + positions.narrow(1, 0, 1);
-        Tensor::cat(&[class.expand([batch, -1, -1], false), patches], 1).into()
+        self.embedding.embed(&self.trunk.shape, input, compute)
     }
 
     fn freeze_embedding(&mut self, format: FrozenFormat, grid_size: i64) {
-        let FrozenFormat { compute, residual, .. } = format;
-        let positions = resize_positions(&self.pos_embed, 1, grid_size, grid_size);
-        self.pos_embed = positions.to_kind(residual);
-        self.cls_token = self.cls_token.to_kind(residual);
-        self.patch_embed.freeze(compute);
+        self.embedding.freeze(&self.trunk.shape, format, grid_size);
     }
 }

@@ -3,7 +3,9 @@
 //! Our own names are those of the original checkpoints of masked autoencoders and of timm. The Hugging Face layout is
 //! the one of published files; the names that `transformers` 5.23 gives the same parameters in memory are understood too.
 
-use crate::encoders::name_table::{HuggingFaceNames, Module, NameTable, OwnNames, QKV};
+use crate::encoders::name_table::{
+    CLASS_AND_PATCHES, HuggingFaceNames, Module, NameTable, OwnNames, QKV,
+};
 
 pub(super) static HUGGING_FACE: HuggingFaceNames = HuggingFaceNames(&TABLE);
 pub(super) static OWN: OwnNames = OwnNames(&[&TABLE]);
@@ -11,14 +13,7 @@ pub(super) static OWN: OwnNames = OwnNames(&[&TABLE]);
 static TABLE: NameTable = NameTable {
     own_layout: "original ViT layout",
     wrappers: &["vit."],
-    outside: &[
-        ("cls_token", "embeddings.cls_token"),
-        ("pos_embed", "embeddings.position_embeddings"),
-        ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"),
-        ("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
-        ("norm.weight", "layernorm.weight"),
-        ("norm.bias", "layernorm.bias"),
-    ],
+    outside: CLASS_AND_PATCHES,
     blocks: "encoder.layer",
     in_block: &[MODULES],
     fused: &[QKV],

@@ -67,17 +67,6 @@ ADD_LAYER_NORM(add_layer_norm_float32_e4m3, Float32, true)
 ADD_LAYER_NORM(add_layer_norm_bf16_e4m3, Bf16, true)
 
 extern "C" __global__ void __launch_bounds__(1024)
-    round_e4m3(const char *input, char *output, float *scales, unsigned dim) {
-  round_rows<AsItIs>(input, nullptr, output, scales, dim);
-}
-
-extern "C" __global__ void __launch_bounds__(1024)
     gelu_e4m3(const char *input, char *output, float *scales, unsigned dim) {
   round_rows<Gelu>(input, nullptr, output, scales, dim);
-}
-
-// GELU of `vectors` times 8 bf16 numbers; the output may be the input.
-extern "C" __global__ void __launch_bounds__(256)
-    gelu(const char *input, char *output, unsigned vectors) {
-  gelu_of(input, output, vectors);
 }

@@ -4,10 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::compile::KernelSource;
-use super::module::{Argument, Function, Module, launch_gelu};
-use super::rows::{
-    RoundedRows, RowNorm, kernels_fit, rounding_fits, threads_of_row, threads_that_round,
-};
+use super::module::{Argument, Function, Module, empty_rows, launch_gelu, launch_rounding};
+use super::rows::{RoundedRows, RowNorm, kernels_fit, threads_of_row};
 
 /// What is computed of numbers before they are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +76,7 @@ impl TeacherKernels {
         branch: Option<&Tensor>,
         norm: &RowNorm,
     ) -> Result<RoundedRows> {
-        let rows = self.empty_rows(residual)?;
+        let rows = empty_rows(&self.module, residual)?;
         let to = (&rows.values, Some(&rows.scales));
         self.normalise(self.normalise_and_round, residual, branch, norm, to)?;
         Ok(rows)
@@ -118,26 +116,16 @@ impl TeacherKernels {
     }
 
     /// Each row of `numbers` `[..., D]` bf16, or of what is computed of it, in e4m3. For D see
-    /// [`rounding_fits`].
+    /// [`super::rounding_fits`].
     ///
     /// # Errors
     /// A tensor of another kind or device, or that is not contiguous; or the driver fails.
     pub fn rounded(&self, numbers: &Tensor, before: BeforeRounding) -> Result<RoundedRows> {
-        let rows = self.empty_rows(numbers)?;
-        let (count, dim) = rows.values.size2()?;
-        ensure!(rounding_fits(dim as usize), "rows of {dim} numbers do not fit the kernel");
-        self.module.require(numbers, &numbers.size(), Kind::BFloat16)?;
         let function = match before {
             BeforeRounding::Nothing => self.round,
             BeforeRounding::Gelu => self.gelu_and_round,
         };
-        let tensors = [numbers, &rows.values, &rows.scales];
-        let mut arguments = Vec::from(tensors.map(|tensor| Argument::Numbers(Some(tensor))));
-        arguments.push(Argument::Count(dim as u32));
-        let grid = ([count as usize, 1], threads_that_round(dim as usize));
-        // SAFETY: as in `normalise`.
-        unsafe { self.module.launch(function, grid, &arguments)? };
-        Ok(rows)
+        launch_rounding(&self.module, function, numbers, None)
     }
 
     /// GELU of `numbers` bf16, in their place.
@@ -147,17 +135,6 @@ impl TeacherKernels {
     /// fails.
     pub fn gelu(&self, numbers: &mut Tensor) -> Result<()> {
         launch_gelu(&self.module, self.gelu, numbers, numbers)
-    }
-
-    /// Memory for as many rows as `[..., D]` has.
-    fn empty_rows(&self, like: &Tensor) -> Result<RoundedRows> {
-        let dim = *like.size().last().context("rows are [..., D]")?;
-        ensure!(dim > 0, "rows without numbers");
-        let count = like.numel() as i64 / dim;
-        Ok(RoundedRows {
-            values: Tensor::f_empty([count, dim], (Kind::Float8e4m3fn, self.module.device()))?,
-            scales: Tensor::f_empty([count, 1], (Kind::Float, self.module.device()))?,
-        })
     }
 }
 

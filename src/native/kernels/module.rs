@@ -7,7 +7,7 @@ use cudarc::driver::{result as driver, sys};
 use tch::{Device, Kind, Tensor};
 
 use super::compile::{KernelSource, compile_kernels};
-use super::rows::HELD;
+use super::rows::{HELD, RoundedRows, rounding_fits, threads_that_round};
 use crate::native::device::{Gpu, cuda_index};
 use crate::native::shim::{Handle, check};
 
@@ -168,6 +168,47 @@ pub(super) fn launch_gelu(
     let grid = ([vectors.div_ceil(GELU_THREADS), 1], GELU_THREADS);
     // SAFETY: as many numbers of this kind are in both.
     unsafe { module.launch(gelu, grid, &arguments) }
+}
+
+/// Memory for as many rows in e4m3 as `[..., D]` has.
+///
+/// # Errors
+/// There are no numbers in a row, or no memory.
+pub(super) fn empty_rows(module: &Module, like: &Tensor) -> Result<RoundedRows> {
+    let dim = *like.size().last().context("rows are [..., D]")?;
+    ensure!(dim > 0, "rows without numbers");
+    let count = like.numel() as i64 / dim;
+    Ok(RoundedRows {
+        values: Tensor::f_empty([count, dim], (Kind::Float8e4m3fn, module.device))?,
+        scales: Tensor::f_empty([count, 1], (Kind::Float, module.device))?,
+    })
+}
+
+/// Launches a kernel that rounds each row of `numbers` `[..., D]` bf16, or of what it computes of them, to e4m3; one that
+/// also writes what it computes takes `plain` for that, of the same shape and kind.
+///
+/// # Errors
+/// A tensor of another kind or device, gaps, or a width that does not fit ([`rounding_fits`]); or the driver fails.
+pub(super) fn launch_rounding(
+    module: &Module,
+    function: Function,
+    numbers: &Tensor,
+    plain: Option<&Tensor>,
+) -> Result<RoundedRows> {
+    let rows = empty_rows(module, numbers)?;
+    let (count, dim) = rows.values.size2()?;
+    ensure!(rounding_fits(dim as usize), "rows of {dim} numbers do not fit the kernel");
+    let given = [Some(numbers), plain].into_iter().flatten();
+    for tensor in given.clone() {
+        module.require(tensor, &numbers.size(), Kind::BFloat16)?;
+    }
+    let tensors = given.chain([&rows.values, &rows.scales]);
+    let mut arguments: Vec<_> = tensors.map(|tensor| Argument::Numbers(Some(tensor))).collect();
+    arguments.push(Argument::Count(dim as u32));
+    let grid = ([count as usize, 1], threads_that_round(dim as usize));
+    // SAFETY: checked just now: as many rows of this width are in all of them.
+    unsafe { module.launch(function, grid, &arguments)? };
+    Ok(rows)
 }
 
 impl Argument<'_> {

@@ -1,5 +1,5 @@
-// What all kernels share: numbers in registers, formats in memory, reductions over a row. NVRTC compiles it before
-// each of the other files, without any header.
+// What all kernels share: numbers in registers, formats in memory, reductions over a row; and the kernels that both of the
+// other files need. NVRTC compiles it before each of them, without any header.
 //
 // One block works on rows of D numbers, D a multiple of 8; each thread holds vectors of 8 neighbouring numbers.
 // Rows in e4m3 have a scale each: numbers are values times scale, and the largest is the largest of e4m3.
@@ -244,8 +244,11 @@ __device__ void round_rows(const char *input, char *plain, char *output, float *
   store_e4m3<2>(held, blockIdx.x, dim, output, scales, maxima);
 }
 
-// GELU of `vectors` times 8 bf16 numbers.
-__device__ void gelu_of(const char *input, char *output, unsigned vectors) {
+} // namespace
+
+// GELU of `vectors` times 8 bf16 numbers; the output may be the input.
+extern "C" __global__ void __launch_bounds__(256)
+    gelu(const char *input, char *output, unsigned vectors) {
   const unsigned long long vector =
       static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (vector >= vectors)
@@ -257,4 +260,8 @@ __device__ void gelu_of(const char *input, char *output, unsigned vectors) {
   Bf16::store(output + vector * HELD * Bf16::BYTES, held);
 }
 
-} // namespace
+// input [rows, D] bf16 in e4m3. A block for each row.
+extern "C" __global__ void __launch_bounds__(1024)
+    round_e4m3(const char *input, char *output, float *scales, unsigned dim) {
+  round_rows<AsItIs>(input, nullptr, output, scales, dim);
+}

@@ -171,12 +171,6 @@ extern "C" __global__ void __launch_bounds__(384, 2)
   }
 }
 
-// GELU of `vectors` times 8 bf16 numbers.
-extern "C" __global__ void __launch_bounds__(256)
-    gelu(const char *input, char *output, unsigned vectors) {
-  gelu_of(input, output, vectors);
-}
-
 // gradient [rows, D] bf16 times GELU's derivative at input [rows, D] bf16, and the sums of that over rows:
 // parts [G, D]. A block takes a range of columns (x) and every G-th row (y).
 extern "C" __global__ void __launch_bounds__(256)
@@ -236,12 +230,6 @@ extern "C" __global__ void __launch_bounds__(256)
       sum += sums[other][lane];
     total[column] = sum;
   }
-}
-
-// input [rows, D] bf16 in e4m3. A block for each row, as in frozen.cu.
-extern "C" __global__ void __launch_bounds__(1024)
-    round_e4m3(const char *input, char *output, float *scales, unsigned dim) {
-  round_rows<AsItIs>(input, nullptr, output, scales, dim);
 }
 
 // GELU of input [rows, D] bf16, in bf16 and in e4m3.

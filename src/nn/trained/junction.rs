@@ -81,7 +81,8 @@ impl Junction {
         self.fp8.is_some_and(|least| fits_fp8(weight, least))
     }
 
-    /// Adds `branch` to `residual` `[B, T, D]` float32, if there is one, and normalises the sum as a product with `weight` takes it.
+    /// Adds `branch` to `residual` `[B, T, D]` float32, if there is one, and normalises the sum as a product with
+    /// `weight` takes it.
     pub(super) fn join(
         &self,
         join: &Join,

@@ -10,7 +10,7 @@ use crate::nn::fp8::Fp8Matrix;
 pub(super) enum Product {
     /// `[to, from]` in the kind of products, without history.
     Plain(Tensor),
-    /// In e4m3: the matrix, and turned.
+    /// Turned, in e4m3.
     Fp8 { turned: Fp8Matrix },
 }
 

@@ -12,8 +12,6 @@ use tch::Kind;
 use crate::durable;
 
 const FILE: &str = "features.json";
-/// Version of the folder's layout.
-const VERSION: u32 = 1;
 
 /// Which tokens are kept beside the pooled vector of each image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -85,7 +83,8 @@ pub(super) struct Manifest {
 }
 
 impl Manifest {
-    pub(super) const VERSION: u32 = VERSION;
+    /// Version of the folder's layout.
+    pub(super) const VERSION: u32 = 1;
 
     /// Places in a part: about so many bytes of numbers.
     pub(super) fn usual_part(bytes_of_image: u64) -> u64 {

@@ -1,8 +1,8 @@
 //! The golden encoder, exported by the command line, and images for it.
 
 use distill::encoders::{Encoder, EncoderWeights};
-use distill::nn::{Parameters, Storage};
-use tch::{Device, Kind};
+use distill::nn::{Normalisation, Parameters, Storage};
+use tch::{Device, Kind, Tensor};
 
 use super::golden::golden;
 use super::workshop::{Finished, Workshop};
@@ -28,6 +28,18 @@ pub fn exported(workshop: &Workshop) -> Box<dyn Encoder> {
     let model = stored.spec.build(&mut parameters, stored.spec.grid_size(stored.image_size));
     weights.load_into(parameters.named()).unwrap();
     model
+}
+
+/// Images of [`SIDE`] as that encoder takes them, `[N, 3, H, W]`.
+pub fn normalised(images: &[Vec<u8>]) -> Tensor {
+    let pixels: Vec<u8> = images
+        .iter()
+        .flat_map(|bytes| image::load_from_memory(bytes).unwrap().to_rgb8().into_raw())
+        .collect();
+    let side = i64::from(SIDE);
+    let pixels = Tensor::from_slice(&pixels).view([images.len() as i64, side, side, 3]);
+    let (mean, deviation) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    Normalisation::new(mean, deviation, Device::Cpu).apply(&pixels)
 }
 
 /// A PNG of `side` × `side` pixels.

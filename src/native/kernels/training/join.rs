@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
 use super::loaded::TrainingKernels;
-use crate::native::kernels::module::Argument;
+use crate::native::kernels::module::{Argument, empty_rows};
 use crate::native::kernels::rows::{HELD, RoundedRows, RowNorm, threads_of_row};
 
 /// Blocks that share the rows where sums over them are made: four for each of an H100's 132 multiprocessors, each
@@ -96,7 +96,7 @@ impl TrainingKernels {
             None => residual.shallow_clone(),
         };
         let normalised = Tensor::f_empty([*images, tokens, dim], on(Kind::BFloat16))?;
-        let rounded = round.then(|| self.empty_rows(&normalised)).transpose()?;
+        let rounded = round.then(|| empty_rows(&self.module, &normalised)).transpose()?;
         let statistics = Tensor::f_empty([*images, tokens, 2], on(Kind::Float))?;
         let numbers = Argument::Numbers;
         let arguments = [

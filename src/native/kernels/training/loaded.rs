@@ -1,7 +1,7 @@
 //! The kernels of blocks that are trained, in a GPU; GELU and sums of columns.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
@@ -45,11 +45,10 @@ impl TrainingKernels {
     /// `device` is none, or NVRTC or the driver cannot be found or fails; the same whenever it is asked again.
     pub fn of(device: Device) -> Result<&'static Self, &'static str> {
         type Loaded = Result<TrainingKernels, String>;
-        static LOADED: OnceLock<Mutex<HashMap<usize, &'static Loaded>>> = OnceLock::new();
+        static LOADED: Mutex<BTreeMap<usize, &'static Loaded>> = Mutex::new(BTreeMap::new());
         let Device::Cuda(index) = device else { return Err("they need a GPU") };
-        let loaded = LOADED.get_or_init(Mutex::default).lock();
         // A panic while it was held left it as it was: an entry is put in whole.
-        let mut loaded = loaded.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = loaded.entry(index).or_insert_with(|| {
             let kernels = Self::load(device).map_err(|error| format!("{error:#}"));
             // Never freed: a GPU's kernels stay until the process ends.

@@ -1,11 +1,11 @@
 //! Rows in e4m3 of what is trained.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
 use super::loaded::TrainingKernels;
-use crate::native::kernels::module::Argument;
-use crate::native::kernels::rows::{RoundedRows, rounding_fits, threads_that_round};
+use crate::native::kernels::module::{Argument, launch_rounding};
+use crate::native::kernels::rows::RoundedRows;
 
 /// Threads of a block that rounds a part of a weight, and that part's rows and columns.
 const TILE_THREADS: usize = 256;
@@ -16,20 +16,9 @@ impl TrainingKernels {
     ///
     /// # Errors
     /// A tensor of another kind or device, or that is not contiguous, or a width that does not fit
-    /// ([`rounding_fits`]); or the driver fails.
+    /// ([`crate::native::rounding_fits`]); or the driver fails.
     pub fn rounded(&self, numbers: &Tensor) -> Result<RoundedRows> {
-        let (count, dim) = self.require_rounding(numbers)?;
-        let rows = self.empty_rows(numbers)?;
-        let arguments = [
-            Argument::Numbers(Some(numbers)),
-            Argument::Numbers(Some(&rows.values)),
-            Argument::Numbers(Some(&rows.scales)),
-            Argument::Count(dim as u32),
-        ];
-        let grid = ([count, 1], threads_that_round(dim));
-        // SAFETY: as many rows of this width are in all of them.
-        unsafe { self.module.launch(self.round, grid, &arguments)? };
-        Ok(rows)
+        launch_rounding(&self.module, self.round, numbers, None)
     }
 
     /// GELU of `input` `[..., D]` bf16, and that in e4m3 too.
@@ -37,19 +26,8 @@ impl TrainingKernels {
     /// # Errors
     /// Those of [`Self::rounded`].
     pub fn gelu_rounded(&self, input: &Tensor) -> Result<(Tensor, RoundedRows)> {
-        let (count, dim) = self.require_rounding(input)?;
         let output = Tensor::f_empty(input.size(), (Kind::BFloat16, self.module.device()))?;
-        let rows = self.empty_rows(input)?;
-        let arguments = [
-            Argument::Numbers(Some(input)),
-            Argument::Numbers(Some(&output)),
-            Argument::Numbers(Some(&rows.values)),
-            Argument::Numbers(Some(&rows.scales)),
-            Argument::Count(dim as u32),
-        ];
-        let grid = ([count, 1], threads_that_round(dim));
-        // SAFETY: as in `rounded`.
-        unsafe { self.module.launch(self.gelu_and_round, grid, &arguments)? };
+        let rows = launch_rounding(&self.module, self.gelu_and_round, input, Some(&output))?;
         Ok((output, rows))
     }
 
@@ -89,23 +67,5 @@ impl TrainingKernels {
             self.module.launch(self.weight_e4m3, grid, &written)?;
         }
         Ok([straight, turned])
-    }
-
-    /// Rows and width of `numbers` `[..., D]` bf16.
-    fn require_rounding(&self, numbers: &Tensor) -> Result<(usize, usize)> {
-        let (rows, dim) = self.require_rows(numbers)?;
-        ensure!(rounding_fits(dim), "rows of {dim} numbers do not fit the kernel");
-        Ok((rows, dim))
-    }
-
-    /// Memory for as many rows as `[..., D]` has.
-    pub(super) fn empty_rows(&self, like: &Tensor) -> Result<RoundedRows> {
-        let dim = *like.size().last().context("rows are [..., D]")?;
-        let count = like.numel() as i64 / dim.max(1);
-        let device = self.module.device();
-        Ok(RoundedRows {
-            values: Tensor::f_empty([count, dim], (Kind::Float8e4m3fn, device))?,
-            scales: Tensor::f_empty([count, 1], (Kind::Float, device))?,
-        })
     }
 }
