@@ -16,7 +16,7 @@ use crate::config::DataConfig;
 use crate::data::config::TargetConfig;
 use crate::data::pack::{self, Encoding, PackOptions};
 use crate::data::source::Sources;
-use crate::data::{Dataset, DensePixels, IndexCache};
+use crate::data::{Checked, Dataset, DensePixels, IndexCache};
 use crate::tasks;
 use crate::ui::with_bar;
 
@@ -262,7 +262,7 @@ fn check_images(dataset: &Dataset, curated: bool) -> Result<usize> {
         ))?;
     }
     let done = AtomicUsize::new(0);
-    let bad = with_bar("decoding", |progress| {
+    let Checked { bad, arithmetic } = with_bar("decoding", |progress| {
         dataset.check(&|| {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, selection.kept as usize);
         })
@@ -278,6 +278,11 @@ fn check_images(dataset: &Dataset, curated: bool) -> Result<usize> {
         selection.kept - bad.len() as u64,
         bad.len()
     );
+    if arithmetic > 0 {
+        text += &format!(
+            "{arithmetic} JPEGs have arithmetic coding, which does not show whether their data end early\n"
+        );
+    }
     print(&text)?;
     Ok(bad.len())
 }

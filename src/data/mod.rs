@@ -21,7 +21,7 @@ pub mod worker;
 
 pub use self::image::{CropDecoder, CropOptions, DensePixels, ImageStats};
 pub use dataset::{
-    Dataset, EvaluationPass, FailureCounts, IndexCache, Member, RankBatches, Sample,
+    Checked, Dataset, EvaluationPass, FailureCounts, IndexCache, Member, RankBatches, Sample,
     SampleLocation, Scratch, ShardProgress, curation,
 };
 pub use format::ShardIndex;

@@ -105,30 +105,38 @@ fn points(run: &Run, value: impl Fn(&StepMetrics) -> Option<f64>) -> Vec<Point> 
     run.steps().filter_map(point).collect()
 }
 
-/// A chart for each figure of an evaluation that was made while training, in %.
+/// A chart for each figure of an evaluation that was made while training, in %. Figures of other images or other
+/// settings than those of the last one have a chart of their own.
 fn on_the_way(run: &Run, names: &[&str]) -> Result<Vec<Markup>> {
-    let mut figures: Vec<(&str, &str)> = Vec::new();
+    let mut figures: Vec<(&str, Option<&str>, &str)> = Vec::new();
     for line in &run.measured {
         for one in &line.measurements {
-            let figure = (&*line.evaluation, &*one.metric);
+            let figure = (&*line.evaluation, line.of.as_deref(), &*one.metric);
             if !figures.contains(&figure) {
                 figures.push(figure);
             }
         }
     }
-    let chart = |(evaluation, metric): (&str, &str)| {
-        let of = |name: &&str| {
-            let lines = run.measured.iter().filter(|line| line.evaluation == evaluation);
+    let chart = |(evaluation, of, metric): (&str, Option<&str>, &str)| {
+        let lines = || run.measured.iter().filter(|line| line.evaluation == evaluation);
+        let own = || lines().filter(|line| line.of.as_deref() == of);
+        let curve = |name: &&str| {
             let point = |line: &EvaluationLine| {
                 let mut own = line.measurements.iter();
                 let own = own.find(|one| one.metric == metric && one.encoder == **name)?;
                 own.value.is_finite().then_some((line.step as f64, 100.0 * own.value))
             };
-            lines.filter_map(point).collect::<Vec<Point>>()
+            own().filter_map(point).collect::<Vec<Point>>()
         };
-        let curves = names.iter().map(of).collect();
+        let curves = names.iter().map(curve).collect();
         let chart = Chart { size: SMALL, scale: Scale::LogWhereUseful, is_noisy: false, curves };
-        figure(&format!("{evaluation}: {metric} in %"), chart)
+        let is_latest = lines().last().is_some_and(|last| last.of.as_deref() == of);
+        let until = own().last().map_or(0, |line| line.step);
+        let others = match is_latest {
+            true => String::new(),
+            false => format!(", with other images or settings, up to step {}", HumanCount(until)),
+        };
+        figure(&format!("{evaluation}: {metric} in %{others}"), chart)
     };
     figures.into_iter().map(chart).collect()
 }

@@ -53,10 +53,11 @@ const ALLOWED: [&str; 2] = ["optimizer.", "schedule."];
 
 const TEACHER: &str = "teacher.weights";
 const SHARDS: &str = "data.shards";
+const IMAGES: &str = "data.shards (bytes of images)";
 const BATCH: &str = "data.batch_size";
 
 /// What identities of earlier versions say nothing of.
-const NOTED_LATER: [&str; 3] = ["distributed.gradient_precision", SHARDS, BATCH];
+const NOTED_LATER: [&str; 4] = ["distributed.gradient_precision", SHARDS, IMAGES, BATCH];
 
 /// What identities of earlier versions note, though it is for evaluations alone.
 const NO_LONGER: [&str; 2] = ["data.label", "data.classes"];
@@ -101,6 +102,7 @@ pub(super) fn note_data(identity: &mut Identity, dataset: &Dataset) {
         mark(dataset.fingerprint())
     );
     identity.settings.insert(SHARDS.into(), value);
+    identity.settings.insert(IMAGES.into(), mark(dataset.content()).trim_start().into());
 }
 
 /// Behind a value: what tells its content from any other.
@@ -194,7 +196,7 @@ pub(super) fn go_on(
         return Ok(());
     }
     // Not known yet: see `compare_data`.
-    let known = |(key, _): &Difference| key != SHARDS;
+    let known = |(key, _): &Difference| key != SHARDS && key != IMAGES;
     let found: Vec<Difference> = differences(then, now).into_iter().filter(known).collect();
     let unfit: Vec<&Difference> =
         found.iter().filter(|difference| needs_new_state(difference, then)).collect();
@@ -224,13 +226,21 @@ pub(super) fn compare_data(
 ) -> Result<(), ConfigError> {
     let then = &checkpoint.stream.dataset;
     note_data(now, dataset);
-    if *then == dataset.fingerprint() {
-        return Ok(());
+    let difference = |key: &str| {
+        let values = [&checkpoint.identity, &*now].map(|one| one.settings.get(key).cloned());
+        (key.to_string(), values)
+    };
+    let mut found = Vec::new();
+    if *then != dataset.fingerprint() {
+        let (key, [before, after]) = difference(SHARDS);
+        let before = before.unwrap_or_else(|| format!("another data set{}", mark(then)));
+        found.push((key, [Some(before), after]));
+    } else if let (key, [Some(before), after]) = difference(IMAGES)
+        && Some(&before) != after.as_ref()
+    {
+        found.push((key, [Some(before), after]));
     }
-    let known = checkpoint.identity.settings.get(SHARDS).cloned();
-    let before = known.unwrap_or_else(|| format!("another data set{}", mark(then)));
-    let values = [Some(before), now.settings.get(SHARDS).cloned()];
-    accept(now, checkpoint, vec![(SHARDS.into(), values)], accepts)
+    accept(now, checkpoint, found, accepts)
 }
 
 /// What is said of a setting that is another.

@@ -207,14 +207,14 @@ pub fn open_dataset(
     if rank_info.local_rank == 0 {
         group.publish(&node, b"")?;
     }
-    let fingerprint = dataset.fingerprint();
+    let fingerprint = dataset.fingerprint().to_string() + dataset.content();
     if group.is_first() {
         group.publish("fingerprint", fingerprint.as_bytes())?;
     } else {
         ensure!(
             group.wait_for("fingerprint")? == fingerprint.as_bytes(),
             "rank {} does not see the data set of rank 0: data.shards ({}) must name the same \
-             shards on all nodes",
+             shards, with the same images, on all nodes",
             group.rank(),
             config.data.shards.join(", ")
         );

@@ -109,6 +109,13 @@ impl RunLog {
         if is_due { self.write() } else { Ok(()) }
     }
 
+    /// Writes the line of the steps since the last one before their state is saved: whoever goes on from it, perhaps
+    /// after a kill, knows nothing of them.
+    pub fn before_save(&mut self) -> Result<()> {
+        self.progress.line();
+        self.write()
+    }
+
     /// Writes the line of the steps since the last one, where there are any.
     fn write(&mut self) -> Result<()> {
         let Some(mut metrics) = self.unwritten.take() else { return Ok(()) };

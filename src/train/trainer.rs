@@ -186,6 +186,7 @@ impl Progressing<'_> {
                 saver.keep_best(state.step);
             }
             if is_to_save || is_best {
+                self.log(RunLog::before_save)?;
                 let begun = Instant::now();
                 state.save(run, saver)?;
                 self.saving += begun.elapsed();
@@ -327,19 +328,23 @@ impl Progressing<'_> {
             {
                 log.slowest(step, slowest);
             }
-            if let Some(log) = &mut self.log
-                && let Err(error) = log.add(done.metrics, seconds, is_last)
-            {
-                // It is not tried again while the state is saved.
-                self.log = None;
-                return Err(SoundEnd::beside(error));
-            }
+            self.log(|log| log.add(done.metrics, seconds, is_last))?;
             self.is_to_stop |= done.is_to_stop;
             if let Some(pending) = self.unread.pop_front() {
                 self.since = pending.into_read_at();
             }
         }
         Ok(())
+    }
+
+    /// Writes to the log, where this process keeps it.
+    fn log(&mut self, write: impl FnOnce(&mut RunLog) -> Result<()>) -> Result<()> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        write(log).map_err(|error| {
+            // It is not tried again while the state is saved.
+            self.log = None;
+            SoundEnd::beside(error)
+        })
     }
 
     /// Saves the last state that is sound before the run ends with an error, which then says so.

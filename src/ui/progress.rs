@@ -56,7 +56,14 @@ impl Progress {
             line.set_message(trainee_text(trainee));
         }
         self.rates.set_message(rates_text(recent));
-        if !screen::is_drawn() && recent.step.is_multiple_of(self.log_every.max(1)) {
+        if recent.step.is_multiple_of(self.log_every.max(1)) {
+            self.line();
+        }
+    }
+
+    /// Logs the present state, where lines are logged and this one was not yet.
+    pub fn line(&mut self) {
+        if !screen::is_drawn() {
             self.log();
         }
     }

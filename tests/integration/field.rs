@@ -415,7 +415,7 @@ fn turned_images_and_mean_losses() {
     assert_eq!(count, 16);
 
     workshop.train(&["run.dir=each"]).succeeds();
-    workshop.train(&["run.dir=fourth", "log.every=4"]).succeeds();
+    workshop.train(&["run.dir=fourth", "log.every=4", "checkpoint.every=8"]).succeeds();
     let losses = |run: &str| -> Vec<f64> {
         let lines = metrics(&workshop, run);
         lines.iter().map(|line| line["students"][0]["loss"].as_f64().unwrap()).collect()

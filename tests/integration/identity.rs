@@ -43,6 +43,29 @@ fn other_data_are_accepted_or_refused() {
     workshop.train(&fewer).succeeds();
 }
 
+/// A shard whose images are written anew, each as long as before, is another one: nothing but its bytes tells.
+#[test]
+fn images_written_anew_are_noticed() {
+    let workshop = Workshop::new();
+    workshop.train(&[]).succeeds();
+    let shard = workshop.path("shards/1.tar");
+    let mut bytes = fs::read(&shard).unwrap();
+    let (mut at, mut images) = (0, 0);
+    while bytes[at] != 0 {
+        let size = std::str::from_utf8(&bytes[at + 124..at + 135]).unwrap();
+        let size = usize::from_str_radix(size, 8).unwrap();
+        bytes[at + 512 + size / 2] ^= 1;
+        (at, images) = (at + 512 + size.next_multiple_of(512), images + 1);
+    }
+    assert!(images >= 10);
+    fs::write(&shard, bytes).unwrap();
+    let more = ["schedule.epochs=6", "data.max_failed_share=1"];
+    workshop.train(&more).fails(2, &["`data.shards (bytes of images)` was [", "--accept-changes"]);
+    let accepted = accept(&workshop, &more).succeeds();
+    assert!(accepted.stderr.contains("(bytes of images)"), "{}", accepted.stderr);
+    workshop.train(&more).succeeds();
+}
+
 /// Of several processes all end by what the first one found, and by nothing else.
 #[test]
 fn ranks_are_refused_as_one() {
@@ -112,38 +135,47 @@ fn a_dry_run_is_refused_as_the_run_would_be() {
     assert!(!anew.stdout.contains("would go on"), "{}", anew.stdout);
 }
 
-/// The steps between the last line and a stop are in a line of their own; without it no line would tell of them.
+/// A line is the mean over the steps since the last one, and every step is in one: also those between the last line
+/// and a stop, and those between the last line and the checkpoint that is gone on from after a kill.
 #[test]
-fn a_stop_loses_no_loss() {
+fn a_stop_or_a_kill_loses_no_loss() {
     let workshop = Workshop::new();
     let long = ["schedule.steps_per_epoch=1000000", "log.every=1000000"];
-    let mut run = workshop.start(&long);
-    let checkpoint = workshop.path("run/checkpoints/step-4");
-    wait_until("a checkpoint", || checkpoint.exists());
-    send("TERM", run.id());
-    assert_eq!(run.wait().unwrap().code(), Some(75));
+    for (checkpoint, signal) in
+        [("run/checkpoints/step-8", "KILL"), ("run/checkpoints/step-16", "TERM")]
+    {
+        let mut run = workshop.start(&long);
+        wait_until("a checkpoint", || workshop.path(checkpoint).exists());
+        send(signal, run.id());
+        assert_eq!(run.wait().unwrap().code(), (signal == "TERM").then_some(75));
+    }
     let lines = metrics(&workshop, "run");
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    let step = lines[0]["step"].as_u64().unwrap();
-    assert!(workshop.checkpoints("run").contains(&format!("step-{step}")));
+    let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert!(steps.starts_with(&[2, 4, 6, 8]), "{steps:?}");
+    let last = *steps.last().unwrap();
+    assert!(workshop.checkpoints("run").contains(&format!("step-{last}")));
     let of_each = [long[0], "run.dir=each", "checkpoint.every=1000000"];
     let mut each = workshop.start(&of_each);
     wait_until("as many steps", || {
         fs::read_to_string(workshop.path("each/metrics.jsonl"))
-            .is_ok_and(|text| text.lines().count() as u64 > step)
+            .is_ok_and(|text| text.lines().count() as u64 > last)
     });
     each.kill().unwrap();
     each.wait().unwrap();
     let text = fs::read_to_string(workshop.path("each/metrics.jsonl")).unwrap();
+    let loss = |line: &Value| line["students"][0]["loss"].as_f64().unwrap();
     let losses: Vec<f64> = text
         .lines()
-        .take(step as usize)
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .map(|line| line["students"][0]["loss"].as_f64().unwrap())
+        .take(last as usize)
+        .map(|line| loss(&serde_json::from_str(line).unwrap()))
         .collect();
-    let mean = losses.iter().sum::<f64>() / step as f64;
-    let told = lines[0]["students"][0]["loss"].as_f64().unwrap();
-    assert!((mean - told).abs() < 1e-6, "{told} of {step} steps, whose mean is {mean}");
+    let mut before = 0;
+    for (line, step) in lines.iter().zip(steps) {
+        let own = &losses[before..step as usize];
+        let mean = own.iter().sum::<f64>() / own.len() as f64;
+        assert!((mean - loss(line)).abs() < 1e-6, "up to {step}: {} is not {mean}", loss(line));
+        before = step as usize;
+    }
 }
 
 /// A file of a run's checkpoint has the heads that its run says, and no others.

@@ -115,6 +115,8 @@ fn whole_jpegs_are_good() {
     {
         let done = distill(&workshop, &["data", "check", &format!("{shard}.tar")]).succeeds();
         assert!(done.stdout.contains("1 good, 0 bad"), "{shard}: {}", done.stdout);
+        let is_arithmetic = done.stdout.contains("1 JPEGs have arithmetic coding");
+        assert_eq!(is_arithmetic, shard == "arithmetic", "{}", done.stdout);
     }
 }
 
@@ -132,6 +134,60 @@ fn jpegs_whose_data_end_early_are_bad() {
     let cut = member(&workshop.path("damaged.tar"), "base_cut.jpg");
     let error = decode::decode(&cut, 1 << 24, &mut image).unwrap_err().to_string();
     assert!(error.contains("premature end"), "{error}");
+}
+
+/// A file that lacks a colour's scan, or the last scans of a progressive file, is no whole image, though it has its
+/// end mark and libjpeg-turbo decodes it without a word.
+#[test]
+fn jpegs_without_all_their_scans_are_bad() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "import sys\nfrom PIL import Image\nimage = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 50)\n\
+                  image = Image.merge('RGB', [image, image.rotate(90), image.rotate(180)])\n\
+                  image.save(sys.argv[1] + '/p.jpg', progressive=True)\n";
+    let python =
+        std::env::var_os("DISTILL_TEST_PYTHON").expect("scripts/test sets DISTILL_TEST_PYTHON");
+    let made = Command::new(python).args(["-c", script]).arg(folder.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let whole = fs::read(folder.path().join("p.jpg")).unwrap();
+    let mut image = Image::default();
+    decode::decode(&whole, 1 << 24, &mut image).unwrap();
+    let scans: Vec<usize> =
+        (0..whole.len()).filter(|&at| whole[at..].starts_with(&[0xff, 0xda])).collect();
+    assert!(scans.len() >= 6, "{scans:?}");
+    for &cut in &scans[1..] {
+        // Tables stand before a scan, too, and do no harm.
+        let early = [&whole[..cut], &[0xff, 0xd9]].concat();
+        let error = decode::decode(&early, 1 << 24, &mut image).unwrap_err().to_string();
+        assert!(error.contains("scans are missing") || error.contains("no scan"), "{cut}: {error}");
+        let options = CropOptions {
+            image_size: 32,
+            max_pixels: 1 << 20,
+            reduced_decoding: false,
+            exif: Exif::Ignore,
+        };
+        let crop = CropBox { left: 0, top: 0, width: 16, height: 16 };
+        let mut out = vec![0; 32 * 32 * 3];
+        let error =
+            CropDecoder::default().decode(&early, &options, |_, _| crop, &mut out).unwrap_err();
+        assert!(error.to_string().contains("scan"), "whatever the crop: {error}");
+    }
+}
+
+/// Numbers that Python pickled are told where no image has a label.
+#[test]
+fn labels_that_are_pickled_are_told() {
+    let workshop = Workshop::new();
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, bytes) in [("a.jpg", turned_jpeg(1)), ("a.pyd", b"\x80\x04K\x07.".to_vec())] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, name, &*bytes).unwrap();
+    }
+    fs::write(workshop.path("pickled.tar"), tar.into_inner().unwrap()).unwrap();
+    for _ in 0..2 {
+        let said = distill(&workshop, &["data", "index", "pickled.tar"]).succeeds().stderr;
+        assert!(said.contains("`a.pyd` are not read; if they say classes"), "{said}");
+    }
 }
 
 /// Labels with a mark, a point or capitals are read; what is not read is told each time with its content and what
@@ -285,6 +341,41 @@ fn exif_rotation_is_found_as_other_programs_write_it() {
         }
         drop(writer);
         assert_eq!(brighter_above(&png) > 0.0, is_tagged, "{}", brighter_above(&png));
+    }
+}
+
+/// ImageMagick and others write a PNG's tags as a text of hexadecimal digits.
+#[test]
+fn exif_rotation_is_found_in_a_text_of_a_png() {
+    let tags = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x03\0\0\0\0\0\0\0";
+    let digits: String = tags.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (first, second) = digits.split_at(40);
+    let profile = format!("\nexif\n{:8}\n{first}\n{second}\n", tags.len());
+    let damaged = profile.replacen("45", "4g", 1);
+    let pixels: Vec<u8> =
+        (0..64 * 64 * 3).map(|i| if i < 32 * 64 * 3 { 30 } else { 220 }).collect();
+    let image = |keyword: &str, text: &str, is_packed: bool| {
+        let mut png = Vec::new();
+        let mut encoder = png::Encoder::new(&mut png, 64, 64);
+        encoder.set_color(png::ColorType::Rgb);
+        let (keyword, text) = (keyword.to_string(), text.to_string());
+        match is_packed {
+            true => encoder.add_ztxt_chunk(keyword, text).unwrap(),
+            false => encoder.add_text_chunk(keyword, text).unwrap(),
+        }
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        png
+    };
+    for is_packed in [false, true] {
+        for (keyword, text, is_turned) in [
+            ("Raw profile type exif", &profile, true),
+            ("Raw profile type APP1", &profile, true),
+            ("Raw profile type exif", &damaged, false),
+            ("Comment", &profile, false),
+        ] {
+            let above = brighter_above(&image(keyword, text, is_packed));
+            assert_eq!(above > 0.0, is_turned, "{keyword}, packed {is_packed}: {above}");
+        }
     }
 }
 

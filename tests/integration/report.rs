@@ -178,6 +178,32 @@ impl HandMade {
     }
 }
 
+/// Figures that were taken with other images or settings are not joined to the later ones by a line.
+#[test]
+fn evaluations_of_other_settings_have_a_chart_of_their_own() {
+    let run = HandMade::new();
+    run.records(1..=8);
+    let line = |(step, of): (u64, &str)| {
+        let measured = json!([{"encoder": "encoder", "role": "trained", "metric": "accuracy",
+            "value": step as f64 / 10.0}]);
+        let line = json!({"time": 1.7e9, "step": step, "evaluation": "knn", "seconds": 1.0,
+            "measurements": measured, "of": of});
+        format!("{line}\n")
+    };
+    let write = |lines: &[(u64, &str)]| {
+        run.records(1..=8);
+        let path = run.path().join("metrics.jsonl");
+        let text = fs::read_to_string(&path).unwrap()
+            + &lines.iter().map(|&one| line(one)).collect::<String>();
+        fs::write(path, text).unwrap();
+        run.page()
+    };
+    let charts = write(&[(2, "a"), (4, "a"), (6, "a"), (8, "a")]).count("figure");
+    let page = write(&[(2, "a"), (4, "a"), (6, "b"), (8, "b")]);
+    assert_eq!(page.count("figure"), charts + 1);
+    page.says("knn: accuracy in %, with other images or settings, up to step 4");
+}
+
 /// Protects the figures of an evaluation: each is on the page to the digit, with its encoder, its role
 /// and its number of neighbours, and programs find the exact value.
 #[test]

@@ -39,6 +39,7 @@ pub struct Dataset {
     plan: SamplePlan,
     selection: Selection,
     fingerprint: String,
+    content: String,
     failures: Failures,
 }
 
@@ -184,6 +185,7 @@ impl Dataset {
         let mut selection = Selection::default();
         chosen.iter().for_each(|one| selection += one.selection);
         let fingerprint = selection::fingerprint(&chosen);
+        let content = selection::content(&chosen);
         let shards = Arc::new(chosen);
         let catalogue = {
             let (shards, indexes) = (shards.clone(), indexes.clone());
@@ -203,6 +205,7 @@ impl Dataset {
             catalogue,
             selection,
             fingerprint,
+            content,
             failures: Failures::new("another image takes its place"),
         })
     }
@@ -227,6 +230,11 @@ impl Dataset {
     /// the seed and [`Self::shuffle`] too.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// Tells it from another data set whose images lie at the same places, by bytes of some of them.
+    pub fn content(&self) -> &str {
+        &self.content
     }
 
     /// How samples are shuffled.

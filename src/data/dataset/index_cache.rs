@@ -2,7 +2,7 @@
 //!
 //! An index file is a head and a body of little-endian numbers. The head has a magic word with
 //! the format's version, the stamp of the shard (its size and version), the number of rows, and
-//! the BLAKE3 checksums of the body and of the head itself; so what a data set holds is known from
+//! the BLAKE3 checksums of some images' bytes, of the body and of the head itself; so what a data set holds is known from
 //! the heads alone. An index is used only while the shard has the stamp it was made for; anything
 //! else about it that is not as expected means that it is made again.
 //!
@@ -23,19 +23,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
+use crate::format::content::middle;
 use crate::format::{FieldColumn, ShardIndex, index_shard};
 use crate::labels::{NO_LABEL, Wanted};
 use crate::source::{Bundle, INDEX_SUFFIX, ShardAddress, Sources, Stamp};
 use distill_base::durable::user_cache;
 
 /// Of an index of images and labels alone, and of one with fields beside them.
-const MAGIC: &[u8; 8] = b"DSTLIX04";
-const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX05";
+const MAGIC: &[u8; 8] = b"DSTLIX06";
+const MAGIC_WITH_FIELDS: &[u8; 8] = b"DSTLIX07";
 /// At the end of a file with notes: before it their checksum and number of bytes, before these the notes.
 const NOTES: &[u8; 8] = b"DSTLNOTE";
 const CHECKSUM: usize = 32;
-/// Magic word, four numbers, the body's checksum, the checksum of all these.
-const HEAD: usize = 8 + 4 * 8 + 2 * CHECKSUM;
+/// Magic word, four numbers, the checksum of some images' bytes, the body's checksum, the checksum of all these.
+const HEAD: usize = 8 + 4 * 8 + 3 * CHECKSUM;
+
+/// Most images of a folder that are looked into at a start.
+const MOST_PEEKED: usize = 64;
 
 /// A callback with the number of shards done and of all; called from several threads.
 pub type ShardProgress<'a> = &'a (dyn Fn(usize, usize) + Sync);
@@ -63,6 +67,8 @@ pub struct Head {
     pub rows: u64,
     /// Checksum of the images' places, labels and names.
     pub digest: [u8; CHECKSUM],
+    /// [`ShardIndex::content`].
+    pub content: [u8; CHECKSUM],
     names: u64,
 }
 
@@ -230,7 +236,15 @@ fn index_of(bundle: &Bundle, fields: usize) -> Result<ShardIndex> {
     let mut index =
         ShardIndex { fields: vec![FieldColumn::default(); fields], ..ShardIndex::default() };
     let size = |range: &Range<u64>| u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
-    for sample in bundle.samples() {
+    let mut content = blake3::Hasher::new();
+    // Each is a file that has to be opened.
+    let one_of = bundle.samples().len().div_ceil(MOST_PEEKED);
+    for (number, sample) in bundle.samples().iter().enumerate() {
+        if number.is_multiple_of(one_of) {
+            let (place, count) = middle(sample.image.end - sample.image.start);
+            let bytes = bundle.peek(sample.image.clone(), place, count);
+            content.update(&bytes.unwrap_or_default());
+        }
         ensure!(sample.targets.len() == fields, "{}: not {fields} targets each", bundle.name());
         index.offsets.push(sample.image.start);
         index.sizes.push(size(&sample.image));
@@ -241,6 +255,7 @@ fn index_of(bundle: &Bundle, fields: usize) -> Result<ShardIndex> {
         index.names.extend(bundle.file_of(&sample.image).as_os_str().as_encoded_bytes());
         index.name_ends.push(u32::try_from(index.names.len())?);
     }
+    index.content = *content.finalize().as_bytes();
     Ok(index)
 }
 
@@ -266,6 +281,7 @@ impl Head {
         for number in [size, version, self.rows, self.names] {
             head.extend(number.to_le_bytes());
         }
+        head.extend(self.content);
         head.extend(self.digest);
         head.extend(blake3::hash(&head).as_bytes());
         head
@@ -276,11 +292,13 @@ impl Head {
         if blake3::hash(head).as_bytes() != checksum {
             return None;
         }
-        let (numbers, digest) = head.strip_prefix(magic)?.split_last_chunk::<CHECKSUM>()?;
+        let (rest, digest) = head.strip_prefix(magic)?.split_last_chunk::<CHECKSUM>()?;
+        let (numbers, content) = rest.split_last_chunk::<CHECKSUM>()?;
         let (numbers, _) = numbers.as_chunks();
         let [size, version, rows, names] =
             <[[u8; 8]; 4]>::try_from(numbers).ok()?.map(u64::from_le_bytes);
-        Some(Self { stamp: Stamp { size, version }, rows, digest: *digest, names })
+        let (digest, content, stamp) = (*digest, *content, Stamp { size, version });
+        Some(Self { stamp, rows, digest, content, names })
     }
 }
 
@@ -299,7 +317,7 @@ fn encode(index: &ShardIndex, fields: &[String], stamp: Stamp) -> (Head, Vec<u8>
     }
     let digest = *blake3::hash(&body).as_bytes();
     let (rows, names) = (index.rows() as u64, index.names.len() as u64);
-    let head = Head { stamp, rows, digest, names };
+    let head = Head { stamp, rows, digest, content: index.content, names };
     let magic = if fields.is_empty() { MAGIC } else { MAGIC_WITH_FIELDS };
     (head, [head.encode(magic), body, encode_notes(&index.notes)].concat())
 }
@@ -368,7 +386,8 @@ fn decode(file: &[u8], fields: &[String], stamp: Stamp) -> Option<(Head, ShardIn
         known.then_some(FieldColumn { offsets: rest.u64s(rows)?, sizes: rest.u32s(rows)? })
     };
     let fields = fields.iter().map(column).collect::<Option<_>>()?;
-    let index = ShardIndex { offsets, sizes, labels, fields, notes, names, name_ends };
+    let content = head.content;
+    let index = ShardIndex { offsets, sizes, labels, fields, notes, content, names, name_ends };
     rest.0.is_empty().then_some((head, index))
 }
 
@@ -402,6 +421,7 @@ mod tests {
             labels: vec![3, NO_LABEL],
             fields,
             notes: Vec::new(),
+            content: [9; 32],
             names: b"a.jpgbb.png".to_vec(),
             name_ends: vec![5, 11],
         }
@@ -460,13 +480,15 @@ mod tests {
         assert_eq!(notes_in(&mut kept).unwrap(), noted.notes);
     }
 
-    /// What was written before there were fields, but for the mark: labels are read by other rules since, so shards
-    /// are read anew once. Of what is behind it data sets are known when a run is resumed.
+    /// What was written before there were fields, but for the mark and the checksum of images' bytes: shards are read
+    /// anew once. Of what is behind the head data sets are known when a run is resumed.
     #[test]
     fn an_index_without_fields_never_changes() {
         let (head, file) = encode(&index(vec![]), &[], Stamp { size: 4608, version: 5 });
-        assert_eq!(&file[..8], b"DSTLIX04");
-        let before = [&head.encode(b"DSTLIX02"), &file[HEAD..]].concat();
+        assert_eq!(&file[..8], b"DSTLIX06");
+        let numbers = [4608_u64, 5, head.rows, head.names].map(u64::to_le_bytes).concat();
+        let written = [&b"DSTLIX02"[..], &numbers, &head.digest].concat();
+        let before = [&written, &blake3::hash(&written).as_bytes()[..], &file[HEAD..]].concat();
         assert_eq!(
             blake3::hash(&before).to_hex().as_str(),
             "596b3f728003a4ac699d715d7760a9e0bac11b9bbe190c0206407f4b99cabc7e"

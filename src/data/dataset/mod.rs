@@ -19,6 +19,7 @@ mod ranks;
 mod selection;
 mod state;
 
+pub use check::Checked;
 pub use class_names::CLASSES;
 pub use dataset::{Attempts, Dataset, Sample, SampleLocation, Scratch};
 pub use evaluation::EvaluationPass;

@@ -22,6 +22,8 @@ pub struct ShardEntry {
     pub selection: Selection,
     /// Checksum of the shard's index.
     index: [u8; 32],
+    /// Changes where bytes of some images do.
+    content: [u8; 32],
     /// Sum of the probabilities with which its images are accepted when drawn.
     accepted: f64,
     /// Changes with the places, labels and probabilities of the kept images.
@@ -84,7 +86,9 @@ pub fn rows(
     };
     // A file that something has touched is the same where all lies as it did.
     let is_same = match shard {
-        ShardAddress::File(_) => cached.head.digest == chosen.index,
+        ShardAddress::File(_) => {
+            (cached.head.digest, cached.head.content) == (chosen.index, chosen.content)
+        }
         _ => cached.head.stamp == chosen.stamp,
     };
     ensure!(
@@ -114,6 +118,13 @@ pub fn fingerprint(chosen: &[ShardEntry]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
+/// Changes where bytes of some images do, though all lie as they did: those that [`ShardIndex::content`] is of.
+pub fn content(chosen: &[ShardEntry]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    chosen.iter().for_each(|one| _ = hasher.update(&one.content));
+    hasher.finalize().to_hex().to_string()
+}
+
 fn one(
     shard: &ShardAddress,
     indexes: &IndexCache,
@@ -127,6 +138,7 @@ fn one(
             shard: shard.clone(),
             stamp: head.stamp,
             index: head.digest,
+            content: head.content,
             selection,
             accepted,
             digest,
@@ -144,6 +156,7 @@ fn one(
         shard: shard.clone(),
         stamp: cached.head.stamp,
         index: cached.head.digest,
+        content: cached.head.content,
         selection: curated.selection,
         accepted: if sampled { sum() } else { curated.selection.kept as f64 },
         digest: hasher.finalize(),

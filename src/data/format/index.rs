@@ -17,6 +17,8 @@ pub struct ShardIndex {
     pub fields: Vec<FieldColumn>,
     /// What is odd about the shard, a sentence each: what looks like part of a sample and is not taken.
     pub notes: Vec<String>,
+    /// Changes where bytes of some images do, though all lie as they did.
+    pub content: [u8; 32],
     pub(crate) names: Vec<u8>,
     pub(crate) name_ends: Vec<u32>,
 }

@@ -4,6 +4,7 @@
 //! and of the [fields](FieldColumn) beside them, labels, names. [`index_shard`] chooses among
 //! [`FORMATS`] by what a shard begins with. Tar files by WebDataset's rules are the first.
 
+pub(crate) mod content;
 mod formats;
 mod index;
 mod shard_format;

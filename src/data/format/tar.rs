@@ -9,6 +9,7 @@ use webdataset::core::base_plus_ext;
 use crate::labels::{MOST_LABEL_BYTES, NO_LABEL, Wanted, hint};
 use crate::source::ReadSeek;
 
+use super::content;
 use super::index::{FieldColumn, ShardIndex};
 use super::shard_format::ShardFormat;
 use super::tar_members::{Content, Ending, Member, TarMembers, begins_tar};
@@ -50,6 +51,12 @@ const MOST_HINT_BYTES: u64 = 1 << 16;
 
 /// Other endings of which a member is looked into.
 const MOST_LOOKED_INTO: usize = 16;
+
+/// Endings of numbers as Python's programs keep them: pickled, or as arrays.
+const SERIALISED: [&str; 14] = [
+    "cbor", "mp", "msg", "msgpack", "npy", "npz", "pickle", "pkl", "pt", "pth", "pyd", "tb", "ten",
+    "tensor",
+];
 
 /// Where a class seems to stand.
 struct LabelHint {
@@ -124,10 +131,15 @@ struct Grouping<'a> {
     not_read: BTreeMap<String, usize>,
     /// Other endings that members were looked into for.
     looked_into: BTreeSet<String>,
+    /// A member of an ending that programs keep numbers in which are not read here.
+    serialised: Option<String>,
     /// Images, labels and fields that are sparse or links.
     elsewhere: usize,
     first_elsewhere: Option<String>,
     ending: Ending,
+    /// Of the images so far: how many, and bytes of some of them.
+    images: u64,
+    content: blake3::Hasher,
 }
 
 impl<'a> Grouping<'a> {
@@ -154,9 +166,12 @@ impl<'a> Grouping<'a> {
             dotted: Vec::new(),
             not_read: BTreeMap::new(),
             looked_into: BTreeSet::new(),
+            serialised: None,
             elsewhere: 0,
             first_elsewhere: None,
             ending: Ending::default(),
+            images: 0,
+            content: blake3::Hasher::new(),
         }
     }
 
@@ -189,8 +204,12 @@ impl<'a> Grouping<'a> {
             if NOT_READ.contains(&&*last) {
                 *self.not_read.entry(last).or_default() += 1;
             } else if extension.contains('.') && is_image_extension(&last) {
+                self.note_content(&member, members)?;
                 self.dotted.push((member.name, member.start, size));
             } else {
+                if SERIALISED.contains(&&*last) {
+                    self.serialised.get_or_insert_with(|| member.name.clone());
+                }
                 self.look_into(&last, &member, members)?;
                 self.look_for_hint(&last, &member, members)?;
             }
@@ -206,8 +225,21 @@ impl<'a> Grouping<'a> {
         } else if self.image.is_some() {
             self.second_images += 1;
         } else {
+            self.note_content(&member, members)?;
             self.image = Some((member.name, member.start, size));
         }
+        Ok(())
+    }
+
+    fn note_content(
+        &mut self,
+        image: &Member,
+        members: &mut TarMembers<impl Read + Seek>,
+    ) -> Result<()> {
+        if image.content == Content::Plain && content::is_looked_into(self.images) {
+            self.content.update(&members.middle(image)?);
+        }
+        self.images += 1;
         Ok(())
     }
 
@@ -317,8 +349,8 @@ impl<'a> Grouping<'a> {
             "its member names take over 4 GiB; split the shard"
         );
         self.take_labels_apart();
-        let notes = self.notes();
-        Ok(ShardIndex { notes, ..self.index })
+        let (notes, content) = (self.notes(), *self.content.finalize().as_bytes());
+        Ok(ShardIndex { notes, content, ..self.index })
     }
 
     /// Gives labels that stand apart to the images of their names, or of their keys; what is left has none. Of several
@@ -397,6 +429,16 @@ impl<'a> Grouping<'a> {
             notes.push(format!(
                 "no image has a label: there is no `.{extension}` member; `{member}` is {said:?}, which \
                  data.label = \"{label}\" would read"
+            ));
+        }
+        if labelled == 0
+            && self.first_bad_label.is_none()
+            && self.hint.is_none()
+            && let Some(member) = &self.serialised
+        {
+            notes.push(format!(
+                "no image has a label: there is no `.{extension}` member, and those such as `{member}` are not \
+                 read; if they say classes, write these as text (`.cls`: a number)"
             ));
         }
         if labelled > 0 && labelled < self.index.rows() && self.first_bad_label.is_none() {

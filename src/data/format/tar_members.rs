@@ -10,6 +10,8 @@ use std::io::{BufReader, Read, Seek};
 use anyhow::{Context, Result, bail, ensure};
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
+use super::content;
+
 /// Tar files are made of blocks of this many bytes.
 const BLOCK: u64 = 512;
 
@@ -122,6 +124,12 @@ impl<R: Read + Seek> TarMembers<R> {
     /// The first bytes of a member, at most `most`.
     pub(super) fn beginning(&mut self, member: &Member, most: u64) -> Result<Vec<u8>> {
         self.read(member.start, member.size.min(most) as usize)
+    }
+
+    /// A few bytes from a member's middle.
+    pub(super) fn middle(&mut self, member: &Member) -> Result<Vec<u8>> {
+        let (place, count) = content::middle(member.size);
+        self.read(member.start + place, count as usize)
     }
 
     /// What follows the last member; to be asked after it.

@@ -16,6 +16,7 @@ mod filter_weights;
 mod geometry;
 mod jpeg;
 mod jpeg_headers;
+pub(crate) mod jpeg_scans;
 pub(crate) mod orientation;
 mod pixels;
 pub mod resize;

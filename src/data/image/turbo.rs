@@ -1,10 +1,11 @@
 //! Whole JPEGs of every kind, by libjpeg-turbo: progressive, with a scan for each colour, arithmetic coding, CMYK,
 //! any sampling.
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow};
 use turbojpeg::{Colorspace, Decompressor, PixelFormat};
 
-use super::jpeg_headers::{has_end_of_image, prepared};
+use super::jpeg_headers::prepared;
+use super::jpeg_scans::check_scans;
 use super::pixels::{Image, check_size};
 
 /// More scans than encoders make: each is a pass over all pixels, and a file of a kilobyte may have hundreds.
@@ -35,7 +36,7 @@ pub(super) fn decode_jpeg(bytes: &[u8], max_pixels: u64, image: &mut Image) -> R
     let (width, height) = (header.width, header.height);
     check_size(width, height, max_pixels)?;
     // What is missing would be filled up with grey.
-    ensure!(has_end_of_image(bytes), "truncated JPEG");
+    check_scans(bytes)?;
     (image.width, image.height) = (width, height);
     image.pixels.resize(width * height * 3, 0);
     let is_cmyk = matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
-use super::segment::Segment;
+use super::segment::{Segment, read_segments};
 use super::stamp::Stamp;
 
 /// How many missing files an error names.
@@ -144,6 +144,14 @@ impl Bundle {
         let file = &self.files[self.file_number(range.start)];
         let length = range.end.saturating_sub(range.start);
         Segment { path: file.path.clone(), offset: range.start - file.start, length }
+    }
+
+    /// So many bytes from `place` on of the file that `range` is of; none where it cannot be read any more.
+    pub fn peek(&self, range: Range<u64>, place: u64, count: u64) -> Option<Vec<u8>> {
+        let Segment { path, offset, .. } = self.locate(range);
+        let mut bytes = Vec::new();
+        let part = Segment { path, offset: offset + place, length: count };
+        read_segments(&[part], &mut bytes).ok().map(|()| bytes)
     }
 
     fn file_number(&self, offset: u64) -> usize {

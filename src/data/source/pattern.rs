@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use glob::{MatchOptions, Pattern};
-use walkdir::WalkDir;
+use tracing::warn;
+use walkdir::{DirEntry, WalkDir};
 
 use distill_base::ConfigError;
 
@@ -131,9 +132,13 @@ fn matching(spelling: &str) -> Found {
     let unreadable = |path: &Path, error: &dyn Display| {
         format!("reaches {}, which cannot be read: {error}", path.display())
     };
+    // It would follow a loop of links until their names are too long.
+    if spelling.split('/').any(|part| part == "**") {
+        return matching_in_walk(spelling, options);
+    }
     // A name that is not UTF-8 among those that it matches makes it panic.
     let Ok(paths) = catch_unwind(AssertUnwindSafe(|| paths.collect::<Vec<_>>())) else {
-        return matching_beside_odd_names(spelling, options);
+        return matching_in_walk(spelling, options);
     };
     let mut found = Vec::new();
     for path in paths {
@@ -155,12 +160,12 @@ fn matching(spelling: &str) -> Found {
     Ok(found)
 }
 
-/// The files that a pattern matches, in folders with names that are not UTF-8.
-fn matching_beside_odd_names(spelling: &str, options: MatchOptions) -> Found {
+/// The files that a pattern matches, by a walk through the folders below its first wildcard.
+fn matching_in_walk(spelling: &str, options: MatchOptions) -> Found {
     let pattern = Pattern::new(spelling).map_err(|error| format!("is not a pattern: {error}"))?;
     let options = MatchOptions { require_literal_separator: true, ..options };
     let mut found = Vec::new();
-    for path in entries_around_wildcards(spelling) {
+    for path in entries_around_wildcards(spelling)? {
         let shown = path.to_string_lossy();
         let shown =
             shown.strip_prefix("./").filter(|_| !spelling.starts_with("./")).unwrap_or(&shown);
@@ -186,18 +191,39 @@ fn no_file(path: &Path) -> String {
     format!("reaches {}, which is no file but a FIFO, a socket or a device", path.display())
 }
 
-/// What stands where the names of a folder are matched with a wildcard, in order.
-fn entries_around_wildcards(spelling: &str) -> Vec<PathBuf> {
+/// What stands where the names of a folder are matched with a wildcard, in order. Links that lead back to a folder
+/// around them are told and left out.
+fn entries_around_wildcards(spelling: &str) -> Result<Vec<PathBuf>, String> {
     let wildcard = spelling.find(['*', '?', '[']).unwrap_or(spelling.len());
     let folder = spelling[..wildcard].rfind('/').map_or("", |end| &spelling[..=end]);
     let rest: Vec<&str> = spelling[folder.len()..].split('/').collect();
-    let below = if rest.contains(&"**") { usize::MAX } else { rest.len() };
+    let is_deep = rest.contains(&"**");
+    let names_hidden = rest.iter().any(|part| part.starts_with('.'));
+    let is_hidden = |entry: &DirEntry| {
+        entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".")
+    };
     let walk = WalkDir::new(if folder.is_empty() { "." } else { folder })
-        .min_depth(1)
-        .max_depth(below)
+        .max_depth(if is_deep { usize::MAX } else { rest.len() })
         .follow_links(true)
         .sort_by_file_name();
-    walk.into_iter().filter_map(Result::ok).map(walkdir::DirEntry::into_path).collect()
+    let mut paths = Vec::new();
+    for entry in walk.into_iter().filter_entry(|entry| names_hidden || !is_hidden(entry)) {
+        match entry {
+            Ok(entry) if entry.depth() > 0 => paths.push(entry.into_path()),
+            Err(error) if error.loop_ancestor().is_some() => {
+                warn!("`{spelling}`: {error}; the link is left out");
+            }
+            Err(error) if is_deep && is_denied(&error) => {
+                return Err(format!("cannot be looked for everywhere: {error}"));
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(paths)
+}
+
+fn is_denied(error: &walkdir::Error) -> bool {
+    error.io_error().is_some_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 /// A folder of images is one shard; its folders are classes.
@@ -294,6 +320,31 @@ mod tests {
         assert_eq!(found(&["b-*", "?-0.tar"]), ["b-0.tar", "b-1.tar", "a-0.tar"]);
         assert_eq!(found(&["{b,a}-{0..1}.tar"]), ["a-0.tar", "a-1.tar", "b-0.tar", "b-1.tar"]);
         assert_eq!(found(&["[x].tar"]), ["[x].tar"], "a path that exists is no pattern");
+    }
+
+    /// Each file once, whatever links lead to it; a link to a folder around it ends the walk there.
+    #[test]
+    fn loops_of_links_are_followed_once() {
+        let folder = folder(&["0.tar"]);
+        let below = folder.path().join("a/b");
+        std::fs::create_dir_all(&below).unwrap();
+        std::fs::create_dir(folder.path().join(".hidden")).unwrap();
+        for place in ["a/1.tar", "a/b/2.tar", ".hidden/3.tar"] {
+            std::fs::write(folder.path().join(place), "").unwrap();
+        }
+        std::os::unix::fs::symlink("../..", below.join("loop")).unwrap();
+        std::os::unix::fs::symlink("a", folder.path().join("again")).unwrap();
+        let names = ["0.tar", "1.tar", "2.tar"];
+        assert_eq!(expand_files(folder.path(), &["**/*.tar"]).unwrap(), names);
+        let steps = entries_around_wildcards(folder.path().join("**/*.tar").to_str().unwrap());
+        assert_eq!(
+            steps.unwrap().len(),
+            9,
+            "a, its three files and folders, and the same of `again`, and 0.tar"
+        );
+        assert_eq!(expand_files(folder.path(), &["a/**/2.tar"]).unwrap(), ["2.tar"]);
+        let error = expand_files(folder.path(), &["**/9.tar"]).unwrap_err();
+        assert!(error.to_string().contains("matches no file"), "{error}");
     }
 
     #[test]

@@ -60,6 +60,14 @@ impl Log {
         self.history.has(step)
     }
 
+    /// Writes what is to be known of the updates up to a state that is saved now.
+    ///
+    /// # Errors
+    /// That cannot be written.
+    pub fn before_save(&mut self) -> Result<()> {
+        self.run.before_save()
+    }
+
     /// Records an update that was read now.
     ///
     /// # Errors

@@ -197,6 +197,7 @@ impl<'a> Session<'a> {
                 word = Word::Stop;
             }
             if is_due && word == Word::GoOn {
+                log.as_mut().map_or(Ok(()), Log::before_save)?;
                 self.save(saver)?;
             }
         }
