@@ -11,6 +11,11 @@ pub fn config(run: &Path) -> PathBuf {
     run.join("config.toml")
 }
 
+/// The configuration that `distill quick` chose.
+pub fn recipe(run: &Path) -> PathBuf {
+    run.join("recipe.toml")
+}
+
 /// A line of JSON for each recorded step.
 pub fn metrics(run: &Path) -> PathBuf {
     run.join("metrics.jsonl")

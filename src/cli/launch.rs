@@ -1,7 +1,7 @@
 //! `distill launch`: this program as many processes of one run, on each of its nodes.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -65,6 +65,23 @@ pub struct LaunchArgs {
     /// Arguments of every process, as in `distill --config FILE`
     #[arg(last = true, required = true, value_name = "ARGS")]
     arguments: Vec<OsString>,
+}
+
+impl LaunchArgs {
+    /// A process for each GPU of this machine, with these arguments.
+    pub fn of(arguments: &[&OsStr]) -> Self {
+        let one = NonZero::<u16>::MIN;
+        Self {
+            nproc_per_node: None,
+            nnodes: one,
+            node_rank: None,
+            master_addr: None,
+            master_port: None,
+            max_restarts: 0,
+            grace_seconds: 10,
+            arguments: arguments.iter().map(|argument| argument.to_os_string()).collect(),
+        }
+    }
 }
 
 /// Starts the processes and waits for their end; the exit code is theirs.

@@ -15,6 +15,7 @@ mod patterns;
 mod plan;
 mod pretrain;
 mod preview;
+mod quick;
 mod report;
 mod sharing;
 mod shell;
@@ -44,6 +45,7 @@ Exit codes:
 
 const EXAMPLES: &str = "\
 Examples:
+  distill quick --images PHOTOS --teacher checkpoints/dinov3_vitl16 --student vits16 --out runs/mine
   distill --config configs/quickstart.toml
   distill --config configs/5b_to_1b_h.toml --set data.batch_size=32
   distill launch --nproc-per-node 8 -- --config configs/5b_to_1b_h.toml
@@ -73,6 +75,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quick(quick::QuickArgs),
+    Init(quick::InitArgs),
     Launch(launch::LaunchArgs),
     Pretrain(pretrain::PretrainArgs),
     /// Write a student's encoder, or any encoder weights, for other software to load
@@ -131,6 +135,8 @@ fn in_words(error: &anyhow::Error) -> String {
 fn run(arguments: Arguments) -> Result<u8> {
     logging::start(&arguments.log)?;
     match arguments.command {
+        Some(Command::Quick(args)) => quick::run(args),
+        Some(Command::Init(args)) => quick::init(args).map(|()| DONE),
         Some(Command::Launch(args)) => launch::run(args),
         Some(Command::Pretrain(args)) => pretrain::run(&args),
         Some(Command::Export(args)) => export::run(&args).map(|()| DONE),

@@ -44,6 +44,21 @@ pub struct TrainArgs {
     world_size: Option<u32>,
 }
 
+impl TrainArgs {
+    /// What `--config FILE` alone means.
+    pub fn of(file: PathBuf) -> Self {
+        Self {
+            config: Some(file),
+            set: Vec::new(),
+            resume: Resume::Auto,
+            accept_changes: false,
+            profile: None,
+            dry_run: false,
+            world_size: None,
+        }
+    }
+}
+
 /// The first and the last of some steps.
 fn steps(text: &str) -> Result<RangeInclusive<u64>, String> {
     let number = |text: &str| text.parse::<u64>().ok().filter(|&step| step > 0);

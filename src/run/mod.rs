@@ -63,6 +63,7 @@ mod opening;
 mod options;
 mod outcome;
 mod plan;
+pub mod recipe;
 pub mod scaling;
 pub mod score;
 pub mod setup;

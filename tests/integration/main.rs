@@ -39,6 +39,7 @@ mod pictures;
 mod places;
 mod pretrain;
 mod preview;
+mod quick;
 mod recompute;
 mod report;
 mod run;

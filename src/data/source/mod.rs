@@ -20,6 +20,7 @@ mod remote;
 mod s3;
 mod segment;
 mod sources;
+mod splits;
 mod stamp;
 mod store;
 
@@ -32,5 +33,6 @@ pub use class_folder::{
 pub use pattern::INDEX_SUFFIX;
 pub use segment::Segment;
 pub use sources::{ReadSeek, Sources};
+pub use splits::Splits;
 pub use stamp::Stamp;
 pub use store::Transfer;
