@@ -9,7 +9,7 @@ use super::finding::Finding;
 use crate::config::ConfigError;
 use crate::dist::RankInfo;
 
-/// The port of the README's examples.
+/// The port of the examples in docs/CLUSTERS.md.
 const USUAL_PORT: u16 = 29500;
 
 /// What the launcher's variables `place` say, and whether the network fits them.
