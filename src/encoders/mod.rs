@@ -44,5 +44,5 @@ pub use export::export;
 pub use families::FAMILIES;
 pub use family::{EncoderSpec, Family, StoredEncoder};
 pub use frozen::FrozenPass;
-pub use stored::{EncoderWeights, declared_at};
+pub use stored::{EncoderWeights, declared_at, located};
 pub use tokens::Tokens;

@@ -23,6 +23,7 @@ mod golden;
 mod heads;
 mod hostile;
 mod house;
+mod hub;
 mod identity;
 mod kernels;
 mod labels;
