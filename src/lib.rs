@@ -14,6 +14,7 @@ pub mod eval;
 pub mod hub;
 pub mod native;
 pub mod nn;
+pub mod onnx;
 pub mod report;
 pub mod run;
 pub mod status;

@@ -23,6 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "eval",
             "native",
             "nn",
+            "onnx",
             "report",
             "run",
             "tasks",
@@ -73,7 +74,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("viz", &["native", "nn"]),
     ("train", &["artifacts", "config", "dist", "native", "nn", "status", "ui", "weights"]),
-    ("encoders", &["config", "hub", "native", "nn", "weights"]),
+    ("encoders", &["config", "hub", "native", "nn", "onnx", "weights"]),
     ("nn", &["native"]),
     ("hub", &["dist", "ui", "weights"]),
     ("weights", &["native", "status"]),
@@ -82,6 +83,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("artifacts", &["status"]),
     ("config", &[]),
     ("native", &[]),
+    ("onnx", &[]),
     ("status", &[]),
 ];
 

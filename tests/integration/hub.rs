@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use distill::encoders::FAMILIES;
 use tempfile::TempDir;
 
 use crate::sources::Server;
@@ -213,4 +214,34 @@ fn every_form_and_revision_is_fetched() {
     hub.export(&workshop, "hf://lab/small@main", &[]).succeeds();
     let fetched = hub.asked("GET /kept/lab/small");
     assert!(fetched[0].contains(FIRST) && fetched[1].contains(SECOND), "{fetched:?}");
+}
+
+/// The list of known encoders has every name that a configuration takes, with sizes as published, and where its weights
+/// are to be had.
+#[test]
+fn known_models_are_listed() {
+    let workshop = Workshop::new();
+    let list = |more: &[&str]| {
+        let mut command = workshop.command(&["models"]);
+        Finished::of(command.args(more).output().unwrap()).succeeds().stdout
+    };
+    let all: Vec<serde_json::Value> = serde_json::from_str(&list(&["--json"])).unwrap();
+    let expected: Vec<&str> =
+        FAMILIES.iter().flat_map(|family| family.published()).map(|(name, _)| name).collect();
+    let names: Vec<&str> = all.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, expected);
+    let of = |name: &str| all.iter().find(|one| one["name"] == name).unwrap();
+    let dinov3 = of("dinov3_vit7b16");
+    assert_eq!(dinov3["weights"], "hf://facebook/dinov3-vit7b16-pretrain-lvd1689m");
+    assert_eq!((&dinov3["gated"], &dinov3["patch_size"]), (&true.into(), &16.into()));
+    let millions = |name: &str| of(name)["parameters"].as_f64().unwrap() / 1e6;
+    for (name, published) in
+        [("pixio_vit5b16", 5441.0), ("dinov2_vitg14", 1136.0), ("vit_b16", 86.0)]
+    {
+        assert!((millions(name) / published - 1.0).abs() < 0.01, "{name}: {}", millions(name));
+    }
+    let text = list(&[]);
+    let line = text.lines().find(|line| line.contains("dinov2_vitb14 ")).unwrap();
+    assert!(line.contains("hf://facebook/dinov2-base") && line.contains("Apache-2.0"), "{line}");
+    assert!(text.contains("DINOv3 License, gated"), "{text}");
 }

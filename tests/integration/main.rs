@@ -33,6 +33,7 @@ mod losses;
 mod made;
 mod many;
 mod memory_bank;
+mod onnx;
 mod package;
 mod pairs;
 mod peer;
