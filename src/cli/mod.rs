@@ -10,6 +10,7 @@ mod features;
 mod launch;
 pub mod logging;
 mod made;
+mod models;
 mod output;
 mod patterns;
 mod plan;
@@ -91,6 +92,7 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Measure how fast this machine does a part of the work
     Bench(bench::BenchArgs),
+    Models(models::ModelsArgs),
     Doctor(doctor::DoctorArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
@@ -147,6 +149,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
         Some(Command::Plan(args)) => plan::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
+        Some(Command::Models(args)) => models::run(&args).map(|()| DONE),
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Completions(args)) => {
             shell::run_completions(&args, Arguments::command()).map(|()| DONE)

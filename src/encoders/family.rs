@@ -7,7 +7,9 @@ use anyhow::Result;
 use serde_json::Value;
 use tch::Tensor;
 
+use super::drawing::{Drawing, Drawn};
 use super::encoder::Encoder;
+use super::whereabouts::Whereabouts;
 use crate::nn::{Biases, Parameters, Storage};
 use crate::weights::{NameMap, WeightFile};
 
@@ -22,6 +24,11 @@ pub trait Family: Sync {
 
     /// The published encoders by their names.
     fn published(&self) -> Vec<(&'static str, EncoderSpec)>;
+
+    /// Where the weights of the published encoder of this name are to be had.
+    fn whereabouts(&self, _: &str) -> Whereabouts {
+        Whereabouts::default()
+    }
 
     /// What a configuration that leaves a number out means: patch size, class tokens, registers and
     /// MLP of the published encoders.
@@ -107,9 +114,17 @@ pub trait Family: Sync {
     /// Weights in their number format are not exported.
     fn write_config(&self, encoder: &StoredEncoder, file: &WeightFile) -> Result<Value>;
 
+    /// What draws such an encoder as a graph for other runtimes; none where nothing does.
+    fn drawer(&self) -> Option<Drawer> {
+        None
+    }
+
     /// The class of `transformers` that prepares its images.
     fn image_processor(&self) -> &'static str;
 }
+
+/// Draws an encoder as a graph.
+pub type Drawer = fn(&EncoderSpec, &mut Drawing) -> Result<Drawn>;
 
 impl PartialEq for dyn Family {
     fn eq(&self, other: &Self) -> bool {

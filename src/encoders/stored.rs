@@ -11,6 +11,7 @@ use tracing::info;
 use super::families::FAMILIES;
 use super::family::{EncoderSpec, Family, StoredEncoder};
 use super::foreign::family_of;
+use crate::hub::{self, Address};
 use crate::native::{bytes_of, guard, trim_heap};
 use crate::weights::{CONFIG, NameMap, WeightFile};
 
@@ -37,7 +38,8 @@ pub struct EncoderWeights {
 impl EncoderWeights {
     /// Opens weights of any form, told by what is there: a Hugging Face folder (`config.json` and
     /// `model.safetensors`, or shards and `model.safetensors.index.json`), the folder of an
-    /// export, a safetensors file of any layout of a family, or a state dict of `torch.save`.
+    /// export, a safetensors file of any layout of a family, or a state dict of `torch.save`; or such a folder of a
+    /// hub, `hf://owner/name`, which is fetched.
     ///
     /// # Errors
     /// A file is missing, damaged, or of another form; the names are of no family.
@@ -46,6 +48,7 @@ impl EncoderWeights {
     pub fn open(path: &Path) -> Result<Self> {
         let file_names: Vec<_> = FAMILIES.iter().map(|family| family.file_name()).collect();
         let (path, part) = split_part(path);
+        let path = fetched(path, hub::weights)?;
         let (path, part) = (path.as_path(), part.as_deref());
         let file = WeightFile::open(path, &file_names, part)?;
         let declared = match file.metadata(ENCODER_KEY) {
@@ -262,7 +265,7 @@ fn with_whole_numbers(value: Value) -> Value {
 /// # Errors
 /// What stands there cannot be read, or describes no encoder that is known.
 pub fn declared_at(path: &Path) -> Result<Option<EncoderSpec>> {
-    let config = split_part(path).0.join(CONFIG);
+    let config = fetched(split_part(path).0, hub::description)?.join(CONFIG);
     match config.is_file() {
         true => read_config(&config).map(Some),
         false => Ok(EncoderWeights::open(path)?.declared()),
@@ -285,6 +288,20 @@ fn read_config(path: &Path) -> Result<EncoderSpec> {
         format!("{}: model_type is `{model_type}`, expected {known}", path.display())
     })?;
     family.read_config(config).with_context(context)
+}
+
+/// The file or folder of the weights at `path`: without what stands behind its `#`, and fetched where a hub has them.
+///
+/// # Errors
+/// They cannot be fetched.
+pub fn located(path: &Path) -> Result<PathBuf> {
+    fetched(split_part(path).0, hub::weights)
+}
+
+/// `path`, or the folder that `fetch` makes of the address of a hub that it is.
+fn fetched(path: PathBuf, fetch: impl FnOnce(&Address) -> Result<PathBuf>) -> Result<PathBuf> {
+    let text = path.to_string_lossy();
+    if Address::is_meant(&text) { fetch(&Address::parse(&text)?) } else { Ok(path) }
 }
 
 /// A path, and what stands behind its `#` unless there is a file of that name.

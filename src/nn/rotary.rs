@@ -67,6 +67,11 @@ impl Rotary {
         Self { cos: self.cos.to_kind(kind), sin: self.sin.to_kind(kind) }
     }
 
+    /// Cosines, and sines of which the first half is negated, each `[1, T, 1, d]` or `[B, T, 1, d]`.
+    pub fn factors(&self) -> [Tensor; 2] {
+        [self.cos.shallow_clone(), self.sin.shallow_clone()]
+    }
+
     /// Those of these images `[K]` of the batch; of all of them where none are named.
     pub(super) fn of_images(&self, images: Option<&Tensor>) -> Self {
         let of_images = |table: &Tensor| match images {

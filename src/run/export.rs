@@ -108,7 +108,7 @@ pub fn encoder_at(path: &Path, heads: Option<usize>) -> Result<Source> {
         );
     }
     let stored = weights.measure(heads.or(of_run))?;
-    Ok((weights, stored, Preprocessing::beside(path)?))
+    Ok((weights, stored, Preprocessing::beside(&encoders::located(path)?)?))
 }
 
 /// How many heads the run says that the encoder has whose weights `path` is, a file of one of its checkpoints.

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::trainee::TraineeConfig;
 use crate::config::{DataConfig, TrainConfig};
-use crate::encoders::{Encoder, EncoderSpec, EncoderWeights};
+use crate::encoders::{Encoder, EncoderSpec, EncoderWeights, located};
 use crate::nn::{Parameters, Storage};
 use crate::weights::Preprocessing;
 
@@ -113,11 +113,8 @@ fn drawn(
 
 /// Warns where images are normalised in another way than the weights that stand at `key` were trained with.
 pub(super) fn tell_normalisation(key: &str, weights: &str, data: &DataConfig) {
-    let path = Path::new(weights);
-    let Some(own) = Preprocessing::beside(path).ok().filter(|_| Preprocessing::is_beside(path))
-    else {
-        return;
-    };
+    let own = located(Path::new(weights)).ok().filter(|path| Preprocessing::is_beside(path));
+    let Some(own) = own.and_then(|path| Preprocessing::beside(&path).ok()) else { return };
     let differs = |a: [f64; 3], b: [f64; 3]| a.iter().zip(b).any(|(a, b)| (a - b).abs() > 1e-3);
     if differs(own.mean, data.mean) || differs(own.std, data.std) {
         warn!(

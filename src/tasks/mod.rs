@@ -6,6 +6,7 @@ mod initial_weights;
 mod list;
 mod masked_encoder;
 pub mod pretrain;
+mod revision;
 mod task;
 mod trainee;
 

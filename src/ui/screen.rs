@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
@@ -67,6 +67,20 @@ impl Phase {
                 .with_style(style("{prefix:.bold} {wide_bar:.cyan/238} {human_pos}/{human_len}")),
             None => ProgressBar::no_length().with_style(style("{spinner:.cyan} {prefix:.bold} …")),
         };
+        Self::shown(label, bar)
+    }
+
+    /// Begins work on so many bytes, each of which is a piece.
+    pub fn of_bytes(label: &str, total: u64) -> Self {
+        if !is_drawn() {
+            tracing::info!(bytes = %HumanBytes(total), "{label}");
+        }
+        let template =
+            "{prefix:.bold} {wide_bar:.cyan/238} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        Self::shown(label, ProgressBar::new(total).with_style(style(template)))
+    }
+
+    fn shown(label: &str, bar: ProgressBar) -> Self {
         let bar = BARS.add(bar.with_prefix(label.to_string()));
         bar.enable_steady_tick(TICK);
         Self { label: label.to_string(), bar }

@@ -151,9 +151,7 @@ fn what_is_in(folder: &Path) -> String {
         return format!("; it is a hub's cache: name {}", snapshot.display());
     }
     if files_with(folder, &["distcp"]).is_ok_and(|files| !files.is_empty()) || has(".metadata") {
-        return "; it is a distributed checkpoint of torch: python -m \
-                torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth makes one file of it"
-            .into();
+        return format!("; {}", of_distributed_checkpoint(folder));
     }
     let of_others = ["tf_model.h5", "model.onnx", "flax_model.msgpack"];
     if let Some(other) = of_others.into_iter().find(|name| found.is_empty() && has(name)) {
@@ -181,6 +179,15 @@ fn what_is_in(folder: &Path) -> String {
     }
 }
 
+/// What to do with a distributed checkpoint of torch, whose parts are no file of their own.
+fn of_distributed_checkpoint(folder: &Path) -> String {
+    format!(
+        "it is a distributed checkpoint of torch: `python -m torch.distributed.checkpoint.format_utils dcp_to_torch \
+         {} weights.pth` makes one file of it, which is read",
+        folder.display()
+    )
+}
+
 enum Form {
     Safetensors,
     TorchZip,
@@ -190,6 +197,10 @@ enum Form {
 fn sniff(file: &MappedFile) -> Result<Form> {
     let path = file.path().display();
     let bytes = file.bytes();
+    if file.path().extension().is_some_and(|ending| ending == "distcp") {
+        let folder = file.path().parent().unwrap_or(Path::new("."));
+        bail!("{path} is no file of its own: {}", of_distributed_checkpoint(folder));
+    }
     if bytes.starts_with(b"PK\x03\x04") {
         return Ok(Form::TorchZip);
     }

@@ -108,8 +108,12 @@ impl WeightFile {
     pub fn open(path: &Path, file_names: &[&str], part: Option<&str>) -> Result<Self> {
         ensure!(
             path.exists(),
-            "{} does not exist; names of a model hub are not fetched: expected a path",
-            path.display()
+            "{0} does not exist{1}",
+            path.display(),
+            match path.is_relative() && path.components().count() == 2 {
+                true => format!("; if a hub's model is meant, it is hf://{}", path.display()),
+                false => String::new(),
+            }
         );
         Ok(Self::from_container(path, Container::open(path, file_names, part)?))
     }

@@ -33,7 +33,7 @@ const MODELS: [(&str, &str); 11] = [
 const TOLERANCE: f64 = 1e-4;
 
 /// The folder of a drawn model, made once for all tests.
-fn drawn(name: &str) -> PathBuf {
+pub fn drawn(name: &str) -> PathBuf {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -44,7 +44,7 @@ fn drawn(name: &str) -> PathBuf {
 }
 
 /// The encoder in a folder, with its parameters.
-fn load(folder: &Path) -> (Box<dyn Encoder>, Parameters, StoredEncoder) {
+pub fn load(folder: &Path) -> (Box<dyn Encoder>, Parameters, StoredEncoder) {
     let weights = EncoderWeights::open(folder).unwrap();
     let stored = weights.measure(None).unwrap();
     let storage = Storage::Empty { device: Device::Cpu, matrices: Kind::Float };

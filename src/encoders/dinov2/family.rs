@@ -4,13 +4,15 @@ use anyhow::Result;
 use serde_json::Value;
 use tch::Tensor;
 
+use super::drawn;
 use super::names::{self, HUGGING_FACE, ORIGINAL};
-use super::spec::{Dinov2, hidden};
+use super::spec::{self, Dinov2, hidden};
 use super::vit;
 use crate::encoders::checks::{require_all_biases, require_divisor, require_positive};
 use crate::encoders::encoder::Encoder;
-use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
+use crate::encoders::family::{Drawer, EncoderSpec, Family, StoredEncoder};
 use crate::encoders::measuring;
+use crate::encoders::whereabouts::Whereabouts;
 use crate::nn::{Parameters, block_flops, patch_flops};
 use crate::weights::{NameMap, WeightFile};
 
@@ -25,6 +27,10 @@ impl Family for Dinov2 {
 
     fn published(&self) -> Vec<(&'static str, EncoderSpec)> {
         self.sizes()
+    }
+
+    fn whereabouts(&self, name: &str) -> Whereabouts {
+        spec::whereabouts(name)
     }
 
     fn defaults(&self) -> EncoderSpec {
@@ -109,6 +115,10 @@ impl Family for Dinov2 {
 
     fn write_config(&self, encoder: &StoredEncoder, file: &WeightFile) -> Result<Value> {
         self.config_of(encoder, file)
+    }
+
+    fn drawer(&self) -> Option<Drawer> {
+        Some(drawn::draw)
     }
 
     fn image_processor(&self) -> &'static str {

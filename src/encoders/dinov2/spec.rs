@@ -1,6 +1,7 @@
 //! The published DINOv2 encoders in numbers.
 
 use crate::encoders::family::EncoderSpec;
+use crate::encoders::whereabouts::{Repository, Whereabouts};
 use crate::nn::Biases;
 
 /// DINOv2 encoders without or with registers: see [`super`]. `transformers` has a class for each.
@@ -30,6 +31,22 @@ const PUBLISHED: [(&str, &str, usize, usize, usize, bool); 4] = [
     ("dinov2_vitl14", "dinov2_vitl14_reg", 1024, 24, 16, false),
     ("dinov2_vitg14", "dinov2_vitg14_reg", 1536, 40, 24, true),
 ];
+
+const REPOSITORIES: [Repository; 8] = [
+    ("dinov2_vits14", "facebook/dinov2-small"),
+    ("dinov2_vitb14", "facebook/dinov2-base"),
+    ("dinov2_vitl14", "facebook/dinov2-large"),
+    ("dinov2_vitg14", "facebook/dinov2-giant"),
+    ("dinov2_vits14_reg", "facebook/dinov2-with-registers-small"),
+    ("dinov2_vitb14_reg", "facebook/dinov2-with-registers-base"),
+    ("dinov2_vitl14_reg", "facebook/dinov2-with-registers-large"),
+    ("dinov2_vitg14_reg", "facebook/dinov2-with-registers-giant"),
+];
+
+/// Where the published encoder `name` is to be had.
+pub(super) fn whereabouts(name: &str) -> Whereabouts {
+    Whereabouts::among(&REPOSITORIES, name, "Apache-2.0")
+}
 
 impl Dinov2 {
     /// All published encoders by their names.

@@ -5,10 +5,11 @@ use serde_json::Value;
 use tch::Tensor;
 
 use super::spec::{self, Dinov3Vit, NAME};
-use super::{hugging_face, measure, names, vit};
+use super::{drawn, hugging_face, measure, names, vit};
 use crate::encoders::checks::{require_divisor, require_positive};
 use crate::encoders::encoder::Encoder;
-use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
+use crate::encoders::family::{Drawer, EncoderSpec, Family, StoredEncoder};
+use crate::encoders::whereabouts::Whereabouts;
 use crate::nn::{Parameters, block_flops, patch_flops};
 use crate::weights::{NameMap, WeightFile};
 
@@ -23,6 +24,10 @@ impl Family for Dinov3Vit {
 
     fn published(&self) -> Vec<(&'static str, EncoderSpec)> {
         spec::published()
+    }
+
+    fn whereabouts(&self, name: &str) -> Whereabouts {
+        spec::whereabouts(name)
     }
 
     fn defaults(&self) -> EncoderSpec {
@@ -106,6 +111,10 @@ impl Family for Dinov3Vit {
 
     fn write_config(&self, encoder: &StoredEncoder, file: &WeightFile) -> Result<Value> {
         hugging_face::write_config(encoder, file)
+    }
+
+    fn drawer(&self) -> Option<Drawer> {
+        Some(drawn::draw)
     }
 
     fn image_processor(&self) -> &'static str {

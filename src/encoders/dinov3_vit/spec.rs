@@ -1,6 +1,7 @@
 //! The published DINOv3 vision transformers in numbers.
 
 use crate::encoders::family::EncoderSpec;
+use crate::encoders::whereabouts::{Repository, Whereabouts};
 use crate::nn::Biases;
 
 /// DINOv3's vision transformers: see [`super`].
@@ -26,6 +27,20 @@ const PUBLISHED: [(&str, usize, usize, usize, bool); 5] = [
     ("dinov3_vitl16", 1024, 24, 16, false),
     ("dinov3_vith16plus", 1280, 32, 20, true),
 ];
+
+const REPOSITORIES: [Repository; 6] = [
+    ("dinov3_vits16", "facebook/dinov3-vits16-pretrain-lvd1689m"),
+    ("dinov3_vits16plus", "facebook/dinov3-vits16plus-pretrain-lvd1689m"),
+    ("dinov3_vitb16", "facebook/dinov3-vitb16-pretrain-lvd1689m"),
+    ("dinov3_vitl16", "facebook/dinov3-vitl16-pretrain-lvd1689m"),
+    ("dinov3_vith16plus", "facebook/dinov3-vith16plus-pretrain-lvd1689m"),
+    ("dinov3_vit7b16", "facebook/dinov3-vit7b16-pretrain-lvd1689m"),
+];
+
+/// Where the published encoder `name` is to be had.
+pub(super) fn whereabouts(name: &str) -> Whereabouts {
+    Whereabouts { is_gated: true, ..Whereabouts::among(&REPOSITORIES, name, "DINOv3 License") }
+}
 
 /// All published encoders by their names.
 pub(super) fn published() -> Vec<(&'static str, EncoderSpec)> {

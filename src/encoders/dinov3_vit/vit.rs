@@ -25,6 +25,15 @@ pub(super) struct Vit {
     frozen: Option<([i64; 2], Rotary)>,
 }
 
+/// What fixes the angles of such an encoder's patches.
+pub(super) fn rotary_shape(spec: &EncoderSpec) -> RotaryShape {
+    RotaryShape {
+        head_dim: (spec.dim / spec.heads.max(1)) as i64,
+        theta: spec.rope_theta as f64,
+        prefix_tokens: spec.prefix_tokens() as i64,
+    }
+}
+
 impl Vit {
     pub(super) fn new(parameters: &mut Parameters, spec: &EncoderSpec) -> Self {
         let (dim, patch) = (spec.dim as i64, spec.patch_size as i64);
@@ -56,11 +65,7 @@ impl Vit {
                     patch_size: patch,
                 },
             },
-            rotary: RotaryShape {
-                head_dim: dim / spec.heads.max(1) as i64,
-                theta: spec.rope_theta as f64,
-                prefix_tokens,
-            },
+            rotary: rotary_shape(spec),
             frozen: None,
         }
     }

@@ -7,11 +7,12 @@ use tch::Tensor;
 use super::names::{self, HUGGING_FACE, ORIGINAL};
 use super::spec::{self, NAME, Pixio};
 use super::vit::Vit;
-use super::{hugging_face, measure};
+use super::{drawn, hugging_face, measure};
 use crate::encoders::checks::{require_all_biases, require_divisor, require_positive};
 use crate::encoders::encoder::Encoder;
-use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
+use crate::encoders::family::{Drawer, EncoderSpec, Family, StoredEncoder};
 use crate::encoders::measuring;
+use crate::encoders::whereabouts::Whereabouts;
 use crate::nn::{Parameters, patch_flops, resize_positions, transformer_flops};
 use crate::weights::{NameMap, WeightFile};
 
@@ -26,6 +27,10 @@ impl Family for Pixio {
 
     fn published(&self) -> Vec<(&'static str, EncoderSpec)> {
         spec::published()
+    }
+
+    fn whereabouts(&self, name: &str) -> Whereabouts {
+        spec::whereabouts(name)
     }
 
     fn defaults(&self) -> EncoderSpec {
@@ -116,6 +121,10 @@ impl Family for Pixio {
 
     fn write_config(&self, encoder: &StoredEncoder, file: &WeightFile) -> Result<Value> {
         hugging_face::write_config(encoder, file)
+    }
+
+    fn drawer(&self) -> Option<Drawer> {
+        Some(drawn::draw)
     }
 
     fn image_processor(&self) -> &'static str {

@@ -1,5 +1,6 @@
 //! Pixio: vision transformers with several class tokens, pre-trained as masked autoencoders.
 
+mod drawn;
 mod family;
 mod hugging_face;
 mod measure;

@@ -1,6 +1,7 @@
 //! The published Pixio encoders in numbers.
 
 use crate::encoders::family::EncoderSpec;
+use crate::encoders::whereabouts::{Repository, Whereabouts};
 use crate::nn::Biases;
 
 /// Encoders of masked autoencoders with several class tokens: see [`super`].
@@ -22,6 +23,16 @@ const PUBLISHED: [(&str, usize, usize, usize); 5] = [
     ("pixio_vit1b16", 1536, 48, 24),
     ("pixio_vit5b16", 3072, 48, 32),
 ];
+
+/// The repository of those that it is known of.
+const REPOSITORIES: [Repository; 1] = [("pixio_vith16", "facebook/pixio-huge")];
+
+/// Where the published encoder `name` is to be had.
+pub(super) fn whereabouts(name: &str) -> Whereabouts {
+    let licence = "FAIR Noncommercial Research License";
+    let found = Whereabouts::among(&REPOSITORIES, name, licence);
+    Whereabouts { licence: Some(licence), ..found }
+}
 
 /// All published encoders by their names.
 pub(super) fn published() -> Vec<(&'static str, EncoderSpec)> {

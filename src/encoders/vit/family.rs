@@ -4,13 +4,15 @@ use anyhow::Result;
 use serde_json::Value;
 use tch::Tensor;
 
+use super::drawn;
 use super::model::Model;
 use super::names::{self, HUGGING_FACE, OWN};
-use super::spec::Vit;
+use super::spec::{self, Vit};
 use crate::encoders::checks::{require_divisor, require_no_rotation, require_positive};
 use crate::encoders::encoder::Encoder;
-use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
+use crate::encoders::family::{Drawer, EncoderSpec, Family, StoredEncoder};
 use crate::encoders::measuring;
+use crate::encoders::whereabouts::Whereabouts;
 use crate::nn::{Biases, Parameters, patch_flops, resize_positions, transformer_flops};
 use crate::weights::{NameMap, WeightFile};
 
@@ -25,6 +27,10 @@ impl Family for Vit {
 
     fn published(&self) -> Vec<(&'static str, EncoderSpec)> {
         self.sizes()
+    }
+
+    fn whereabouts(&self, name: &str) -> Whereabouts {
+        spec::whereabouts(name)
     }
 
     fn defaults(&self) -> EncoderSpec {
@@ -119,6 +125,10 @@ impl Family for Vit {
 
     fn write_config(&self, encoder: &StoredEncoder, file: &WeightFile) -> Result<Value> {
         self.config_of(encoder, file)
+    }
+
+    fn drawer(&self) -> Option<Drawer> {
+        Some(drawn::draw)
     }
 
     fn image_processor(&self) -> &'static str {

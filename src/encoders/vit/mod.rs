@@ -2,6 +2,7 @@
 //! DeiT's and DINO's weights are stored as too, and the encoder of its masked autoencoder (He et al., 2022), whose
 //! positions are fixed.
 
+mod drawn;
 mod family;
 mod hugging_face;
 mod measure;

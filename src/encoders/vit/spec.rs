@@ -1,6 +1,7 @@
 //! The published plain encoders in numbers.
 
 use crate::encoders::family::EncoderSpec;
+use crate::encoders::whereabouts::{Repository, Whereabouts};
 use crate::nn::Biases;
 
 /// Plain vision transformers of either kind: see [`super`]. `transformers` has a class for each.
@@ -38,6 +39,21 @@ const FIXED: [Row; 3] = [
     ("mae_vitl16", 1024, 24, 16, 16),
     ("mae_vith14", 1280, 32, 16, 14),
 ];
+
+/// The repositories of their authors; the two smallest were trained by others.
+const REPOSITORIES: [Repository; 6] = [
+    ("vit_b16", "google/vit-base-patch16-224-in21k"),
+    ("vit_l16", "google/vit-large-patch16-224-in21k"),
+    ("vit_h14", "google/vit-huge-patch14-224-in21k"),
+    ("mae_vitb16", "facebook/vit-mae-base"),
+    ("mae_vitl16", "facebook/vit-mae-large"),
+    ("mae_vith14", "facebook/vit-mae-huge"),
+];
+
+/// Where the published encoder `name` is to be had.
+pub(super) fn whereabouts(name: &str) -> Whereabouts {
+    Whereabouts::among(&REPOSITORIES, name, "Apache-2.0")
+}
 
 impl Vit {
     /// All published encoders by their names.

@@ -9,6 +9,7 @@ use super::losses::LossConfig;
 use crate::config::{Check, KeyError, Precision, TrainConfig, read_tables, require};
 use crate::encoders::EncoderSpec;
 use crate::nn::ProductPrecision;
+use crate::tasks::revision::{former_tables, pin_weights};
 use crate::tasks::trainee::{TraineeConfig, check_encoder, fill_in_model};
 
 /// A run of distillation.
@@ -81,13 +82,18 @@ fn on() -> bool {
 /// # Errors
 /// A key is unknown, missing or of the wrong type.
 pub(super) fn read(mut own: Table, train: TrainConfig) -> Result<DistillConfig, KeyError> {
+    let former = former_tables(&train.run.dir);
     if let Some(Value::Table(teacher)) = own.get_mut("teacher") {
+        pin_weights("teacher", teacher, former.get("teacher"))?;
         fill_in_model("teacher", teacher)?;
     }
     if let Some(Value::Array(students)) = own.get_mut("students") {
         for (number, student) in students.iter_mut().enumerate() {
             let Value::Table(student) = student else { continue };
-            fill_in_model(&format!("students.{number}"), student)?;
+            let key = format!("students.{number}");
+            let former = former.get("students").and_then(|students| students.get(number));
+            pin_weights(&key, student, former)?;
+            fill_in_model(&key, student)?;
         }
     }
     let Tables { teacher, students, loss } = read_tables(own)?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tch::Device;
 use tracing::{info, warn};
 
@@ -10,7 +10,7 @@ use super::config::DistillConfig;
 use super::distillation::{Distillation, Teacher};
 use crate::config::ConfigError;
 use crate::dist::ProcessGroup;
-use crate::encoders::{EncoderSpec, EncoderWeights};
+use crate::encoders::{EncoderSpec, EncoderWeights, located};
 use crate::nn::Storage;
 use crate::tasks::initial_weights::{StoredWeights, start_from, tell_normalisation};
 use crate::tasks::trainee::TraineeConfig;
@@ -34,10 +34,15 @@ pub(super) fn weights_of(
 /// other images than it was trained on.
 pub(super) fn check_normalisation(config: &DistillConfig) -> Result<()> {
     let weights = &config.teacher.weights;
-    if weights == TraineeConfig::RANDOM || !Preprocessing::is_beside(Path::new(weights)) {
+    if weights == TraineeConfig::RANDOM {
         return Ok(());
     }
-    let own = Preprocessing::beside(Path::new(weights))?;
+    let path =
+        located(Path::new(weights)).with_context(|| format!("teacher.weights = \"{weights}\""))?;
+    if !Preprocessing::is_beside(&path) {
+        return Ok(());
+    }
+    let own = Preprocessing::beside(&path)?;
     let data = &config.train.data;
     for (key, found, expected) in
         [("data.mean", data.mean, own.mean), ("data.std", data.std, own.std)]

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 use crate::config::{Check, KeyError, TrainConfig, read_tables, require};
 use crate::encoders::EncoderSpec;
 use crate::nn::DecoderShape;
+use crate::tasks::revision::{former_tables, pin_weights};
 use crate::tasks::trainee::TraineeConfig;
 
 /// A run of pre-training.
@@ -106,6 +107,7 @@ pub(super) fn read(mut own: Table, train: TrainConfig) -> Result<PretrainConfig,
     if let Some(Value::Table(encoder)) = own.get_mut("encoder") {
         encoder.entry("name").or_insert(NAME.into());
         encoder.entry("mask_ratio").or_insert(MASK_RATIO.into());
+        pin_weights("encoder", encoder, former_tables(&train.run.dir).get("encoder"))?;
     }
     let Tables { encoder, decoder, reconstructions } = read_tables(own)?;
     Ok(PretrainConfig { train, encoder, decoder, reconstructions })

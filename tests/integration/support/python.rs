@@ -5,12 +5,24 @@ use std::process::Command;
 
 /// A Python with torch and transformers, running one of `tests/python`.
 pub fn python(script: &str) -> Command {
+    let mut command = interpreter();
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script));
+    command
+}
+
+/// The same, running a module of its packages.
+pub fn python_module(name: &str) -> Command {
+    let mut command = interpreter();
+    command.args(["-m", name]);
+    command
+}
+
+fn interpreter() -> Command {
     let python = std::env::var_os("DISTILL_TEST_PYTHON").expect(
         "DISTILL_TEST_PYTHON is not set: this test needs a Python that has torch and \
          transformers; scripts/test makes one and sets the variable",
     );
     let mut command = Command::new(python);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script));
     command.env("HF_HUB_OFFLINE", "1");
     command
 }

@@ -8,6 +8,8 @@ use distill::encoders::EncoderWeights;
 use tch::Kind;
 use tempfile::TempDir;
 
+use crate::support::python::python_module;
+
 use super::{Tensors, assert_same, golden, load_error, python, read_all, read_independently, run};
 
 /// The files that `make_pth.py` writes, made once.
@@ -158,6 +160,8 @@ fn a_part_is_taken_or_refused() {
         "loose.pth#model",
         "two.pth#model_ema",
         "old",
+        "wrapped.pth",
+        "wrapped_two.pth#teacher.backbone",
     ] {
         let found = open(right);
         for (name, expected) in original() {
@@ -178,5 +182,26 @@ fn a_part_is_taken_or_refused() {
         for word in words {
             assert!(error.contains(word), "{wrong}: `{word}` is not in {error}");
         }
+    }
+}
+
+/// A distributed checkpoint of torch is refused, and what the message says makes a file of it that is read.
+#[test]
+fn a_distributed_checkpoint_says_what_makes_a_file_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = golden("infer_native/pixio.safetensors");
+    run(python("make_parts.py").arg(&source).arg(folder.path()));
+    let saved = folder.path().join("dcp");
+    let command = format!("format_utils dcp_to_torch {} weights.pth", saved.display());
+    for path in [saved.clone(), saved.join("__0_0.distcp")] {
+        let error = format!("{:#}", EncoderWeights::open(&path).err().unwrap());
+        assert!(error.contains(&command), "`{command}` is not in {error}");
+    }
+    let file = folder.path().join("weights.pth");
+    let mut convert = python_module("torch.distributed.checkpoint.format_utils");
+    run(convert.arg("dcp_to_torch").arg(&saved).arg(&file));
+    let found = read_all(&file);
+    for (name, expected) in original() {
+        assert!(found.get(&name).is_some_and(|found| found.equal(&expected)), "{name}");
     }
 }
