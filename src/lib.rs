@@ -20,6 +20,7 @@ pub mod tasks;
 pub mod train;
 pub mod ui;
 pub mod viz;
+pub mod watch;
 pub mod weights;
 
 pub use distill_base::{ONE_INTERRUPT, draws, durable, ending_signals, file_locks};

@@ -22,6 +22,7 @@ mod summary;
 mod train;
 mod version;
 mod visualize;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -84,6 +85,7 @@ enum Command {
     Features(Box<features::FeaturesArgs>),
     Visualize(visualize::VisualizeArgs),
     Report(report::ReportArgs),
+    Watch(watch::WatchArgs),
     Plan(plan::PlanArgs),
     /// Measure how fast this machine does a part of the work
     Bench(bench::BenchArgs),
@@ -139,6 +141,7 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Features(args)) => features::run(*args),
         Some(Command::Visualize(args)) => visualize::run(args).map(|()| DONE),
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
+        Some(Command::Watch(args)) => watch::run(args).map(|()| DONE),
         Some(Command::Plan(args)) => plan::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
         Some(Command::Doctor(args)) => doctor::run(&args),

@@ -29,11 +29,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "train",
             "ui",
             "viz",
+            "watch",
             "weights",
         ],
     ),
     ("doctor", &["config", "dist", "native", "nn", "run"]),
-    ("report", &["artifacts", "config", "encoders", "nn", "tasks", "viz"]),
+    ("report", &["artifacts", "config", "encoders", "nn", "tasks", "ui", "viz"]),
+    ("watch", &["artifacts", "ui"]),
     (
         "run",
         &[

@@ -51,5 +51,6 @@ mod support;
 mod targets;
 mod teacher;
 mod visualize;
+mod watch;
 mod weights;
 mod workers;
