@@ -11,6 +11,7 @@ pub mod dist;
 pub mod doctor;
 pub mod encoders;
 pub mod eval;
+pub mod explore;
 pub mod native;
 pub mod nn;
 pub mod report;

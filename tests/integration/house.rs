@@ -21,6 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "doctor",
             "encoders",
             "eval",
+            "explore",
             "native",
             "nn",
             "report",
@@ -35,6 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("doctor", &["config", "dist", "native", "nn", "run"]),
     ("report", &["artifacts", "config", "encoders", "nn", "tasks", "ui", "viz"]),
+    ("explore", &["run", "ui"]),
     ("watch", &["artifacts", "ui"]),
     (
         "run",

@@ -15,6 +15,7 @@ mod drop_path;
 mod eval;
 mod evaluation;
 mod evaluations;
+mod explore;
 mod families;
 mod family;
 mod features;
