@@ -11,6 +11,7 @@ pub mod dist;
 pub mod doctor;
 pub mod encoders;
 pub mod eval;
+pub mod explore;
 pub mod hub;
 pub mod native;
 pub mod nn;
@@ -22,6 +23,7 @@ pub mod tasks;
 pub mod train;
 pub mod ui;
 pub mod viz;
+pub mod watch;
 pub mod weights;
 
 pub use distill_base::{ONE_INTERRUPT, draws, durable, ending_signals, file_locks};

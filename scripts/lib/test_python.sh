@@ -26,7 +26,7 @@ test_requirements=(
 )
 
 # Debian packages that tests need, each with programs that come with it.
-test_packages=('openmpi-bin mpirun' 'iproute2 ip')
+test_packages=('openmpi-bin mpirun' 'iproute2 ip' 'chromium chromium')
 
 # Sets DISTILL_TEST_PYTHON to an executable that sees the peers and torch, and test_programs to
 # the folder of the programs that came with them.

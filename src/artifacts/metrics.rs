@@ -46,9 +46,9 @@ pub struct MetricsLines {
 }
 
 /// Any line of the file.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Line {
+pub enum AnyLine {
     Step(MetricsLine),
     Evaluation(EvaluationLine),
 }
@@ -67,8 +67,8 @@ impl MetricsLines {
         for line in file.split(b'\n') {
             let line = line?;
             match serde_json::from_slice(&line) {
-                Ok(Line::Step(line)) => read.lines.push(line),
-                Ok(Line::Evaluation(line)) => read.evaluations.push(line),
+                Ok(AnyLine::Step(line)) => read.lines.push(line),
+                Ok(AnyLine::Evaluation(line)) => read.evaluations.push(line),
                 Err(_) if line.is_empty() => {}
                 Err(_) => read.damaged += 1,
             }

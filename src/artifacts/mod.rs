@@ -1,6 +1,7 @@
 //! What a run directory holds: types, paths and versions of its files, for writers and readers.
 
 mod evaluation;
+mod length;
 mod loss_terms;
 mod manifest;
 mod metrics;
@@ -10,8 +11,9 @@ pub mod paths;
 pub use evaluation::{
     EvaluationFile, EvaluationResult, ImageCount, Measurement, Metric, Provenance, Role, Row, Unit,
 };
+pub use length::RunLength;
 pub use manifest::{Change, FORMAT, FileEntry, Holds, Identity, Manifest, Stream, file_name, stem};
 pub use metrics::{
-    EvaluationLine, MetricsLine, MetricsLines, SlowestRank, StepMetrics, TraineeMetrics,
+    AnyLine, EvaluationLine, MetricsLine, MetricsLines, SlowestRank, StepMetrics, TraineeMetrics,
 };
 pub use overview::{Column, Overview};

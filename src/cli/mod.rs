@@ -5,6 +5,7 @@ mod data;
 mod doctor;
 mod eval;
 mod exit;
+mod explore;
 mod export;
 mod features;
 mod launch;
@@ -24,6 +25,7 @@ mod summary;
 mod train;
 mod version;
 mod visualize;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -88,7 +90,9 @@ enum Command {
     Eval(eval::EvalArgs),
     Features(Box<features::FeaturesArgs>),
     Visualize(visualize::VisualizeArgs),
+    Explore(Box<explore::ExploreArgs>),
     Report(report::ReportArgs),
+    Watch(watch::WatchArgs),
     Plan(plan::PlanArgs),
     /// Measure how fast this machine does a part of the work
     Bench(bench::BenchArgs),
@@ -146,7 +150,9 @@ fn run(arguments: Arguments) -> Result<u8> {
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Features(args)) => features::run(*args),
         Some(Command::Visualize(args)) => visualize::run(args).map(|()| DONE),
+        Some(Command::Explore(args)) => explore::run(*args).map(|()| DONE),
         Some(Command::Report(args)) => report::run(&args).map(|()| DONE),
+        Some(Command::Watch(args)) => watch::run(args).map(|()| DONE),
         Some(Command::Plan(args)) => plan::run(&args).map(|()| DONE),
         Some(Command::Bench(args)) => bench::run(&args).map(|()| DONE),
         Some(Command::Models(args)) => models::run(&args).map(|()| DONE),

@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::prelude::*;
 
 use super::curve::{self, Point};
-use super::numbers::significant;
+use crate::ui::numbers::significant;
 
 /// Colours of curves, told apart by most of those who see colours differently too (Okabe and Ito).
 pub const COLOURS: [(u8, u8, u8); 7] = [

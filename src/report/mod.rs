@@ -3,7 +3,6 @@
 mod charts;
 mod comparison;
 mod curve;
-mod numbers;
 mod page;
 mod plan;
 mod results;

@@ -6,11 +6,11 @@ use anyhow::Result;
 use indicatif::{HumanBytes, HumanCount, HumanFloatCount};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::numbers::{date, duration};
 use super::plan::Model;
 use super::run::Run;
 use super::{results, training};
 use crate::artifacts::StepMetrics;
+use crate::ui::numbers::{date, duration};
 
 const STYLE: &str = include_str!("style.css");
 /// A browser that opens the page loads nothing from anywhere.

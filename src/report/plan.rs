@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::artifacts::RunLength;
 use crate::encoders::EncoderSpec;
 use crate::nn::{Parameters, Storage};
 use crate::tasks::TASKS;
@@ -27,9 +28,7 @@ pub struct Plan {
     pub input_size: Option<i64>,
     /// Number format of matrix products.
     pub precision: Option<String>,
-    /// Epochs in all.
-    epochs: Option<f64>,
-    steps_per_epoch: Option<f64>,
+    length: RunLength,
 }
 
 /// One of the networks of a run.
@@ -50,7 +49,6 @@ impl Plan {
     pub fn read(text: &str) -> Result<Self, toml::de::Error> {
         let config: Table = text.parse()?;
         let value = |table: &str, key: &str| config.get(table)?.get(key).cloned();
-        let number = |table, key| number(&value(table, key)?);
         let input_size = value("data", "input_size").and_then(|image_size| image_size.as_integer());
         let mut models = Vec::new();
         let trains_encoders = !config.contains_key(HEADS.1);
@@ -67,25 +65,19 @@ impl Plan {
         let trains = |role| models.iter().any(|model: &Model| model.role == role);
         let task = TASKS.iter().find(|task| trains(task.trainee)).map(|task| task.title);
         let precision = value("run", "precision").and_then(|name| Some(name.as_str()?.to_string()));
-        let (epochs, steps) = (number("schedule", "epochs"), number("schedule", "steps_per_epoch"));
         Ok(Self {
             task: if trains_encoders { task.unwrap_or("Training") } else { TRAINING_OF_HEADS },
             models,
             trains_encoders,
             input_size,
             precision,
-            epochs,
-            steps_per_epoch: steps,
+            length: RunLength::of(&config),
         })
     }
 
-    /// Steps of the whole run. Where the configuration leaves the length of an epoch to the data set
-    /// it follows from a `recorded` step and the epochs done after it.
+    /// Steps of the whole run, as [`RunLength::total_steps`] has them.
     pub fn total_steps(&self, recorded: Option<(u64, f64)>) -> Option<u64> {
-        let of_record = recorded.filter(|record| record.1 > 0.0);
-        let steps_per_epoch =
-            self.steps_per_epoch.or(of_record.map(|(step, epoch)| step as f64 / epoch))?;
-        Some(((self.epochs? * steps_per_epoch).round() as u64).max(1))
+        self.length.total_steps(recorded)
     }
 }
 
@@ -130,10 +122,6 @@ fn count(spec: &EncoderSpec, image_size: i64) -> Option<u64> {
     let mut parameters = Parameters::new(Storage::Shapes);
     spec.build(&mut parameters, grid_size);
     Some(parameters.count())
-}
-
-fn number(value: &Value) -> Option<f64> {
-    value.as_float().or(value.as_integer().map(|whole| whole as f64))
 }
 
 /// A value without the quotes of TOML's strings.

@@ -6,9 +6,9 @@ use maud::{Markup, PreEscaped, html};
 
 use super::charts::{self, COLOURS, Chart, Scale};
 use super::curve::Point;
-use super::numbers::significant;
 use super::run::Run;
 use crate::artifacts::{EvaluationLine, SlowestRank, StepMetrics, TraineeMetrics};
+use crate::ui::numbers::significant;
 
 /// Width and height of the loss curves, in pixels of the page.
 const LARGE: (u32, u32) = (960, 340);

@@ -2,24 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use image::RgbImage;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 use tracing::warn;
 
 use super::device;
-use super::frozen_encoder::{EncoderSource, FrozenEncoder, RoleInRun};
+use super::frozen_encoder::{EncoderSource, RoleInRun};
+use super::viewing::{PatchesOf, Viewer, central_square, common_input_size, components};
 use crate::artifacts::paths;
 use crate::config::{DeviceChoice, Precision};
-use crate::data::image::load_central;
-use crate::encoders::Input;
-use crate::native::{guard, upload};
-use crate::nn::Normalisation;
+use crate::native::guard;
 use crate::tasks;
-use crate::viz::{Basis, PatchTokens, Sheet, agreement, colours, frame, heat, similarity};
+use crate::viz::{PatchTokens, Sheet, agreement, frame, heat, similarity};
 
-/// An image of more pixels is refused.
-const MOST_PIXELS: u64 = 1 << 28;
 /// An agreement of nothing is at one end of the colours, one of all at the other.
 const AGREEMENT_RANGE: [f64; 2] = [0.0, 1.0];
 
@@ -74,10 +70,9 @@ pub fn encoders_of_run(run: &Path) -> Result<Vec<(String, EncoderSource)>> {
     Ok(teacher.into_iter().chain(trained).collect())
 }
 
-/// An encoder that looks at images.
-struct Viewer {
+/// What an encoder saw.
+struct Looked {
     name: String,
-    encoder: FrozenEncoder,
     patch_size: u32,
     /// Of each image.
     tokens: Vec<PatchTokens>,
@@ -91,7 +86,7 @@ impl Visualization {
     /// An encoder cannot be loaded, or does not take images of this size; or no image decodes.
     pub fn draw(&self) -> Result<Visualized> {
         let device = device::find("--device", self.device, 0)?;
-        let input_size = self.input_size()?;
+        let input_size = common_input_size(&self.encoders, self.input_size)?;
         let (paths, pixels) = self.read(input_size)?;
         let mut viewers = Vec::new();
         for (name, source) in &self.encoders {
@@ -102,26 +97,11 @@ impl Visualization {
         guard(|| self.lay_out(&viewers, paths, &pixels, input_size))
     }
 
-    /// Side of the images.
-    fn input_size(&self) -> Result<usize> {
-        let mut facts = Vec::new();
-        for (name, source) in &self.encoders {
-            let found = source.facts(["--weights", "--input-size"], self.input_size);
-            facts.push(found.with_context(|| name.clone())?);
-        }
-        let first = facts.first().context("no encoder is named")?.0;
-        if self.input_size.is_some() {
-            return Ok(first);
-        }
-        let step = facts.iter().fold(1, |step, (_, patch)| least_common_multiple(step, *patch));
-        Ok(first.next_multiple_of(step))
-    }
-
     /// The central squares of the images that decode.
     fn read(&self, side: usize) -> Result<(Vec<PathBuf>, Vec<Vec<u8>>)> {
         let (mut paths, mut squares) = (Vec::new(), Vec::new());
         for path in &self.images {
-            match load_central(path, side, side, MOST_PIXELS) {
+            match central_square(path, side) {
                 Ok(square) => {
                     paths.push(path.clone());
                     squares.push(square);
@@ -143,40 +123,28 @@ impl Visualization {
         side: usize,
         images: &[Vec<u8>],
         device: Device,
-    ) -> Result<Viewer> {
-        let compute = self.precision.kind();
-        let keys = ["--weights", "--input-size"];
-        let encoder = source.load(keys, Some(side), device, compute)?;
-        let normalisation =
-            Normalisation::new(encoder.preprocessing.mean, encoder.preprocessing.std, device);
-        let see = |pixels: &Vec<u8>| {
-            let colours = upload(pixels, &[1, side as i64, side as i64, 3], device)?;
-            let tokens = tch::no_grad(|| {
-                let images = normalisation.apply(&colours);
-                let tokens = encoder.model.forward(&Input::whole(images), compute);
-                encoder.model.normalise(tokens)
-            });
-            let [rows, columns] = tokens.grid;
-            let patches = tokens.patches().to_kind(Kind::Float).to_device(Device::Cpu);
-            let patches = patches.reshape([rows, columns, patches.size()[2]]);
-            let is_finite = patches.isfinite().all().int64_value(&[]) == 1;
-            ensure!(is_finite, "its tokens are not finite: are the weights damaged?");
-            Ok(patches)
-        };
-        let tokens = guard(|| images.iter().map(see).collect::<Result<Vec<PatchTokens>>>())?;
-        let patch_size = encoder.model.shape().patch_size as u32;
-        Ok(Viewer { name: name.to_string(), encoder, patch_size, tokens })
+    ) -> Result<Looked> {
+        let viewer = Viewer::load(source, side, device, self.precision)?;
+        let mut tokens = Vec::new();
+        for pixels in images {
+            tokens.extend(viewer.see(&[pixels])?.patches);
+        }
+        Ok(Looked { name: name.to_string(), patch_size: viewer.patch_size() as u32, tokens })
     }
 
     fn lay_out(
         &self,
-        viewers: &[Viewer],
+        viewers: &[Looked],
         paths: Vec<PathBuf>,
         pixels: &[Vec<u8>],
         input_size: usize,
     ) -> Result<Visualized> {
         let side = input_size as u32;
-        let (shown, is_one_basis) = components(viewers)?;
+        let patches: Vec<PatchesOf> = viewers
+            .iter()
+            .map(|viewer| PatchesOf { tokens: &viewer.tokens, square: viewer.patch_size })
+            .collect();
+        let (shown, is_one_basis) = components(&patches)?;
         let mut titles = vec!["image".to_string()];
         let all = || viewers.iter().map(|viewer| &viewer.name);
         titles.extend(all().map(|name| format!("principal components of {name}")));
@@ -209,7 +177,7 @@ impl Visualization {
 
     /// How much every patch of an image is like the one at the chosen place, which is framed; from the least
     /// like one to itself.
-    fn similar(&self, viewer: &Viewer, number: usize) -> Result<RgbImage> {
+    fn similar(&self, viewer: &Looked, number: usize) -> Result<RgbImage> {
         let tokens = &viewer.tokens[number];
         let place = |share: f64, patches: i64| ((share * patches as f64) as i64).min(patches - 1);
         let chosen = [place(self.at[1], tokens.size()[0]), place(self.at[0], tokens.size()[1])];
@@ -218,37 +186,4 @@ impl Visualization {
         frame(&mut drawn, chosen, viewer.patch_size);
         Ok(drawn)
     }
-}
-
-/// The principal components of each encoder's patches as images, and whether they are along the same directions:
-/// so they are where all encoders have tokens of one width.
-fn components(viewers: &[Viewer]) -> Result<(Vec<Vec<RgbImage>>, bool)> {
-    let width = |viewer: &Viewer| viewer.encoder.model.shape().dim;
-    let is_one_basis = viewers.iter().all(|viewer| width(viewer) == width(&viewers[0]));
-    let tokens: Vec<&[PatchTokens]> = viewers.iter().map(|viewer| &viewer.tokens[..]).collect();
-    let shared = if is_one_basis { Some(Basis::of(&tokens)?) } else { None };
-    let mut first: Option<Vec<Tensor>> = None;
-    let mut drawn = Vec::new();
-    for viewer in viewers {
-        let own;
-        let basis = match &shared {
-            Some(basis) => basis,
-            None => {
-                own = Basis::of(&[&viewer.tokens[..]])?;
-                &own
-            }
-        };
-        let places = basis.project(&viewer.tokens, first.as_deref());
-        drawn.push(colours(&places, viewer.patch_size));
-        first.get_or_insert(places);
-    }
-    Ok((drawn, is_one_basis))
-}
-
-fn least_common_multiple(a: usize, b: usize) -> usize {
-    let (mut greatest, mut rest) = (a, b);
-    while rest > 0 {
-        (greatest, rest) = (rest, greatest % rest);
-    }
-    a / greatest.max(1) * b
 }

@@ -21,6 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "doctor",
             "encoders",
             "eval",
+            "explore",
             "native",
             "nn",
             "onnx",
@@ -30,11 +31,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "train",
             "ui",
             "viz",
+            "watch",
             "weights",
         ],
     ),
     ("doctor", &["config", "dist", "native", "nn", "run"]),
-    ("report", &["artifacts", "config", "encoders", "nn", "tasks", "viz"]),
+    ("report", &["artifacts", "config", "encoders", "nn", "tasks", "ui", "viz"]),
+    ("explore", &["run", "ui"]),
+    ("watch", &["artifacts", "ui"]),
     (
         "run",
         &[

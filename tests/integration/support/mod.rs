@@ -1,6 +1,7 @@
 //! What several areas of tests use.
 
 pub mod bands;
+pub mod browser;
 pub mod coloured;
 pub mod device;
 pub mod exported;
