@@ -1,5 +1,6 @@
 //! A run, or a comparison of encoders, as one HTML page.
 
+mod beside;
 mod charts;
 mod comparison;
 mod curve;
@@ -9,7 +10,7 @@ mod results;
 mod run;
 mod training;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -34,4 +35,14 @@ pub fn of(dir: &Path) -> Result<Report> {
     }
     let run = Run::read(dir)?;
     Ok(Report { page: page::page(&run)?, notes: run.notes().to_vec() })
+}
+
+/// The page about several runs side by side.
+///
+/// # Errors
+/// One is no run directory, or cannot be read.
+pub fn of_several(dirs: &[PathBuf]) -> Result<Report> {
+    let runs = dirs.iter().map(|dir| Run::read(dir)).collect::<Result<Vec<Run>>>()?;
+    let notes = runs.iter().flat_map(Run::notes).cloned().collect();
+    Ok(Report { page: beside::page(&runs)?, notes })
 }

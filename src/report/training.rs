@@ -11,7 +11,7 @@ use crate::artifacts::{EvaluationLine, SlowestRank, StepMetrics, TraineeMetrics}
 use crate::ui::numbers::significant;
 
 /// Width and height of the loss curves, in pixels of the page.
-const LARGE: (u32, u32) = (960, 340);
+pub const LARGE: (u32, u32) = (960, 340);
 /// The same of the other curves.
 const SMALL: (u32, u32) = (470, 220);
 
@@ -170,7 +170,7 @@ fn term_title(term: &str) -> String {
 }
 
 /// The legend: which colour stands for which name.
-fn legend(names: &[&str]) -> Markup {
+pub fn legend(names: &[&str]) -> Markup {
     html! {
         p.legend {
             @for (number, name) in names.iter().enumerate() {
@@ -185,7 +185,7 @@ fn legend(names: &[&str]) -> Markup {
 }
 
 /// A chart with its title, or nothing where nothing was measured.
-fn figure(title: &str, chart: Chart) -> Result<Markup> {
+pub fn figure(title: &str, chart: Chart) -> Result<Markup> {
     let svg = charts::draw(&chart)?;
     Ok(html! {
         @if let Some(svg) = svg {

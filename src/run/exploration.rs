@@ -285,7 +285,8 @@ mod tests {
             unit.matmul(&unit.transpose(0, 1))
         };
         let whole = Tensor::from_slice(&quantised(&[tokens.shallow_clone()]).unwrap());
-        let off = (cosines(&tokens) - cosines(&whole)).abs().max().double_value(&[]);
-        assert!(off < 5e-3, "{off}");
+        let off = (cosines(&tokens) - cosines(&whole)).abs();
+        let [mean, highest] = [off.mean(Kind::Double), off.max()].map(|one| one.double_value(&[]));
+        assert!(mean < 2e-3 && highest < 1e-2, "{mean} {highest}");
     }
 }

@@ -1,6 +1,6 @@
 //! The terminal, taken for a while and given back as it was.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -49,7 +49,8 @@ pub fn show(watched: &mut Watched) -> Result<()> {
     }
     on_terminal(|terminal| {
         let mut view = View::default();
-        while !ending.load(Ordering::Relaxed) {
+        // One that is closed is never silent: nobody would be left to press q.
+        while !ending.load(Ordering::Relaxed) && io::stdout().is_terminal() {
             watched.look()?;
             terminal.draw(|frame| draw(frame, watched, &view, now()))?;
             if !take_keys(&mut view, watched)? {

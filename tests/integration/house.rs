@@ -37,7 +37,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("doctor", &["config", "dist", "native", "nn", "run"]),
     ("report", &["artifacts", "config", "encoders", "nn", "tasks", "ui", "viz"]),
-    ("explore", &["run", "ui"]),
+    ("explore", &["run"]),
     ("watch", &["artifacts", "ui"]),
     (
         "run",

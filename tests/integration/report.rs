@@ -1,5 +1,7 @@
 //! `distill report`: the page about a run says what its directory holds, and needs nothing else.
 
+mod beside;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

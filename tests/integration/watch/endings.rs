@@ -1,9 +1,11 @@
 //! However it ends, the terminal is as it was before.
 
 use std::env;
+use std::fs;
 
 use super::MadeRun;
 use super::terminal::OnTerminal;
+use crate::support::processes::wait_until;
 
 const ROLE: &str = "DISTILL_TEST_WATCH_PANICS";
 const SIZE: (u16, u16) = (80, 24);
@@ -39,6 +41,28 @@ fn signals_leave_and_give_the_terminal_back() {
         let text = terminal.ends_restored();
         assert!(text.contains("ended 0"), "{signal}: {text}");
     }
+}
+
+/// Nobody can press a key where the terminal is gone, as after a lost connection.
+#[test]
+fn a_closed_terminal_ends_it() {
+    let run = MadeRun::new();
+    run.add(1..=200, 1.0);
+    let number = run.path().with_extension("pid");
+    let program = crate::support::device::program();
+    // Hang-ups are ignored, as under nohup.
+    let line = format!(
+        "trap '' HUP; echo $$ > '{}'; exec '{}' watch '{}'",
+        number.display(),
+        program.display(),
+        run.path().display()
+    );
+    let terminal = OnTerminal::run(&line, SIZE);
+    terminal.shows(&["step 200 of 400"]);
+    drop(terminal);
+    let process = fs::read_to_string(number).unwrap();
+    let state = || fs::read_to_string(format!("/proc/{}/stat", process.trim())).unwrap_or_default();
+    wait_until("its end", || state().is_empty() || state().contains(") Z "));
 }
 
 /// Files that are lost while they are watched end it with one line, below the screen of before.
