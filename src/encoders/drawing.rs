@@ -228,17 +228,19 @@ impl Drawing {
         bias: Option<Tensor>,
     ) -> Result<Value> {
         let (weight_name, bias_name) = (format!("{name}.weight"), format!("{name}.bias"));
-        let mut weight = self.parameter(&weight_name)?;
-        let mut bias = match bias {
+        let weight = self.parameter(&weight_name)?;
+        let bias = match bias {
             None if self.has(&bias_name) => Some(self.parameter(&bias_name)?),
             other => other,
         };
         let gamma = scale.map(|scale| format!("{scale}.gamma")).filter(|gamma| self.has(gamma));
-        if let Some(gamma) = gamma {
-            let gamma = self.parameter(&gamma)?;
-            weight = weight * gamma.unsqueeze(-1);
-            bias = bias.map(|bias| bias * &gamma);
-        }
+        let (weight, bias) = match gamma {
+            Some(gamma) => {
+                let gamma = self.parameter(&gamma)?;
+                (weight * gamma.unsqueeze(-1), bias.map(|bias| bias * &gamma))
+            }
+            None => (weight, bias),
+        };
         let weight = self.graph.weight(&weight_name, &weight.tr());
         let product = self.graph.product(input, &weight);
         Ok(match bias {

@@ -31,10 +31,7 @@ pub(super) enum Holder {
 }
 
 /// The files beside the weights among those of a repository.
-pub(super) fn beside<'a>(
-    all: &'a BTreeSet<String>,
-    wanted: Wanted,
-) -> impl Iterator<Item = &'a str> {
+pub(super) fn beside(all: &BTreeSet<String>, wanted: Wanted) -> impl Iterator<Item = &str> {
     let names: &[&str] = match wanted {
         Wanted::Description => &[CONFIG],
         Wanted::Weights => &[CONFIG, PREPROCESSOR],

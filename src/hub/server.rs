@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::error::Error as _;
 
 use anyhow::{Context, Error, Result, anyhow};
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, RANGE};
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, RANGE,
+};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, Response, StatusCode};
 use serde::Deserialize;
@@ -107,6 +109,11 @@ impl Server {
             let message = format!("{} does not answer as a hub does", self.endpoint);
             Failure::Lasting(Error::new(error).context(message))
         })?;
+        // It becomes the name of a folder.
+        if model.sha.is_empty() || !model.sha.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            let message = format!("{} names a commit `{}`", self.endpoint, model.sha);
+            return Err(Failure::Lasting(anyhow!(message)));
+        }
         Ok(Contents {
             commit: model.sha,
             files: model.siblings.into_iter().map(|sibling| sibling.rfilename).collect(),
@@ -181,6 +188,8 @@ impl Server {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Failure> {
+        // Sizes are those of the files.
+        let request = request.header(ACCEPT_ENCODING, "identity");
         let request = match &self.token {
             // The client takes it away where a link leads to another host.
             Some(token) => request.header(AUTHORIZATION, format!("Bearer {}", token.secret)),
@@ -244,9 +253,15 @@ impl Server {
         let lasting = error.is_builder() || error.is_redirect();
         let mut causes = std::iter::successors(error.source(), |&cause| cause.source());
         let cause = causes.by_ref().last().map_or_else(|| error.to_string(), ToString::to_string);
-        let message = match error.is_connect() {
-            true => format!("{} cannot be reached ({cause})", self.endpoint),
-            false => format!("the connection with {} broke ({cause})", self.endpoint),
+        let host = &self.endpoint;
+        let message = match (error.is_builder(), error.is_connect()) {
+            (true, _) => {
+                format!(
+                    "HF_ENDPOINT is `{host}`, which is no server's: expected https://… ({cause})"
+                )
+            }
+            (_, true) => format!("{host} cannot be reached ({cause})"),
+            _ => format!("the connection with {host} broke ({cause})"),
         };
         match lasting {
             true => Failure::Lasting(anyhow!(message)),

@@ -70,10 +70,12 @@ fn what_cannot_be_fetched_says_why() {
     assert!(hub.server.log().is_empty());
     hub.server.tell("status 503 2");
     hub.export(&workshop, "hf://lab/small", &[]).succeeds();
-    // A server that is none.
+    let unnamed = hub.export(&workshop, "hf://lab/other", &[("HF_ENDPOINT", "hub.lab")]);
+    unnamed.fails(1, &["HF_ENDPOINT is `hub.lab`", "expected https://"]);
+    // A server that knows no hub.
     let other = format!("{}/log?", hub.server.address);
     let other = hub.export(&workshop, "hf://lab/other", &[("HF_ENDPOINT", &*other)]);
-    other.fails(1, &["hf://lab/other"]);
+    other.fails(1, &["hf://lab/other", "there is no model lab/other", "status 404"]);
 }
 
 /// A licence of its own is told once to each user.
