@@ -1,7 +1,7 @@
 //! The published DINOv2 encoders in numbers.
 
 use crate::encoders::family::EncoderSpec;
-use crate::nn::Biases;
+use crate::nn::{Activation, Biases};
 
 /// DINOv2 encoders without or with registers: see [`super`]. `transformers` has a class for each.
 pub struct Dinov2 {
@@ -52,7 +52,9 @@ impl Dinov2 {
             class_tokens: 1,
             registers: if self.has_registers { REGISTERS } else { 0 },
             mlp_ratio: MLP_RATIO,
+            mlp_width: 0,
             gated: false,
+            activation: Activation::Gelu,
             biases: Biases::ALL,
             rope_theta: 0,
         }
