@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use distill::encoders::{Encoder, EncoderWeights, Input, StoredEncoder};
+use distill::encoders::{Encoder, EncoderSpec, EncoderWeights, Input, StoredEncoder};
 use distill::nn::{FrozenFormat, Junctions, Parameters, Storage};
+use distill::tasks::distill::mean_cosine;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
@@ -164,6 +165,62 @@ fn gradients_are_those_of_transformers() {
             }
         }
         assert_eq!(of_passes[0], of_passes[1], "{name}: recomputed blocks change bits");
+    }
+}
+
+/// In bf16 and in FP8, which the CPU imitates, the teacher's tokens stay near, with every activation and norm.
+#[test]
+fn frozen_formats_of_the_other_blocks_stay_near() {
+    for (name, least) in [("deit", 0.99), ("clip", 0.99), ("siglip_whole", 0.99)] {
+        let outputs = read(drawn(name).join("outputs.safetensors"));
+        let expected = &outputs["last_hidden_state_56"];
+        let input = Input::whole(outputs["pixels_56"].to_kind(Kind::BFloat16));
+        for fp8 in [false, true] {
+            let (mut encoder, _parameters, _) = load(&drawn(name).join("model"));
+            let format = FrozenFormat { compute: Kind::BFloat16, residual: Kind::Float, fp8 };
+            let found = tch::no_grad(|| {
+                encoder.freeze(format, 4);
+                let junctions = Junctions::default();
+                let tokens = encoder.forward_frozen(&input, Kind::BFloat16, &junctions).unwrap();
+                assert_eq!(encoder.pooled(&tokens).kind(), Kind::Float);
+                encoder.normalise(tokens).all
+            });
+            assert_ne!(&found, expected);
+            let cosine = mean_cosine(&found, expected);
+            assert!(cosine > least, "{name}, fp8 {fp8}: {cosine}");
+        }
+    }
+}
+
+/// Parameters of published encoders, as their model cards and OpenCLIP's and timm's tables have them, for images of so
+/// many pixels; of OpenCLIP's the product behind the pooled vector is counted too, which is not of the encoder.
+#[test]
+fn published_encoders_have_the_published_numbers() {
+    for (name, image_size, beside, expected) in [
+        ("clip_vitb32", 224, 0, 87_456_000.0),
+        ("clip_vitl14", 224, 0, 303_179_776.0),
+        ("clip_vith14_laion", 224, 1280 * 1024, 632.08e6),
+        ("clip_vitg14_laion", 224, 1408 * 1024, 1012.65e6),
+        ("clip_vitbigg14_laion", 224, 1664 * 1280, 1844.91e6),
+        ("siglip_vitb16", 224, 0, 92_884_224.0),
+        ("siglip_so400m14", 384, 0, 428_225_600.0),
+        ("deit_b16", 224, 0, 85_800_192.0),
+    ] {
+        let spec = EncoderSpec::named(name).unwrap();
+        let mut parameters = Parameters::new(Storage::Shapes);
+        spec.build(&mut parameters, spec.grid_size(image_size));
+        let found = (parameters.count() + beside) as f64;
+        let digits = if expected % 1e4 == 0.0 && beside > 0 { 5e3 } else { 0.5 };
+        assert!((found - expected).abs() <= digits, "{name}: {found}, expected {expected}");
+        assert_eq!(spec.name(), Some(name));
+        let written = format!("model = {}", spec.to_toml());
+        let read: std::collections::BTreeMap<String, EncoderSpec> =
+            toml::from_str(&written).unwrap();
+        assert_eq!(read["model"], spec);
+        // A product with a weight is two operations a token.
+        let tokens = spec.grid_size(image_size).pow(2) + spec.class_tokens;
+        let ratio = spec.flops(tokens - spec.class_tokens) / (2.0 * tokens as f64 * found);
+        assert!((0.9..1.2).contains(&ratio), "{name}: {ratio}");
     }
 }
 

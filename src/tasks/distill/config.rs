@@ -114,8 +114,11 @@ impl DistillConfig {
             "found \"fp8\", expected \"same\" unless run.precision is \"bf16\"".into()
         })?;
         // What CUDA's FP8 products take.
-        require(!is_fp8 || model.dim.is_multiple_of(16), "teacher.precision", || {
-            format!("found \"fp8\" for a width of {}, expected a multiple of 16", model.dim)
+        let widths = [model.dim, model.mlp_width];
+        let odd = widths.into_iter().find(|width| !width.is_multiple_of(16));
+        require(!is_fp8 || odd.is_none(), "teacher.precision", || {
+            let odd = odd.unwrap_or_default();
+            format!("found \"fp8\" for a width of {odd}, expected a multiple of 16")
         })
     }
 
