@@ -25,15 +25,21 @@ test_requirements=(
     'flask-cors==6.0.5'
 )
 
+# What is seen by those tests alone that ask for it: with torchvision, transformers would prepare images in another way.
+timm_requirements=('timm==1.0.31' 'torchvision==0.26.0')
+
 # Debian packages that tests need, each with programs that come with it.
 test_packages=('openmpi-bin mpirun' 'iproute2 ip' 'chromium chromium')
 
-# Sets DISTILL_TEST_PYTHON to an executable that sees the peers and torch, and test_programs to
-# the folder of the programs that came with them.
+# Sets DISTILL_TEST_PYTHON to an executable that sees the peers and torch, DISTILL_TIMM_PACKAGES to the folder of timm, and
+# test_programs to the folder of the programs that came with them.
 ensure_test_python() {
     ensure_packages "${test_packages[@]}"
+    ensure_python_packages timm-python --no-deps "${timm_requirements[@]}"
+    DISTILL_TIMM_PACKAGES=$(dirname "$packages_python")/packages
     ensure_python_packages test-python "${test_requirements[@]}"
-    export DISTILL_TEST_PYTHON=$packages_python
+    DISTILL_TEST_PYTHON=$packages_python
+    export DISTILL_TEST_PYTHON DISTILL_TIMM_PACKAGES
     # shellcheck disable=SC2034  # for the scripts that source this
     test_programs=$(dirname "$packages_python")/packages/bin
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::weights::{WeightFile, torch_name};
 
@@ -78,12 +78,59 @@ const OF_ANY_MODEL: &[&str] = &[
     "use_cache",
 ];
 
+/// Keys that `transformers` 4 wrote of any model, most of which are about texts that are made.
+const OF_ANY_OLD_MODEL: &[&str] = &[
+    "add_cross_attention",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "prefix",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torchscript",
+    "typical_p",
+    "use_bfloat16",
+];
+
+/// Of old models which heads have been taken out: none, if they are to be read.
+const PRUNED: &str = "pruned_heads";
+
 /// # Errors
 /// `config` has keys that are neither `known` nor of any model: they may change what is computed.
 pub(super) fn require_known_keys(config: &Value, known: &[&str]) -> Result<()> {
-    let is_unknown = |key: &&String| {
-        let key = key.as_str();
-        !known.contains(&key) && !OF_ANY_MODEL.contains(&key)
+    let is_pruned = config.get(PRUNED).is_some_and(|heads| *heads != json!({}));
+    let is_unknown = |key: &&String| match key.as_str() {
+        PRUNED => is_pruned,
+        key => ![known, OF_ANY_MODEL, OF_ANY_OLD_MODEL].iter().any(|keys| keys.contains(&key)),
     };
     let keys = config.as_object().into_iter().flat_map(|keys| keys.keys());
     let unknown: Vec<_> = keys.filter(is_unknown).map(|key| format!("`{key}`")).collect();

@@ -1,9 +1,11 @@
 //! The list of encoder families.
 
+use super::clip::Clip;
 use super::dinov2::Dinov2;
 use super::dinov3_vit::Dinov3Vit;
 use super::family::{EncoderSpec, Family};
 use super::pixio::Pixio;
+use super::siglip::Siglip;
 use super::vit::Vit;
 
 /// Every family; the first is meant where a configuration names none.
@@ -14,6 +16,9 @@ pub static FAMILIES: &[&dyn Family] = &[
     &Dinov3Vit,
     &Vit::PLAIN,
     &Vit::OF_AUTOENCODER,
+    &Vit::DISTILLED,
+    &Clip,
+    &Siglip,
 ];
 
 /// The family that a configuration means which names none.

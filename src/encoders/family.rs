@@ -10,7 +10,7 @@ use tch::Tensor;
 use super::drawing::{Drawing, Drawn};
 use super::encoder::Encoder;
 use super::whereabouts::Whereabouts;
-use crate::nn::{Biases, Parameters, Storage};
+use crate::nn::{Activation, Biases, Parameters, Storage};
 use crate::weights::{NameMap, WeightFile};
 
 /// Encoders that are computed in the same way and whose weights have the same names: the model, its
@@ -99,8 +99,19 @@ pub trait Family: Sync {
     /// The one file of an export under this program's names.
     fn file_name(&self) -> &'static str;
 
-    /// The `model_type` of `config.json`.
+    /// The `model_type` of `config.json`, as it is written.
     fn model_type(&self) -> &'static str;
+
+    /// The model types that are read: also those of larger models that hold such an encoder.
+    fn model_types(&self) -> Vec<&'static str> {
+        vec![self.model_type()]
+    }
+
+    /// Whether published encoders of the same shapes are computed in different ways, so that only a `config.json`
+    /// tells what weights are of: what it is that differs.
+    fn untold(&self) -> Option<&'static str> {
+        None
+    }
 
     /// The encoder that a `config.json` of its model type describes.
     ///
@@ -157,10 +168,14 @@ pub struct EncoderSpec {
     pub class_tokens: usize,
     /// Learned tokens behind them that nothing is read from.
     pub registers: usize,
-    /// Width of the MLP's hidden layer over `dim`.
+    /// Width of the MLP's hidden layer over `dim`, rounded up.
     pub mlp_ratio: usize,
+    /// The hidden layer's width itself where it is no multiple of `dim`, and else 0.
+    pub mlp_width: usize,
     /// Whether one half of an MLP's first product gates the other.
     pub gated: bool,
+    /// What stands between the products of an MLP that is not gated.
+    pub activation: Activation,
     /// Which products of a block add a bias.
     pub biases: Biases,
     /// The theta of rotary positions; 0 where positions are not rotary.
@@ -171,7 +186,21 @@ impl EncoderSpec {
     /// These numbers with those of `noted` that no shape of a tensor tells.
     #[must_use]
     pub(super) fn completed_by(self, noted: &Self) -> Self {
-        Self { heads: noted.heads, rope_theta: noted.rope_theta, ..self }
+        let Self { heads, rope_theta, activation, .. } = *noted;
+        Self { heads, rope_theta, activation, ..self }
+    }
+
+    /// Width of a plain MLP's hidden layer.
+    pub(super) fn hidden(&self) -> usize {
+        if self.mlp_width > 0 { self.mlp_width } else { self.dim * self.mlp_ratio }
+    }
+
+    /// These numbers with a hidden layer of this width.
+    #[must_use]
+    pub(super) fn with_hidden(self, width: usize) -> Self {
+        let dim = self.dim.max(1);
+        let mlp_width = if width.is_multiple_of(dim) { 0 } else { width };
+        Self { mlp_ratio: width.div_ceil(dim), mlp_width, ..self }
     }
 
     /// Tokens before those of the patches.

@@ -15,10 +15,10 @@ pub fn family_of(names: &[&str]) -> Option<&'static str> {
     if has_any(&["decoder_blocks.", "decoder.decoder_layers.", "decoder_pos_embed"]) {
         return Some("MAE");
     }
-    if has_any(&["vision_model.head.probe", "attn_pool.latent"]) {
+    if has_any(&["head.probe", "attn_pool.latent"]) {
         return Some("SigLIP");
     }
-    if has_any(&["visual.transformer.", "vision_model.", "visual_projection"]) {
+    if has_any(&["visual.transformer.", "vision_model.", "visual_projection", "pre_layrnorm"]) {
         return Some("CLIP");
     }
     if has_any(&["stages.0.", "downsample_layers."]) {

@@ -14,13 +14,17 @@ pub(super) fn shape(file: &WeightFile, name: &str) -> Result<Vec<usize>> {
     Ok(shape.iter().map(|&size| size as usize).collect())
 }
 
+/// How many tokens the stored positions `[1, T, D]` or `[T, D]` are for.
+fn tokens(shape: &[usize]) -> usize {
+    shape.len().checked_sub(2).map_or(0, |dimension| shape[dimension])
+}
+
 /// Patches along each side of the images that the stored positions are for, which also count `class_tokens`.
 ///
 /// # Errors
 /// There are none, or they are for no square.
 pub(super) fn grid_size(file: &WeightFile, class_tokens: usize) -> Result<usize> {
-    let tokens = shape(file, "pos_embed")?.get(1).copied().unwrap_or(0);
-    let patches = tokens.saturating_sub(class_tokens);
+    let patches = tokens(&shape(file, "pos_embed")?).saturating_sub(class_tokens);
     let grid_size = patches.isqrt();
     ensure!(
         grid_size * grid_size == patches,
@@ -31,6 +35,6 @@ pub(super) fn grid_size(file: &WeightFile, class_tokens: usize) -> Result<usize>
 
 /// The same of positions that are for no square either, rounded down; 0 where there are none.
 pub(super) fn stored_grid(file: &WeightFile, class_tokens: usize) -> usize {
-    let tokens = file.shape("pos_embed").and_then(|shape| shape.get(1).copied()).unwrap_or(0);
-    (tokens as usize).saturating_sub(class_tokens).isqrt()
+    let shape = shape(file, "pos_embed").unwrap_or_default();
+    tokens(&shape).saturating_sub(class_tokens).isqrt()
 }

@@ -21,6 +21,7 @@
 
 mod checks;
 mod class_and_patches;
+mod clip;
 mod config_json;
 mod dinov2;
 mod dinov3_vit;
@@ -35,9 +36,11 @@ mod frozen;
 mod measuring;
 mod name_table;
 mod pixio;
+mod siglip;
 mod spec_form;
 mod stored;
 mod tokens;
+mod towers;
 mod trunk;
 mod vit;
 mod whereabouts;

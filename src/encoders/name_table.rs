@@ -60,8 +60,10 @@ pub(super) struct NameTable {
     pub own_layout: &'static str,
     /// What models that hold an encoder put before its names.
     pub wrappers: &'static [&'static str],
+    /// What `transformers` writes before every name; it is read without, or as one of the wrappers.
+    pub prefix: &'static str,
     /// Parameters outside the blocks: ours, theirs.
-    pub outside: &'static [(&'static str, &'static str)],
+    pub outside: &'static [&'static [(&'static str, &'static str)]],
     /// What numbered blocks are written under; others are read too.
     pub blocks: &'static str,
     pub in_block: &'static [&'static [Module]],
@@ -74,9 +76,14 @@ impl NameTable {
         self.in_block.iter().copied().flatten()
     }
 
+    /// The parameters outside the blocks: ours, theirs.
+    pub fn outside(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        self.outside.iter().copied().flatten()
+    }
+
     /// The place of the tensor that a Hugging Face file calls `name`.
     fn place_of(&self, name: &str) -> Option<Place> {
-        if let Some((own, _)) = self.outside.iter().find(|(_, theirs)| *theirs == name) {
+        if let Some((own, _)) = self.outside().find(|(_, theirs)| *theirs == name) {
             return Some(Place { name: (*own).into(), part: None });
         }
         let stack = ["encoder.", "model."].iter().find_map(|stack| name.strip_prefix(stack));
@@ -105,7 +112,7 @@ impl NameTable {
     /// The names that `transformers` gives one of our parameters: several for a fused one, none for a tensor that
     /// is no part of the encoder.
     fn theirs(&self, name: &str) -> Vec<String> {
-        if let Some((_, theirs)) = self.outside.iter().find(|(own, _)| *own == name) {
+        if let Some((_, theirs)) = self.outside().find(|(own, _)| *own == name) {
             return vec![(*theirs).into()];
         }
         let in_block = || {
@@ -148,7 +155,7 @@ impl NameMap for HuggingFaceNames {
     }
 
     fn stored_names(&self, name: &str) -> Vec<String> {
-        self.0.theirs(name)
+        self.0.theirs(name).into_iter().map(|theirs| format!("{}{theirs}", self.0.prefix)).collect()
     }
 
     fn numbers(&self, shapes: &BTreeMap<&str, Vec<i64>>) -> Vec<(String, i64)> {
@@ -183,6 +190,7 @@ impl NameMap for OwnNames {
 fn numbers(shapes: &BTreeMap<&str, Vec<i64>>) -> Vec<(String, i64)> {
     let block = |name: &&str| Some(name.strip_prefix("blocks.")?.split('.').next()?.to_string());
     let depth = shapes.keys().filter_map(block).collect::<BTreeSet<_>>().len() as i64;
-    let width = shapes.get("cls_token").and_then(|shape| shape.last().copied()).unwrap_or(0);
+    let of_width = ["cls_token", "norm.weight"].iter().find_map(|name| shapes.get(name));
+    let width = of_width.and_then(|shape| shape.last().copied()).unwrap_or(0);
     vec![(format!("width {width}"), width), (format!("{depth} blocks"), depth)]
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::families::{FAMILIES, default_family};
 use super::family::{EncoderSpec, Family};
-use crate::nn::Biases;
+use crate::nn::{Activation, Biases};
 
 /// An encoder by numbers: `{ dim = 192, depth = 6, heads = 3 }`.
 #[derive(Serialize, Deserialize)]
@@ -25,7 +25,11 @@ struct Numbers {
     registers: Option<usize>,
     mlp_ratio: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    mlp_width: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     gated: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    activation: Option<Activation>,
     /// Names of the products that add a bias.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     biases: Option<Vec<String>>,
@@ -46,7 +50,9 @@ impl Numbers {
             class_tokens: Some(spec.class_tokens),
             registers: Some(spec.registers),
             mlp_ratio: Some(spec.mlp_ratio),
+            mlp_width: Some(spec.mlp_width),
             gated: Some(spec.gated),
+            activation: Some(spec.activation),
             biases: Some(there.map(|(name, _)| name.to_string()).collect()),
             rope_theta: Some(spec.rope_theta),
         }
@@ -58,7 +64,9 @@ impl Numbers {
         Self {
             family: all.family.filter(|_| spec.family != default_family()),
             registers: all.registers.filter(|_| all.registers != defaults.registers),
+            mlp_width: all.mlp_width.filter(|_| all.mlp_width != defaults.mlp_width),
             gated: all.gated.filter(|_| all.gated != defaults.gated),
+            activation: all.activation.filter(|_| all.activation != defaults.activation),
             biases: all.biases.filter(|biases| Some(biases) != defaults.biases.as_ref()),
             rope_theta: all.rope_theta.filter(|_| all.rope_theta != defaults.rope_theta),
             ..all
@@ -68,7 +76,7 @@ impl Numbers {
     fn into_spec(self) -> Result<EncoderSpec, String> {
         let family = self.family.as_deref().map_or(Ok(default_family()), family_named)?;
         let defaults = family.defaults();
-        Ok(EncoderSpec {
+        let spec = EncoderSpec {
             family,
             dim: self.dim,
             depth: self.depth,
@@ -77,13 +85,17 @@ impl Numbers {
             class_tokens: self.class_tokens.unwrap_or(defaults.class_tokens),
             registers: self.registers.unwrap_or(defaults.registers),
             mlp_ratio: self.mlp_ratio.unwrap_or(defaults.mlp_ratio),
+            mlp_width: 0,
             gated: self.gated.unwrap_or(defaults.gated),
+            activation: self.activation.unwrap_or(defaults.activation),
             biases: match self.biases {
                 Some(names) => Biases::from_names(&names)?,
                 None => defaults.biases,
             },
             rope_theta: self.rope_theta.unwrap_or(defaults.rope_theta),
-        })
+        };
+        let width = self.mlp_width.filter(|width| *width > 0);
+        Ok(width.map_or(spec, |width| spec.with_hidden(width)))
     }
 }
 
@@ -114,8 +126,12 @@ impl EncoderSpec {
             return format!("\"{name}\"");
         }
         let Self { family, dim, depth, heads, patch_size, class_tokens, mlp_ratio, .. } = *self;
-        let Numbers { registers, gated, biases, rope_theta, .. } = Numbers::from_spec(self);
+        let Numbers { registers, mlp_width, gated, activation, biases, rope_theta, .. } =
+            Numbers::from_spec(self);
         let registers = registers.map(|count| format!(", registers = {count}")).unwrap_or_default();
+        let mlp_width = mlp_width.map(|width| format!(", mlp_width = {width}")).unwrap_or_default();
+        let activation = activation.map(|one| format!(", activation = \"{}\"", one.name()));
+        let activation = activation.unwrap_or_default();
         let gated = gated.map(|gated| format!(", gated = {gated}")).unwrap_or_default();
         let biases = biases.map(|names| format!(", biases = {names:?}")).unwrap_or_default();
         let theta = rope_theta.map(|theta| format!(", rope_theta = {theta}")).unwrap_or_default();
@@ -125,7 +141,8 @@ impl EncoderSpec {
         };
         format!(
             "{{ {family}dim = {dim}, depth = {depth}, heads = {heads}, patch_size = {patch_size}, \
-             class_tokens = {class_tokens}{registers}, mlp_ratio = {mlp_ratio}{gated}{biases}{theta} }}"
+             class_tokens = {class_tokens}{registers}, mlp_ratio = {mlp_ratio}{mlp_width}{gated}{activation}\
+             {biases}{theta} }}"
         )
     }
 }

@@ -99,8 +99,18 @@ impl EncoderWeights {
     ///
     /// # Errors
     /// A tensor is missing, what is noted beside the tensors contradicts them, or nothing tells
-    /// the number of heads.
+    /// the number of heads, or what else the family needs.
     pub fn measure(&self, heads: Option<usize>) -> Result<StoredEncoder> {
+        if let (Some(untold), None) = (self.family.untold(), self.declared) {
+            bail!(
+                "{}: nothing tells {untold}; put the config.json of these weights beside them, or name their folder",
+                self.file.path().display()
+            )
+        }
+        self.measure_with(heads)
+    }
+
+    fn measure_with(&self, heads: Option<usize>) -> Result<StoredEncoder> {
         let path = self.file.path().display();
         let measured = self.family.measure(&self.file).with_context(|| path.to_string());
         let measured = measured.map_err(|error| named(self.foreign, error))?;
@@ -144,7 +154,7 @@ impl EncoderWeights {
     /// # Errors
     /// As of [`Self::measure`].
     pub fn measure_trainee(&self, model: &EncoderSpec) -> Result<StoredEncoder> {
-        let stored = self.measure(Some(model.heads))?;
+        let stored = self.measure_with(Some(model.heads))?;
         Ok(StoredEncoder { spec: stored.spec.completed_by(model), ..stored })
     }
 
@@ -272,6 +282,13 @@ pub fn declared_at(path: &Path) -> Result<Option<EncoderSpec>> {
     }
 }
 
+/// Model types that could be taken for one that is read, and why they are not.
+const NOT_READ: [(&[&str], &str); 1] = [(
+    &["siglip2", "siglip2_vision_model"],
+    "SigLIP 2's NaFlex encoder takes patches of images of any shape, each with its own positions, and not squares; \
+     SigLIP 2's checkpoints of a fixed resolution are of model_type `siglip`, and are read",
+)];
+
 /// The encoder that a `config.json` describes.
 fn read_config(path: &Path) -> Result<EncoderSpec> {
     let context = || path.display().to_string();
@@ -281,11 +298,13 @@ fn read_config(path: &Path) -> Result<EncoderSpec> {
     let config: Value = serde_json::from_str(text).with_context(context)?;
     let config = with_whole_numbers(config);
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or("nothing");
-    let family = FAMILIES.iter().find(|family| family.model_type() == model_type);
+    let family = FAMILIES.iter().find(|family| family.model_types().contains(&model_type));
     let family = family.with_context(|| {
-        let known = FAMILIES.iter().map(|family| format!("`{}`", family.model_type()));
-        let known = known.collect::<Vec<_>>().join(" or ");
-        format!("{}: model_type is `{model_type}`, expected {known}", path.display())
+        let known = FAMILIES.iter().flat_map(|family| family.model_types());
+        let known = known.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
+        let refused = NOT_READ.iter().find(|(names, _)| names.contains(&model_type));
+        let why = refused.map(|(_, why)| format!(" ({why})")).unwrap_or_default();
+        format!("{}: model_type is `{model_type}`{why}, expected {known}", path.display())
     })?;
     family.read_config(config).with_context(context)
 }
@@ -313,6 +332,9 @@ fn split_part(path: &Path) -> (PathBuf, Option<String>) {
     }
 }
 
+/// What every encoder has, and nothing else.
+const PATCHES: &str = "patch_embed.proj.weight";
+
 /// Fewer tensors with places below a prefix are a coincidence.
 const LEAST_PLACED: usize = 4;
 
@@ -331,8 +353,12 @@ fn within(
     let shapes = file.shapes();
     let ends = shapes.keys().flat_map(|name| name.match_indices('.').map(|(at, _)| &name[..=at]));
     let prefixes: BTreeSet<String> = ends.map(str::to_string).collect();
+    // A tower of texts has blocks of the same names, and so has what lies below an encoder's own names.
     let is_encoder = |prefix: &String| {
-        layouts.iter().any(|layout| file.placed_below(prefix, *layout) >= LEAST_PLACED)
+        layouts.iter().any(|layout| {
+            file.placed_below(prefix, *layout) >= LEAST_PLACED
+                && file.has_below(prefix, *layout, PATCHES)
+        })
     };
     let mut found: Vec<String> = prefixes.into_iter().filter(is_encoder).collect();
     if let Some(part) = part {

@@ -44,9 +44,15 @@ pub(super) trait OverTrunk {
     /// What the trunk takes of `input`: float32 unless frozen otherwise. Products run in `compute`.
     fn embed(&self, input: &Input, compute: Kind) -> Embedded;
 
-    /// [`Encoder::pooled`]: the class token after the final norm, unless the family pools otherwise.
+    /// [`Encoder::normalise`] of `[B, T, D]`, unless the family leaves tokens as they are.
+    fn normalise(&self, tokens: &Tensor) -> Tensor {
+        self.trunk().norm.forward(tokens)
+    }
+
+    /// [`Encoder::pooled`]: the first class token after the final norm, unless the family pools otherwise.
     fn pooled(&self, tokens: &Tokens) -> Tensor {
-        self.trunk().norm.forward(&tokens.class()).to_kind(Kind::Float).squeeze_dim(1)
+        let first = tokens.all.narrow(1, 0, 1);
+        self.trunk().norm.forward(&first).to_kind(Kind::Float).squeeze_dim(1)
     }
 
     /// [`Encoder::freeze`] of what stands before the trunk.
@@ -81,7 +87,7 @@ impl<T: OverTrunk> Encoder for T {
     }
 
     fn normalise(&self, tokens: Tokens) -> Tokens {
-        tokens.map(|all| self.trunk().norm.forward(&all))
+        tokens.map(|all| OverTrunk::normalise(self, &all))
     }
 
     fn pooled(&self, tokens: &Tokens) -> Tensor {

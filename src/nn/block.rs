@@ -3,6 +3,7 @@
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
+use super::activation::Activation;
 use super::biases::{Biases, QkvBiases};
 use super::drop_path::BranchPath;
 use super::fp8::Operand;
@@ -28,6 +29,8 @@ pub struct BlockShape {
     /// Whether the MLP's first product is twice `hidden` wide, and its first half gates the second (SwiGLU;
     /// Shazeer, 2020).
     pub gated: bool,
+    /// What stands between the products of an MLP that is not gated.
+    pub activation: Activation,
     /// Which products add a bias.
     pub biases: Biases,
     /// Whether queries, keys and values have biases of their own, any of which may be missing, and not one for all.
@@ -44,6 +47,7 @@ impl BlockShape {
             eps,
             layer_scale: false,
             gated: false,
+            activation: Activation::Gelu,
             biases: Biases::ALL,
             biases_apart: false,
         }
@@ -170,6 +174,7 @@ impl LayerScale {
 enum Mlp {
     Plain {
         fc1: Linear,
+        activation: Activation,
         fc2: Linear,
     },
     /// `w3(silu(a) · b)`, a and b being the halves of `w12`.
@@ -187,6 +192,7 @@ impl Mlp {
         match shape.gated {
             false => Self::Plain {
                 fc1: linear("mlp.fc1", dim, hidden),
+                activation: shape.activation,
                 fc2: linear("mlp.fc2", hidden, dim),
             },
             true => Self::Gated {
@@ -199,7 +205,7 @@ impl Mlp {
     /// The first and the last product.
     fn products(&mut self) -> [&mut Linear; 2] {
         match self {
-            Self::Plain { fc1, fc2 } => [fc1, fc2],
+            Self::Plain { fc1, fc2, .. } => [fc1, fc2],
             Self::Gated { w12, w3 } => [w12, w3],
         }
     }
@@ -221,8 +227,8 @@ impl Mlp {
     /// `[B, T, D]` to `[B, T, D]`.
     fn forward(&self, normalised: Tensor) -> Tensor {
         match self {
-            Self::Plain { fc1, fc2 } => {
-                let hidden = fc1.forward_gelu(&normalised);
+            Self::Plain { fc1, activation, fc2 } => {
+                let hidden = fc1.forward_activated(&normalised, *activation);
                 // The widest layer follows: without gradients, this memory is free for it.
                 drop(normalised);
                 fc2.forward(&hidden)
@@ -234,7 +240,10 @@ impl Mlp {
     /// The same of a block that is not trained.
     fn frozen(&self, normalised: Operand, junctions: &Junctions) -> Result<Tensor> {
         match self {
-            Self::Plain { fc1, fc2 } => Ok(fc2.product(junctions.gelu(fc1, normalised, fc2)?)),
+            Self::Plain { fc1, activation, fc2 } => {
+                let hidden = junctions.activated((fc1, *activation), normalised, fc2)?;
+                Ok(fc2.product(hidden))
+            }
             Self::Gated { w12, w3 } => {
                 let hidden = gated(&w12.product(normalised));
                 Ok(w3.product(junctions.operand(hidden, w3)?))
@@ -327,7 +336,10 @@ impl Block {
         let (next, own_bias) = (mlp_path.shared(), self.ls2.is_there());
         let [first, last] = [self.mlp.first(), self.mlp.last()].map(Linear::parameters);
         let (branch, stream) = match self.mlp {
-            Mlp::Plain { .. } => mlp(junction, stream, &self.norm2, [first, last], next, own_bias),
+            Mlp::Plain { activation, .. } => {
+                let products = ([first, last], activation);
+                mlp(junction, stream, &self.norm2, products, next, own_bias)
+            }
             Mlp::Gated { .. } => {
                 let (both, stream) = enter(junction, stream, &self.norm2, first, next);
                 (leave(junction, &gated(&both), last, own_bias), stream)

@@ -236,6 +236,7 @@ impl Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::activation::Activation;
     use crate::nn::biases::Biases;
     use crate::nn::parameters::{Init, Storage};
     use crate::nn::rotary::RotaryShape;
@@ -299,6 +300,8 @@ mod tests {
             (plain, None),
             (scaled, None),
             (BlockShape { gated: true, ..scaled }, None),
+            (BlockShape { activation: Activation::GeluTanh, ..plain }, None),
+            (BlockShape { activation: Activation::QuickGelu, ..plain }, None),
             (apart, Some(&turned)),
         ] {
             let (blocks, parameters, given) = drawn(&shape);

@@ -4,6 +4,7 @@
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
+use super::activation::Activation;
 use super::fp8::Operand;
 use super::layers::{LayerNorm, Linear};
 use crate::native::{BeforeRounding, RowNorm, TeacherKernels, kernels_fit};
@@ -77,12 +78,21 @@ impl Junctions {
         self.rounded(numbers, next, BeforeRounding::Nothing)
     }
 
-    /// GELU of the product of `hidden` with `operand`, as `next` takes it.
+    /// The `activation` of the product of `hidden` with `operand`, as `next` takes it. The kernels know GELU alone:
+    /// others are libtorch's, and rounded by a kernel of their own.
     ///
     /// # Errors
     /// The kernel fails.
-    pub(super) fn gelu(&self, hidden: &Linear, operand: Operand, next: &Linear) -> Result<Operand> {
+    pub(super) fn activated(
+        &self,
+        (hidden, activation): (&Linear, Activation),
+        operand: Operand,
+        next: &Linear,
+    ) -> Result<Operand> {
         match &self.kernels {
+            _ if activation != Activation::Gelu => {
+                self.operand(hidden.product_activated(operand, activation), next)
+            }
             Some(_) if next.takes_fp8() => {
                 self.rounded(hidden.product(operand), next, BeforeRounding::Gelu)
             }
@@ -92,7 +102,7 @@ impl Junctions {
                 Ok(Operand::Numbers(product))
             }
             // The widest layer follows: memory of the operand is free for it.
-            None => Ok(Operand::Numbers(hidden.product_gelu(operand))),
+            None => Ok(Operand::Numbers(hidden.product_activated(operand, activation))),
         }
     }
 

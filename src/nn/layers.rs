@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::activation::Activation;
 use super::fp8::{Fp8Matrix, Operand};
 use super::parameters::{Init, Parameters};
 use crate::native::linear_gelu;
@@ -32,6 +33,14 @@ impl Linear {
         })
     }
 
+    /// [`Self::shaped`] that adds zeros.
+    pub fn unbiased(parameters: &mut Parameters, name: &str, shape: &[i64]) -> Self {
+        parameters.scoped(name, |parameters| Self {
+            weight: Weight::Plain(parameters.matrix("weight", shape)),
+            bias: parameters.constant_zeros(&shape[..1]),
+        })
+    }
+
     /// Weight `[to, from]` and bias `[to]`, to be trained.
     ///
     /// # Panics
@@ -50,13 +59,10 @@ impl Linear {
         (from, to): (i64, i64),
         has_bias: bool,
     ) -> Self {
-        if has_bias {
-            return Self::new(parameters, name, from, to);
+        match has_bias {
+            true => Self::new(parameters, name, from, to),
+            false => Self::unbiased(parameters, name, &[to, from]),
         }
-        parameters.scoped(name, |parameters| Self {
-            weight: Weight::Plain(parameters.matrix("weight", &[to, from])),
-            bias: parameters.constant_zeros(&[to]),
-        })
     }
 
     /// Adds this bias `[to]` from now on. For weights that stay as they are.
@@ -111,14 +117,14 @@ impl Linear {
         }
     }
 
-    /// GELU of [`Self::product`].
+    /// The `activation` of [`Self::product`].
     ///
     /// # Panics
     /// Those of [`Self::product`].
-    pub(super) fn product_gelu(&self, operand: Operand) -> Tensor {
+    pub(super) fn product_activated(&self, operand: Operand, activation: Activation) -> Tensor {
         match operand {
-            Operand::Numbers(numbers) => self.forward_gelu(&numbers),
-            rounded => gelu(self.product(rounded)),
+            Operand::Numbers(numbers) => self.forward_activated(&numbers, activation),
+            rounded => activation.of(self.product(rounded)),
         }
     }
 
@@ -144,25 +150,21 @@ impl Linear {
         }
     }
 
-    /// GELU of [`Self::forward`], in one kernel where frozen weights meet float32 on a CPU.
-    pub(super) fn forward_gelu(&self, input: &Tensor) -> Tensor {
+    /// The `activation` of [`Self::forward`]; GELU in one kernel where frozen weights meet float32 on a CPU.
+    pub(super) fn forward_activated(&self, input: &Tensor, activation: Activation) -> Tensor {
         match &self.weight {
             Weight::Plain(weight)
-                if (input.kind(), input.device()) == (Kind::Float, Device::Cpu)
+                if activation == Activation::Gelu
+                    && (input.kind(), input.device()) == (Kind::Float, Device::Cpu)
                     && !weight.requires_grad()
                     && !input.requires_grad() =>
             {
                 let product = linear_gelu(input, weight, &self.bias);
                 product.unwrap_or_else(|error| panic!("libtorch: {error:#}"))
             }
-            _ => gelu(self.forward(input)),
+            _ => activation.of(self.forward(input)),
         }
     }
-}
-
-/// GELU, in place where no gradient will ask for the input.
-fn gelu(mut input: Tensor) -> Tensor {
-    if input.requires_grad() { input.gelu("none") } else { input.gelu_("none") }
 }
 
 /// [`Linear`] over `[B, T, from]` as a convolution of 1 × 1.

@@ -4,6 +4,7 @@
 //! [`Parameters`], which can also only count: the five billion parameters of the largest encoder
 //! need no memory to be listed.
 
+mod activation;
 mod biases;
 mod block;
 mod blocks;
@@ -17,12 +18,14 @@ mod layers;
 mod mask;
 mod parameters;
 mod patches;
+mod pooling;
 mod position;
 mod projector;
 mod rotary;
 mod taps;
 mod trained;
 
+pub use activation::Activation;
 pub use biases::Biases;
 pub use block::BlockShape;
 pub use blocks::{Blocks, KeptInputs};
@@ -36,6 +39,7 @@ pub use layers::{LayerNorm, Linear};
 pub use mask::{Mask, gather_tokens, masked_patches};
 pub use parameters::{Init, Parameters, Storage};
 pub use patches::{Normalisation, NormalisedPixels, patchify, unpatchify};
+pub use pooling::AttentionPooling;
 pub use position::{resize_positions, resize_positions_smoothly, sin_cos_positions};
 pub use projector::Projector;
 pub use rotary::{Rotary, RotaryShape};

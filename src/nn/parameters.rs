@@ -42,11 +42,14 @@ pub struct Parameters {
     entries: Vec<(String, Tensor)>,
     /// Names of those that training leaves as they are.
     fixed: BTreeSet<String>,
+    /// Whether what is made now is one of these.
+    is_fixing: bool,
 }
 
 impl Parameters {
     pub fn new(storage: Storage) -> Self {
-        Self { storage, prefix: String::new(), entries: Vec::new(), fixed: BTreeSet::new() }
+        let (prefix, fixed) = (String::new(), BTreeSet::new());
+        Self { storage, prefix, entries: Vec::new(), fixed, is_fixing: false }
     }
 
     /// Runs `build` with every name put under `scope`.
@@ -56,6 +59,14 @@ impl Parameters {
         self.prefix.push('.');
         let built = build(self);
         self.prefix.truncate(outer);
+        built
+    }
+
+    /// Runs `build`, whose parameters training leaves as they are: those that no loss reads.
+    pub fn untrained<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = std::mem::replace(&mut self.is_fixing, true);
+        let built = build(self);
+        self.is_fixing = outer;
         built
     }
 
@@ -75,11 +86,11 @@ impl Parameters {
 
     /// Makes a float32 parameter that training leaves as it is, and that is drawn with these `values`.
     pub fn fixed(&mut self, name: &str, shape: &[i64], values: impl FnOnce() -> Tensor) -> Tensor {
-        let mut tensor = self.make(name, shape, Kind::Float, Init::Zeros);
+        let make = |own: &mut Self| own.make(name, shape, Kind::Float, Init::Zeros);
+        let mut tensor = self.untrained(make);
         if matches!(self.storage, Storage::Drawn { .. }) {
             tensor.copy_(&values());
         }
-        self.fixed.insert(format!("{}{name}", self.prefix));
         tensor
     }
 
@@ -101,7 +112,11 @@ impl Parameters {
                 draw(init, shape, seed, rng_stream).to_kind(kind).to_device(device)
             }
         };
-        self.entries.push((format!("{}{name}", self.prefix), tensor.shallow_clone()));
+        let name = format!("{}{name}", self.prefix);
+        if self.is_fixing {
+            self.fixed.insert(name.clone());
+        }
+        self.entries.push((name, tensor.shallow_clone()));
         tensor
     }
 
@@ -128,7 +143,7 @@ impl Parameters {
         let (apart, rest) = entries.into_iter().partition(|(name, _)| is_apart(name));
         self.entries = rest;
         let (prefix, fixed) = (String::new(), self.fixed.clone());
-        Self { storage: self.storage, prefix, entries: apart, fixed }
+        Self { storage: self.storage, prefix, entries: apart, fixed, is_fixing: false }
     }
 
     /// How many numbers there are.

@@ -63,8 +63,17 @@ const NOTED_LATER: [&str; 4] = ["distributed.gradient_precision", SHARDS, IMAGES
 const NO_LONGER: [&str; 2] = ["data.label", "data.classes"];
 
 /// Of a model, what its weights' shapes follow from.
-const OF_SHAPES: [&str; 8] =
-    ["family", "dim", "depth", "patch_size", "class_tokens", "registers", "mlp_ratio", "gated"];
+const OF_SHAPES: [&str; 9] = [
+    "family",
+    "dim",
+    "depth",
+    "patch_size",
+    "class_tokens",
+    "registers",
+    "mlp_ratio",
+    "mlp_width",
+    "gated",
+];
 
 /// What a run of `config` is trained with.
 ///

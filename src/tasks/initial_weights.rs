@@ -9,7 +9,7 @@ use tracing::warn;
 use super::trainee::TraineeConfig;
 use crate::config::{DataConfig, TrainConfig};
 use crate::encoders::{Encoder, EncoderSpec, EncoderWeights, located};
-use crate::nn::{Parameters, Storage};
+use crate::nn::{Activation, Parameters, Storage};
 use crate::weights::Preprocessing;
 
 /// Finds out whether the weights that stand at `key` can be read, are numbers, and fit this encoder.
@@ -48,14 +48,21 @@ impl StoredWeights {
         let mut parameters = Parameters::new(storage);
         let encoder = self.spec.build(&mut parameters, self.grid_size);
         visit(&self.weights, parameters.named()).with_context(|| self.context.clone())?;
-        let heads = self.weights.declared().map_or(self.spec.heads, |spec| spec.heads);
+        let declared = self.weights.declared().unwrap_or(self.spec);
+        let heads = declared.heads;
         ensure!(
             heads == self.spec.heads,
             "{}: the weights have {heads} attention heads, the config says {}",
             self.context,
             self.spec.heads
         );
-        let theta = self.weights.declared().map_or(self.spec.rope_theta, |spec| spec.rope_theta);
+        let [activation, own] = [declared.activation, self.spec.activation].map(Activation::name);
+        ensure!(
+            activation == own,
+            "{}: the weights have activation {activation}, the config says {own}",
+            self.context
+        );
+        let theta = declared.rope_theta;
         ensure!(
             theta == self.spec.rope_theta,
             "{}: the weights have rope_theta {theta}, the config says {}",

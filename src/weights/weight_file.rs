@@ -149,6 +149,12 @@ impl WeightFile {
         below.filter(|name| is_known(names, name)).count()
     }
 
+    /// Whether one of the tensors whose names begin with `prefix` is `parameter` in `names` without it.
+    pub fn has_below(&self, prefix: &str, names: &dyn NameMap, parameter: &str) -> bool {
+        let mut below = self.entries.keys().filter_map(|name| name.strip_prefix(prefix));
+        below.any(|name| names.place(name).is_some_and(|place| place.name == parameter))
+    }
+
     /// The tensors whose names begin with `prefix`, without it; the others are left.
     pub fn below(mut self, prefix: &str) -> Self {
         let entries = std::mem::take(&mut self.entries).into_iter();

@@ -166,11 +166,33 @@ fn recipes_hold_the_published_numbers() {
 
 /// The recipe of our own for DINOv3.
 #[test]
-fn dinov3_teaches_two_families() {
+fn recipes_of_other_families_name_their_models() {
     let config = load("dinov3_vitl_to_vits.toml", &[]).unwrap();
     let names = config.students.iter().map(|student| student.model.name().unwrap());
     assert_eq!(config.teacher.model.name(), Some("dinov3_vitl16"));
     assert_eq!(names.collect::<Vec<_>>(), ["dinov3_vits16", "pixio_vitb16"]);
+    for (file, teacher, students, notes) in [
+        (
+            "dinov2_vitg_to_vitb.toml",
+            "dinov2_vitg14",
+            ["dinov2_vitb14", "pixio_vitb16"],
+            ["1 class tokens one by one; 16 × 16 patches one by one", "resized to the teacher's"],
+        ),
+        (
+            "siglip2_to_vitb.toml",
+            "siglip_so400m16",
+            ["siglip_vitb16", "vit_b16"],
+            ["no class tokens; 16 × 16 patches one by one"; 2],
+        ),
+    ] {
+        let config = load(file, &[]).unwrap();
+        let names = config.students.iter().map(|student| student.model.name().unwrap());
+        assert_eq!(config.teacher.model.name(), Some(teacher));
+        assert_eq!(names.collect::<Vec<_>>(), students);
+        for ((_, found), expected) in config.notes().iter().zip(notes) {
+            assert!(found.contains(expected), "{file}: {found}");
+        }
+    }
 }
 
 /// The largest models can be built and counted on a laptop: no parameter is allocated.

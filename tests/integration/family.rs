@@ -10,8 +10,8 @@ use distill::encoders::{
     StoredEncoder, Tokens,
 };
 use distill::nn::{
-    Biases, BlockShape, Blocks, DropPathMode, FrozenFormat, Init, Junctions, LayerNorm, Linear,
-    Parameters, Storage, Taps, gather_tokens, patch_flops, patchify, resize_positions,
+    Activation, Biases, BlockShape, Blocks, DropPathMode, FrozenFormat, Init, Junctions, LayerNorm,
+    Linear, Parameters, Storage, Taps, gather_tokens, patch_flops, patchify, resize_positions,
     transformer_flops,
 };
 use distill::tasks::distill::{Distance, DistillConfig, Distillation, Teacher};
@@ -260,7 +260,9 @@ fn spec(dim: usize, depth: usize) -> EncoderSpec {
         class_tokens: 0,
         registers: 0,
         mlp_ratio: 2,
+        mlp_width: 0,
         gated: false,
+        activation: Activation::Gelu,
         biases: Biases::ALL,
         rope_theta: 0,
     }

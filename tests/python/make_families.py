@@ -6,7 +6,8 @@ needs: torch, transformers, safetensors
 For each of several models there is a folder OUT/NAME with
     model/       save_pretrained
     original.safetensors  of DINOv3: the same weights under the names of its original checkpoints
-    gradients/   the same with every parameter replaced by its gradient of sum(last_hidden_state * w), w as below
+    gradients/   the same with every parameter replaced by its gradient of sum(last_hidden_state * w), w as below;
+                 zeros where that gives none
     outputs.safetensors   for every size S in pixels: `pixels_S` [2, 3, S, S], `last_hidden_state_S` [2, T, D] and
                           `pooled_S` [2, D]; the first size is the native one, and `w` [2, T, D];
                           of fixed positions `positions` [1, T, D] as they are made
@@ -18,12 +19,22 @@ import pathlib
 import torch
 from safetensors.torch import save_file
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    DeiTConfig,
+    DeiTModel,
     Dinov2Config,
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     ViTConfig,
     ViTMAEConfig,
     ViTMAEModel,
@@ -52,6 +63,18 @@ def vit(make_config=ViTConfig, make_model=ViTModel, **more):
     return make_model(make_config(**SMALL, **numbers, **more))
 
 
+def tower(make_config=CLIPVisionConfig, make_model=CLIPVisionModel, **more):
+    numbers = {"intermediate_size": 96, "image_size": 56, "patch_size": 14}
+    return make_model(make_config(**{**SMALL, **numbers, **more}))
+
+
+def whole(make_config=CLIPConfig, make_model=CLIPModel, **more):
+    """A model of images and texts, whose tower of images is the encoder."""
+    numbers = {"intermediate_size": 96, "image_size": 56, "patch_size": 14}
+    texts = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return make_model(make_config(vision_config={**SMALL, **numbers, **more}, text_config={**texts, "vocab_size": 99}))
+
+
 GATED = {"use_gated_mlp": True, "hidden_act": "silu"}
 FEW_BIASES = {"query_bias": False, "value_bias": False, "proj_bias": False, "mlp_bias": False}
 
@@ -71,13 +94,20 @@ MODELS = {
     "vit": (vit, (56, 84, 28)),
     "vit_few_biases": (lambda: vit(qkv_bias=False), (56, 84, 28)),
     "vit_mae": (lambda: vit(ViTMAEConfig, ViTMAEModel, mask_ratio=0.0), (56, 84, 28)),
+    "deit": (lambda: vit(DeiTConfig, DeiTModel), (56, 84, 28)),
+    "clip": (tower, (56, 84, 28)),
+    "clip_whole": (lambda: whole(hidden_act="gelu", intermediate_size=104), (56, 84, 28)),
+    "siglip": (lambda: tower(SiglipVisionConfig, SiglipVisionModel, intermediate_size=104), (56, 84, 28)),
+    "siglip_whole": (lambda: whole(SiglipConfig, SiglipModel), (56, 84, 28)),
 }
 
 
 def outputs_of(model, pixels):
     """All tokens, in their order, and the pooled vector: of ViTs the class token, whose pooler is no part of an encoder."""
-    is_vit = isinstance(model, (ViTModel, ViTMAEModel))
-    more = {"interpolate_pos_encoding": True} if is_vit else {}
+    model = getattr(model, "vision_model", model)
+    is_vit = isinstance(model, (ViTModel, ViTMAEModel, DeiTModel))
+    is_resized = is_vit or isinstance(model, (CLIPVisionModel, SiglipVisionModel))
+    more = {"interpolate_pos_encoding": True} if is_resized else {}
     if isinstance(model, ViTMAEModel):
         patches = (pixels.shape[-1] // model.config.patch_size) ** 2
         more["noise"] = torch.arange(float(patches)).expand(len(pixels), -1)

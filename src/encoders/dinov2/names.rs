@@ -12,7 +12,8 @@ pub(super) static ORIGINAL: OwnNames = OwnNames(&[&TABLE]);
 static TABLE: NameTable = NameTable {
     own_layout: "original DINOv2 layout",
     wrappers: &["dinov2.", "dinov2_with_registers."],
-    outside: &[
+    prefix: "",
+    outside: &[&[
         ("cls_token", "embeddings.cls_token"),
         ("register_tokens", "embeddings.register_tokens"),
         ("pos_embed", "embeddings.position_embeddings"),
@@ -20,7 +21,7 @@ static TABLE: NameTable = NameTable {
         ("patch_embed.proj.bias", "embeddings.patch_embeddings.projection.bias"),
         ("norm.weight", "layernorm.weight"),
         ("norm.bias", "layernorm.bias"),
-    ],
+    ]],
     blocks: "encoder.layer",
     in_block: &[MODULES],
     fused: &[QKV],

@@ -2,7 +2,7 @@
 
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::whereabouts::{Repository, Whereabouts};
-use crate::nn::Biases;
+use crate::nn::{Activation, Biases};
 
 /// DINOv2 encoders without or with registers: see [`super`]. `transformers` has a class for each.
 pub struct Dinov2 {
@@ -69,7 +69,9 @@ impl Dinov2 {
             class_tokens: 1,
             registers: if self.has_registers { REGISTERS } else { 0 },
             mlp_ratio: MLP_RATIO,
+            mlp_width: 0,
             gated: false,
+            activation: Activation::Gelu,
             biases: Biases::ALL,
             rope_theta: 0,
         }

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::spec::{self, Dinov3Vit, NAME};
 use super::{drawn, hugging_face, measure, names, vit};
-use crate::encoders::checks::{require_divisor, require_positive};
+use crate::encoders::checks::{require_divisor, require_positive, require_whole_gelu};
 use crate::encoders::encoder::Encoder;
 use crate::encoders::family::{Drawer, EncoderSpec, Family, StoredEncoder};
 use crate::encoders::whereabouts::Whereabouts;
@@ -36,6 +36,7 @@ impl Family for Dinov3Vit {
 
     fn check(&self, spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
         require_positive(spec)?;
+        require_whole_gelu(spec)?;
         require_divisor(spec)?;
         if spec.class_tokens != 1 {
             return Err(("class_tokens", format!("found {}, expected 1", spec.class_tokens)));

@@ -21,14 +21,15 @@ const fn table(in_block: &'static [&'static [Module]], fused: &'static [Fused]) 
     NameTable {
         own_layout: "DINOv3 layout of this program",
         wrappers: &["dinov3_vit."],
-        outside: &[
+        prefix: "",
+        outside: &[&[
             ("cls_token", "embeddings.cls_token"),
             ("register_tokens", "embeddings.register_tokens"),
             ("patch_embed.proj.weight", "embeddings.patch_embeddings.weight"),
             ("patch_embed.proj.bias", "embeddings.patch_embeddings.bias"),
             ("norm.weight", "norm.weight"),
             ("norm.bias", "norm.bias"),
-        ],
+        ]],
         blocks: "layer",
         in_block,
         fused,

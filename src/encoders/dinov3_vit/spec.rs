@@ -2,7 +2,7 @@
 
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::whereabouts::{Repository, Whereabouts};
-use crate::nn::Biases;
+use crate::nn::{Activation, Biases};
 
 /// DINOv3's vision transformers: see [`super`].
 pub struct Dinov3Vit;
@@ -66,7 +66,9 @@ pub(super) fn spec(dim: usize, depth: usize, heads: usize) -> EncoderSpec {
         class_tokens: 1,
         registers: REGISTERS,
         mlp_ratio: MLP_RATIO,
+        mlp_width: 0,
         gated: false,
+        activation: Activation::Gelu,
         biases: Biases::WITHOUT_KEY,
         rope_theta: ROPE_THETA,
     }

@@ -8,7 +8,9 @@ use super::names::{self, HUGGING_FACE, ORIGINAL};
 use super::spec::{self, NAME, Pixio};
 use super::vit::Vit;
 use super::{drawn, hugging_face, measure};
-use crate::encoders::checks::{require_all_biases, require_divisor, require_positive};
+use crate::encoders::checks::{
+    require_all_biases, require_divisor, require_positive, require_whole_gelu,
+};
 use crate::encoders::encoder::Encoder;
 use crate::encoders::family::{Drawer, EncoderSpec, Family, StoredEncoder};
 use crate::encoders::measuring;
@@ -39,6 +41,7 @@ impl Family for Pixio {
 
     fn check(&self, spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
         require_positive(spec)?;
+        require_whole_gelu(spec)?;
         require_divisor(spec)?;
         require_all_biases(spec)?;
         if spec.registers > 0 {

@@ -17,7 +17,8 @@ pub(super) static ORIGINAL: OwnNames = OwnNames(&[&TABLE]);
 static TABLE: NameTable = NameTable {
     own_layout: "original Pixio layout",
     wrappers: &["pixio."],
-    outside: CLASS_AND_PATCHES,
+    prefix: "",
+    outside: &[CLASS_AND_PATCHES],
     blocks: "encoder.layer",
     in_block: &[MODULES],
     fused: &[QKV],
@@ -33,7 +34,7 @@ const MODULES: &[Module] = &[
 
 /// The original names of all parameters of an encoder with `depth` blocks.
 pub(super) fn parameters(depth: usize) -> Vec<String> {
-    let outside = TABLE.outside.iter().map(|(pixio, _)| pixio.to_string());
+    let outside = TABLE.outside().map(|(pixio, _)| pixio.to_string());
     let modules = || TABLE.modules().map(|known| known.own).chain([QKV.own]);
     let in_blocks = (0..depth).flat_map(|block| {
         modules().flat_map(move |module| {

@@ -2,7 +2,7 @@
 
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::whereabouts::{Repository, Whereabouts};
-use crate::nn::Biases;
+use crate::nn::{Activation, Biases};
 
 /// Encoders of masked autoencoders with several class tokens: see [`super`].
 pub struct Pixio;
@@ -51,7 +51,9 @@ pub(super) fn spec(dim: usize, depth: usize, heads: usize) -> EncoderSpec {
         class_tokens: CLASS_TOKENS,
         registers: 0,
         mlp_ratio: MLP_RATIO,
+        mlp_width: 0,
         gated: false,
+        activation: Activation::Gelu,
         biases: Biases::ALL,
         rope_theta: 0,
     }

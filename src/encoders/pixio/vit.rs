@@ -31,7 +31,7 @@ impl Vit {
         };
         Self {
             embedding: ClassAndPatches {
-                cls_token: parameters.tensor("cls_token", &[1, class, dim], Init::Normal(0.02)),
+                class: vec![parameters.tensor("cls_token", &[1, class, dim], Init::Normal(0.02))],
                 pos_embed: parameters.tensor(
                     "pos_embed",
                     &[1, tokens, dim],

@@ -7,13 +7,15 @@ use tch::Tensor;
 use super::drawn;
 use super::model::Model;
 use super::names::{self, HUGGING_FACE, OWN};
-use super::spec::{self, Vit};
-use crate::encoders::checks::{require_divisor, require_no_rotation, require_positive};
+use super::spec::{self, Kind, Vit};
+use crate::encoders::checks::{
+    require_all_or_no_qkv_biases, require_plain, require_positive, require_whole_gelu,
+};
 use crate::encoders::encoder::Encoder;
 use crate::encoders::family::{Drawer, EncoderSpec, Family, StoredEncoder};
 use crate::encoders::measuring;
 use crate::encoders::whereabouts::Whereabouts;
-use crate::nn::{Biases, Parameters, patch_flops, resize_positions, transformer_flops};
+use crate::nn::{Parameters, patch_flops, resize_positions, transformer_flops};
 use crate::weights::{NameMap, WeightFile};
 
 impl Family for Vit {
@@ -22,7 +24,11 @@ impl Family for Vit {
     }
 
     fn title(&self) -> &'static str {
-        if self.is_autoencoders { "MAE" } else { "ViT" }
+        match self.kind {
+            Kind::Plain => "ViT",
+            Kind::OfAutoencoder => "MAE",
+            Kind::Distilled => "DeiT",
+        }
     }
 
     fn published(&self) -> Vec<(&'static str, EncoderSpec)> {
@@ -39,23 +45,11 @@ impl Family for Vit {
 
     fn check(&self, spec: &EncoderSpec) -> Result<(), (&'static str, String)> {
         require_positive(spec)?;
-        require_divisor(spec)?;
-        require_no_rotation(spec)?;
-        let EncoderSpec { dim, class_tokens, registers, gated, biases, .. } = *spec;
-        if class_tokens != 1 {
-            return Err(("class_tokens", format!("found {class_tokens}, expected 1")));
-        }
-        if registers > 0 {
-            return Err(("registers", format!("found {registers}, expected 0")));
-        }
-        if gated {
-            return Err(("gated", "found true, expected false".into()));
-        }
-        if ![Biases::ALL, Biases::WITHOUT_QKV].contains(&biases) {
-            let expected = "expected all, or [\"proj\", \"mlp\"]";
-            return Err(("biases", format!("found others, {expected}")));
-        }
-        match self.is_autoencoders && !dim.is_multiple_of(4) {
+        require_whole_gelu(spec)?;
+        require_plain(spec, self.class_tokens())?;
+        require_all_or_no_qkv_biases(spec)?;
+        let dim = spec.dim;
+        match self.kind == Kind::OfAutoencoder && !dim.is_multiple_of(4) {
             true => {
                 let expected = "expected a multiple of 4 for the sines of fixed positions";
                 Err(("dim", format!("found {dim}, {expected}")))
@@ -74,29 +68,35 @@ impl Family for Vit {
         spec: &EncoderSpec,
         grid_size: usize,
     ) -> Box<dyn Encoder> {
-        Box::new(Model::new(parameters, spec, grid_size, self.is_autoencoders))
+        Box::new(Model::new(parameters, spec, grid_size, self.kind))
     }
 
     fn flops(&self, spec: &EncoderSpec, patches: usize) -> f64 {
         let EncoderSpec { dim, depth, mlp_ratio, patch_size, .. } = *spec;
-        transformer_flops(dim, depth, mlp_ratio, 1 + patches)
+        transformer_flops(dim, depth, mlp_ratio, self.class_tokens() + patches)
             + patch_flops(dim, patch_size, patches)
     }
 
     fn resized(&self, _: &EncoderSpec, name: &str, parameter: &Tensor, grid_size: usize) -> Tensor {
         let side = grid_size as i64;
         match name {
-            "pos_embed" => resize_positions(parameter, 1, side, side),
+            "pos_embed" => resize_positions(parameter, self.class_tokens() as i64, side, side),
             _ => parameter.shallow_clone(),
         }
     }
 
     fn hugging_face_names(&self, _: &EncoderSpec) -> &'static dyn NameMap {
-        &HUGGING_FACE
+        match self.kind {
+            Kind::Distilled => &names::HUGGING_FACE_DISTILLED,
+            _ => &HUGGING_FACE,
+        }
     }
 
     fn own_names(&self) -> &'static dyn NameMap {
-        &OWN
+        match self.kind {
+            Kind::Distilled => &names::OWN_DISTILLED,
+            _ => &OWN,
+        }
     }
 
     fn is_beside(&self, name: &str) -> bool {
@@ -108,11 +108,15 @@ impl Family for Vit {
     }
 
     fn stored_grid(&self, _: &EncoderSpec, file: &WeightFile) -> usize {
-        measuring::stored_grid(file, 1)
+        measuring::stored_grid(file, self.class_tokens())
     }
 
     fn file_name(&self) -> &'static str {
-        if self.is_autoencoders { "vit_mae.safetensors" } else { "vit.safetensors" }
+        match self.kind {
+            Kind::Plain => "vit.safetensors",
+            Kind::OfAutoencoder => "vit_mae.safetensors",
+            Kind::Distilled => "deit.safetensors",
+        }
     }
 
     fn model_type(&self) -> &'static str {
@@ -132,6 +136,9 @@ impl Family for Vit {
     }
 
     fn image_processor(&self) -> &'static str {
-        "BitImageProcessor"
+        match self.kind {
+            Kind::Distilled => "DeiTImageProcessor",
+            _ => "BitImageProcessor",
+        }
     }
 }

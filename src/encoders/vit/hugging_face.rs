@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::model::LAYER_NORM_EPS;
-use super::spec::{PATCH_SIZE, Vit};
+use super::spec::{Kind, PATCH_SIZE, Vit};
 use crate::encoders::config_json::{Side, TRANSFORMERS_VERSION, dtype, require_known_keys};
 use crate::encoders::family::{EncoderSpec, StoredEncoder};
 use crate::nn::Biases;
@@ -77,7 +77,8 @@ impl Vit {
     /// # Errors
     /// A key is of another kind or unknown, or the encoder is computed in another way.
     pub(super) fn spec_of_config(&self, config: Value) -> Result<EncoderSpec> {
-        let of_autoencoder = if self.is_autoencoders { KEYS_OF_AUTOENCODER } else { &[] };
+        let is_autoencoders = self.kind == Kind::OfAutoencoder;
+        let of_autoencoder = if is_autoencoders { KEYS_OF_AUTOENCODER } else { &[] };
         require_known_keys(&config, &[KEYS, of_autoencoder].concat())?;
         let config: VitConfig = serde_path_to_error::deserialize(config)?;
         let act = &config.hidden_act;
@@ -104,7 +105,11 @@ impl Vit {
     /// What `transformers` writes to `config.json` for a model of these numbers.
     pub(super) fn config_of(&self, encoder: &StoredEncoder, file: &WeightFile) -> Result<Value> {
         let spec = &encoder.spec;
-        let class = if self.is_autoencoders { "ViTMAEModel" } else { "ViTModel" };
+        let class = match self.kind {
+            Kind::Plain => "ViTModel",
+            Kind::OfAutoencoder => "ViTMAEModel",
+            Kind::Distilled => "DeiTModel",
+        };
         let mut config = json!({
             "architectures": [class],
             "attention_probs_dropout_prob": 0.0,
@@ -124,7 +129,7 @@ impl Vit {
             "qkv_bias": spec.biases.query,
             "transformers_version": TRANSFORMERS_VERSION,
         });
-        if self.is_autoencoders {
+        if self.kind == Kind::OfAutoencoder {
             // All patches are seen by whoever loads the encoder alone.
             config["mask_ratio"] = json!(0.0);
         }
@@ -133,6 +138,10 @@ impl Vit {
 
     /// The `model_type` of `config.json`, and the family's name.
     pub(super) fn model_type_name(&self) -> &'static str {
-        if self.is_autoencoders { "vit_mae" } else { "vit" }
+        match self.kind {
+            Kind::Plain => "vit",
+            Kind::OfAutoencoder => "vit_mae",
+            Kind::Distilled => "deit",
+        }
     }
 }

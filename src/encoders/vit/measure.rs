@@ -33,6 +33,6 @@ impl Vit {
             biases: if has_bias { Biases::ALL } else { Biases::WITHOUT_QKV },
             ..self.spec(dim, (0..).take_while(is_there).count(), 0)
         };
-        Ok(StoredEncoder { spec, image_size: grid_size(file, 1)? * patch_size })
+        Ok(StoredEncoder { spec, image_size: grid_size(file, self.class_tokens())? * patch_size })
     }
 }

@@ -1,6 +1,6 @@
-//! Plain vision transformers (Dosovitskiy et al., 2021) with one class token, as `transformers` has them: its ViT, which
-//! DeiT's and DINO's weights are stored as too, and the encoder of its masked autoencoder (He et al., 2022), whose
-//! positions are fixed.
+//! Plain vision transformers (Dosovitskiy et al., 2021), as `transformers` has them: its ViT, which DINO's weights and
+//! those of plain DeiTs are stored as too; the encoder of its masked autoencoder (He et al., 2022), whose positions are
+//! fixed; and its DeiT (Touvron et al., 2021), which has a token for distillation beside the class token.
 
 mod drawn;
 mod family;

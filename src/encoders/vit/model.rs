@@ -2,6 +2,7 @@
 
 use tch::Kind;
 
+use super::spec::Kind as VitKind;
 use crate::encoders::class_and_patches::ClassAndPatches;
 use crate::encoders::encoder::{EncoderShape, Input};
 use crate::encoders::family::EncoderSpec;
@@ -25,7 +26,7 @@ impl Model {
         parameters: &mut Parameters,
         spec: &EncoderSpec,
         grid_size: usize,
-        has_fixed_positions: bool,
+        kind: VitKind,
     ) -> Self {
         let (dim, patch, side) = (spec.dim as i64, spec.patch_size as i64, grid_size as i64);
         let block = BlockShape {
@@ -34,15 +35,21 @@ impl Model {
             biases_apart: !spec.biases.query,
             ..BlockShape::new(spec.dim, spec.heads, LAYER_NORM_EPS)
         };
-        let positions = [1, 1 + side * side, dim];
+        let class_tokens = spec.class_tokens as i64;
+        let positions = [1, class_tokens + side * side, dim];
+        let names: &[&str] = match kind {
+            VitKind::Distilled => &["cls_token", "dist_token"],
+            _ => &["cls_token"],
+        };
+        let token = |name: &&str| parameters.tensor(name, &[1, 1, dim], Init::Normal(0.02));
         Self {
             embedding: ClassAndPatches {
-                cls_token: parameters.tensor("cls_token", &[1, 1, dim], Init::Normal(0.02)),
-                pos_embed: match has_fixed_positions {
-                    true => {
+                class: names.iter().map(token).collect(),
+                pos_embed: match kind {
+                    VitKind::OfAutoencoder => {
                         parameters.fixed("pos_embed", &positions, || sin_cos_positions(dim, side))
                     }
-                    false => {
+                    VitKind::Plain | VitKind::Distilled => {
                         parameters.tensor("pos_embed", &positions, Init::TruncatedNormal(0.02))
                     }
                 },
@@ -58,8 +65,8 @@ impl Model {
                 shape: EncoderShape {
                     dim,
                     depth: spec.depth,
-                    class_tokens: 1,
-                    prefix_tokens: 1,
+                    class_tokens,
+                    prefix_tokens: class_tokens,
                     patch_size: patch,
                 },
             },

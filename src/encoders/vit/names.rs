@@ -9,11 +9,24 @@ use crate::encoders::name_table::{
 
 pub(super) static HUGGING_FACE: HuggingFaceNames = HuggingFaceNames(&TABLE);
 pub(super) static OWN: OwnNames = OwnNames(&[&TABLE]);
+pub(super) static HUGGING_FACE_DISTILLED: HuggingFaceNames = HuggingFaceNames(&DISTILLED_TABLE);
+pub(super) static OWN_DISTILLED: OwnNames = OwnNames(&[&DISTILLED_TABLE]);
 
 static TABLE: NameTable = NameTable {
     own_layout: "original ViT layout",
     wrappers: &["vit."],
-    outside: CLASS_AND_PATCHES,
+    prefix: "",
+    outside: &[CLASS_AND_PATCHES],
+    blocks: "encoder.layer",
+    in_block: &[MODULES],
+    fused: &[QKV],
+};
+
+static DISTILLED_TABLE: NameTable = NameTable {
+    own_layout: "original DeiT layout",
+    wrappers: &["deit."],
+    prefix: "",
+    outside: &[CLASS_AND_PATCHES, &[("dist_token", "embeddings.distillation_token")]],
     blocks: "encoder.layer",
     in_block: &[MODULES],
     fused: &[QKV],
@@ -28,9 +41,10 @@ const MODULES: &[Module] = &[
 ];
 
 /// Whether a tensor of this name stands beside the encoder in checkpoints: a student's projector, what `transformers`
-/// computes of the class token, a classifier, the decoder and mask token of masked autoencoding.
+/// computes of the class token, classifiers, the decoder and mask token of masked autoencoding.
 pub(super) fn is_beside(name: &str) -> bool {
     let prefixes = ["last_proj.", "pooler.", "classifier.", "head.", "decoder.", "decoder_"];
     let of_masks = ["mask_token", "embeddings.mask_token"];
-    prefixes.iter().chain(&of_masks).any(|prefix| name.starts_with(prefix))
+    let of_distillation = ["cls_classifier.", "distillation_classifier.", "head_dist."];
+    prefixes.iter().chain(&of_masks).chain(&of_distillation).any(|prefix| name.starts_with(prefix))
 }

@@ -9,6 +9,7 @@ use crate::native::{
     BranchGradient, JoinGradients, Joined, Joining, RoundedRows, RowNorm, TrainingKernels,
     layer_norm_backward, training_kernels_fit,
 };
+use crate::nn::activation::Activation;
 use crate::nn::drop_path::BranchPath;
 use crate::nn::fp8::{fits_fp8, rounded_rows};
 use crate::nn::layers::LayerNorm;
@@ -161,15 +162,20 @@ impl Junction {
         Ok(Operand { numbers, rounded })
     }
 
-    /// GELU, by the error function, as a product with `weight` takes it.
-    pub(super) fn gelu(&self, input: &Tensor, weight: &Tensor) -> Result<Operand> {
-        match self.kernels {
+    /// An activation as a product with `weight` takes it: GELU by kernels where that can be.
+    pub(super) fn activated(
+        &self,
+        activation: Activation,
+        input: &Tensor,
+        weight: &Tensor,
+    ) -> Result<Operand> {
+        match self.kernels_of(activation) {
             Some(kernels) if self.takes_fp8(weight) => {
                 let (numbers, rows) = kernels.gelu_rounded(input)?;
                 Ok(Operand { numbers, rounded: Some(rows) })
             }
             Some(kernels) => Ok(Operand { numbers: kernels.gelu(input)?, rounded: None }),
-            None => self.operand(input.f_gelu("none")?, weight),
+            None => self.operand(activation.values(input)?, weight),
         }
     }
 
@@ -192,13 +198,23 @@ impl Junction {
         }
     }
 
-    /// The gradient of GELU's `input`, given that of its output, and its sum over all tokens.
-    pub(super) fn gelu_backward(&self, gradient: &Tensor, input: &Tensor) -> Result<[Tensor; 2]> {
-        if let Some(kernels) = self.kernels {
+    /// The kernels, where they know the activation.
+    fn kernels_of(&self, activation: Activation) -> Option<&'static TrainingKernels> {
+        self.kernels.filter(|_| activation == Activation::Gelu)
+    }
+
+    /// The gradient of an activation's `input`, given that of its output, and its sum over all tokens.
+    pub(super) fn activation_backward(
+        &self,
+        activation: Activation,
+        gradient: &Tensor,
+        input: &Tensor,
+    ) -> Result<[Tensor; 2]> {
+        if let Some(kernels) = self.kernels_of(activation) {
             let (values, sum) = kernels.gelu_backward(&gradient.contiguous(), input)?;
             return Ok([values, sum]);
         }
-        let values = input.f_gelu_backward(gradient, "none")?;
+        let values = activation.backward(gradient, input)?;
         let sum = self.column_sums(&values)?;
         Ok([values, sum])
     }

@@ -6,6 +6,7 @@ use tch::Tensor;
 use super::junction::{Join, Junction, Operand};
 use super::products::{Product, weight_backward};
 use crate::native::{Gradients, Joined, attach};
+use crate::nn::activation::Activation;
 use crate::nn::drop_path::BranchPath;
 use crate::nn::layers::LayerNorm;
 
@@ -182,19 +183,19 @@ pub(in crate::nn) fn leave(
     output
 }
 
-/// A whole branch of norm, `fc1`, GELU and `fc2`, for the images of its path `next`: `[K, T, D]`; and the stream
+/// A whole branch of norm, `fc1`, an activation and `fc2`, for the images of its path `next`: `[K, T, D]`; and the stream
 /// with everything before added. The gradient of `fc2`'s bias is left as in [`leave`].
 pub(in crate::nn) fn mlp(
     junction: Junction,
     stream: Stream,
     norm: &LayerNorm,
-    [fc1, fc2]: [[&Tensor; 2]; 2],
+    ([fc1, fc2], activation): ([[&Tensor; 2]; 2], Activation),
     next: BranchPath,
     with_bias: bool,
 ) -> (Tensor, Stream) {
     let (hidden, kept, activated, output, product) = without_history(|| {
         let (hidden, kept) = Entered::forward(junction, &stream, norm, fc1, next)?;
-        let activated = junction.gelu(&hidden, fc2[0])?;
+        let activated = junction.activated(activation, &hidden, fc2[0])?;
         let (output, product) = Product::forward(&junction, fc2, &activated)?;
         Ok((hidden, kept, activated.numbers, output, product))
     });
@@ -210,7 +211,8 @@ pub(in crate::nn) fn mlp(
         let of_weight = weight_backward(&of_output, &activated)?;
         drop(activated);
         let of_activated = product.input_backward(&junction, &of_output)?;
-        let [of_hidden, of_bias] = junction.gelu_backward(&of_activated, &hidden)?;
+        let [of_hidden, of_bias] =
+            junction.activation_backward(activation, &of_activated, &hidden)?;
         drop((of_activated, hidden));
         let mut found = kept.backward(&of_hidden, of_bias, of_sum.as_ref())?;
         found.push(Some(of_weight));

@@ -143,6 +143,11 @@ impl FeaturesJob {
 
     fn manifest(&self, encoder: &FrozenEncoder, dataset: &Dataset) -> Result<Manifest> {
         let shape = encoder.model.shape();
+        ensure!(
+            shape.class_tokens > 0 || !self.tokens.contains(&FeatureTokens::Class),
+            "--tokens class: {} has no class token, expected pooled or patches",
+            encoder.name
+        );
         let side = encoder.image_size as i64 / shape.patch_size;
         let samples = dataset.sample_count();
         let mut manifest = Manifest {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::losses::LossConfig;
+use super::losses::{Distance, LossConfig};
 use crate::config::{Check, KeyError, Precision, TrainConfig, read_tables, require};
 use crate::encoders::EncoderSpec;
 use crate::nn::ProductPrecision;
@@ -120,8 +120,26 @@ impl DistillConfig {
             "found \"fp8\", expected \"same\" unless run.precision is \"bf16\"".into()
         })?;
         // What CUDA's FP8 products take.
-        require(!is_fp8 || model.dim.is_multiple_of(16), "teacher.precision", || {
-            format!("found \"fp8\" for a width of {}, expected a multiple of 16", model.dim)
+        let widths = [model.dim, model.mlp_width];
+        let odd = widths.into_iter().find(|width| !width.is_multiple_of(16));
+        require(!is_fp8 || odd.is_none(), "teacher.precision", || {
+            let odd = odd.unwrap_or_default();
+            format!("found \"fp8\" for a width of {odd}, expected a multiple of 16")
+        })
+    }
+
+    /// That a loss of tokens has some which student and teacher both have.
+    fn check_shared_tokens(&self, key: &str, student: &TraineeConfig) -> Check {
+        let (own, teacher) = (&student.model, &self.teacher.model);
+        let is_of_class_tokens = self.loss.class != Distance::None;
+        let by_class_alone = is_of_class_tokens && self.loss.patch == Distance::None;
+        let shares_class = own.class_tokens > 0 && teacher.class_tokens > 0;
+        require(shares_class || !by_class_alone, format!("{key}.model"), || {
+            let without = if own.class_tokens == 0 { own } else { teacher };
+            format!(
+                "found {own} and a teacher of {teacher}, which share no tokens that the loss compares: {without} \
+                 has no class token; expected another loss.patch than \"none\", or other models"
+            )
         })
     }
 
@@ -133,6 +151,7 @@ impl DistillConfig {
             let key = format!("students.{index}");
             student.check(&key, &self.train.data)?;
             student.check_precision(&key, self.train.run.precision)?;
+            self.check_shared_tokens(&key, student)?;
             let name = &student.name;
             require(
                 self.students[..index].iter().all(|other| other.name != *name),
