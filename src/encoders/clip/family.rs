@@ -6,9 +6,10 @@ use tch::Tensor;
 
 use super::model::Model;
 use super::names::{HUGGING_FACE, OWN};
-use super::spec::{Clip, TOWER, defaults, published};
+use super::spec::{Clip, TOWER, defaults, published, whereabouts};
 use crate::encoders::encoder::Encoder;
 use crate::encoders::family::{EncoderSpec, Family, StoredEncoder};
+use crate::encoders::whereabouts::Whereabouts;
 use crate::encoders::{measuring, towers};
 use crate::nn::Parameters;
 use crate::weights::{NameMap, WeightFile};
@@ -24,6 +25,10 @@ impl Family for Clip {
 
     fn published(&self) -> Vec<(&'static str, EncoderSpec)> {
         published()
+    }
+
+    fn whereabouts(&self, name: &str) -> Whereabouts {
+        whereabouts(name)
     }
 
     fn defaults(&self) -> EncoderSpec {

@@ -2,6 +2,7 @@
 
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::towers::Tower;
+use crate::encoders::whereabouts::{Repository, Whereabouts};
 use crate::nn::{Activation, Biases};
 
 /// CLIP's image towers: see [`super`].
@@ -35,6 +36,18 @@ const EXACT: [Row; 6] = [
     ("clip_vitg14_laion", 1408, 40, 16, 14, 6144),
     ("clip_vitbigg14_laion", 1664, 48, 16, 14, 8192),
 ];
+
+/// The repositories of their authors.
+const REPOSITORIES: [Repository; 3] = [
+    ("clip_vitb32", "openai/clip-vit-base-patch32"),
+    ("clip_vitb16", "openai/clip-vit-base-patch16"),
+    ("clip_vitl14", "openai/clip-vit-large-patch14"),
+];
+
+/// Where the published tower `name` is to be had.
+pub(super) fn whereabouts(name: &str) -> Whereabouts {
+    Whereabouts::among(&REPOSITORIES, name, "MIT")
+}
 
 /// All published towers by their names.
 pub(super) fn published() -> Vec<(&'static str, EncoderSpec)> {

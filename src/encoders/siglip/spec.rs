@@ -2,6 +2,7 @@
 
 use crate::encoders::family::EncoderSpec;
 use crate::encoders::towers::Tower;
+use crate::encoders::whereabouts::{Repository, Whereabouts};
 use crate::nn::{Activation, Biases};
 
 /// SigLIP's image towers: see [`super`].
@@ -25,6 +26,21 @@ const PUBLISHED: [(&str, usize, usize, usize, usize, usize); 6] = [
     ("siglip_so400m16", 1152, 27, 16, 16, 4304),
     ("siglip_giantopt16", 1536, 40, 16, 16, 6144),
 ];
+
+/// The repositories of their authors.
+const REPOSITORIES: [Repository; 6] = [
+    ("siglip_vitb16", "google/siglip2-base-patch16-224"),
+    ("siglip_vitb32", "google/siglip2-base-patch32-256"),
+    ("siglip_vitl16", "google/siglip2-large-patch16-256"),
+    ("siglip_so400m14", "google/siglip2-so400m-patch14-224"),
+    ("siglip_so400m16", "google/siglip2-so400m-patch16-256"),
+    ("siglip_giantopt16", "google/siglip2-giant-opt-patch16-256"),
+];
+
+/// Where the published tower `name` is to be had.
+pub(super) fn whereabouts(name: &str) -> Whereabouts {
+    Whereabouts::among(&REPOSITORIES, name, "Apache-2.0")
+}
 
 /// All published towers by their names.
 pub(super) fn published() -> Vec<(&'static str, EncoderSpec)> {

@@ -58,13 +58,16 @@ const WITH_DISTILLATION: [Row; 3] =
     [("deit_t16", 192, 12, 3, 16), ("deit_s16", 384, 12, 6, 16), ("deit_b16", 768, 12, 12, 16)];
 
 /// The repositories of their authors; the two smallest were trained by others.
-const REPOSITORIES: [Repository; 6] = [
+const REPOSITORIES: [Repository; 9] = [
     ("vit_b16", "google/vit-base-patch16-224-in21k"),
     ("vit_l16", "google/vit-large-patch16-224-in21k"),
     ("vit_h14", "google/vit-huge-patch14-224-in21k"),
     ("mae_vitb16", "facebook/vit-mae-base"),
     ("mae_vitl16", "facebook/vit-mae-large"),
     ("mae_vith14", "facebook/vit-mae-huge"),
+    ("deit_t16", "facebook/deit-tiny-distilled-patch16-224"),
+    ("deit_s16", "facebook/deit-small-distilled-patch16-224"),
+    ("deit_b16", "facebook/deit-base-distilled-patch16-224"),
 ];
 
 /// Where the published encoder `name` is to be had.
