@@ -17,4 +17,4 @@ pub use train::{
     CheckpointConfig, DeviceChoice, DistributedConfig, ExportConfig, ExportFormat, LogConfig,
     OptimizerConfig, Precision, RunConfig, ScheduleConfig, TrainConfig,
 };
-pub use validate::{Check, require};
+pub use validate::{Check, LARGEST_INPUT, require};

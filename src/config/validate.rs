@@ -9,7 +9,7 @@ use crate::data::labels::LabelRule;
 
 /// More than anybody means: a slip of the hand is told at once, and not by a machine that has no memory left.
 const MOST_PREFETCHED: usize = 10_000;
-const LARGEST_INPUT: usize = 8192;
+pub const LARGEST_INPUT: usize = 8192;
 const MOST_THREADS: usize = 4096;
 const LARGEST_BATCH: usize = 1 << 20;
 

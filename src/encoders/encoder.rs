@@ -20,10 +20,7 @@ pub trait Encoder {
 
     /// [`Self::forward`] of which the first `blocks` blocks keep only their inputs, and are computed
     /// again in the backward pass (Chen et al., 2016). The backward pass of a loss ends at them; what
-    /// is returned beside the tokens then takes the gradients the rest of the way.
-    ///
-    /// # Panics
-    /// If the input asks for the tokens after one of these blocks, which would have no gradient.
+    /// is returned beside the tokens then takes the gradients the rest of the way, those of taps too.
     fn forward_recomputed<'a>(
         &'a self,
         input: &'a Input,

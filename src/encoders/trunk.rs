@@ -117,9 +117,6 @@ impl Trunk {
     }
 
     /// [`Encoder::forward_recomputed`](Encoder::forward_recomputed) of `embedded` tokens.
-    ///
-    /// # Panics
-    /// If the input asks for the tokens after one of these blocks.
     fn forward_recomputed<'a>(
         &'a self,
         embedded: Embedded,
@@ -127,7 +124,6 @@ impl Trunk {
         compute: Kind,
         blocks: usize,
     ) -> (Tokens, RestOfBackward<'a>) {
-        assert!(input.taps.iter().all(|&tap| tap >= blocks), "a recomputed block has no tap");
         let Embedded { tokens, rotary } = embedded;
         let mut taps = Taps::after(&input.taps);
         let drop_path = &input.drop_path;

@@ -15,7 +15,7 @@ use crate::data::{Batch, Dataset, Loader};
 use crate::dist::ProcessGroup;
 use crate::encoders::{self, Input};
 use crate::native::{guard, upload};
-use crate::nn::Normalisation;
+use crate::nn::{ImageResizing, Normalisation};
 use crate::status;
 
 /// A frozen encoder, and the number format that its matrix products run in.
@@ -24,6 +24,8 @@ pub struct Encoder<'a> {
     pub model: &'a dyn encoders::Encoder,
     /// Float32 or bf16.
     pub compute: Kind,
+    /// Side of what it sees of an image, in pixels; none: the image as it is.
+    pub image_size: Option<usize>,
 }
 
 /// Images and the processes that decode them.
@@ -176,6 +178,7 @@ fn ranges(positions: Range<u64>, batch: u64) -> impl Iterator<Item = Range<u64>>
 /// The vectors so far.
 struct Gathering {
     normalisation: Normalisation,
+    resizing: ImageResizing,
     image_size: i64,
     device: Device,
     /// For each encoder, `[samples, D]`; the first rows are filled.
@@ -194,6 +197,7 @@ impl Gathering {
         };
         Self {
             normalisation: Normalisation::new(config.mean, config.std, device),
+            resizing: ImageResizing::new(config.mean, config.std, device),
             image_size: config.input_size as i64,
             device,
             vectors: encoders.iter().map(room).collect(),
@@ -239,7 +243,9 @@ impl Gathering {
             None => None,
         };
         for (number, (encoder, vectors)) in encoders.iter().zip(&self.vectors).enumerate() {
-            let (pooled, normed) = tch::no_grad(|| pool(encoder, &images, dense.is_some()));
+            let seen = encoder.image_size.map(|size| self.resizing.resize(&images, size as i64));
+            let seen = seen.as_ref().unwrap_or(&images);
+            let (pooled, normed) = tch::no_grad(|| pool(encoder, seen, dense.is_some()));
             vectors.narrow(0, first as i64, rows.size()[0]).copy_(&pooled);
             if let (Some(take), Some([class, patches])) = (&mut dense, normed) {
                 take(&DenseBatch {
@@ -302,7 +308,7 @@ pub fn hash(bytes: &[u8]) -> i64 {
 /// [`encoders::Encoder::pooled`], each divided by its length, `[B, D]`, and, if it `is_dense`, after the
 /// final norm, the vectors `[B, D]` and the patch tokens `[B, rows, columns, D]`; float32.
 fn pool(encoder: &Encoder<'_>, images: &Tensor, is_dense: bool) -> (Tensor, Option<[Tensor; 2]>) {
-    let Encoder { model, compute } = *encoder;
+    let Encoder { model, compute, .. } = *encoder;
     let tokens = model.forward(&Input::whole(images.shallow_clone()), compute);
     let vectors = model.pooled(&tokens);
     let length = vectors.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float).sqrt();

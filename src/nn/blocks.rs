@@ -36,6 +36,8 @@ pub struct KeptInputs {
     embedded: Tensor,
     /// Inputs of the blocks that will be computed again, `[B, T, D]`, without history.
     inputs: Vec<Tensor>,
+    /// Of these inputs, by their places, those that were tapped: they collect the gradients of what was made of them.
+    tapped: Vec<(usize, Tensor)>,
     /// Input of the block after these: where the graph of the other blocks begins.
     rest: Tensor,
 }
@@ -152,8 +154,7 @@ impl Blocks {
     }
 
     /// [`Self::forward`] of which the first `count` blocks keep only their inputs. Once the loss has
-    /// gone back, [`Self::backward`] takes the gradients the rest of the way. `taps` see the other
-    /// blocks.
+    /// gone back, [`Self::backward`] takes the gradients the rest of the way, those of `taps` too.
     pub fn forward_keeping_inputs(
         &self,
         embedded: Tensor,
@@ -171,9 +172,16 @@ impl Blocks {
             }
         });
         let rest = inputs.pop().expect("the embedding at least").set_requires_grad(true);
+        let wanted = (1..count).filter(|&place| taps.want(place - 1));
+        let leaf = |place: usize| (place, inputs[place].detach().set_requires_grad(true));
+        let tapped: Vec<(usize, Tensor)> = wanted.map(leaf).collect();
+        tapped.iter().for_each(|(_, tokens)| taps.take(tokens.shallow_clone()));
+        if count > 0 {
+            taps.pass(count - 1, &rest);
+        }
         let first = (count, rest.shallow_clone());
         let tokens = self.forward_from(first, true, rotary, drop_path, compute, taps);
-        (tokens, KeptInputs { embedded, inputs, rest })
+        (tokens, KeptInputs { embedded, inputs, tapped, rest })
     }
 
     /// The backward pass through the blocks that kept only their inputs, and what embedded them.
@@ -184,7 +192,7 @@ impl Blocks {
         drop_path: &DropPath,
         compute: Kind,
     ) -> Result<()> {
-        let KeptInputs { embedded, mut inputs, rest } = kept;
+        let KeptInputs { embedded, mut inputs, mut tapped, rest } = kept;
         let mut gradient = rest.grad();
         drop(rest);
         while let Some(leaf) = inputs.pop() {
@@ -193,6 +201,11 @@ impl Blocks {
             let output = self.block((inputs.len(), input), rotary, drop_path, compute);
             backward_from(&output, &gradient)?;
             gradient = leaf.grad();
+            if let Some((_, tokens)) = tapped.pop_if(|(place, _)| *place == inputs.len())
+                && tokens.grad().defined()
+            {
+                gradient += tokens.grad();
+            }
         }
         backward_from(&embedded, &gradient)
     }

@@ -2,6 +2,7 @@
 //! only, a multiplication with an addition as two.
 
 use super::decoder::DecoderShape;
+use super::projector::ProjectorKind;
 
 /// Operations of `depth` transformer blocks of width `dim` over `tokens` tokens.
 ///
@@ -40,8 +41,13 @@ pub fn decoder_flops(shape: &DecoderShape, from: usize, seen: usize, patches: us
 }
 
 /// Operations of a projector's forward pass from width `from` to width `to` over `tokens` tokens.
-pub fn projector_flops(from: usize, to: usize, tokens: usize) -> f64 {
-    2.0 * (tokens * (from * to + to * to)) as f64
+pub fn projector_flops(kind: ProjectorKind, (from, to): (usize, usize), tokens: usize) -> f64 {
+    let weights = match kind {
+        ProjectorKind::Mlp => from * to + to * to,
+        ProjectorKind::Linear => from * to,
+        ProjectorKind::None => 0,
+    };
+    2.0 * (tokens * weights) as f64
 }
 
 #[cfg(test)]
@@ -54,7 +60,8 @@ mod tests {
         let weights = 48.0 * 12.0 * 3072.0 * 3072.0;
         let ratio = transformer_flops(3072, 48, 4, 264) / (2.0 * 264.0 * weights);
         assert!((1.013..1.016).contains(&ratio), "{ratio}");
-        assert_eq!(projector_flops(2, 3, 5), 150.0);
+        assert_eq!(projector_flops(ProjectorKind::Mlp, (2, 3), 5), 150.0);
+        assert_eq!(projector_flops(ProjectorKind::Linear, (2, 3), 5), 60.0);
         let shape = DecoderShape {
             dim: 3072,
             depth: 48,

@@ -1,6 +1,7 @@
 //! Memory that a forward pass leaves for the backward pass, in bytes an image: the tensors that autograd keeps.
 
 use super::drop_path::DropPathMode;
+use super::projector::ProjectorKind;
 
 /// What decides how much a pass keeps, beside the size of what it passes through.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,9 +39,19 @@ pub fn transformer_kept_bytes(
 }
 
 /// Bytes that a projector from width `from` to width `to` and the losses behind it keep of `tokens` tokens: its
-/// input, the hidden layer before and after GELU, its output, and that in float32 for the losses.
-pub fn projector_kept_bytes(from: usize, to: usize, tokens: usize, keeping: &Keeping) -> f64 {
-    tokens as f64 * (keeping.number * (from + 3 * to) as f64 + 4.0 * to as f64)
+/// input, an MLP's hidden layer before and after GELU, its output, and that in float32 for the losses.
+pub fn projector_kept_bytes(
+    kind: ProjectorKind,
+    (from, to): (usize, usize),
+    tokens: usize,
+    keeping: &Keeping,
+) -> f64 {
+    let numbers = match kind {
+        ProjectorKind::Mlp => from + 3 * to,
+        ProjectorKind::Linear => from + to,
+        ProjectorKind::None => from,
+    };
+    tokens as f64 * (keeping.number * numbers as f64 + 4.0 * to as f64)
 }
 
 #[cfg(test)]
@@ -58,6 +69,8 @@ mod tests {
         assert_eq!(bytes(&Keeping { number: 4.0, ..keeping }), 4.0 * 72.0);
         assert_eq!(bytes(&Keeping { mode: DropPathMode::Skip, ..keeping }), 128.0);
         assert_eq!(bytes(&Keeping { recomputed: 3, ..keeping }), 52.0);
-        assert_eq!(projector_kept_bytes(10, 20, 3, &keeping), 3.0 * (140.0 + 80.0));
+        let projector = |kind| projector_kept_bytes(kind, (10, 20), 3, &keeping);
+        assert_eq!(projector(ProjectorKind::Mlp), 3.0 * (140.0 + 80.0));
+        assert_eq!(projector(ProjectorKind::Linear), 3.0 * (60.0 + 80.0));
     }
 }

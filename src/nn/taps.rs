@@ -29,6 +29,11 @@ impl Taps {
         }
     }
 
+    /// Keeps `tokens` `[B, T, D]` of the next block that is wanted, which nothing overwrites.
+    pub(super) fn take(&mut self, tokens: Tensor) {
+        self.tokens.push(tokens);
+    }
+
     /// Those of each block, in their order.
     pub fn into_tokens(self) -> Vec<Tensor> {
         self.tokens

@@ -176,8 +176,11 @@ fn subjects<'a>(
     trained: &Trained<'a>,
 ) -> Vec<Subject<'a>> {
     let compute = config.train().run.precision.kind();
-    let subject =
-        |name, role, model| Subject { name, role, encoder: Some(Encoder { model, compute }) };
+    let seeing = |name, role, model, image_size| {
+        let encoder = Some(Encoder { model, compute, image_size });
+        Subject { name, role, encoder }
+    };
+    let subject = |name, role, model| seeing(name, role, model, None);
     let mut subjects = Vec::new();
     let both = initial.iter().zip(&trained.encoders);
     for (encoder, (before, after)) in config.encoders().iter().zip(both) {
@@ -191,7 +194,9 @@ fn subjects<'a>(
         }
         subjects.push(subject(&*encoder.name, Role::Trained, *after));
     }
-    subjects.extend(trained.teacher.map(|teacher| subject("teacher", Role::Teacher, teacher)));
+    let size = config.teacher_input_size();
+    let teacher = trained.teacher.map(|model| seeing("teacher", Role::Teacher, model, size));
+    subjects.extend(teacher);
     subjects
 }
 

@@ -75,6 +75,9 @@ const OF_SHAPES: [&str; 9] = [
     "gated",
 ];
 
+/// Of a loss, what its projectors' names and shapes follow from.
+const OF_LOSSES: [&str; 2] = ["projector", "name"];
+
 /// What a run of `config` is trained with.
 ///
 /// # Errors
@@ -178,7 +181,12 @@ fn needs_new_state((key, [_, now]): &Difference, then: &Identity) -> bool {
     }
     let (table, last) = key.rsplit_once('.').unwrap_or_default();
     let is_trained = table.ends_with(".model") && table != "teacher.model" || table == "decoder";
-    is_trained && OF_SHAPES.contains(&last) || key == "teacher.model.dim"
+    // Parameters beside an encoder.
+    let is_beside =
+        OF_LOSSES.contains(&last) && (key.starts_with("loss.") || key.contains(".loss."));
+    is_trained && OF_SHAPES.contains(&last)
+        || is_beside
+        || ["teacher.model.dim", "teacher.targets"].contains(&key.as_str())
 }
 
 /// What of a value counts: of a path, the content that it names.
@@ -324,7 +332,8 @@ pub(super) fn tell_schedule(checkpoint: &Manifest, total: u64, rate: f64) {
 mod tests {
     use super::*;
     use crate::encoders::EncoderSpec;
-    use crate::tasks::distill::DistillConfig;
+    use crate::nn::ProjectorKind;
+    use crate::tasks::distill::{DistillConfig, TargetForm};
 
     fn config() -> DistillConfig {
         let size = EncoderSpec::new(32, 2, 2);
@@ -357,6 +366,34 @@ mod tests {
         assert_eq!(keys(|config| config.train.data.mean[0] = 0.5), ["data.mean"]);
         assert_eq!(keys(|config| config.students[0].mask_ratio = 0.25), ["students.0.mask_ratio"]);
         assert_eq!(keys(|config| config.train.seed = 3), ["seed"]);
+        assert_eq!(keys(|config| config.teacher.norm = true), ["teacher.norm"]);
+        assert_eq!(keys(|config| config.teacher.input_size = Some(64)), ["teacher.input_size"]);
+        assert_eq!(keys(|config| config.loss.weight = 2.0), ["loss.weight"]);
+        let own = keys(|config| _ = config.students[0].loss.insert("gram".into(), 0.5.into()));
+        assert_eq!(own, ["students.0.loss.gram"]);
+    }
+
+    /// Parameters beside an encoder are part of a state, too.
+    #[test]
+    fn other_projectors_need_a_new_state() {
+        let then = identity(&config()).unwrap();
+        let is_new = |change: fn(&mut DistillConfig)| {
+            let mut other = config();
+            change(&mut other);
+            let found = differences(&then, &identity(&other).unwrap());
+            assert!(!found.is_empty());
+            found.iter().any(|one| needs_new_state(one, &then))
+        };
+        assert!(is_new(|config| config.loss.projector = ProjectorKind::Linear));
+        assert!(is_new(|config| config.teacher.targets = TargetForm::Standardised));
+        assert!(is_new(|config| {
+            _ = config.students[0].loss.insert("projector".into(), "linear".into())
+        }));
+        assert!(is_new(|config| {
+            let text = "name = \"early\"\nlayers = [0]";
+            config.loss.terms.push(toml::from_str(text).unwrap());
+        }));
+        assert!(!is_new(|config| config.loss.weight = 2.0));
     }
 
     /// A path counts by what it names.

@@ -66,7 +66,11 @@ impl Measuring {
             let subject = Subject {
                 name: "encoder",
                 role: Role::Trained,
-                encoder: Some(Encoder { model: &*encoder.model, compute: self.precision.kind() }),
+                encoder: Some(Encoder {
+                    model: &*encoder.model,
+                    compute: self.precision.kind(),
+                    image_size: None,
+                }),
             };
             let program = worker_program()?;
             let measured = eval::measure(evaluations, &[subject], &source, &program, group)?;

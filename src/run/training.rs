@@ -65,14 +65,18 @@ fn train_and_export(
         }
     };
     let begun = (checkpoint.as_ref(), options.accept_changes);
-    let dataset = open_data(task.train(), group, &mut identity, begun).inspect_err(take_back)?;
+    let dataset = open_data(&*task, group, &mut identity, begun).inspect_err(take_back)?;
     let worker = options.worker_program.clone().map_or_else(worker_program, Ok)?;
     let images = tasks::Images { dataset: &dataset, worker_program: &worker };
     let setting = Setting { group, device, images: Some(images) };
     let loaded = debug_span!("load_models")
         .in_scope(|| models_and_state(&*task, &setting, checkpoint.as_ref()));
     let (models, mut state) = loaded.inspect_err(take_back)?;
-    let teacher = identity.settings.get("teacher.weights").cloned();
+    let setting_of = |key: &str| identity.settings.get(key);
+    let teacher = setting_of("teacher.weights").map(|weights| {
+        let size = setting_of("teacher.input_size");
+        size.map_or(weights.clone(), |size| format!("{weights} at {size} pixels"))
+    });
     state.identity = identity;
     let profiled = options.profile.clone();
     let from = (checkpoint.as_ref(), profiled);
@@ -94,11 +98,12 @@ fn train_and_export(
 
 /// The data set, which goes into the `identity`, and is compared with that of the checkpoint.
 fn open_data(
-    config: &TrainConfig,
+    task: &dyn TaskConfig,
     group: &ProcessGroup,
     identity: &mut Identity,
     (checkpoint, accepts): (Option<&Checkpoint>, bool),
 ) -> Result<Arc<Dataset>> {
+    let config = &task.decoded();
     let dataset = debug_span!("open_dataset")
         .in_scope(|| setup::open_dataset(config, group, || open_dataset(config)))?;
     if group.is_first() {
@@ -106,7 +111,7 @@ fn open_data(
             Some(checkpoint) => compare_data(identity, &checkpoint.manifest, &dataset, accepts)?,
             None => note_data(identity, &dataset),
         }
-        evaluation::check(config)?;
+        evaluation::check(task.train())?;
     }
     Ok(Arc::new(dataset))
 }
@@ -204,15 +209,12 @@ fn take_steps(
         rank: group.rank() as u64,
         world_size: group.world_size() as u64,
     };
-    let loader = Loader::start(
-        images.dataset.clone(),
-        &config.data,
-        images.worker_program,
-        batches.ranges(),
-    )?;
+    let decoded = task.decoded().data;
+    let loader =
+        Loader::start(images.dataset.clone(), &decoded, images.worker_program, batches.ranges())?;
     let monitor = loader.monitor();
     let _status = status::register("loader", move || monitor.status().to_string());
-    let mut prefetcher = DevicePrefetcher::new(Box::new(loader), &config.data, *device)?;
+    let mut prefetcher = DevicePrefetcher::new(Box::new(loader), &decoded, *device)?;
     let run = Run {
         config,
         path: &config.run.dir,

@@ -90,7 +90,7 @@ fn measure<'a>(
     let subject = |(own, model): (&'a TraineeConfig, &'a dyn encoders::Encoder)| Subject {
         name: &own.name,
         role: Role::Trained,
-        encoder: Some(Encoder { model, compute }),
+        encoder: Some(Encoder { model, compute, image_size: None }),
     };
     let subjects: Vec<Subject<'_>> = trained.iter().zip(models.encoders()).map(subject).collect();
     let worker = setting.images.as_ref().context("there are no images")?.worker_program;

@@ -65,11 +65,21 @@ pub trait TaskConfig {
     /// The same, to be changed.
     fn train_mut(&mut self) -> &mut TrainConfig;
 
+    /// The same with the side of the crops that workers decode, of which models may see others.
+    fn decoded(&self) -> TrainConfig {
+        self.train().clone()
+    }
+
     /// The encoders that are trained, in the order of their places in the configuration.
     fn encoders(&self) -> &[TraineeConfig];
 
     /// The frozen encoder that they learn from, if any, and what names its weights.
     fn teacher(&self) -> Option<(&EncoderSpec, &str)> {
+        None
+    }
+
+    /// Side of what that encoder sees of an image, in pixels, where it is not what the others do.
+    fn teacher_input_size(&self) -> Option<usize> {
         None
     }
 

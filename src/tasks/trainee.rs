@@ -63,6 +63,9 @@ pub struct TraineeConfig {
     /// Number format of its blocks' matrix products forward and towards the input.
     #[serde(default, skip_serializing_if = "ProductPrecision::is_same")]
     pub precision: ProductPrecision,
+    /// What its loss has in the place of keys of the task's, where the task has any.
+    #[serde(default, skip_serializing_if = "Table::is_empty")]
+    pub loss: Table,
 }
 
 impl TraineeConfig {
@@ -87,6 +90,7 @@ impl TraineeConfig {
             drop_path_mode: DropPathMode::Scale,
             recompute_blocks: 0,
             precision: ProductPrecision::Same,
+            loss: Table::new(),
         }
     }
 }
@@ -211,11 +215,19 @@ impl TraineeConfig {
 /// # Errors
 /// There is one.
 pub fn check_encoder(key: &str, spec: &EncoderSpec, data: &DataConfig) -> Check {
-    spec.family.check(spec).map_err(|(name, message)| (format!("{key}.{name}"), message))?;
+    check_numbers(key, spec)?;
     let (image_size, patch_size) = (data.input_size, spec.patch_size);
     require(image_size > 0 && image_size.is_multiple_of(patch_size), "data.input_size", || {
         format!("found {image_size}, expected a multiple of {key}'s patch size {patch_size}")
     })
+}
+
+/// The first contradiction in an encoder's numbers, which stand at `key`, whatever its images are.
+///
+/// # Errors
+/// There is one.
+pub(super) fn check_numbers(key: &str, spec: &EncoderSpec) -> Check {
+    spec.family.check(spec).map_err(|(name, message)| (format!("{key}.{name}"), message))
 }
 
 fn random_weights() -> String {

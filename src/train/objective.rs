@@ -1,6 +1,7 @@
 //! The [`Objective`] trait: it turns images into losses and gradients, and is all that the training
 //! loop knows of a task.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use anyhow::Result;
@@ -30,13 +31,13 @@ pub struct Losses {
     pub total: Tensor,
     /// The named terms that the total is made of, before weighting, in a fixed order. A loss of
     /// one term that needs no name has none.
-    pub terms: Vec<(&'static str, Tensor)>,
+    pub terms: Vec<(Cow<'static, str>, Tensor)>,
 }
 
 impl Losses {
     /// The same values without their history.
     pub fn detach(&self) -> Self {
-        let terms = self.terms.iter().map(|(name, value)| (*name, value.detach()));
+        let terms = self.terms.iter().map(|(name, value)| (name.clone(), value.detach()));
         Self { total: self.total.detach(), terms: terms.collect() }
     }
 

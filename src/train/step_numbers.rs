@@ -1,5 +1,7 @@
 //! A step's numbers: summed over all processes on the device, read by the host when it can.
 
+use std::borrow::Cow;
+
 use anyhow::{Result, bail, ensure};
 use tch::{Kind, Tensor};
 
@@ -88,7 +90,7 @@ impl PendingNumbers {
 /// sums and, after them, the norm of each trainee's whole gradient.
 struct Layout {
     /// Of each trainee, the names of its loss's terms.
-    terms: Vec<Vec<&'static str>>,
+    terms: Vec<Vec<Cow<'static, str>>>,
 }
 
 impl Layout {
@@ -97,7 +99,7 @@ impl Layout {
     /// # Errors
     /// Batches differ in their terms.
     fn of(losses: &[(f64, Vec<Losses>)]) -> Result<Self> {
-        let names = |losses: &Losses| losses.terms.iter().map(|(name, _)| *name).collect();
+        let names = |losses: &Losses| losses.terms.iter().map(|(name, _)| name.clone()).collect();
         let mut batches =
             losses.iter().map(|(_, losses)| losses.iter().map(names).collect::<Vec<Vec<_>>>());
         let terms = batches.next().unwrap_or_default();
@@ -186,7 +188,7 @@ mod tests {
 
     /// Losses whose total and terms are these numbers.
     fn losses(total: f32, terms: &[(&'static str, f32)]) -> Losses {
-        let terms = terms.iter().map(|(name, value)| (*name, Tensor::from(*value)));
+        let terms = terms.iter().map(|(name, value)| (Cow::from(*name), Tensor::from(*value)));
         Losses { total: Tensor::from(total), terms: terms.collect() }
     }
 

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use distill::config::{ConfigError, Precision};
-use distill::tasks::distill::{DistillConfig, Distillation, Relation};
+use distill::nn::ProjectorKind;
+use distill::tasks::distill::{DistillConfig, Distillation, Relation, TargetForm};
 use distill::tasks::pretrain::PretrainConfig;
 use distill::tasks::{self, TaskConfig};
 use distill::train::objective::Objective;
@@ -64,6 +65,15 @@ fn the_references_comment_every_key() {
     }
     distill.loss.gram = Some(0.1);
     distill.loss.relation = Some(Relation { weight: 0.1, temperature: 0.1 });
+    distill.loss.weight = 2.0;
+    distill.loss.projector = ProjectorKind::Linear;
+    let term = "name = \"a\"\nlayers = [0]\nteacher_layers = [0]\nnorm = false\nweight = 2.0\nprojector = \"none\"";
+    distill.loss.terms.push(toml::from_str(term).unwrap());
+    distill.teacher.input_size = Some(512);
+    distill.teacher.norm = true;
+    distill.teacher.targets = TargetForm::Standardised;
+    distill.teacher.statistics_images = 4;
+    distill.students[0].loss.insert("gram".into(), 0.1.into());
     for (name, written) in
         [("reference.toml", distill.to_toml()), ("reference_pretrain.toml", pretrain.to_toml())]
     {

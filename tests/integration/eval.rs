@@ -63,7 +63,7 @@ fn features_are_those_of_transformers() {
         Dataset::for_evaluation(&config, "shards", EvaluationPass::WHOLE, &|_, _| {}).unwrap();
     let worker_program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));
     let source = ImageSource { dataset: Arc::new(dataset), config: &config, worker_program };
-    let encoder = Encoder { model: &*model, compute: Kind::Float };
+    let encoder = Encoder { model: &*model, compute: Kind::Float, image_size: None };
     let encoders = [encoder, encoder];
     let found = features(&encoders, &source, &alone(Device::Cpu), &|_, _| false, None).unwrap();
     assert_eq!(found.len(), 2, "one for each encoder");

@@ -161,7 +161,7 @@ fn an_evaluation_of_ones_own_shares_the_pass() {
     let counter = Counter::default();
     let source = source(&data, &counter);
     eval::prepare(&evaluations, &source).unwrap().check_labels().unwrap();
-    let encoder = Encoder { model: &*model, compute: Kind::Float };
+    let encoder = Encoder { model: &*model, compute: Kind::Float, image_size: None };
     let subject = |name, role| Subject { name, role, encoder: Some(encoder) };
     let subjects = [subject("a", Role::Initial), subject("b", Role::Trained)];
     let worker_program = Path::new(env!("CARGO_BIN_EXE_distill-worker"));

@@ -3,6 +3,7 @@
 //! On the device that `crate::support::device` names. Cases are found in `GOLDEN_DIR` (default: `tests/golden`) by what is in them.
 
 mod pretrain;
+mod terms;
 
 use std::path::{Path, PathBuf};
 
@@ -91,8 +92,7 @@ impl DistillCase {
             class: self.loss_fn_cls,
             patch: self.loss_fn_patch,
             fuse: self.loss_fuse,
-            gram: None,
-            relation: None,
+            ..LossConfig::default()
         };
         config.train.optimizer = OptimizerConfig {
             weight_decay: self.weight_decay,
@@ -184,8 +184,8 @@ impl Replay {
         for (student, model) in self.objective.students().iter().enumerate() {
             let keep = self.batch.get(&format!("ids_keep.{student}.0")).map(Tensor::shallow_clone);
             let masked = Input { keep, ..Input::whole(images.shallow_clone()) };
-            let (_, tokens) = model.forward(&masked, Kind::Float);
-            self.check(&format!("student_tokens.{student}.0"), &tokens.all, VALUES);
+            let tokens = model.projected(&model.forward(&masked, Kind::Float));
+            self.check(&format!("student_tokens.{student}.0"), &tokens[0].all, VALUES);
         }
     }
 

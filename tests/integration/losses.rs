@@ -52,7 +52,7 @@ fn assert_golden_in(golden: &Tensors, name: &str, config: &LossConfig) {
             .filter(|what| !["total", "gradient"].contains(what))
             .collect();
         expected.sort_unstable();
-        let mut found: Vec<&str> = losses.terms.iter().map(|(term, _)| *term).collect();
+        let mut found: Vec<&str> = losses.terms.iter().map(|(term, _)| &**term).collect();
         found.sort_unstable();
         assert_eq!(found, expected, "{prefix}");
         for (term, value) in &losses.terms {
@@ -87,7 +87,7 @@ fn golden_loss_gram() {
         LossConfig { class: Distance::None, patch: Distance::None, gram, ..LossConfig::default() };
     assert_golden("gram", &alone);
     let (class, patch) = (Distance::Cosine, Distance::Mse);
-    let beside = LossConfig { class, patch, fuse: Fuse::Sum, gram, relation: None };
+    let beside = LossConfig { class, patch, fuse: Fuse::Sum, gram, ..LossConfig::default() };
     assert_golden("features_and_gram", &beside);
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod checkpoints;
+mod compared;
 mod comparison;
 mod config;
 mod crops;

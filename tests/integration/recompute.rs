@@ -3,8 +3,7 @@
 use distill::encoders::EncoderSpec;
 use distill::nn::DropPathMode;
 use distill::tasks::TraineeConfig;
-use distill::tasks::distill::DistillConfig;
-use distill::tasks::distill::{Distillation, Teacher};
+use distill::tasks::distill::{DistillConfig, Distillation, LossConfig, Teacher};
 use distill::train::objective::{MicroBatch, Objective};
 use tch::{Device, Kind, Tensor};
 
@@ -17,9 +16,20 @@ type Results = (Vec<Tensor>, Vec<(String, Tensor)>);
 
 /// What two batches give a masked student that recomputes so many blocks.
 fn results(blocks: usize, drop_path: (f64, DropPathMode), compute: Kind) -> Results {
+    compared(blocks, drop_path, compute, LossConfig::default())
+}
+
+/// [`results`] by another loss.
+fn compared(
+    blocks: usize,
+    drop_path: (f64, DropPathMode),
+    compute: Kind,
+    loss: LossConfig,
+) -> Results {
     let size = |dim, depth| EncoderSpec { patch_size: 4, ..EncoderSpec::new(dim, depth, 2) };
     let mut config = DistillConfig::minimal("run", size(24, 1));
     config.train.data.input_size = 16;
+    config.loss = loss;
     config.students.push(TraineeConfig {
         mask_ratio: 0.5,
         mask_grid: 2,
@@ -59,6 +69,35 @@ fn recomputed_blocks_change_no_bit() {
                 assert_eq!(found_losses, losses, "{what}");
                 for ((name, found), (_, expected)) in found.iter().zip(&gradients) {
                     assert_eq!(found, expected, "{what}: {name}");
+                }
+            }
+        }
+    }
+}
+
+/// Comparisons of tokens after recomputed blocks have their gradients, too: up to the order of a sum.
+#[test]
+fn recomputed_blocks_take_the_gradients_of_their_taps() {
+    let term = "[[terms]]\nname = \"all\"\nlayers = [0, 1, 2, 3]\nteacher_layers = [0, 0, 0, 0]\nweight = 4.0\n\
+                norm = false\npatch = \"mse\"";
+    let loss: LossConfig = toml::from_str(term).unwrap();
+    let distance = |found: &Tensor, expected: &Tensor| {
+        let off = (found - expected).norm().double_value(&[]);
+        off / expected.norm().double_value(&[]).max(1e-9)
+    };
+    for (compute, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+        for mode in [DropPathMode::Scale, DropPathMode::Skip] {
+            let (losses, gradients) = compared(0, (0.6, mode), compute, loss.clone());
+            let (_, without) = results(0, (0.6, mode), compute);
+            let first = |of: &[(String, Tensor)]| of[0].1.copy();
+            assert!(distance(&first(&without), &first(&gradients)) > 0.1, "taps count");
+            for blocks in [1, 3, DEPTH] {
+                let what = format!("{blocks} blocks, {mode:?}, {compute:?}");
+                let (found_losses, found) = compared(blocks, (0.6, mode), compute, loss.clone());
+                assert_eq!(found_losses, losses, "{what}");
+                for ((name, found), (_, expected)) in found.iter().zip(&gradients) {
+                    let off = distance(found, expected);
+                    assert!(off < tolerance, "{what}: {name} is off by {off:.1e}");
                 }
             }
         }

@@ -179,7 +179,7 @@ fn measure(
     };
     let models = config.models(&Setting { group, device, images: None }, true)?;
     let flops = config.flops_per_image();
-    let config = config.train();
+    let config = &config.decoded();
     let count = u64::from(options.warmup) + options.steps;
     let Taken { steps, students } = take((count, options.profile), config, group, &*models)?;
     let times = Times::from_steps(&steps[options.warmup as usize..], students.len())?;

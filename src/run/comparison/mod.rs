@@ -170,7 +170,7 @@ impl Comparing<'_> {
         let subject = Subject {
             name: &row.label,
             role: row.role,
-            encoder: Some(Encoder { model: &*encoder.model, compute }),
+            encoder: Some(Encoder { model: &*encoder.model, compute, image_size: None }),
         };
         let observer = OnScreen { shows_features: true };
         let source = source_of(&data, &observer);

@@ -6,12 +6,14 @@ use tch::{Device, Kind, Tensor};
 use tracing::info;
 
 use super::config::DistillConfig;
-use super::distillation::{Teacher, mean_cosine};
+use super::distillation::mean_cosine;
+use super::teacher::Teacher;
+use crate::config::DataConfig;
 use crate::data::{Dataset, Scratch};
 use crate::dist::ProcessGroup;
 use crate::encoders::Input;
 use crate::native::{guard, upload};
-use crate::nn::{Normalisation, ProductPrecision};
+use crate::nn::{ImageResizing, Normalisation, ProductPrecision};
 
 /// Images to compare on.
 const IMAGES: u64 = 8;
@@ -58,9 +60,9 @@ impl Fp8Report {
     }
 }
 
-/// The first images of the stream, normalised: `[B, 3, H, W]`.
+/// The first images of the stream as the teacher sees them, normalised: `[B, 3, H, W]`.
 fn first_images(config: &DistillConfig, dataset: &Dataset, device: Device) -> Result<Tensor> {
-    let image_size = config.train.data.input_size;
+    let image_size = config.crop_size();
     let mut scratch = Scratch::default();
     let mut bytes = Vec::new();
     for position in 0..IMAGES {
@@ -71,7 +73,10 @@ fn first_images(config: &DistillConfig, dataset: &Dataset, device: Device) -> Re
     let shape = [IMAGES as i64, image_size as i64, image_size as i64, 3];
     let bytes = upload(&bytes, &shape, device)?;
     guard(|| {
-        Ok(Normalisation::new(config.train.data.mean, config.train.data.std, device).apply(&bytes))
+        let DataConfig { mean, std, .. } = config.train.data;
+        let images = Normalisation::new(mean, std, device).apply(&bytes);
+        let resizing = ImageResizing::new(mean, std, device);
+        Ok(resizing.resize(&images, config.teacher_sees() as i64))
     })
 }
 

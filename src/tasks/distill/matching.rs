@@ -1,14 +1,16 @@
 //! Which of a student's tokens are compared with which of the teacher's, in words.
 
-use super::config::DistillConfig;
+use super::config::{DistillConfig, TargetForm};
+use super::terms::{Term, terms_of};
 use crate::encoders::EncoderSpec;
+use crate::nn::ProjectorKind;
 use crate::tasks::trainee::TraineeConfig;
 
 /// What is compared with what, for one student; see [`super::TokenPair`].
 pub(super) fn describe(config: &DistillConfig, student: &TraineeConfig) -> String {
     let (teacher, own) = (&config.teacher.model, &student.model);
-    let grid = |model: &EncoderSpec| model.grid_size(config.train.data.input_size);
-    let (own_grid, teachers) = (grid(own), grid(teacher));
+    let own_grid = own.grid_size(config.train.data.input_size);
+    let teachers = config.teacher_grid_size();
     let class = match (own.class_tokens, teacher.class_tokens) {
         (0, _) | (_, 0) => "no class tokens".into(),
         (own, teachers) if own == teachers => format!("{own} class tokens one by one"),
@@ -38,6 +40,66 @@ pub(super) fn describe(config: &DistillConfig, student: &TraineeConfig) -> Strin
 pub(super) fn is_one_by_one(config: &DistillConfig, student: &TraineeConfig) -> bool {
     let (teacher, own) = (&config.teacher.model, &student.model);
     own.class_tokens == teacher.class_tokens
-        && own.patch_size == teacher.patch_size
+        && own.grid_size(config.train.data.input_size) == config.teacher_grid_size()
         && own.registers + teacher.registers == 0
+}
+
+/// The comparisons of a student with its teacher: of which blocks, in which shapes, and by what.
+pub(super) fn comparisons(
+    config: &DistillConfig,
+    student: &TraineeConfig,
+) -> Vec<(String, String)> {
+    let terms = terms_of(config, student).unwrap_or_default();
+    terms.iter().map(|term| comparison(config, student, term)).collect()
+}
+
+fn comparison(config: &DistillConfig, student: &TraineeConfig, term: &Term) -> (String, String) {
+    let (teacher, own) = (&config.teacher.model, &student.model);
+    let list = |which: usize, model: &EncoderSpec| {
+        let blocks: Vec<String> = term.pairs.iter().map(|pair| pair[which].to_string()).collect();
+        let plural = if blocks.len() == 1 { "" } else { "s" };
+        format!("block{plural} {} of 0-{}", blocks.join(", "), model.depth - 1)
+    };
+    let norm = |is_on: bool| if is_on { "final norm" } else { "no norm" };
+    let own_grid = own.grid_size(config.train.data.input_size);
+    let seen = student.mask(own_grid).map_or(own_grid * own_grid, |mask| mask.kept());
+    let shape = |model: &EncoderSpec, patches: usize| {
+        format!("[{} + {patches}, {}]", model.class_tokens, model.dim)
+    };
+    let projector = match term.projector {
+        ProjectorKind::None => "no projector".into(),
+        kind => format!("{} to {}", kind.name(), teacher.dim),
+    };
+    let form = match config.teacher.targets {
+        TargetForm::Plain => "",
+        TargetForm::Standardised => ", standardised",
+    };
+    let weight = match term.weight {
+        1.0 => String::new(),
+        weight => format!("; × {weight}"),
+    };
+    let text = format!(
+        "{}, {}, {}, {projector} | teacher's {}, {}, {}{form} | {}{weight}",
+        list(0, own),
+        norm(term.norm),
+        shape(own, seen),
+        list(1, teacher),
+        norm(config.teacher.norm),
+        shape(teacher, config.teacher_grid_size().pow(2)),
+        term.comparison.words()
+    );
+    (format!("  {}", term.title()), text)
+}
+
+/// What the teacher sees, where it is not what its students do.
+pub(super) fn sight(config: &DistillConfig) -> Option<(String, String)> {
+    let (own, students) = (config.teacher_sees(), config.train.data.input_size);
+    (own != students).then(|| {
+        let crops = config.crop_size();
+        let text = format!(
+            "{own} × {own} pixels for the teacher, {students} × {students} for its students, of crops of {crops} × \
+             {crops}"
+        );
+        ("images".into(), text)
+    })
 }

@@ -7,7 +7,8 @@ use tch::Device;
 use tracing::{info, warn};
 
 use super::config::DistillConfig;
-use super::distillation::{Distillation, Teacher};
+use super::distillation::Distillation;
+use super::teacher::Teacher;
 use crate::config::ConfigError;
 use crate::dist::ProcessGroup;
 use crate::encoders::{EncoderSpec, EncoderWeights, located};
@@ -73,7 +74,7 @@ pub(super) fn load_teacher(
              images. For a real run set teacher.weights"
             );
         }
-        let grid_size = config.train.data.input_size / size.patch_size;
+        let grid_size = config.teacher_grid_size();
         return Ok(Teacher::new(
             Teacher::drawn(device, matrices, config.train.seed),
             size,

@@ -6,15 +6,19 @@ use toml::Table;
 use tracing::info;
 
 use super::config::{DistillConfig, read};
-use super::distillation::{
-    Distillation, Student, flops_per_image, student_flops, student_kept_bytes, target_bytes,
-    teacher_flops,
+use super::cost::{
+    flops_per_image, student_flops, student_kept_bytes, target_bytes, teacher_flops,
 };
+use super::distillation::Distillation;
 use super::fp8_report::Fp8Report;
-use super::matching::{describe, is_one_by_one};
+use super::matching::{comparisons, describe, is_one_by_one, sight};
+use super::measuring::measure_targets;
 use super::models::{check_normalisation, load_teacher, students, weights_of};
-use crate::config::{Check, ConfigError, KeyError, TrainConfig};
+use super::student::Student;
+use super::terms::check_all_terms;
+use crate::config::{Check, ConfigError, DataConfig, KeyError, TrainConfig, require};
 use crate::encoders::{Encoder, EncoderSpec};
+use crate::eval;
 use crate::native::guard;
 use crate::nn::{ProductPrecision, require_fp8};
 use crate::tasks::initial_weights::check;
@@ -55,7 +59,9 @@ impl TaskConfig for DistillConfig {
     }
 
     fn validate(&self) -> Check {
-        self.check()
+        self.check()?;
+        check_all_terms(self)?;
+        check_dense(self)
     }
 
     fn train(&self) -> &TrainConfig {
@@ -72,6 +78,10 @@ impl TaskConfig for DistillConfig {
 
     fn teacher(&self) -> Option<(&EncoderSpec, &str)> {
         Some((&self.teacher.model, &self.teacher.weights))
+    }
+
+    fn teacher_input_size(&self) -> Option<usize> {
+        self.teacher.input_size
     }
 
     fn draw_weights(&mut self) {
@@ -115,8 +125,16 @@ impl TaskConfig for DistillConfig {
     }
 
     fn notes(&self) -> Vec<(String, String)> {
-        let students = self.students.iter();
-        students.map(|one| (format!("tokens of {}", one.name), describe(self, one))).collect()
+        let notes = self.students.iter().flat_map(|student| {
+            let tokens = (format!("tokens of {}", student.name), describe(self, student));
+            std::iter::once(tokens).chain(comparisons(self, student))
+        });
+        notes.chain(sight(self)).collect()
+    }
+
+    fn decoded(&self) -> TrainConfig {
+        let data = DataConfig { input_size: self.crop_size(), ..self.train.data.clone() };
+        TrainConfig { data, ..self.train.clone() }
     }
 
     fn check_weights(&self) -> Result<()> {
@@ -145,6 +163,9 @@ impl TaskConfig for DistillConfig {
         if let Some(report) = report {
             report.finish(&distillation.teacher)?;
         }
+        if starts_anew {
+            measure_targets(self, setting, &distillation)?;
+        }
         Ok(Box::new(distillation))
     }
 
@@ -158,6 +179,22 @@ impl TaskConfig for DistillConfig {
         }
         advice
     }
+}
+
+/// That masks of evaluations can be cut into the teacher's patches.
+fn check_dense(config: &DistillConfig) -> Check {
+    let (size, grid) = (config.train.data.input_size, config.teacher_grid_size());
+    let dense = eval::read(&config.train.evaluation)?;
+    let dense = dense.iter().find(|one| one.kind == "dense");
+    let fits = dense.is_none() || size.is_multiple_of(grid);
+    require(fits, "teacher.input_size", || {
+        let name = dense.map_or("", |one| &one.name);
+        format!(
+            "found {}, whose {grid} × {grid} patches do not divide the {size} pixels of data.input_size: expected \
+             another size, or no evaluation.{name}, which compares patches with masks",
+            config.teacher_sees()
+        )
+    })
 }
 
 fn require_abilities(config: &DistillConfig, device: Device) -> Result<(), ConfigError> {

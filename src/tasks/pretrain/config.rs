@@ -119,6 +119,9 @@ impl PretrainConfig {
         let Self { train, encoder, decoder, reconstructions } = self;
         encoder.check("encoder", &train.data)?;
         encoder.check_precision("encoder", train.run.precision)?;
+        require(encoder.loss.is_empty(), "encoder.loss", || {
+            "found a table, expected none: masked autoencoders have one loss".into()
+        })?;
         require(encoder.mask_ratio > 0.0, "encoder.mask_ratio", || {
             "found 0, expected a share above it: masked patches are what is learned from".into()
         })?;

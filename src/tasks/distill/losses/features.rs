@@ -21,6 +21,19 @@ pub enum Distance {
     SmoothL1,
 }
 
+impl Distance {
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cosine => "cosine",
+            Self::L1 => "l1",
+            Self::Mse => "mse",
+            Self::SmoothL1 => "smooth_l1",
+        }
+    }
+}
+
 /// How the class token and patch token losses become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,7 +76,7 @@ impl LossPart for Features {
             }
         };
         let terms = [("class", class), ("patch", patch)];
-        let terms = terms.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let terms = terms.into_iter().filter_map(|(name, value)| Some((name.into(), value?)));
         Losses { total, terms: terms.collect() }
     }
 }

@@ -21,7 +21,7 @@ impl LossPart for Gram {
     fn compare(&self, tokens: &TokenPair) -> Losses {
         let (student, teacher) = (cosines(&tokens.student.patch), cosines(&tokens.teacher.patch));
         let term = student.mse_loss(&teacher, Reduction::Mean);
-        Losses { total: &term * self.weight, terms: vec![("gram", term)] }
+        Losses { total: &term * self.weight, terms: vec![("gram".into(), term)] }
     }
 }
 

@@ -12,7 +12,7 @@ pub struct TokenPair {
     pub teacher: Tokens,
 }
 
-/// The tokens of one model, in the teacher's width.
+/// The tokens of one model: in the teacher's width, or where relations alone are compared, in its own.
 pub struct Tokens {
     /// Class tokens `[B, C, D]`.
     pub class: Tensor,
@@ -34,7 +34,8 @@ impl TokenPair {
     /// has none, none are compared. Registers are left out. Of patch grids of different sizes the student's is
     /// resized bilinearly to the teacher's, and where it sees only a part of it, the teacher's to the student's.
     pub fn new(student: &tokens::Tokens, teacher: &tokens::Tokens, keep: Option<&Tensor>) -> Self {
-        let mut pair = Self { student: parts_of(student), teacher: parts_of(teacher) };
+        let mut pair =
+            Self { student: class_and_patch(student), teacher: class_and_patch(teacher) };
         let counts = [&pair.student, &pair.teacher].map(|tokens| tokens.class.size()[1]);
         if counts[0] != counts[1] {
             for tokens in [&mut pair.student, &mut pair.teacher] {
@@ -56,7 +57,7 @@ impl TokenPair {
 }
 
 /// Class tokens and patch tokens in float32.
-fn parts_of(tokens: &tokens::Tokens) -> Tokens {
+pub(in super::super) fn class_and_patch(tokens: &tokens::Tokens) -> Tokens {
     let (class, prefix) = (tokens.class_tokens, tokens.prefix_tokens);
     let sizes = [class, prefix - class, tokens.all.size()[1] - prefix];
     // Split, so that the gradients of the parts are joined by one copy.

@@ -40,6 +40,6 @@ impl LossPart for Relation {
         // The sum over a row is a divergence; the mean over rows is libtorch's "batchmean".
         let rows = student.size()[0] as f64;
         let term = student.kl_div(&teacher, Reduction::Sum, true) / rows;
-        Losses { total: &term * self.weight, terms: vec![("relation", term)] }
+        Losses { total: &term * self.weight, terms: vec![("relation".into(), term)] }
     }
 }
