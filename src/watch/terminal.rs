@@ -1,5 +1,6 @@
 //! The terminal, taken for a while and given back as it was.
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
+use rustix::event::{PollFd, PollFlags, Timespec, poll as event_of_files};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::frame::draw;
@@ -49,11 +52,11 @@ pub fn show(watched: &mut Watched) -> Result<()> {
     }
     on_terminal(|terminal| {
         let mut view = View::default();
-        // One that is closed is never silent: nobody would be left to press q.
-        while !ending.load(Ordering::Relaxed) && io::stdout().is_terminal() {
+        let keyboard = Keyboard::find()?;
+        while !ending.load(Ordering::Relaxed) {
             watched.look()?;
             terminal.draw(|frame| draw(frame, watched, &view, now()))?;
-            if !take_keys(&mut view, watched)? {
+            if !take_keys(&keyboard, &mut view, watched)? {
                 break;
             }
         }
@@ -62,18 +65,60 @@ pub fn show(watched: &mut Watched) -> Result<()> {
 }
 
 /// Waits for keys until the files are to be looked at again. Whether the user stays.
-fn take_keys(view: &mut View, watched: &Watched) -> Result<bool> {
-    let mut wait = if watched.has_more { Duration::ZERO } else { PAUSE };
-    while poll(wait)? {
+fn take_keys(keyboard: &Keyboard, view: &mut View, watched: &Watched) -> Result<bool> {
+    match keyboard.wait(if watched.has_more { Duration::ZERO } else { PAUSE })? {
+        Waited::Closed => return Ok(false),
+        Waited::Nothing => return Ok(true),
+        Waited::Keys => {}
+    }
+    // All that was typed meanwhile, and then the screen.
+    while poll(Duration::ZERO)? {
         if let Event::Key(key) = event::read().context("the terminal is lost")?
             && !view.takes(key, watched.names.len())
         {
             return Ok(false);
         }
-        // What else was typed meanwhile, and then the screen.
-        wait = Duration::ZERO;
     }
     Ok(true)
+}
+
+/// Where keys come from. It is waited for here, because `crossterm` waits for ever, and busily, at a terminal that is
+/// closed.
+enum Keyboard {
+    Stdin,
+    Tty(File),
+}
+
+enum Waited {
+    Nothing,
+    Keys,
+    /// The terminal is gone, and with it whoever could press a key.
+    Closed,
+}
+
+impl Keyboard {
+    /// As `crossterm` finds it.
+    fn find() -> Result<Self> {
+        if io::stdin().is_terminal() {
+            return Ok(Self::Stdin);
+        }
+        File::open("/dev/tty").map(Self::Tty).context("there is no terminal to read keys from")
+    }
+
+    fn wait(&self, most: Duration) -> Result<Waited> {
+        let stdin = io::stdin();
+        let mut keys = [match self {
+            Self::Stdin => PollFd::new(&stdin, PollFlags::IN),
+            Self::Tty(tty) => PollFd::new(tty, PollFlags::IN),
+        }];
+        let most = Timespec::try_from(most).context("a time to wait")?;
+        match event_of_files(&mut keys, Some(&most)) {
+            Ok(0) | Err(Errno::INTR) => return Ok(Waited::Nothing),
+            other => other.context("the terminal is lost")?,
+        };
+        let closed = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        Ok(if keys[0].revents().intersects(closed) { Waited::Closed } else { Waited::Keys })
+    }
 }
 
 fn poll(wait: Duration) -> Result<bool> {

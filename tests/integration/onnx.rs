@@ -17,7 +17,7 @@ use crate::support::workshop::{Finished, Workshop};
 const TOLERANCE: f64 = 1e-4;
 
 /// Drawn encoders of every family and form, and a side of images that is not always their own.
-const MODELS: [(&str, usize); 12] = [
+const MODELS: [(&str, usize); 11] = [
     ("dinov2", 56),
     ("dinov2_gated", 84),
     ("dinov2_with_registers", 28),
@@ -29,7 +29,6 @@ const MODELS: [(&str, usize); 12] = [
     ("vit", 84),
     ("vit_few_biases", 56),
     ("vit_mae", 28),
-    ("deit", 56),
 ];
 
 /// Three images for an exported graph.

@@ -7,10 +7,10 @@ use crate::encoders::drawing::{Drawing, Drawn, DrawnBlocks};
 use crate::encoders::family::EncoderSpec;
 
 pub(super) fn draw(spec: &EncoderSpec, drawing: &mut Drawing) -> Result<Drawn> {
-    let EncoderSpec { depth, heads, class_tokens, .. } = *spec;
-    let embedded = drawing.class_and_patches(class_tokens)?;
+    let EncoderSpec { depth, heads, .. } = *spec;
+    let embedded = drawing.class_and_patches(1)?;
     let blocks = DrawnBlocks { depth, heads, eps: EPS, rotary: None };
     let all = drawing.blocks(embedded, &blocks)?;
     let tokens = drawing.norm("norm", &all, EPS)?;
-    Ok(Drawn { pooled: drawing.first(&tokens, class_tokens), tokens })
+    Ok(Drawn { pooled: drawing.first(&tokens, 1), tokens })
 }

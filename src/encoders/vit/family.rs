@@ -132,7 +132,8 @@ impl Family for Vit {
     }
 
     fn drawer(&self) -> Option<Drawer> {
-        Some(drawn::draw)
+        // A second class token is not drawn.
+        (self.kind != Kind::Distilled).then_some(drawn::draw as Drawer)
     }
 
     fn image_processor(&self) -> &'static str {

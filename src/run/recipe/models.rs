@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::wishes::Wishes;
-use crate::encoders::{EncoderSpec, EncoderWeights, FAMILIES, declared_at};
+use crate::encoders::{EncoderSpec, EncoderWeights, FAMILIES, declared_at, located};
 use crate::nn::{Parameters, Storage};
 use crate::weights::Preprocessing;
 
@@ -45,7 +45,7 @@ impl Models {
             teacher: stored.spec,
             teacher_size: stored.image_size,
             is_undeclared: declared_at(path)?.is_none(),
-            preprocessing: Preprocessing::beside(path)?,
+            preprocessing: Preprocessing::beside(&located(path)?)?,
             students,
         })
     }
