@@ -36,7 +36,7 @@ pub trait Encoder {
     fn forward_frozen(&self, input: &Input, compute: Kind, junctions: &Junctions)
     -> Result<Tokens>;
 
-    /// The final norm, in the kind of the tokens. Taps stay as they are.
+    /// The final norm, in the kind of the tokens, which stay as they are where the family has none. Taps stay too.
     fn normalise(&self, tokens: Tokens) -> Tokens;
 
     /// One vector an image, of tokens after the last block before the final norm: `[B, D]` float32.

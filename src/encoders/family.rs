@@ -107,6 +107,11 @@ pub trait Family: Sync {
         vec![self.model_type()]
     }
 
+    /// What of it no loss reads, so that training leaves it as it begins.
+    fn untrained(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether published encoders of the same shapes are computed in different ways, so that only a `config.json`
     /// tells what weights are of: what it is that differs.
     fn untold(&self) -> Option<&'static str> {

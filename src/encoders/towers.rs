@@ -243,3 +243,16 @@ fn activation_named(name: &str) -> Result<Activation> {
     };
     Ok(activation)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_beside_a_tower_is_known() {
+        for name in ["visual_projection.weight", "embeddings.position_ids", "logit_scale"] {
+            assert!(is_beside(name), "{name}");
+        }
+        assert!(!is_beside("embeddings.position_embedding.weight") && !is_beside("head.probe"));
+    }
+}

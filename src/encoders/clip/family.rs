@@ -92,6 +92,10 @@ impl Family for Clip {
         vec![TOWER.alone, TOWER.whole]
     }
 
+    fn untrained(&self) -> Option<&'static str> {
+        Some("the norm of its pooled vector")
+    }
+
     fn untold(&self) -> Option<&'static str> {
         Some("the activation of its MLPs: OpenAI's have quick_gelu, others gelu")
     }
@@ -106,5 +110,54 @@ impl Family for Clip {
 
     fn image_processor(&self) -> &'static str {
         "CLIPImageProcessor"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// What `transformers` 4 wrote of a whole CLIP: keys of every model, also about texts that are made, and the older
+    /// form beside the newer one.
+    #[test]
+    fn old_forms_of_a_whole_model_are_read() {
+        let mut config = json!({
+            "_commit_hash": null,
+            "architectures": ["CLIPModel"],
+            "initializer_factor": 1.0,
+            "logit_scale_init_value": 2.6592,
+            "model_type": "clip",
+            "projection_dim": 512,
+            "text_config": { "hidden_size": 512, "bad_words_ids": null },
+            "text_config_dict": null,
+            "torch_dtype": "float32",
+            "transformers_version": null,
+            "vision_config": {
+                "add_cross_attention": false,
+                "dropout": 0.0,
+                "early_stopping": false,
+                "hidden_act": "gelu",
+                "hidden_size": 1408,
+                "intermediate_size": 6144,
+                "model_type": "clip_vision_model",
+                "num_attention_heads": 16,
+                "num_beams": 1,
+                "num_hidden_layers": 40,
+                "patch_size": 14,
+                "projection_dim": 512,
+                "pruned_heads": {},
+                "temperature": 1.0,
+                "torchscript": false,
+                "typical_p": 1.0,
+                "use_bfloat16": false,
+            },
+            "vision_config_dict": { "hidden_size": 1408, "patch_size": 14 },
+        });
+        let spec = Clip.read_config(config.clone()).unwrap();
+        assert_eq!(spec.name(), Some("clip_vitg14_laion"));
+        config["vision_config"] = json!({});
+        config["vision_config_dict"] = Value::Null;
+        assert_eq!(Clip.read_config(config).unwrap().name(), Some("clip_vitb32"));
     }
 }

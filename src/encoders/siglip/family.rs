@@ -92,6 +92,10 @@ impl Family for Siglip {
         vec![TOWER.alone, TOWER.whole]
     }
 
+    fn untrained(&self) -> Option<&'static str> {
+        Some("what pools its tokens")
+    }
+
     fn read_config(&self, config: Value) -> Result<EncoderSpec> {
         let (spec, own) = TOWER.read(config, defaults())?;
         ensure!(

@@ -33,7 +33,8 @@ pub(super) fn describe(config: &DistillConfig, student: &TraineeConfig) -> Strin
         0 => "",
         _ => "; registers are left out",
     };
-    format!("{class}; {patches}{registers}")
+    let untrained = own.family.untrained().map(|part| format!("; {part} stays as it begins"));
+    format!("{class}; {patches}{registers}{}", untrained.unwrap_or_default())
 }
 
 /// Whether every token has one of the other model's.

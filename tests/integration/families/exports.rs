@@ -1,5 +1,6 @@
 //! Exports of every family, in the real `transformers` and timm.
 
+use std::fs;
 use std::path::Path;
 
 use tch::Tensor;
@@ -44,6 +45,32 @@ fn exports_are_what_they_were() {
         let first = found.iter().map(|tensors| &tensors["processed"]);
         let first = first.into_iter().find(|one| one.size() == processed.size()).unwrap();
         assert_close(processed, first, TOLERANCE, &format!("{name}'s image processor"));
+    }
+}
+
+/// Models that hold an encoder beside something else, as they are stored: the same parameters are found in them.
+#[test]
+fn wrapped_models_hold_the_same_encoders() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, prefix, beside) in [
+        ("vit", "vit.", &["classifier.weight"][..]),
+        ("deit", "deit.", &["cls_classifier.weight", "distillation_classifier.bias"]),
+        ("dinov2", "dinov2.", &["classifier.bias"]),
+        ("clip", "vision_model.", &["visual_projection.weight"]),
+        ("siglip", "vision_model.", &["classifier.weight"]),
+        ("siglip", "model.backbone.", &["logit_scale"]),
+    ] {
+        let model = drawn(name).join("model");
+        let stored = read(model.join("model.safetensors"));
+        let names = stored.keys().map(|own| format!("{prefix}{own}"));
+        let mut tensors: Vec<(String, &Tensor)> = names.zip(stored.values()).collect();
+        let more = Tensor::ones([3, 2], (tch::Kind::Float, tch::Device::Cpu));
+        tensors.extend(beside.iter().map(|name| (name.to_string(), &more)));
+        let path = folder.path().join("model.safetensors");
+        Tensor::write_safetensors(&tensors, &path).unwrap();
+        fs::copy(model.join("config.json"), folder.path().join("config.json")).unwrap();
+        let [(_, expected, _), (_, found, _)] = [&model, folder.path()].map(load);
+        assert_eq!(found.named(), expected.named(), "{name} in {prefix}");
     }
 }
 
