@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use indicatif::{BinaryBytes, HumanCount, HumanFloatCount};
 
-use super::watched::{Rate, Watched};
-use crate::artifacts::{SlowestRank, StepMetrics, TraineeMetrics};
+use super::watched::{Measure, Watched};
+use crate::artifacts::{EvaluationResult, SlowestRank, StepMetrics, TraineeMetrics};
 use crate::ui::numbers::{duration, significant};
 
 /// A name and what is known under it.
@@ -82,7 +82,7 @@ pub fn facts(watched: &Watched) -> Vec<Fact> {
 }
 
 fn of_step(metrics: &StepMetrics) -> Vec<Fact> {
-    let mut facts: Vec<Fact> = Rate::ALL
+    let mut facts: Vec<Fact> = Measure::ALL
         .into_iter()
         .filter(|rate| rate.of(metrics).is_finite())
         .map(|rate| (title(rate), in_words(rate, metrics)))
@@ -108,19 +108,19 @@ fn of_step(metrics: &StepMetrics) -> Vec<Fact> {
 }
 
 /// What a rate is called.
-pub fn title(rate: Rate) -> &'static str {
+pub fn title(rate: Measure) -> &'static str {
     match rate {
-        Rate::Images => "images/s",
-        Rate::LearningRate => "learning rate",
-        Rate::DataWait => "data wait",
-        Rate::ExchangeWait => "exchange wait",
-        Rate::Flops => "TFLOP/s",
-        Rate::Mfu => "MFU",
+        Measure::Images => "images/s",
+        Measure::LearningRate => "learning rate",
+        Measure::DataWait => "data wait",
+        Measure::ExchangeWait => "exchange wait",
+        Measure::Flops => "TFLOP/s",
+        Measure::Mfu => "MFU",
     }
 }
 
 /// A rate of a step with its unit.
-pub fn in_words(rate: Rate, metrics: &StepMetrics) -> String {
+pub fn in_words(rate: Measure, metrics: &StepMetrics) -> String {
     let value = rate.of(metrics);
     let of_step = |seconds: f64| match metrics.step_seconds > 0.0 {
         true => format!("{:.1} % ({})", 100.0 * seconds / metrics.step_seconds, short(seconds)),
@@ -128,11 +128,11 @@ pub fn in_words(rate: Rate, metrics: &StepMetrics) -> String {
     };
     match rate {
         _ if !value.is_finite() => "–".into(),
-        Rate::Images => HumanFloatCount((10.0 * value).round() / 10.0).to_string(),
-        Rate::LearningRate => format!("{value:.2e}"),
-        Rate::DataWait | Rate::ExchangeWait => of_step(value),
-        Rate::Flops => format!("{:.3}", value / 1e12),
-        Rate::Mfu => format!("{:.1} %", 100.0 * value),
+        Measure::Images => HumanFloatCount((10.0 * value).round() / 10.0).to_string(),
+        Measure::LearningRate => format!("{value:.2e}"),
+        Measure::DataWait | Measure::ExchangeWait => of_step(value),
+        Measure::Flops => format!("{:.3}", value / 1e12),
+        Measure::Mfu => format!("{:.1} %", 100.0 * value),
     }
 }
 
@@ -162,12 +162,15 @@ pub fn short(seconds: f64) -> String {
     }
 }
 
-/// An encoder's figure of an evaluation.
+/// An encoder's figure of an evaluation, in words.
 pub struct Figure {
+    /// The evaluation's key in the configuration.
     pub evaluation: String,
+    /// The encoder's name and role.
     pub encoder: String,
     pub metric: String,
     pub value: String,
+    /// Optimizer steps that were done.
     pub step: Option<u64>,
 }
 
@@ -188,10 +191,10 @@ pub fn figures(watched: &Watched) -> Vec<Figure> {
         }
     }
     let on_the_way = watched.measured.values().filter(|line| {
-        let step_at_end = |result: &&crate::artifacts::EvaluationResult| {
+        let is_later = |result: &EvaluationResult| {
             result.name == line.evaluation && result.step >= Some(line.step)
         };
-        watched.evaluations.iter().find(step_at_end).is_none()
+        !watched.evaluations.iter().any(is_later)
     });
     for line in on_the_way {
         figures.extend(line.measurements.iter().map(|one| Figure {

@@ -9,7 +9,7 @@ use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, Wrap};
 use super::charts::{COLOURS, Curve, draw_curves, draw_spark};
 use super::facts::{self, Figure};
 use super::view::{KEYS, View};
-use super::watched::{Rate, Watched};
+use super::watched::{Measure, Watched};
 
 /// Fewer columns have no room for two things side by side.
 pub const WIDE: u16 = 64;
@@ -133,7 +133,7 @@ pub fn rates(frame: &mut Frame, area: Rect, watched: &Watched) {
         frame.render_widget(Paragraph::new("nothing to draw yet"), inner);
         return;
     };
-    let curves = Rate::ALL.into_iter().enumerate().map(|(place, rate)| {
+    let curves = Measure::ALL.into_iter().enumerate().map(|(place, rate)| {
         let curve: Curve = watched
             .points
             .iter()
@@ -142,7 +142,7 @@ pub fn rates(frame: &mut Frame, area: Rect, watched: &Watched) {
             .collect();
         (rate, curve)
     });
-    let told: Vec<(Rate, Curve)> = curves.filter(|(_, curve)| !curve.is_empty()).collect();
+    let told: Vec<(Measure, Curve)> = curves.filter(|(_, curve)| !curve.is_empty()).collect();
     let height = (inner.height / told.len().max(1) as u16).clamp(1, 4);
     for ((rate, curve), row) in told.into_iter().zip(0..) {
         let y = inner.y + row * height;

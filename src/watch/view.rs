@@ -14,6 +14,7 @@ pub enum Panel {
 }
 
 impl Panel {
+    /// All, in the order of their tabs.
     pub const ALL: [Self; 5] =
         [Self::Overview, Self::Losses, Self::Rates, Self::Evaluations, Self::Log];
 

@@ -62,13 +62,13 @@ pub struct Point {
     pub time: f64,
     /// In the order of [`Watched::names`].
     pub losses: Vec<f64>,
-    /// In the order of [`Rate::ALL`]; not a number where a line does not tell.
-    pub rates: [f32; Rate::ALL.len()],
+    /// In the order of [`Measure::ALL`]; not a number where a line does not tell.
+    pub rates: [f32; Measure::ALL.len()],
 }
 
 /// What a line tells of a step beside losses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rate {
+pub enum Measure {
     Images,
     LearningRate,
     DataWait,
@@ -77,7 +77,8 @@ pub enum Rate {
     Mfu,
 }
 
-impl Rate {
+impl Measure {
+    /// All, in the order in which they are shown.
     pub const ALL: [Self; 6] = [
         Self::Images,
         Self::LearningRate,
@@ -209,7 +210,7 @@ impl Watched {
             step: metrics.step,
             time: line.time,
             losses: metrics.trainees.iter().map(|trainee| trainee.loss).collect(),
-            rates: Rate::ALL.map(|rate| rate.of(metrics) as f32),
+            rates: Measure::ALL.map(|rate| rate.of(metrics) as f32),
         });
         self.last = Some(line);
     }
