@@ -120,5 +120,14 @@ fn the_command_writes_a_graph_or_says_why_not() {
     of(&["--format", "onnx", "--image-size", "30"])
         .fails(2, &["--image-size: found 30", "a multiple of the encoder's patch, 14"]);
     of(&["--image-size", "28"]).fails(2, &["--image-size: is for --format onnx"]);
+    for family in ["deit", "clip", "siglip"] {
+        let weights = drawn(family).join("model");
+        let mut command = workshop.command(&["export", "--weights", weights.to_str().unwrap()]);
+        command.args(["--out", "none", "--format", "onnx"]);
+        let refused = Finished::of(command.output().unwrap());
+        assert!(matches!(refused.code, Some(1 | 2)), "{family}: {}", refused.stderr);
+        assert!(refused.stderr.to_lowercase().contains(family), "{family}: {}", refused.stderr);
+        assert!(!workshop.path("none").exists(), "{family}");
+    }
     of(&["--format", "onnx", "--projector"]).fails(2, &["--projector", "--format pixio"]);
 }
