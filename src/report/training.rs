@@ -130,8 +130,8 @@ fn on_the_way(run: &Run, names: &[&str]) -> Result<Vec<Markup>> {
         };
         let curves = names.iter().map(curve).collect();
         let chart = Chart { size: SMALL, scale: Scale::LogWhereUseful, is_noisy: false, curves };
-        let is_latest = lines().last().is_some_and(|last| last.of.as_deref() == of);
-        let until = own().last().map_or(0, |line| line.step);
+        let is_latest = lines().next_back().is_some_and(|last| last.of.as_deref() == of);
+        let until = own().next_back().map_or(0, |line| line.step);
         let others = match is_latest {
             true => String::new(),
             false => format!(", with other images or settings, up to step {}", HumanCount(until)),

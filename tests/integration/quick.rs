@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+
 use std::process::{Command, Stdio};
 
 use toml::Table;
@@ -161,7 +161,7 @@ fn mistakes_are_named() {
 #[test]
 fn a_terminal_is_asked() {
     let workshop = workshop();
-    let line = format!("{} init asked.toml --device cpu", PathBuf::from(program()).display());
+    let line = format!("{} init asked.toml --device cpu", program().display());
     let mut script = Command::new("script");
     script.args(["-qec", &line, "/dev/null"]).current_dir(workshop.path(""));
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -1,6 +1,6 @@
 //! What of a folder is for training, and what is held out.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 
@@ -59,7 +59,7 @@ fn is_tar(path: &Path) -> bool {
 }
 
 /// The name of a split: `train` of `train`, `Train2017` and `train-000012.tar`.
-fn stem(path: &PathBuf) -> String {
+fn stem(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let name = name.strip_suffix(".tar").unwrap_or(&name);
     name.trim_end_matches(|c: char| c.is_ascii_digit() || "_-.".contains(c)).to_string()
