@@ -117,6 +117,13 @@ fn what_is_left_out_is_chosen() {
     assert_eq!(asked["data"]["batch_size"].as_integer(), Some(6));
     assert_eq!(asked["data"]["input_size"].as_integer(), Some(48));
     assert_eq!(asked["evaluation"]["knn"]["reference"][0].as_str(), Some("photos/train"));
+    let without = init("c.toml", "--images photos --student siglip_vitb16,vit_t16");
+    assert_eq!(
+        without["students"][0]["loss"]["class"].as_str(),
+        Some("none"),
+        "it has no class token"
+    );
+    assert!(without["students"][1].get("loss").is_none());
     // What it wrote is a configuration that passes all checks.
     Finished::of(workshop.command(&["--config", "b.toml", "--dry-run"]).output().unwrap())
         .succeeds();

@@ -386,22 +386,9 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    /// What is odd about the shard.
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+    /// What is odd about labels.
+    fn note_labels(&self, notes: &mut Vec<String>) {
         let extension = self.wanted.label.extension();
-        if self.second_images > 0 {
-            notes.push(format!(
-                "{} images share their key with one before them and are left out",
-                self.second_images
-            ));
-        }
-        for (field, column) in self.wanted.fields.iter().zip(&self.index.fields) {
-            let without = column.sizes.iter().filter(|&&size| size == 0).count();
-            if without > 0 {
-                notes.push(format!("{without} images have no `.{field}` member beside them"));
-            }
-        }
         if let Some(example) = &self.first_bad_label {
             notes.push(format!(
                 "{} `.{extension}` members say no class and are not read; {example}",
@@ -448,6 +435,24 @@ impl<'a> Grouping<'a> {
                 self.index.rows()
             ));
         }
+    }
+
+    /// What is odd about the shard.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.second_images > 0 {
+            notes.push(format!(
+                "{} images share their key with one before them and are left out",
+                self.second_images
+            ));
+        }
+        for (field, column) in self.wanted.fields.iter().zip(&self.index.fields) {
+            let without = column.sizes.iter().filter(|&&size| size == 0).count();
+            if without > 0 {
+                notes.push(format!("{without} images have no `.{field}` member beside them"));
+            }
+        }
+        self.note_labels(&mut notes);
         if !self.not_read.is_empty() {
             notes.push(kinds_left_out(&self.not_read));
         }

@@ -12,14 +12,46 @@ use crate::weights::Preprocessing;
 
 /// The configuration with a comment on each choice.
 pub fn text(wishes: &Wishes, models: &Models, images: &FoundImages, choice: &Choice) -> String {
-    let dir = string(&wishes.dir.display().to_string());
+    let one = |(name, spec): &(&'static str, EncoderSpec)| student(name, spec, &models.teacher);
+    let students: String = models.students.iter().map(one).collect();
+    [
+        run(wishes, choice),
+        teacher(&wishes.teacher, models),
+        students,
+        data(models, images, choice),
+        training(models, choice),
+        knn(images),
+    ]
+    .concat()
+}
+
+fn run(wishes: &Wishes, choice: &Choice) -> String {
     let precision = match choice.precision {
         Precision::Bf16 => {
             "precision = \"bf16\" # matrix products; weights, losses and AdamW stay float32\n"
         }
         Precision::Fp32 => "",
     };
-    let Choice { input_size, global_batch, batch, epochs, learning_rate, .. } = choice;
+    format!(
+        "\
+# Chosen for these images, encoders and this machine; not a published recipe. Change what you like:
+# configs/reference.toml comments every key.
+#
+#   distill --config FILE            # run again, it goes on where it stopped
+#   distill --config FILE --dry-run  # what it would do
+
+seed = 0
+
+[run]
+dir = {}
+{precision}
+",
+        string(&wishes.dir.display().to_string())
+    )
+}
+
+fn data(models: &Models, images: &FoundImages, choice: &Choice) -> String {
+    let Choice { input_size, why_size, global_batch, batch, why_batch, .. } = choice;
     let global = match global_batch == batch {
         true => String::new(),
         false => {
@@ -33,33 +65,35 @@ pub fn text(wishes: &Wishes, models: &Models, images: &FoundImages, choice: &Cho
             models.preprocessing.mean, models.preprocessing.std
         ),
     };
-    let students: String = models.students.iter().map(|(name, _)| student(name)).collect();
-    let knn = knn(images);
     format!(
         "\
-# Chosen for these images, encoders and this machine; not a published recipe. Change what you like:
-# configs/reference.toml comments every key.
-#
-#   distill --config FILE            # run again, it goes on where it stopped
-#   distill --config FILE --dry-run  # what it would do
-
-seed = 0
-
-[run]
-dir = {dir}
-{precision}
-[teacher]
-{teacher}
-{students}[data]
-shards = {shards}
+[data]
+shards = {}
 # Pixels along each side: {why_size}.
 input_size = {input_size}
-{pixels}# Images of one pass of one process. {why_batch}.
+{pixels}# Images of one pass of one process. {}.
 batch_size = {batch}
 {global}
-# Directions of tokens are compared, those of class tokens and of patches with equal weight, as in Pixio's recipe.
+",
+        strings(&images.shards),
+        sentence(why_batch)
+    )
+}
+
+fn training(models: &Models, choice: &Choice) -> String {
+    let (what, class) = match models.teacher.class_tokens {
+        0 => ("Directions of patch tokens are compared: the teacher has no class token.", "none"),
+        _ => (
+            "Directions of tokens are compared, those of class tokens and of patches with equal weight, as in Pixio's recipe.",
+            "cosine",
+        ),
+    };
+    let Choice { epochs, learning_rate, .. } = choice;
+    format!(
+        "\
+# {what}
 [loss]
-class = \"cosine\"
+class = \"{class}\"
 patch = \"cosine\"
 fuse = \"avg\"
 
@@ -71,27 +105,23 @@ betas = [0.9, 0.95]
 weight_decay = 0.05
 
 [schedule]
-# {why_epochs}.
+# {}.
 epochs = {epochs:?}
-warmup_epochs = {warmup:?}
-steps_per_epoch = {steps_per_epoch} # a pass over the images
+warmup_epochs = {:?}
+steps_per_epoch = {} # a pass over the images
 
 [checkpoint]
-every = {checkpoint_every}
+every = {}
 keep = 3
 
 [log]
-every = {log_every}
-{knn}",
-        teacher = teacher(&wishes.teacher, models),
-        shards = strings(&images.shards),
-        why_size = choice.why_size,
-        why_batch = sentence(&choice.why_batch),
-        why_epochs = sentence(&choice.why_epochs),
-        warmup = epochs / 10.0,
-        steps_per_epoch = choice.steps_per_epoch,
-        checkpoint_every = choice.checkpoint_every,
-        log_every = choice.log_every,
+every = {}
+",
+        sentence(&choice.why_epochs),
+        epochs / 10.0,
+        choice.steps_per_epoch,
+        choice.checkpoint_every,
+        choice.log_every,
     )
 }
 
@@ -100,7 +130,7 @@ fn teacher(weights: &str, models: &Models) -> String {
         true => format!("model = {}\n", model(&models.teacher)),
         false => "# What it is, its config.json says.\n".into(),
     };
-    format!("{model}weights = {}\n", string(weights))
+    format!("[teacher]\n{model}weights = {}\n\n", string(weights))
 }
 
 /// A published name, or all numbers.
@@ -109,9 +139,13 @@ fn model(spec: &EncoderSpec) -> String {
     spec.name().map(string).or(value.ok()).unwrap_or_default()
 }
 
-fn student(name: &str) -> String {
+fn student(name: &str, spec: &EncoderSpec, teacher: &EncoderSpec) -> String {
     let name = string(name);
-    format!("[[students]]\nname = {name}\nmodel = {name}\ndrop_path = 0.1\n\n")
+    let loss = match teacher.class_tokens > 0 && spec.class_tokens == 0 {
+        true => "loss = { class = \"none\" } # it has no class token\n",
+        false => "",
+    };
+    format!("[[students]]\nname = {name}\nmodel = {name}\ndrop_path = 0.1\n{loss}\n")
 }
 
 fn knn(images: &FoundImages) -> String {
