@@ -7,13 +7,11 @@ use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::output::print;
-use crate::config::{DeviceChoice, Precision};
+use super::viewing::ViewingArgs;
 use crate::data::source::ClassFolder;
 use crate::durable;
 use crate::explore;
 use crate::run::exploration::Exploration;
-use crate::run::frozen_encoder::EncoderSource;
-use crate::run::visualize::encoders_of_run;
 
 /// Images that a page takes at most.
 const MOST_IMAGES: usize = 100_000;
@@ -34,15 +32,6 @@ pub(super) struct ExploreArgs {
     /// Images: JPEG, PNG or WebP files, and folders of such
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// An encoder: a Hugging Face folder, a .safetensors file, or a .pth state dict
-    #[arg(long, value_name = "PATH", required_unless_present = "run")]
-    weights: Vec<PathBuf>,
-    /// Teacher and trained encoders of this run, before those of --weights
-    #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
-    /// Attention heads of the encoders of --weights, where no file beside them says so
-    #[arg(long, value_name = "N")]
-    heads: Option<usize>,
     /// Where the page goes, an HTML file; one that is there is replaced
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -52,40 +41,24 @@ pub(super) struct ExploreArgs {
     /// The page may have so many MiB
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1024))]
     max_size: u64,
-    /// Side of the images, in pixels, a multiple of every patch [default: that of the first encoder's weights, or
-    /// the next multiple]
-    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    input_size: Option<u16>,
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
-    /// Number format of matrix products
-    #[arg(long, value_enum, default_value_t = Precision::Fp32)]
-    precision: Precision,
+    #[command(flatten)]
+    viewing: ViewingArgs,
 }
 
 /// Runs the command.
 pub(super) fn run(args: ExploreArgs) -> Result<()> {
     let out = &args.out;
     ensure!(!out.is_dir(), "--out {}: that is a folder; name a file in it", out.display());
-    let mut encoders = match &args.run {
-        Some(run) => encoders_of_run(run)?,
-        None => Vec::new(),
-    };
-    let of_weights = |path: &PathBuf| {
-        (path.display().to_string(), EncoderSource::of_weights(path.clone(), args.heads))
-    };
-    encoders.extend(args.weights.iter().map(of_weights));
     let most_bytes = args.max_size << 20;
     let exploration = Exploration {
-        encoders,
+        encoders: args.viewing.encoders()?,
         images: files(&args.images)?,
         with_patches: args.patches.into(),
         // Base64 has four characters for three bytes.
         most_token_bytes: most_bytes / 4 * 3,
-        input_size: args.input_size.map(usize::from),
-        device: args.device,
-        precision: args.precision,
+        input_size: args.viewing.input_size(),
+        device: args.viewing.device,
+        precision: args.viewing.precision,
     };
     let explored = exploration.explore()?;
     let page = explore::page(&explored)?;

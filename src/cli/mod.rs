@@ -24,6 +24,7 @@ mod shell;
 mod summary;
 mod train;
 mod version;
+mod viewing;
 mod visualize;
 mod watch;
 

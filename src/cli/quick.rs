@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use dialoguer::Input;
 use tracing::info;
 
@@ -47,17 +47,7 @@ struct RecipeArgs {
     input_size: Option<u32>,
     /// Where to train
     #[arg(long, value_enum, default_value_t)]
-    device: Device,
-}
-
-/// [`DeviceChoice`] as an argument.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Device {
-    /// GPUs where there are any
-    #[default]
-    Auto,
-    Cpu,
-    Cuda,
+    device: DeviceChoice,
 }
 
 /// Distil a teacher into students, from images as they lie: no configuration, no packing
@@ -114,11 +104,7 @@ impl RecipeArgs {
             epochs: self.epochs,
             batch: number(self.batch),
             input_size: number(self.input_size),
-            device: match self.device {
-                Device::Auto => DeviceChoice::Auto,
-                Device::Cpu => DeviceChoice::Cpu,
-                Device::Cuda => DeviceChoice::Cuda,
-            },
+            device: self.device,
         }
     }
 
@@ -157,7 +143,7 @@ fn wrong(key: &str, message: String) -> anyhow::Error {
 
 /// What stands in front of the recipe's text: the command that it was made by.
 fn origin(command: &str, wishes: &Wishes) -> Result<String> {
-    let Wishes { images, held_out, teacher, students, dir, .. } = wishes;
+    let Wishes { images, held_out, teacher, students, dir, device, .. } = wishes;
     let dir = dir.display().to_string();
     let students = students.join(",");
     let mut words = vec!["distill", command, "--images"];
@@ -167,12 +153,13 @@ fn origin(command: &str, wishes: &Wishes) -> Result<String> {
         words.extend(held_out.iter().map(String::as_str));
     }
     words.extend(["--teacher", teacher, "--student", &students, "--out", &dir]);
-    let numbers = [
+    let choices = [
         ("--epochs", wishes.epochs.map(|epochs| epochs.to_string())),
         ("--batch", wishes.batch.map(|batch| batch.to_string())),
         ("--input-size", wishes.input_size.map(|size| size.to_string())),
+        ("--device", (*device != DeviceChoice::Auto).then(|| device.name().to_string())),
     ];
-    let given = numbers.iter().filter_map(|(flag, value)| Some([*flag, value.as_deref()?]));
+    let given = choices.iter().filter_map(|(flag, value)| Some([*flag, value.as_deref()?]));
     words.extend(given.flatten());
     let joined = shlex::try_join(words).map_err(|error| anyhow!("a path: {error}"))?;
     Ok(format!("# {}\n", joined.replace('\n', " ")))

@@ -6,10 +6,9 @@ use anyhow::Result;
 use clap::Args;
 
 use super::output::print;
-use crate::config::{DeviceChoice, Precision};
+use super::viewing::ViewingArgs;
 use crate::durable;
-use crate::run::frozen_encoder::EncoderSource;
-use crate::run::visualize::{Visualization, Visualized, VisualizedRow, encoders_of_run};
+use crate::run::visualize::{Visualization, Visualized, VisualizedRow};
 
 /// Draw what encoders see in images, side by side
 ///
@@ -29,32 +28,14 @@ pub(super) struct VisualizeArgs {
     /// Images: JPEG, PNG or WebP files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// An encoder: a Hugging Face folder, a .safetensors file, or a .pth state dict; several are compared with the
-    /// first
-    #[arg(long, value_name = "PATH", required_unless_present = "run")]
-    weights: Vec<PathBuf>,
-    /// Teacher and trained encoders of this run, before those of --weights
-    #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
-    /// Attention heads of the encoders of --weights, where no file beside them says so
-    #[arg(long, value_name = "N")]
-    heads: Option<usize>,
     /// Where the image goes, a PNG; one that is there is replaced
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Side of the images, in pixels, a multiple of every patch [default: that of the first encoder's weights, or
-    /// the next multiple]
-    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    input_size: Option<u16>,
     /// Which patch others are compared with: the one at this place, from the left and from the top, 0 to 1
     #[arg(long, value_name = "X,Y", value_parser = place, default_value = "0.5,0.5")]
     at: [f64; 2],
-    /// Where to compute
-    #[arg(long, value_enum, default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
-    /// Number format of matrix products
-    #[arg(long, value_enum, default_value_t = Precision::Fp32)]
-    precision: Precision,
+    #[command(flatten)]
+    viewing: ViewingArgs,
 }
 
 /// A place in an image.
@@ -69,24 +50,14 @@ fn place(text: &str) -> Result<[f64; 2], String> {
 
 /// Runs the command.
 pub(super) fn run(args: VisualizeArgs) -> Result<()> {
-    let VisualizeArgs { images, weights, run, heads, out, input_size, at, device, precision } =
-        args;
-    let mut encoders = match &run {
-        Some(run) => encoders_of_run(run)?,
-        None => Vec::new(),
-    };
-    encoders.extend(
-        weights
-            .into_iter()
-            .map(|path| (path.display().to_string(), EncoderSource::of_weights(path, heads))),
-    );
+    let VisualizeArgs { images, out, at, viewing } = args;
     let visualization = Visualization {
-        encoders,
+        encoders: viewing.encoders()?,
         images,
-        input_size: input_size.map(usize::from),
+        input_size: viewing.input_size(),
         at,
-        device,
-        precision,
+        device: viewing.device,
+        precision: viewing.precision,
     };
     let visualized = visualization.draw()?;
     durable::write(&out, &visualized.sheet.to_png()?)?;

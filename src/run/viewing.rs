@@ -41,7 +41,7 @@ pub fn common_input_size(encoders: &NamedEncoders, wanted: Option<usize>) -> Res
     Ok(first.next_multiple_of(step))
 }
 
-fn least_common_multiple(a: usize, b: usize) -> usize {
+pub fn least_common_multiple(a: usize, b: usize) -> usize {
     let (mut greatest, mut rest) = (a, b);
     while rest > 0 {
         (greatest, rest) = (rest, greatest % rest);

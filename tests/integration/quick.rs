@@ -51,11 +51,12 @@ fn one_command_trains_from_folders() {
     }
     assert!(!workshop.path("quick/metrics.jsonl").exists());
     let text = fs::read_to_string(workshop.path("quick/recipe.toml")).unwrap();
-    assert!(text.starts_with("# distill quick --images photos --teacher run/exports/one --student vit_t16 --out quick --epochs 2\n"), "{text}");
+    assert!(text.starts_with("# distill quick --images photos --teacher run/exports/one --student vit_t16 --out quick --epochs 2 --device cpu\n"), "{text}");
     let chosen: Table = text.parse().unwrap();
     // A student's patches of 16 pixels and the teacher's of 8 both divide it.
     assert_eq!(chosen["data"]["input_size"].as_integer(), Some(32));
     assert_eq!(chosen["schedule"]["epochs"].as_float(), Some(2.0));
+    assert_eq!(chosen["run"]["device"].as_str(), Some("cpu"), "what was asked for");
     assert_eq!(chosen["evaluation"]["knn"]["held_out"][0].as_str(), Some("photos/val"));
     let done = distill(&workshop, QUICK).succeeds();
     assert!(

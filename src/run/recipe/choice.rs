@@ -1,8 +1,9 @@
 //! The numbers of a recipe, and why they are so.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use indicatif::{HumanCount, HumanDuration};
-use std::time::Duration;
 
 use super::images::FoundImages;
 use super::machine::Machine;
@@ -10,6 +11,7 @@ use super::models::Models;
 use super::wishes::Wishes;
 use crate::config::Precision;
 use crate::run::scaling::Work;
+use crate::run::viewing::least_common_multiple;
 use crate::tasks::distill::DistillConfig;
 use crate::tasks::{TaskConfig, TraineeConfig};
 
@@ -150,7 +152,7 @@ fn input_size(wishes: &Wishes, models: &Models) -> Result<(usize, String)> {
         let students = models.students.iter().map(|(_, spec)| spec.patch_size);
         students.chain([models.teacher.patch_size])
     };
-    let of_all = patches().fold(1, lowest_common_multiple);
+    let of_all = patches().fold(1, least_common_multiple);
     let words = match patches().all(|patch| patch == of_all) {
         true => format!("a multiple of patches of {of_all} pixels"),
         false => format!("a multiple of {of_all}, which all patches divide"),
@@ -170,14 +172,6 @@ fn input_size(wishes: &Wishes, models: &Models) -> Result<(usize, String)> {
         false => format!("{words}, up to {most}"),
     };
     Ok((size, why))
-}
-
-fn lowest_common_multiple(a: usize, b: usize) -> usize {
-    let (mut x, mut y) = (a, b);
-    while y > 0 {
-        (x, y) = (y, x % y);
-    }
-    a / x * b
 }
 
 /// Images of a step, of a pass of one process, and why.
@@ -233,8 +227,8 @@ mod tests {
 
     #[test]
     fn numbers_are_what_they_are_called() {
-        assert_eq!(lowest_common_multiple(14, 16), 112);
-        assert_eq!(lowest_common_multiple(16, 16), 16);
+        assert_eq!(least_common_multiple(14, 16), 112);
+        assert_eq!(least_common_multiple(16, 16), 16);
         assert_eq!([1, 2, 3, 64, 1000].map(power_of_two), [1, 2, 2, 64, 512]);
         assert_eq!([16, 32, 64, 256, 1024].map(learning_rate), [2.5e-4, 3.5e-4, 5e-4, 1e-3, 1e-3]);
     }

@@ -6,7 +6,7 @@ use super::choice::Choice;
 use super::images::FoundImages;
 use super::models::Models;
 use super::wishes::Wishes;
-use crate::config::Precision;
+use crate::config::{DeviceChoice, Precision};
 use crate::encoders::EncoderSpec;
 use crate::weights::Preprocessing;
 
@@ -32,6 +32,10 @@ fn run(wishes: &Wishes, choice: &Choice) -> String {
         }
         Precision::Fp32 => "",
     };
+    let device = match wishes.device {
+        DeviceChoice::Auto => String::new(),
+        device => format!("device = \"{}\"\n", device.name()),
+    };
     format!(
         "\
 # Chosen for these images, encoders and this machine; not a published recipe. Change what you like:
@@ -44,7 +48,7 @@ seed = 0
 
 [run]
 dir = {}
-{precision}
+{device}{precision}
 ",
         string(&wishes.dir.display().to_string())
     )
